@@ -1,0 +1,372 @@
+//! Many rows as bytes, one run of bytes per row: how state keeps a row on disk.
+//!
+//! Compact because state is the largest thing the daemon keeps: a null bitmap, then each value that is not null;
+//! integers, decimals and instants as zigzag varints, so `110.000000000` takes 6 bytes and not 16.
+//!
+//! ```text
+//! bitmap  (fields + 7) / 8 bytes, bit i set = field i is null
+//! values  Boolean 1 | floats 4/8 LE | integers, decimals, dates, instants zigzag LEB128 | text, binary varint length + bytes
+//! ```
+//!
+//! Invariant: equal rows have equal bytes, so comparing bytes compares rows (no-op suppression stands on it).
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder,
+    PrimitiveBuilder, StringBuilder,
+};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt32Type, UInt64Type,
+};
+
+use crate::SchemaError;
+
+/// Rows of bytes in one buffer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows {
+    data: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Rows {
+    /// How many rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True without rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The bytes of row `i`.
+    ///
+    /// # Panics
+    /// Where there is no row `i`.
+    #[must_use]
+    pub fn row(&self, i: usize) -> &[u8] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.data[start..self.ends[i]]
+    }
+
+    pub(crate) fn with_capacity(rows: usize, bytes: usize) -> Self {
+        Self { data: Vec::with_capacity(bytes), ends: Vec::with_capacity(rows) }
+    }
+
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.data
+    }
+
+    pub(crate) fn end_row(&mut self) {
+        self.ends.push(self.data.len());
+    }
+}
+
+/// A column with its type resolved once, so that the loop over rows does no type look-up.
+enum Column<'a> {
+    Bool(&'a arrow::array::BooleanArray),
+    U8(&'a [u8]),
+    I16(&'a [i16]),
+    I32(&'a [i32]),
+    I64(&'a [i64]),
+    U32(&'a [u32]),
+    U64(&'a [u64]),
+    I128(&'a [i128]),
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    Text(&'a arrow::array::StringArray),
+    Binary(&'a arrow::array::BinaryArray),
+    Fixed(&'a arrow::array::FixedSizeBinaryArray),
+}
+
+impl<'a> Column<'a> {
+    fn resolve(array: &'a ArrayRef) -> Result<Self, SchemaError> {
+        fn values<T: ArrowPrimitiveType>(array: &ArrayRef) -> &[T::Native] {
+            array.as_primitive::<T>().values()
+        }
+        Ok(match array.data_type() {
+            DataType::Boolean => Self::Bool(array.as_boolean()),
+            DataType::UInt8 => Self::U8(values::<UInt8Type>(array)),
+            DataType::Int16 => Self::I16(values::<Int16Type>(array)),
+            DataType::Int32 => Self::I32(values::<Int32Type>(array)),
+            DataType::Date32 => Self::I32(values::<Date32Type>(array)),
+            DataType::Int64 => Self::I64(values::<Int64Type>(array)),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => Self::I64(values::<TimestampMicrosecondType>(array)),
+            DataType::Time64(TimeUnit::Microsecond) => Self::I64(values::<Time64MicrosecondType>(array)),
+            DataType::UInt32 => Self::U32(values::<UInt32Type>(array)),
+            DataType::UInt64 => Self::U64(values::<UInt64Type>(array)),
+            DataType::Decimal128(_, _) => Self::I128(values::<Decimal128Type>(array)),
+            DataType::Float32 => Self::F32(values::<Float32Type>(array)),
+            DataType::Float64 => Self::F64(values::<Float64Type>(array)),
+            DataType::Utf8 => Self::Text(array.as_string()),
+            DataType::Binary => Self::Binary(array.as_binary()),
+            DataType::FixedSizeBinary(_) => Self::Fixed(array.as_fixed_size_binary()),
+            other => return Err(unsupported(other)),
+        })
+    }
+
+    #[allow(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "zigzag moves the sign to the lowest bit on purpose"
+    )]
+    fn put(&self, i: usize, out: &mut Vec<u8>) {
+        let signed = |out: &mut Vec<u8>, value: i64| put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
+        match self {
+            Self::Bool(array) => out.push(u8::from(array.value(i))),
+            Self::U8(values) => out.push(values[i]),
+            Self::I16(values) => signed(out, i64::from(values[i])),
+            Self::I32(values) => signed(out, i64::from(values[i])),
+            Self::I64(values) => signed(out, values[i]),
+            Self::U32(values) => put_varint(out, u64::from(values[i])),
+            Self::U64(values) => put_varint(out, values[i]),
+            Self::I128(values) => {
+                let mut rest = ((values[i] << 1) ^ (values[i] >> 127)) as u128;
+                while rest >= 0x80 {
+                    out.push((rest as u8) | 0x80);
+                    rest >>= 7;
+                }
+                out.push(rest as u8);
+            }
+            Self::F32(values) => out.extend_from_slice(&values[i].to_le_bytes()),
+            Self::F64(values) => out.extend_from_slice(&values[i].to_le_bytes()),
+            Self::Text(array) => put_run(out, array.value(i).as_bytes()),
+            Self::Binary(array) => put_run(out, array.value(i)),
+            Self::Fixed(array) => out.extend_from_slice(array.value(i)),
+        }
+    }
+}
+
+fn unsupported(data_type: &DataType) -> SchemaError {
+    SchemaError::UnsupportedType { what: "a row", data_type: data_type.to_string() }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "LEB128 takes the low seven bits at a time")]
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_run(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Encodes the rows of equally long columns.
+///
+/// # Errors
+/// [`SchemaError::UnsupportedType`] for a column type that rows cannot hold.
+pub fn encode(columns: &[ArrayRef]) -> Result<Rows, SchemaError> {
+    let row_count = columns.first().map_or(0, |column| column.len());
+    let resolved = columns.iter().map(Column::resolve).collect::<Result<Vec<_>, _>>()?;
+    let bitmap_len = columns.len().div_ceil(8);
+    let mut rows = Rows::with_capacity(row_count, row_count * (bitmap_len + columns.len() * 6));
+    for i in 0..row_count {
+        let out = rows.buffer();
+        let bitmap_at = out.len();
+        out.resize(bitmap_at + bitmap_len, 0);
+        for (c, column) in resolved.iter().enumerate() {
+            if columns[c].is_null(i) {
+                out[bitmap_at + c / 8] |= 1 << (c % 8);
+            } else {
+                column.put(i, out);
+            }
+        }
+        rows.end_row();
+    }
+    Ok(rows)
+}
+
+/// Decodes rows back into columns of the given types.
+///
+/// # Errors
+/// [`SchemaError::Malformed`] on bytes that [`encode`] did not write for these types.
+pub fn decode<'a>(types: &[DataType], rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, SchemaError> {
+    let mut builders = types.iter().map(Builder::new).collect::<Result<Vec<_>, _>>()?;
+    let bitmap_len = types.len().div_ceil(8);
+    for row in rows {
+        let mut cursor = Cursor { bytes: row, at: 0 };
+        let bitmap = cursor.take(bitmap_len)?;
+        for (c, builder) in builders.iter_mut().enumerate() {
+            if bitmap[c / 8] & (1 << (c % 8)) == 0 {
+                builder.take(&mut cursor)?;
+            } else {
+                builder.null();
+            }
+        }
+        if cursor.at != row.len() {
+            return Err(cursor.malformed("bytes are left over"));
+        }
+    }
+    Ok(builders.into_iter().map(Builder::finish).collect())
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn malformed(&self, reason: &str) -> SchemaError {
+        SchemaError::Malformed { what: "a row", at: self.at, reason: reason.to_owned() }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], SchemaError> {
+        let end = self.at.checked_add(len).filter(|end| *end <= self.bytes.len());
+        let taken = end.map(|end| &self.bytes[self.at..end]).ok_or_else(|| self.malformed("the row ends early"))?;
+        self.at += len;
+        Ok(taken)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], SchemaError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn varint(&mut self) -> Result<u128, SchemaError> {
+        let mut value = 0_u128;
+        for shift in (0..128).step_by(7) {
+            let byte = self.take(1)?[0];
+            value |= u128::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(self.malformed("a number has too many digits"))
+    }
+
+    #[allow(clippy::cast_possible_wrap, reason = "zigzag moves the sign back from the lowest bit")]
+    fn signed(&mut self) -> Result<i128, SchemaError> {
+        let zigzag = self.varint()?;
+        Ok(((zigzag >> 1) as i128) ^ -((zigzag & 1) as i128))
+    }
+
+    fn narrow<T: TryFrom<i128>>(&mut self) -> Result<T, SchemaError> {
+        let value = self.signed()?;
+        T::try_from(value).map_err(|_| self.malformed("a number does not fit its column"))
+    }
+
+    fn unsigned<T: TryFrom<u128>>(&mut self) -> Result<T, SchemaError> {
+        let value = self.varint()?;
+        T::try_from(value).map_err(|_| self.malformed("a number does not fit its column"))
+    }
+
+    fn run(&mut self) -> Result<&'a [u8], SchemaError> {
+        let len = self.unsigned::<usize>()?;
+        self.take(len)
+    }
+}
+
+enum Builder {
+    Bool(BooleanBuilder),
+    U8(PrimitiveBuilder<UInt8Type>),
+    I16(PrimitiveBuilder<Int16Type>),
+    I32(PrimitiveBuilder<Int32Type>),
+    Date(PrimitiveBuilder<Date32Type>),
+    I64(PrimitiveBuilder<Int64Type>),
+    Instant(PrimitiveBuilder<TimestampMicrosecondType>),
+    Time(PrimitiveBuilder<Time64MicrosecondType>),
+    U32(PrimitiveBuilder<UInt32Type>),
+    U64(PrimitiveBuilder<UInt64Type>),
+    I128(PrimitiveBuilder<Decimal128Type>),
+    F32(PrimitiveBuilder<Float32Type>),
+    F64(PrimitiveBuilder<Float64Type>),
+    Text(StringBuilder),
+    Binary(BinaryBuilder),
+    Fixed(FixedSizeBinaryBuilder, usize),
+}
+
+/// Calls one method on whichever builder it is.
+macro_rules! each_builder {
+    ($builder:expr, $inner:ident => $call:expr) => {
+        match $builder {
+            Builder::Bool($inner) => $call,
+            Builder::U8($inner) => $call,
+            Builder::I16($inner) => $call,
+            Builder::I32($inner) => $call,
+            Builder::Date($inner) => $call,
+            Builder::I64($inner) => $call,
+            Builder::Instant($inner) => $call,
+            Builder::Time($inner) => $call,
+            Builder::U32($inner) => $call,
+            Builder::U64($inner) => $call,
+            Builder::I128($inner) => $call,
+            Builder::F32($inner) => $call,
+            Builder::F64($inner) => $call,
+            Builder::Text($inner) => $call,
+            Builder::Binary($inner) => $call,
+            Builder::Fixed($inner, _) => $call,
+        }
+    };
+}
+
+impl Builder {
+    fn new(data_type: &DataType) -> Result<Self, SchemaError> {
+        Ok(match data_type {
+            DataType::Boolean => Self::Bool(BooleanBuilder::new()),
+            DataType::UInt8 => Self::U8(PrimitiveBuilder::new()),
+            DataType::Int16 => Self::I16(PrimitiveBuilder::new()),
+            DataType::Int32 => Self::I32(PrimitiveBuilder::new()),
+            DataType::Date32 => Self::Date(PrimitiveBuilder::new()),
+            DataType::Int64 => Self::I64(PrimitiveBuilder::new()),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                Self::Instant(PrimitiveBuilder::new().with_data_type(data_type.clone()))
+            }
+            DataType::Time64(TimeUnit::Microsecond) => Self::Time(PrimitiveBuilder::new()),
+            DataType::UInt32 => Self::U32(PrimitiveBuilder::new()),
+            DataType::UInt64 => Self::U64(PrimitiveBuilder::new()),
+            DataType::Decimal128(_, _) => Self::I128(PrimitiveBuilder::new().with_data_type(data_type.clone())),
+            DataType::Float32 => Self::F32(PrimitiveBuilder::new()),
+            DataType::Float64 => Self::F64(PrimitiveBuilder::new()),
+            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            DataType::Binary => Self::Binary(BinaryBuilder::new()),
+            DataType::FixedSizeBinary(len) => {
+                let width = usize::try_from(*len).map_err(|_| unsupported(data_type))?;
+                Self::Fixed(FixedSizeBinaryBuilder::new(*len), width)
+            }
+            other => return Err(unsupported(other)),
+        })
+    }
+
+    fn null(&mut self) {
+        each_builder!(self, builder => builder.append_null());
+    }
+
+    fn take(&mut self, cursor: &mut Cursor<'_>) -> Result<(), SchemaError> {
+        match self {
+            Self::Bool(builder) => builder.append_value(cursor.take(1)?[0] != 0),
+            Self::U8(builder) => builder.append_value(cursor.take(1)?[0]),
+            Self::I16(builder) => builder.append_value(cursor.narrow()?),
+            Self::I32(builder) => builder.append_value(cursor.narrow()?),
+            Self::Date(builder) => builder.append_value(cursor.narrow()?),
+            Self::I64(builder) => builder.append_value(cursor.narrow()?),
+            Self::Instant(builder) => builder.append_value(cursor.narrow()?),
+            Self::Time(builder) => builder.append_value(cursor.narrow()?),
+            Self::U32(builder) => builder.append_value(cursor.unsigned()?),
+            Self::U64(builder) => builder.append_value(cursor.unsigned()?),
+            Self::I128(builder) => builder.append_value(cursor.signed()?),
+            Self::F32(builder) => builder.append_value(f32::from_le_bytes(cursor.fixed()?)),
+            Self::F64(builder) => builder.append_value(f64::from_le_bytes(cursor.fixed()?)),
+            Self::Text(builder) => {
+                let run = cursor.run()?;
+                let text = std::str::from_utf8(run).map_err(|_| cursor.malformed("text is not UTF-8"))?;
+                builder.append_value(text);
+            }
+            Self::Binary(builder) => builder.append_value(cursor.run()?),
+            Self::Fixed(builder, width) => builder.append_value(cursor.take(*width)?)?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> ArrayRef {
+        each_builder!(self, builder => { let mut builder = builder; Arc::new(builder.finish()) })
+    }
+}
