@@ -1,1 +1,17 @@
-//! placeholder
+//! The targets: each reads the outbox at its own pace and makes what it delivers durable at its own place.
+//!
+//! The seam is [`Sink`] and [`DeltaSource`]: the pump (outside this crate) cuts the outbox into [`Span`]s and hands each
+//! to the sink together with a way to read it; the sink never sees the journal, and one sink never sees another.
+//!
+//! - `planning`: batches of row images with versions over HTTP (the PDX/1 contract);
+//! - `planner`: the reference receiver of that contract, with a SQLite file inside and fault knobs;
+//! - [`discard`]: counts and drops, to measure everything before it.
+
+pub mod discard;
+mod entities;
+mod error;
+mod seam;
+
+pub use entities::EntityPatterns;
+pub use error::{Class, SinkError};
+pub use seam::{Batching, DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, Span, Written};

@@ -1,0 +1,132 @@
+//! What a sink is asked to do, and what it is given for it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use syncline_schemas::delta::DeltaBatch;
+use syncline_schemas::ident::LogOffset;
+
+use crate::SinkError;
+
+/// A half-open run of log offsets, `(after, upto]`; always ends where a source transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The last offset that is not part of it.
+    pub after: LogOffset,
+    /// The last offset that is.
+    pub upto: LogOffset,
+}
+
+/// The deltas of one log entry.
+#[derive(Debug, Clone)]
+pub struct OutboxEntry {
+    /// The log entry that caused them.
+    pub offset: LogOffset,
+    /// At most a few batches, each of one entity and in version order.
+    pub deltas: Vec<DeltaBatch>,
+}
+
+/// The entries of a span in offset order; offsets without deltas may be left out.
+pub type OutboxIter<'a> = Box<dyn Iterator<Item = Result<OutboxEntry, SinkError>> + Send + 'a>;
+
+/// The outbox as a sink sees it.
+///
+/// Reading is lazy, as a span can be larger than memory, and repeatable: the same span gives the same deltas as often as
+/// it is asked, also after a restart. `next` blocks on local storage only and for one entry at a time.
+pub trait DeltaSource: Send + Sync {
+    /// Starts reading a span.
+    ///
+    /// # Errors
+    /// [`SinkError::Outbox`] where the outbox no longer holds the span or cannot be read.
+    fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError>;
+}
+
+/// A target.
+///
+/// - **Durable**: [`Sink::write`] returns when everything in the span is durable at the target.
+/// - **Repeatable**: writing a span twice, or again with other bounds after a crash, equals writing it once.
+/// - **Ordered**: per key, the target sees versions in rising order, always.
+/// - **Cancel-safe**: dropping the future at any point is a crash at that point; the next call repairs it.
+/// - Spans come in order and without gaps, starting at what [`Sink::recall`] said or else at our cursor. The sink
+///   retries what is worth retrying for a while; the pump repeats the span after [`Class::Transient`](crate::Class) and
+///   parks the sink after [`Class::Definite`](crate::Class).
+#[async_trait]
+pub trait Sink: Send {
+    /// How far the target says it has got, where it can remember; its answer outranks our cursor. `None`: it cannot tell.
+    ///
+    /// # Errors
+    /// Where the target cannot be asked.
+    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError>;
+
+    /// Makes a span durable at the target.
+    ///
+    /// # Errors
+    /// Nothing is known about the span then, except that writing it again is safe.
+    async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError>;
+
+    /// How the pump should cut spans.
+    fn batching(&self) -> Batching;
+}
+
+/// How large a span should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// Enough rows to stop waiting for more. A span can be larger: it ends at a transaction's end.
+    pub max_rows: usize,
+    /// How long to wait for more rows after the first; zero delivers at once.
+    pub linger: Duration,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows that the target now has because of this write.
+    pub rows: u64,
+    /// Bytes sent to it, before compression by a transport.
+    pub bytes: u64,
+    /// Rows that the target refused one by one; the others of their batch went through.
+    pub rejected: u64,
+    /// The first of the refused rows, at most [`Written::REJECTS_MAX`].
+    pub rejects: Vec<Reject>,
+}
+
+impl Written {
+    /// How many refused rows are told in full: enough to see the cause, and bounded when a target refuses everything.
+    pub const REJECTS_MAX: usize = 1_000;
+
+    /// Adds a refused row.
+    pub fn reject(&mut self, reject: Reject) {
+        self.rejected += 1;
+        if self.rejects.len() < Self::REJECTS_MAX {
+            self.rejects.push(reject);
+        }
+    }
+
+    /// Adds up what parts of a write did.
+    pub fn absorb(&mut self, part: Self) {
+        self.rows += part.rows;
+        self.bytes += part.bytes;
+        self.rejected += part.rejected;
+        self.rejects.extend(part.rejects);
+        self.rejects.truncate(Self::REJECTS_MAX);
+    }
+}
+
+/// A row that the target refused. Holds the key, never other values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// The entity.
+    pub entity: String,
+    /// The key as the target was given it, JSON.
+    pub key: String,
+    /// The version as 32 hex digits.
+    pub version: String,
+    /// The target's word for the reason, as in `unknown_item`.
+    pub code: String,
+    /// The field at fault, where the target names one.
+    pub field: Option<String>,
+    /// The target's explanation.
+    pub detail: String,
+    /// True where the target says that a later attempt can succeed.
+    pub retryable: bool,
+}
