@@ -1,5 +1,9 @@
 //! The TOML of an entity: parsed, checked against the invariants of [`super`], with every fault naming file and field.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::compute::{CastOptions, cast_with_options};
 use serde::Deserialize;
 
 use super::{Action, Criticality, Entity, Field, FieldType, Kind, Merge, Rule};
@@ -13,7 +17,21 @@ macro_rules! embedded {
 }
 
 /// Every definition: file name and text.
-pub(super) const EMBEDDED: &[(&str, &str)] = embedded!["inventory_balance",];
+pub(super) const EMBEDDED: &[(&str, &str)] = embedded![
+    "item",
+    "item_identifier",
+    "uom_conversion",
+    "location",
+    "supplier",
+    "supplier_item",
+    "customer",
+    "inventory_balance",
+    "inventory_movement",
+    "sales_order",
+    "sales_order_line",
+    "purchase_order",
+    "purchase_order_line",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +104,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
         fields,
         rules,
     };
-    check(&entity).map_err(fault)?;
+    check(file, &entity).map_err(fault)?;
     Ok(entity)
 }
 
@@ -106,7 +124,11 @@ fn field(toml: FieldToml) -> Field {
     }
 }
 
-fn check(entity: &Entity) -> Result<(), String> {
+fn check(file: &str, entity: &Entity) -> Result<(), String> {
+    let name = &entity.name;
+    if !is_snake_case(name) || !file.ends_with(&format!("/{name}.toml")) {
+        return Err(format!("entity {name:?} is not the file's name in snake_case"));
+    }
     let key_len = entity.key_len();
     if key_len == 0 {
         return Err("no field has key = true".into());
@@ -115,26 +137,165 @@ fn check(entity: &Entity) -> Result<(), String> {
         return Err(format!("partition_fields is {}, must be 1 to {key_len}", entity.partition_fields));
     }
     for (i, field) in entity.fields.iter().enumerate() {
-        let name = &field.name;
-        let numeric = matches!(field.field_type, FieldType::Quantity | FieldType::Money);
-        if field.key && i >= key_len {
-            return Err(format!("field {name}: key fields come first"));
+        let checked = if field.key && i >= key_len {
+            Err("key fields come first".into())
+        } else if entity.fields[..i].iter().any(|other| other.name == field.name) {
+            Err("is defined twice".into())
+        } else {
+            check_field(entity.kind, field)
+        };
+        checked.map_err(|reason: String| format!("field {}: {reason}", field.name))?;
+    }
+    for (i, rule) in entity.rules.iter().enumerate() {
+        if entity.rules[..i].iter().any(|other| other.id == rule.id) {
+            return Err(format!("rule {}: is defined twice; join the conditions with OR", rule.id));
         }
-        if field.key && (field.derived.is_some() || field.stamp) {
-            return Err(format!("field {name}: a key can be neither derived nor a stamp"));
-        }
-        if field.merge == Merge::Sum && (entity.kind != Kind::Summed || !numeric) {
-            return Err(format!("field {name}: merge = \"sum\" needs a summed entity and a quantity or money"));
-        }
-        if field.stamp && field.field_type != FieldType::Instant {
-            return Err(format!("field {name}: a stamp is an instant"));
-        }
-        if !field.values.is_empty() && field.field_type != FieldType::Code {
-            return Err(format!("field {name}: only a code has values"));
-        }
-        if entity.fields[..i].iter().any(|other| other.name == *name) {
-            return Err(format!("field {name} is defined twice"));
+        if rule.when.trim().is_empty() || rule.doc.trim().is_empty() {
+            return Err(format!("rule {}: when and doc must say something", rule.id));
         }
     }
     Ok(())
+}
+
+fn check_field(kind: Kind, field: &Field) -> Result<(), String> {
+    let summable = matches!(field.field_type, FieldType::Quantity | FieldType::Money);
+    let computed = field.derived.is_some() || field.stamp;
+    if !is_snake_case(&field.name) {
+        return Err("a name is snake_case".into());
+    }
+    if field.doc.trim().is_empty() {
+        return Err("doc must say something".into());
+    }
+    if field.key && computed {
+        return Err("a key can be neither derived nor a stamp".into());
+    }
+    if field.default.is_some() && computed {
+        return Err("a derived field or stamp is never mapped, so it has no default".into());
+    }
+    if field.merge == Merge::Sum && (kind != Kind::Summed || !summable) {
+        return Err("merge = \"sum\" needs a summed entity and a quantity or money".into());
+    }
+    if field.stamp && field.field_type != FieldType::Instant {
+        return Err("a stamp is an instant".into());
+    }
+    if !field.values.is_empty() && field.field_type != FieldType::Code {
+        return Err("only a code has values".into());
+    }
+    field.default.as_deref().map_or(Ok(()), |default| check_default(field, default))
+}
+
+/// A default must be a value of its field, read as a mapping's text would be.
+fn check_default(field: &Field, default: &str) -> Result<(), String> {
+    if !field.values.is_empty() && !field.values.iter().any(|value| value == default) {
+        return Err(format!("default {default:?} is not one of its values: {}", field.values.join(", ")));
+    }
+    let text: ArrayRef = Arc::new(StringArray::from(vec![default]));
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(&text, &field.field_type.arrow(), &strict)
+        .map_err(|error| format!("default {default:?} is not a value of its type: {error}"))?;
+    Ok(())
+}
+
+fn is_snake_case(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+entity = "bin"
+version = "1.0"
+kind = "summed"
+criticality = "critical"
+partition_fields = 1
+doc = "A bin."
+
+[[field]]
+name = "bin_id"
+type = "string"
+key = true
+doc = "The bin."
+
+[[field]]
+name = "qty"
+type = "quantity"
+merge = "sum"
+default = "0"
+doc = "What lies in it."
+
+[[field]]
+name = "state"
+type = "code"
+default = "open"
+values = ["open", "shut"]
+doc = "Whether it takes more."
+
+[[field]]
+name = "as_of"
+type = "instant"
+stamp = true
+doc = "When."
+
+[[rule]]
+id = "DQ_RANGE"
+when = "qty < 0"
+action = "warn"
+doc = "Less than nothing."
+"#;
+
+    #[test]
+    fn every_embedded_definition_is_sound() {
+        for (file, text) in EMBEDDED {
+            let entity = parse(file, text).unwrap_or_else(|fault| panic!("{fault}"));
+            assert!(entity.fields.iter().all(|field| field.key <= field.required), "{file}");
+        }
+        assert_eq!(EMBEDDED.len(), 13);
+    }
+
+    #[test]
+    fn a_broken_definition_is_refused_with_its_file_and_field() {
+        assert!(parse("canonical/bin.toml", GOOD).is_ok());
+        let broken = [
+            ("version = \"1.0\"", "version = \"1\"", "version \"1\" is not major.minor"),
+            ("entity = \"bin\"", "entity = \"box\"", "entity \"box\" is not the file's name"),
+            ("key = true", "required = true", "no field has key = true"),
+            ("partition_fields = 1", "partition_fields = 2", "partition_fields is 2, must be 1 to 1"),
+            ("partition_fields = 1", "partition_fields = 0", "partition_fields is 0, must be 1 to 1"),
+            ("kind = \"summed\"", "kind = \"plain\"", "field qty: merge = \"sum\" needs a summed entity"),
+            ("type = \"quantity\"", "type = \"code\"", "field qty: merge = \"sum\" needs a summed entity"),
+            ("default = \"0\"", "default = \"zero\"", "field qty: default \"zero\" is not a value of its type"),
+            (
+                "default = \"open\"",
+                "default = \"ajar\"",
+                "field state: default \"ajar\" is not one of its values: open, shut",
+            ),
+            ("type = \"code\"", "type = \"string\"", "field state: only a code has values"),
+            ("type = \"instant\"", "type = \"date\"", "field as_of: a stamp is an instant"),
+            ("stamp = true", "stamp = true\nkey = true", "field as_of: key fields come first"),
+            ("key = true", "key = true\nderived = \"qty\"", "field bin_id: a key can be neither derived"),
+            ("stamp = true", "stamp = true\ndefault = \"0\"", "field as_of: a derived field or stamp is never mapped"),
+            ("name = \"state\"", "name = \"qty\"", "field qty: is defined twice"),
+            ("name = \"state\"", "name = \"The State\"", "field The State: a name is snake_case"),
+            ("doc = \"When.\"", "doc = \"\"", "field as_of: doc must say something"),
+            ("name = \"state\"", "name = \"state\"\nlength = 3", "unknown field `length`"),
+            ("type = \"code\"", "type = \"colour\"", "unknown variant `colour`"),
+            ("doc = \"Less than nothing.\"", "doc = \"\"", "rule DQ_RANGE: when and doc must say something"),
+        ];
+        for (good, bad, wanted) in broken {
+            assert!(GOOD.contains(good), "{good}");
+            let fault = parse("canonical/bin.toml", &GOOD.replacen(good, bad, 1)).expect_err(bad).to_string();
+            assert!(fault.starts_with("canonical/bin.toml: "), "{fault}");
+            assert!(fault.contains(wanted), "{bad}: wanted {wanted:?}, got {fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_defined_twice_is_refused() {
+        let rule = &GOOD[GOOD.find("[[rule]]").expect("it has a rule")..];
+        let fault = parse("canonical/bin.toml", &format!("{GOOD}{rule}")).expect_err("twice").to_string();
+        assert!(fault.contains("rule DQ_RANGE: is defined twice"), "{fault}");
+    }
 }

@@ -8,6 +8,7 @@
 //! of the key; measures are numeric and appear only in summed entities; derived fields are never keys.
 
 mod definition;
+pub mod documents;
 
 use std::sync::{Arc, LazyLock};
 
