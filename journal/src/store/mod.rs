@@ -1,0 +1,224 @@
+//! The store: state of the transform, outbox and cursors, changed in atomic commits.
+//!
+//! It is fjall, an LSM, because the state is larger than memory. What is ours is the choice of spaces, the budget of
+//! memory, and what its failures mean:
+//!
+//! - a commit is one batch in fjall's own write-ahead journal, with one checksum: after a kill it is there or not;
+//! - that journal is synced before any table is written from memory, so a [`Durability::Buffered`] commit that a power
+//!   failure takes away is gone from every space;
+//! - a torn end of that journal is cut without a word. That is harmless here, as the state follows from the log; the
+//!   comparison in [`crate::Journal::open`] proves that the log still holds what is needed;
+//! - values in that journal are not compressed, although fjall could: recovery compresses again to verify the checksum,
+//!   so a new version of the compressor would take every journal for damaged;
+//! - after an error of the disk fjall refuses all writes until the store is opened anew.
+
+mod commit;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fjall::{CompressionType, Database, Keyspace, PersistMode, Readable};
+
+pub use self::commit::{Commit, Durability};
+pub use self::space::Space;
+use crate::error::JournalError;
+use crate::limits::{Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
+
+/// Bytes of a key or a value: cheap to clone, read as `[u8]`.
+pub use fjall::Slice as Bytes;
+
+/// Background threads that flush and merge; two, so that a long merge does not hold up a flush.
+const WORKERS: usize = 2;
+
+/// From so many full buffers of a space on, commits wait for the disk.
+const FULL_BUFFERS: usize = 2;
+
+/// How often a commit that waits for the disk looks again; fjall gives no signal.
+const POLL: Duration = Duration::from_millis(1);
+
+/// The open store; clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    /// In the order of [`Space::ALL`].
+    spaces: [Keyspace; Space::ALL.len()],
+    database: Database,
+}
+
+impl Store {
+    /// Opens the store in a folder, creating both where missing.
+    ///
+    /// # Errors
+    /// [`JournalError::StateCorrupt`] where its files are damaged, [`JournalError::StateFailed`] where the disk refuses.
+    pub fn open(dir: &Path, limits: Limits) -> Result<Self, JournalError> {
+        let failed = |error| classify(dir, error);
+        let database = Database::builder(dir)
+            .cache_size(limits.cache_bytes)
+            .max_journaling_size(STORE_JOURNAL_BYTES)
+            .max_cached_files(Some(STORE_OPEN_FILES))
+            .journal_compression(CompressionType::None)
+            .worker_threads(WORKERS)
+            .open()
+            .map_err(failed)?;
+        let keyspace = |space: Space| database.keyspace(space.name(), || space.options()).map_err(failed);
+        let [contributions, entities, tables, held, outbox, cursors] = Space::ALL.map(keyspace);
+        let spaces = [contributions?, entities?, tables?, held?, outbox?, cursors?];
+        Ok(Self { inner: Arc::new(Inner { path: dir.to_owned(), spaces, database }) })
+    }
+
+    /// Applies all changes as one. Readers see all of them or none.
+    ///
+    /// May wait while the disk is slower than the commits.
+    ///
+    /// # Errors
+    /// [`JournalError::StateTooLarge`], with nothing applied; [`JournalError::StateFailed`] after an error of the disk,
+    /// with the commit applied or not as the next opening will tell.
+    pub fn commit(&self, commit: Commit, durability: Durability) -> Result<(), JournalError> {
+        commit.check()?;
+        self.wait_for_buffers()?;
+        let mode = match durability {
+            Durability::Synced => PersistMode::SyncData,
+            Durability::Buffered => PersistMode::Buffer,
+        };
+        let mut batch = self.inner.database.batch().durability(Some(mode));
+        for change in commit.changes {
+            let space = self.space(change.space);
+            match change.value {
+                Some(value) => batch.insert(space, change.key, value),
+                None => batch.remove(space, change.key),
+            }
+        }
+        batch.commit().map_err(|error| self.failed(error))
+    }
+
+    /// Makes every commit so far survive a power failure.
+    ///
+    /// # Errors
+    /// [`JournalError::StateFailed`].
+    pub fn sync(&self) -> Result<(), JournalError> {
+        self.inner.database.persist(PersistMode::SyncData).map_err(|error| self.failed(error))
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`JournalError::StateFailed`] and [`JournalError::StateCorrupt`].
+    pub fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
+        self.space(space).get(key).map_err(|error| self.failed(error))
+    }
+
+    /// The entries of a range of keys, in key order from either end, as they are at this moment. Drop it soon: what it
+    /// sees is kept on disk.
+    #[must_use]
+    pub fn scan<'a>(&self, space: Space, range: impl RangeBounds<&'a [u8]>) -> Scan {
+        let iter = self.inner.database.snapshot().range(self.space(space), range);
+        Scan { iter, path: self.inner.path.clone() }
+    }
+
+    /// The entries whose keys begin with some bytes, as [`Store::scan`] gives them.
+    #[must_use]
+    pub fn scan_prefix(&self, space: Space, prefix: &[u8]) -> Scan {
+        let iter = self.inner.database.snapshot().prefix(self.space(space), prefix);
+        Scan { iter, path: self.inner.path.clone() }
+    }
+
+    /// Where a cursor is; `None` before it was first moved.
+    ///
+    /// # Errors
+    /// [`JournalError::StateMalformed`] where the value is no cursor, and those of [`Store::get`].
+    pub fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
+        let Some(value) = self.get(Space::Cursors, name.as_bytes())? else {
+            return Ok(None);
+        };
+        let bytes = <[u8; 8]>::try_from(&*value).map_err(|_| JournalError::StateMalformed {
+            space: Space::Cursors,
+            key: name.to_owned(),
+            bytes: value.len(),
+            wanted: 8,
+        })?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Bytes of all its files.
+    ///
+    /// # Errors
+    /// [`JournalError::StateFailed`].
+    pub fn bytes_on_disk(&self) -> Result<u64, JournalError> {
+        self.inner.database.disk_space().map_err(|error| self.failed(error))
+    }
+
+    /// The folder that it lies in.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    fn space(&self, space: Space) -> &Keyspace {
+        &self.inner.spaces[space as usize]
+    }
+
+    /// Waits until no space has full buffers that the disk has not taken.
+    ///
+    /// fjall waits by itself, at four, but for ever where its background thread has died of a full disk. So we wait
+    /// before, where that error can be seen.
+    fn wait_for_buffers(&self) -> Result<(), JournalError> {
+        while self.inner.spaces.iter().any(|space| space.sealed_memtable_count() >= FULL_BUFFERS) {
+            self.inner.database.persist(PersistMode::Buffer).map_err(|error| self.failed(error))?;
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: fjall::Error) -> JournalError {
+        classify(&self.inner.path, error)
+    }
+}
+
+/// Entries in key order; yields keys and values.
+pub struct Scan {
+    iter: fjall::Iter,
+    path: PathBuf,
+}
+
+impl Scan {
+    fn read(&self, guard: fjall::Guard) -> Result<(Bytes, Bytes), JournalError> {
+        guard.into_inner().map_err(|error| classify(&self.path, error))
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<(Bytes, Bytes), JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let guard = self.iter.next()?;
+        Some(self.read(guard))
+    }
+}
+
+impl DoubleEndedIterator for Scan {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let guard = self.iter.next_back()?;
+        Some(self.read(guard))
+    }
+}
+
+/// Damage, or a disk that refuses?
+fn classify(path: &Path, source: fjall::Error) -> JournalError {
+    use fjall::Error;
+    let path = path.to_owned();
+    let corrupt = match &source {
+        Error::Io(_) | Error::Poisoned | Error::Locked | Error::KeyspaceDeleted => false,
+        Error::Storage(error) => !matches!(error, fjall::LsmError::Io(_)),
+        _ => true,
+    };
+    if corrupt { JournalError::StateCorrupt { path, source } } else { JournalError::StateFailed { path, source } }
+}

@@ -1,0 +1,90 @@
+//! The spaces of the store and how each is laid out on disk.
+//!
+//! One space is one LSM tree. All share a block cache, a write-ahead journal and therefore one atomic commit. Write
+//! buffers are small because the daemon is: a space may hold its buffer once more while it is flushed.
+
+use fjall::compaction::Leveled;
+use fjall::config::{BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, HashRatioPolicy};
+use fjall::{CompressionType, KeyspaceCreateOptions, KvSeparationOptions};
+use std::sync::Arc;
+
+const MIB: u64 = 1024 * 1024;
+
+/// A key space of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// What each driving row contributes: driving key to entity key and values.
+    Contributions,
+    /// The canonical rows.
+    Entities,
+    /// Schemas of the source tables, and rows that mappings join to.
+    Tables,
+    /// Rows that failed a rule and wait.
+    Held,
+    /// Deltas on their way to the sinks.
+    Outbox,
+    /// How far the transform and each sink are.
+    Cursors,
+}
+
+impl Space {
+    /// Every space.
+    pub const ALL: [Self; 6] =
+        [Self::Contributions, Self::Entities, Self::Tables, Self::Held, Self::Outbox, Self::Cursors];
+
+    /// Its name on disk; never changes.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Contributions => "contributions",
+            Self::Entities => "entities",
+            Self::Tables => "tables",
+            Self::Held => "held",
+            Self::Outbox => "outbox",
+            Self::Cursors => "cursors",
+        }
+    }
+
+    /// Bytes of new values kept in memory before they become a table on disk.
+    pub(super) const fn write_buffer_bytes(self) -> u64 {
+        match self {
+            // Written by every change; fewer, larger tables cost fewer merges.
+            Self::Contributions | Self::Entities | Self::Outbox => 4 * MIB,
+            // Schemas and exceptions are rare.
+            Self::Tables | Self::Held => 2 * MIB,
+            // A few keys, overwritten by every commit.
+            Self::Cursors => MIB / 2,
+        }
+    }
+
+    /// Layout of the space.
+    pub(super) fn options(self) -> KeyspaceCreateOptions {
+        let options = KeyspaceCreateOptions::default()
+            .max_memtable_size(self.write_buffer_bytes())
+            .compaction_strategy(Arc::new(Leveled::default()));
+        match self {
+            // Point reads of keys that are mostly, but not always, there (a first copy inserts them all): filters on
+            // every level, and a hash index in the blocks.
+            Self::Contributions | Self::Entities | Self::Tables => options
+                .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
+                .data_block_hash_ratio_policy(HashRatioPolicy::all(8.0)),
+            // Values of up to megabytes that live for seconds: kept beside the tree, so that merges move only keys.
+            // They hold compressed Arrow batches already.
+            Self::Outbox => {
+                options.data_block_compression_policy(CompressionPolicy::all(CompressionType::None)).with_kv_separation(
+                    Some(KvSeparationOptions::default().compression(CompressionType::None).file_target_size(16 * MIB)),
+                )
+            }
+            Self::Held | Self::Cursors => options,
+        }
+    }
+}
+
+/// Budget: buffers of all spaces, which may exist twice while they are flushed, stay within 32 MiB.
+const _: () = {
+    let (mut sum, mut i) = (0, 0);
+    while i < Space::ALL.len() {
+        sum += Space::ALL[i].write_buffer_bytes();
+        i += 1;
+    }
+    assert!(2 * sum <= 34 * MIB, "the write buffers exceed the daemon's memory budget");
+};
