@@ -132,6 +132,12 @@ impl Version {
         &self.0
     }
 
+    /// The epoch part.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        u32::from_be_bytes([self.0[0], self.0[1], self.0[2], self.0[3]])
+    }
+
     /// The log offset part.
     #[must_use]
     pub fn offset(&self) -> LogOffset {
@@ -174,7 +180,7 @@ mod tests {
         let newer = Version::new(3, LogOffset(256), 0);
         assert!(older < newer && older.to_string() < newer.to_string());
         assert_eq!(newer.to_string().parse::<Version>().expect("own text"), newer);
-        assert_eq!(newer.offset(), LogOffset(256));
+        assert_eq!((newer.epoch(), newer.offset()), (3, LogOffset(256)));
         assert!("zz".parse::<Version>().is_err());
     }
 }

@@ -10,6 +10,8 @@
 pub mod discard;
 mod entities;
 mod error;
+pub mod planning;
+mod random;
 mod seam;
 
 pub use entities::EntityPatterns;

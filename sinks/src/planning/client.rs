@@ -1,0 +1,244 @@
+//! The HTTP side: one attempt, and the loop that repeats attempts until the target has answered for good.
+
+use std::error::Error as _;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use reqwest::{RequestBuilder, StatusCode, Url};
+use syncline_schemas::entity::{Criticality, Entity};
+
+use super::backoff::Backoff;
+use super::config::{Auth, PlanningConfig};
+use super::contract::{self, Problem, Receipt, Watermark};
+use super::stats::PlanningStats;
+use super::verdict::{Verdict, judge, retry_after};
+use crate::SinkError;
+
+/// Why a delivery stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The target expects another batch: begin again from its watermark.
+    Rewind,
+    /// The write fails.
+    Failed(SinkError),
+}
+
+impl From<SinkError> for Stop {
+    fn from(error: SinkError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A batch ready to be sent: the same bytes and headers at every attempt.
+pub(super) struct Batch {
+    pub(super) partition: u32,
+    pub(super) epoch: u32,
+    pub(super) number: u64,
+    pub(super) id: String,
+    pub(super) body: Bytes,
+}
+
+/// An attempt that brought no receipt.
+struct Failure {
+    verdict: Verdict,
+    reason: String,
+    wait: Option<Duration>,
+}
+
+/// A connection pool to one target.
+pub(super) struct Client {
+    http: reqwest::Client,
+    config: PlanningConfig,
+}
+
+impl Client {
+    /// Prepares connections; none is made yet.
+    ///
+    /// # Errors
+    /// [`SinkError::Setting`] where TLS has no provider or cannot start.
+    pub(super) fn new(config: PlanningConfig) -> Result<Self, SinkError> {
+        let fault = |reason: String| SinkError::Setting { setting: "url", reason };
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(fault("no TLS provider is installed in this process; install one before making a sink".into()));
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("syncline/", env!("CARGO_PKG_VERSION")))
+            .timeout(config.timeout)
+            .connect_timeout(config.timeout.min(Duration::from_secs(10)))
+            .redirect(reqwest::redirect::Policy::none());
+        if is_loopback(&config.url) {
+            // A proxy of the environment is for other machines.
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| fault(format!("cannot prepare connections: {error}")))?;
+        Ok(Self { http, config })
+    }
+
+    /// Delivers a batch.
+    ///
+    /// # Errors
+    /// [`Stop`] where the target wants another batch, refuses this one, or cannot be reached for too long.
+    pub(super) async fn deliver(&self, entity: &Entity, batch: &Batch, stats: &PlanningStats) -> Result<Receipt, Stop> {
+        let url = self.config.endpoint(&["flows", &entity.name, "deltas"]);
+        let sha256 = contract::sha256(&batch.body);
+        let key = self.idempotency_key(entity, batch, &sha256);
+        let body = self
+            .persist(&url, stats, || {
+                self.http
+                    .post(url.clone())
+                    .header("content-type", contract::DELTA_JSON)
+                    .header(contract::IDEMPOTENCY_KEY, format!("\"{key}\""))
+                    .header(contract::CONTENT_DIGEST, contract::content_digest(&sha256))
+                    .header(contract::PARTITION, batch.partition)
+                    .header(contract::SEQUENCE, contract::sequence(batch.epoch, batch.number))
+                    .header(contract::SCHEMA, entity.schema_id())
+                    .header(contract::CRITICALITY, criticality(entity.criticality))
+                    .header(contract::CORRELATION_ID, &batch.id)
+                    .body(batch.body.clone())
+            })
+            .await?;
+        serde_json::from_slice(&body).map_err(|error| Stop::Failed(not_pdx(&url, "a receipt", &error)))
+    }
+
+    /// Asks how far a partition is.
+    ///
+    /// # Errors
+    /// [`Stop`] as for a batch.
+    pub(super) async fn watermark(
+        &self,
+        entity: &Entity,
+        partition: u32,
+        stats: &PlanningStats,
+    ) -> Result<Watermark, Stop> {
+        let mut url = self.config.endpoint(&["flows", &entity.name, "watermark"]);
+        url.query_pairs_mut().append_pair("partition", &partition.to_string());
+        let body = self.persist(&url, stats, || self.http.get(url.clone())).await?;
+        serde_json::from_slice(&body).map_err(|error| Stop::Failed(not_pdx(&url, "a watermark", &error)))
+    }
+
+    /// UUIDv5 over everything that makes a batch this batch.
+    fn idempotency_key(&self, entity: &Entity, batch: &Batch, sha256: &[u8; 32]) -> uuid::Uuid {
+        let mut name = format!(
+            "{}\n{}\n{}\n{}\n{}\n",
+            self.config.pipeline, entity.name, batch.partition, batch.epoch, batch.number
+        )
+        .into_bytes();
+        name.extend_from_slice(sha256);
+        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &name)
+    }
+
+    /// Repeats a request until it is answered for good or patience ends.
+    async fn persist(
+        &self,
+        url: &Url,
+        stats: &PlanningStats,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Bytes, Stop> {
+        let mut backoff = Backoff::new();
+        let mut failing_since: Option<Instant> = None;
+        loop {
+            stats.requests(1);
+            let failure = match self.attempt(request()).await {
+                Ok(body) => return Ok(body),
+                Err(failure) => failure,
+            };
+            if let Some(remedy) = failure.verdict.remedy() {
+                let (reason, remedy) = (failure.reason, remedy.to_owned());
+                return Err(SinkError::Refused { target: url.to_string(), reason, remedy }.into());
+            }
+            match failure.verdict {
+                Verdict::Rewind => return Err(Stop::Rewind),
+                Verdict::Throttle => {
+                    stats.throttled(1);
+                    failing_since = None;
+                }
+                _ => {
+                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.config.patience {
+                        let reason = format!("{}; tried for {} s", failure.reason, since.elapsed().as_secs());
+                        return Err(SinkError::Unavailable { target: url.to_string(), reason }.into());
+                    }
+                }
+            }
+            let pause = failure.wait.unwrap_or_else(|| backoff.pause());
+            tracing::debug!(url = %url, reason = %failure.reason, pause_ms = pause.as_millis(), "asking again");
+            tokio::time::sleep(pause).await;
+            stats.retries(1);
+        }
+    }
+
+    async fn attempt(&self, request: RequestBuilder) -> Result<Bytes, Failure> {
+        let request = match &self.config.auth {
+            Auth::None => request,
+            Auth::Bearer(token) => request.bearer_auth(token.reveal()),
+        };
+        let response = request.send().await.map_err(|error| unanswered(&error))?;
+        let status = response.status();
+        let wait = response
+            .headers()
+            .get(reqwest::header::RETRY_AFTER)
+            .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+        // A body that breaks off is a lost reply, whatever its status was.
+        let body = response.bytes().await.map_err(|error| unanswered(&error))?;
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+        let verdict = judge(status.as_u16(), problem.name(), wait);
+        Err(Failure { verdict, reason: told(status, &problem), wait })
+    }
+}
+
+/// What the target said, cut where it says too much; a body that is no problem could hold anything and is not told.
+fn told(status: StatusCode, problem: &Problem) -> String {
+    const DETAIL_CHARS: usize = 300;
+    let detail: String = problem.detail.chars().take(DETAIL_CHARS).collect();
+    match (problem.name(), detail.as_str()) {
+        ("", _) => format!("answered {status}"),
+        (name, "") => format!("answered {status}, {name}"),
+        (name, detail) => format!("answered {status}, {name}: {detail}"),
+    }
+}
+
+/// A request without an answer: a certificate never mends by itself, everything else may.
+fn unanswered(error: &reqwest::Error) -> Failure {
+    let mut reason = "no answer".to_owned();
+    let mut verdict = Verdict::RetryTransient;
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        reason = format!("no answer: {inner}");
+        let hidden = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if hidden.is_some_and(|inner| inner.is::<rustls::Error>()) || inner.is::<rustls::Error>() {
+            verdict = Verdict::FatalConfig;
+        }
+        cause = inner.source();
+    }
+    if error.is_timeout() {
+        reason = "no answer in time".to_owned();
+    }
+    Failure { verdict, reason, wait: None }
+}
+
+fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
+    SinkError::Refused {
+        target: url.to_string(),
+        reason: format!("answered 200 with something that is not {wanted}: {error}"),
+        remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".into(),
+    }
+}
+
+const fn criticality(criticality: Criticality) -> &'static str {
+    match criticality {
+        Criticality::Critical => "critical",
+        Criticality::Noncritical => "noncritical",
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}

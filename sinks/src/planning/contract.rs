@@ -1,0 +1,174 @@
+//! What both sides of PDX/1 must spell alike: headers, media types, problem types and the bodies of answers.
+//!
+//! Two members extend the contract so that a lost reply or a killed sender never has to send a row twice; a target that
+//! does not know them leaves them out and gets repeats, which its version gate makes harmless:
+//! - `batch.partitions` in a request: rows are dealt to so many partitions;
+//! - `source`, `partitions` and `last_version` in a watermark: who wrote the partition, dealt to how many, and the
+//!   highest version in it. Versions rise within a partition, so everything up to `last_version` has arrived.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+/// Media type of a batch.
+pub(crate) const DELTA_JSON: &str = "application/vnd.pdx.delta+json; v=1";
+/// Media type of a problem (RFC 9457).
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// RFC 8941 string; the same for every attempt of a batch.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// RFC 9530 digest of the body.
+pub(crate) const CONTENT_DIGEST: &str = "content-digest";
+/// Number of the partition.
+pub(crate) const PARTITION: &str = "pdx-partition";
+/// `epoch=3; batch=5512`, contiguous within an epoch of a partition.
+pub(crate) const SEQUENCE: &str = "pdx-sequence";
+/// `inventory_balance/1.2`.
+pub(crate) const SCHEMA: &str = "pdx-schema";
+/// `critical` or `noncritical`.
+pub(crate) const CRITICALITY: &str = "pdx-criticality";
+/// The batch's id.
+pub(crate) const CORRELATION_ID: &str = "correlation-id";
+
+/// Problem types are this followed by one of the names below.
+pub(crate) const PROBLEM_BASE: &str = "https://syncline.dev/problems/";
+/// A batch number beyond the next; the problem's member `expected` says which one is.
+pub(crate) const SEQUENCE_GAP: &str = "sequence-gap";
+/// An epoch below the one that the partition has seen.
+pub(crate) const FENCED_EPOCH: &str = "fenced-epoch";
+/// The same key is being worked on.
+pub(crate) const REQUEST_IN_PROGRESS: &str = "request-in-progress";
+/// The body is not the one that its digest names.
+pub(crate) const DIGEST_MISMATCH: &str = "digest-mismatch";
+/// The same key came with another body.
+pub(crate) const KEY_REUSED: &str = "idempotency-key-reused";
+
+/// SHA-256 of a body.
+pub(crate) fn sha256(body: &[u8]) -> [u8; 32] {
+    Sha256::digest(body).into()
+}
+
+/// The value of a `Content-Digest` header.
+pub(crate) fn content_digest(sha256: &[u8; 32]) -> String {
+    format!("sha-256=:{}:", STANDARD.encode(sha256))
+}
+
+/// The value of a `PDX-Sequence` header.
+pub(crate) fn sequence(epoch: u32, batch: u64) -> String {
+    format!("epoch={epoch}; batch={batch}")
+}
+
+/// Reads what [`sequence`] wrote.
+pub(crate) fn parse_sequence(text: &str) -> Option<(u32, u64)> {
+    let (epoch, batch) = text.split_once(';')?;
+    Some((epoch.trim().strip_prefix("epoch=")?.parse().ok()?, batch.trim().strip_prefix("batch=")?.parse().ok()?))
+}
+
+/// How far a partition of a flow is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Watermark {
+    /// The partition.
+    pub(crate) partition: u32,
+    /// Its epoch; 0 before the first batch.
+    pub(crate) epoch: u32,
+    /// The last batch of the epoch; 0 before the first.
+    pub(crate) last_batch: u64,
+    /// The pipeline that wrote the last batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Over how many partitions its rows were dealt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) partitions: Option<u32>,
+    /// The highest version received, 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_version: Option<String>,
+}
+
+/// The answer to a processed batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    /// The batch's id, as sent.
+    pub(crate) batch_id: String,
+    /// Records in the batch.
+    pub(crate) received: u64,
+    /// Records that are now held.
+    pub(crate) applied: u64,
+    /// Records whose version was held already.
+    pub(crate) unchanged: u64,
+    /// Records older than the one held.
+    pub(crate) stale: u64,
+    /// Records refused.
+    pub(crate) rejected: u64,
+    /// Where the partition is now.
+    pub(crate) watermark: Watermark,
+    /// The refused records.
+    #[serde(default)]
+    pub(crate) rejects: Vec<Rejected>,
+}
+
+/// A refused record.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Rejected {
+    /// Its place in the batch, from 0.
+    pub(crate) index: usize,
+    /// Its key as sent.
+    #[serde(default)]
+    pub(crate) key: Option<Box<RawValue>>,
+    /// The reason as a word.
+    pub(crate) code: String,
+    /// True where a later attempt can succeed.
+    #[serde(default)]
+    pub(crate) retryable: bool,
+    /// The field at fault.
+    #[serde(default)]
+    pub(crate) field: Option<String>,
+    /// The reason in a sentence.
+    #[serde(default)]
+    pub(crate) detail: String,
+}
+
+/// An RFC 9457 problem.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    /// A URI whose last segment is the problem's name.
+    #[serde(rename = "type", default)]
+    pub(crate) kind: String,
+    /// The name in words.
+    #[serde(default)]
+    pub(crate) title: String,
+    /// The HTTP status.
+    #[serde(default)]
+    pub(crate) status: u16,
+    /// What happened here.
+    #[serde(default)]
+    pub(crate) detail: String,
+    /// Of a sequence gap: the batch that would have been next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<u64>,
+}
+
+impl Problem {
+    /// The last segment of the type, as in `sequence-gap`.
+    pub(crate) fn name(&self) -> &str {
+        self.kind.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_read_back_and_match_the_published_vectors() {
+        assert_eq!(parse_sequence(&sequence(3, 5512)), Some((3, 5512)));
+        assert_eq!(parse_sequence("epoch=3;batch=1"), Some((3, 1)));
+        assert_eq!(parse_sequence("batch=1; epoch=3"), None);
+        // RFC 9530 appendix B.1: the digest of {"hello": "world"} and a newline.
+        assert_eq!(
+            content_digest(&sha256(b"{\"hello\": \"world\"}\n")),
+            "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+        );
+    }
+}

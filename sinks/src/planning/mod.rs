@@ -1,0 +1,179 @@
+//! Deliver canonical deltas to a planning platform over HTTP: the PDX/1 contract.
+//!
+//! ```text
+//! span -> chunk (~20,000 rows) -> per entity, masters first -> deal to lanes by key prefix -> batches -> POST
+//!                                                               (newest version per key, in version order)
+//! ```
+//!
+//! Rows are absolute images with versions, so a target that keeps the highest version per key ends right whatever
+//! happens on the way. More is promised than that:
+//! - per key, versions arrive in rising order: a key has one lane, a lane one request under way;
+//! - nothing is sent twice after a crash: a lane resumes behind the version in the target's watermark;
+//! - a lost reply is repeated with the same bytes and the same `Idempotency-Key`;
+//! - a row that the target refuses is counted and told in [`Written::rejects`]; the others go on;
+//! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
+//!
+//! Dropping the future of a write is a crash: lanes forget what they knew and ask the target again.
+
+mod backoff;
+mod body;
+mod chunk;
+mod client;
+mod config;
+pub(crate) mod contract;
+mod deal;
+mod json;
+mod lane;
+mod stats;
+mod verdict;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use syncline_schemas::entity::Entity;
+use syncline_schemas::ident::LogOffset;
+
+use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
+use body::RecordWriter;
+use chunk::Chunk;
+use client::{Client, Stop};
+pub use config::{Auth, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, Secret, TIMEOUT};
+use lane::{Flow, Lane};
+pub use stats::{PlanningCounts, PlanningStats};
+
+/// How often a write begins again because the target expects another batch, before that is a fault.
+const REWINDS_MAX: u32 = 5;
+
+/// Delivers to one planning platform.
+pub struct PlanningSink {
+    config: PlanningConfig,
+    client: Client,
+    stats: Arc<PlanningStats>,
+    lanes: HashMap<&'static str, Vec<Lane>>,
+    /// True from the start of a write to its good end: what lanes know is not to be trusted otherwise.
+    unfinished: bool,
+}
+
+impl PlanningSink {
+    /// Prepares a sink; the target is first asked when there are rows for it.
+    ///
+    /// # Errors
+    /// [`SinkError::Setting`] for a setting that cannot be used.
+    pub fn new(config: PlanningConfig) -> Result<Self, SinkError> {
+        config.check()?;
+        Ok(Self {
+            client: Client::new(config.clone())?,
+            config,
+            stats: Arc::default(),
+            lanes: HashMap::new(),
+            unfinished: false,
+        })
+    }
+
+    /// The counters, to be read while it works.
+    #[must_use]
+    pub fn stats(&self) -> Arc<PlanningStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Delivers a span once, as far as it gets.
+    async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, Stop> {
+        if std::mem::replace(&mut self.unfinished, true) {
+            self.lanes.values_mut().flatten().for_each(Lane::forget);
+        }
+        let mut written = Written::default();
+        let mut epochs = Epochs::default();
+        let mut entries = deltas.read(span)?;
+        while let Some(chunk) = Chunk::read(&mut entries, &self.config.entities)? {
+            for (entity, batches) in chunk.flows() {
+                // A flow is done before the next begins, so that a fact never overtakes the master it cites.
+                written.absorb(self.deliver(entity, batches, &mut epochs).await?);
+            }
+        }
+        epochs.check(&self.config)?;
+        self.unfinished = false;
+        Ok(written)
+    }
+
+    /// Delivers the rows of one entity, all lanes at once.
+    async fn deliver(
+        &mut self,
+        entity: &'static Entity,
+        batches: &[RecordBatch],
+        epochs: &mut Epochs,
+    ) -> Result<Written, Stop> {
+        let rows = deal::join(entity, batches)?;
+        let dealt = deal::deal(entity, &rows, self.config.partitions)?;
+        self.stats.coalesced(dealt.coalesced);
+        let records = RecordWriter::new(entity, &rows)?;
+        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, records: &records };
+        let lanes =
+            self.lanes.entry(&entity.name).or_insert_with(|| (0..self.config.partitions).map(Lane::new).collect());
+        let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
+        let parts = try_join_all(busy.map(|(lane, rows)| lane.send(&flow, rows))).await?;
+        let newest = dealt.partitions.iter().flatten().map(|row| row.version.epoch()).max();
+        epochs.sent = epochs.sent.max(newest);
+        epochs.seen = epochs.seen.max(lanes.iter().map(Lane::epoch).max());
+        Ok(parts.into_iter().fold(Written::default(), |mut sum, part| {
+            sum.absorb(part);
+            sum
+        }))
+    }
+}
+
+/// Epochs met during a write: ours, and the target's.
+#[derive(Default)]
+struct Epochs {
+    sent: Option<u32>,
+    seen: Option<u32>,
+}
+
+impl Epochs {
+    /// Stops a daemon all of whose rows are older than what the target has seen: they were passed over as known, but
+    /// another daemon's state made those versions. Old rows before newer ones of our own are a resumed write.
+    fn check(&self, config: &PlanningConfig) -> Result<(), SinkError> {
+        if self.sent.is_none() || self.sent >= self.seen {
+            return Ok(());
+        }
+        Err(SinkError::Refused {
+            target: config.url.to_string(),
+            reason: format!(
+                "has seen epoch {}, ours is {}",
+                self.seen.unwrap_or_default(),
+                self.sent.unwrap_or_default()
+            ),
+            remedy: "a daemon with a newer state writes to this target; stop this one, or rebuild its state".into(),
+        })
+    }
+}
+
+#[async_trait]
+impl Sink for PlanningSink {
+    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
+        // A watermark is per lane and speaks of versions; no single offset follows from it.
+        Ok(None)
+    }
+
+    async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {
+        for _ in 0..REWINDS_MAX {
+            match self.attempt(span, deltas).await {
+                Ok(written) => return Ok(written),
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Rewind) => self.stats.rewinds(1),
+            }
+        }
+        Err(SinkError::Refused {
+            target: self.config.url.to_string(),
+            reason: format!("expected other batch numbers than it had announced, {REWINDS_MAX} times in a row"),
+            remedy: "look for a second daemon that writes to this target under the same pipeline name".into(),
+        })
+    }
+
+    fn batching(&self) -> Batching {
+        Batching { max_rows: 65_536, linger: Duration::ZERO }
+    }
+}

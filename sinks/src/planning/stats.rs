@@ -1,0 +1,64 @@
+//! What a planning sink has done since it started, for metrics: read while it works.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters that only rise.
+#[derive(Debug, Default)]
+pub struct PlanningStats {
+    requests: AtomicU64,
+    retries: AtomicU64,
+    throttled: AtomicU64,
+    rewinds: AtomicU64,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    unchanged: AtomicU64,
+    stale: AtomicU64,
+    rejected: AtomicU64,
+    coalesced: AtomicU64,
+    already_there: AtomicU64,
+}
+
+/// One reading of [`PlanningStats`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PlanningCounts {
+    /// Attempts to deliver a batch.
+    pub requests: u64,
+    /// Attempts after a failed one.
+    pub retries: u64,
+    /// Times that the target asked to wait.
+    pub throttled: u64,
+    /// Times that a write began again from the target's watermark.
+    pub rewinds: u64,
+    /// Rows acknowledged and not refused.
+    pub rows: u64,
+    /// Bytes of acknowledged batches.
+    pub bytes: u64,
+    /// Rows whose version the target held already.
+    pub unchanged: u64,
+    /// Rows older than what the target held.
+    pub stale: u64,
+    /// Rows refused.
+    pub rejected: u64,
+    /// Rows not sent because a newer version of the key was waiting behind them.
+    pub coalesced: u64,
+    /// Rows not sent because the target's watermark covers them.
+    pub already_there: u64,
+}
+
+macro_rules! adders {
+    ($($name:ident),*) => {
+        impl PlanningStats {
+            $(pub(super) fn $name(&self, count: u64) {
+                self.$name.fetch_add(count, Ordering::Relaxed);
+            })*
+
+            /// Reads all counters.
+            #[must_use]
+            pub fn read(&self) -> PlanningCounts {
+                PlanningCounts { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+    };
+}
+
+adders!(requests, retries, throttled, rewinds, rows, bytes, unchanged, stale, rejected, coalesced, already_there);
