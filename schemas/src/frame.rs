@@ -125,7 +125,7 @@ pub struct Frame {
     pub captured_at: i64,
     /// False while a transaction goes on in the next frame of this source.
     pub txn_end: bool,
-    /// At most one batch per table and schema version.
+    /// At most one batch per table: a reader cuts the frame where the shape of a table changes.
     pub batches: Vec<TableBatch>,
 }
 

@@ -1,0 +1,70 @@
+//! What can go wrong between a mapping file and a delta.
+
+use std::fmt;
+
+use syncline_schemas::SchemaError;
+use thiserror::Error;
+
+/// A fault in a mapping, with its place in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{place}: {reason}")]
+pub struct MappingFault {
+    /// Where.
+    pub place: Place,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+/// A place in a mapping file; line and column count from 1, 0 where the file as a whole is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as the operator knows it.
+    pub file: String,
+    /// The line.
+    pub line: u64,
+    /// The column.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why folding stopped. Nothing of the entry at hand has been committed then.
+#[derive(Debug, Error)]
+pub enum TransformError {
+    /// A mapping no longer fits what the log holds.
+    #[error(transparent)]
+    Mapping(#[from] MappingFault),
+    /// The set of mappings is not the one that the state was computed with.
+    #[error("{mapping}: {reason}")]
+    MappingsChanged {
+        /// The mapping.
+        mapping: String,
+        /// How it differs and what to do.
+        reason: String,
+    },
+    /// The log entry at hand contradicts what came before it.
+    #[error("log entry {offset}: {reason}")]
+    Entry {
+        /// The entry.
+        offset: u64,
+        /// What does not fit.
+        reason: String,
+    },
+    /// State bytes are not what was written.
+    #[error("state: {0}")]
+    State(String),
+    /// Bytes or types of rows.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// Arrow refused a computation that our own types rule out.
+    #[error("arrow: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+}

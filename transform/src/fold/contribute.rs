@@ -1,0 +1,233 @@
+//! One mapping over the changes of its table: old contributions taken from state, new ones evaluated, the difference.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::interleave;
+use syncline_schemas::entity::Entity;
+use syncline_schemas::ident::LogOffset;
+use syncline_schemas::rowcode;
+use syncline_schemas::table::{Column, column_of_field};
+
+use super::changes::{Changes, Found};
+use super::contribution::{Contribution, must_carry};
+use super::emit::Lineage;
+use super::evaluate::evaluate;
+use super::held;
+use super::logic::Logic;
+use super::{ContributionChange, FoldStats, Writes};
+use crate::TransformError;
+use crate::mapping::RowFault;
+use crate::mapping::compile::Compiled;
+use crate::state::{Space, State};
+
+/// A mapping at work on one table of a step.
+pub(super) struct Contributor<'a> {
+    pub(super) id: u32,
+    pub(super) entity: &'a Entity,
+    pub(super) logic: &'a Logic,
+    pub(super) compiled: &'a Compiled,
+    pub(super) changes: &'a Changes<'a>,
+    /// Index of the table in the step, for lineage.
+    pub(super) table: usize,
+    pub(super) offset: LogOffset,
+}
+
+/// What evaluation said of one live row.
+enum Outcome {
+    /// The filter excludes it.
+    Excluded,
+    /// It contributes: row of the evaluated fields.
+    Good(usize),
+    Faulty(RowFault),
+}
+
+impl Contributor<'_> {
+    /// Appends what changed to `out` and the records to `writes`.
+    pub(super) fn run(
+        &self,
+        state: &dyn State,
+        writes: &mut Writes,
+        out: &mut Vec<ContributionChange>,
+        stats: &mut FoldStats,
+    ) -> Result<(), TransformError> {
+        let len = self.changes.changes.len();
+        let keys: Vec<Vec<u8>> = (0..len).map(|i| contribution_key(self.id, self.changes.key(i))).collect();
+        let old: Vec<Option<Vec<u8>>> =
+            keys.iter().map(|key| state.get(Space::Contributions, key)).collect::<Result<_, _>>()?;
+        let live: Vec<usize> = (0..len).filter(|&i| !self.changes.changes[i].removed).collect();
+        let mut lacking = HashMap::new();
+        let batch = self.input(&live, &old, &mut lacking)?;
+        let evaluated = evaluate(self.compiled, self.entity, self.logic, &batch)?;
+        let mut outcomes: Vec<Outcome> = live.iter().map(|_| Outcome::Excluded).collect();
+        for (row, &input) in evaluated.rows.iter().enumerate() {
+            outcomes[input as usize] = Outcome::Good(row);
+        }
+        for (input, fault) in evaluated.faults {
+            outcomes[input as usize] = Outcome::Faulty(fault);
+        }
+        for (input, fault) in lacking {
+            outcomes[input] = Outcome::Faulty(fault);
+        }
+        let (key_fields, other_fields) = evaluated.fields.split_at(self.entity.key_len());
+        let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
+        let mut carried = self.carried(&batch)?;
+        let mut fresh: Vec<Option<(Outcome, Vec<(String, Vec<u8>)>)>> = (0..len).map(|_| None).collect();
+        for (input, outcome) in outcomes.into_iter().enumerate() {
+            fresh[live[input]] = Some((outcome, carried.remove(&input).unwrap_or_default()));
+        }
+        for (i, (key, (old, fresh))) in keys.into_iter().zip(old.into_iter().zip(fresh)).enumerate() {
+            let mut new = Contribution::default();
+            let mut fault = None;
+            if let Some((outcome, carried)) = fresh {
+                new.carried = carried;
+                match outcome {
+                    Outcome::Excluded => {}
+                    Outcome::Good(row) => new.value = Some((entity_keys.row(row).to_vec(), rows.row(row).to_vec())),
+                    Outcome::Faulty(reason) => fault = Some(reason),
+                }
+            }
+            let lineage = Lineage { table: self.table, row: self.changes.changes[i].last };
+            let difference = Difference { key, old, new, fault, lineage };
+            difference.write(self.offset, writes, out, stats)?;
+        }
+        Ok(())
+    }
+
+    /// The columns that the mapping reads, one row per live change.
+    fn input(
+        &self,
+        live: &[usize],
+        old: &[Option<Vec<u8>>],
+        lacking: &mut HashMap<usize, RowFault>,
+    ) -> Result<RecordBatch, TransformError> {
+        let rows = &self.changes.batch.rows;
+        let whole = live.len() == rows.num_rows()
+            && live.iter().enumerate().all(|(row, &i)| self.changes.changes[i].last == row);
+        let partial = live.iter().any(|&i| self.changes.is_partial(i));
+        let mut columns = Vec::with_capacity(self.compiled.inputs.len());
+        for &index in &self.compiled.inputs {
+            columns.push(if whole && !partial {
+                rows.column(index).clone()
+            } else {
+                self.gather(index, live, old, lacking)?
+            });
+        }
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(live.len()));
+        let schema = std::sync::Arc::clone(&self.compiled.input_schema);
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    }
+
+    /// One column, each value from where it was last seen.
+    fn gather(
+        &self,
+        index: usize,
+        live: &[usize],
+        old: &[Option<Vec<u8>>],
+        lacking: &mut HashMap<usize, RowFault>,
+    ) -> Result<ArrayRef, TransformError> {
+        let here = self.changes.batch.rows.column(index).clone();
+        let column = self.source_column(index);
+        let nothing = new_null_array(here.data_type(), 1);
+        let mut arrays: Vec<ArrayRef> = vec![here];
+        let mut picks = Vec::with_capacity(live.len());
+        for (input, &change) in live.iter().enumerate() {
+            match self.changes.find(change, index) {
+                Found::Here(row) => picks.push((0, row)),
+                Found::Before(origin) => {
+                    let record = old[origin].as_deref().map(Contribution::decode).transpose()?;
+                    let value = record.and_then(|record| record.carried(&column));
+                    if value.is_none() {
+                        lacking.insert(input, lacking_fault(&column));
+                    }
+                    picks.push((arrays.len(), 0));
+                    arrays.push(value.unwrap_or_else(|| nothing.clone()));
+                }
+            }
+        }
+        let views: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
+        Ok(interleave(&views, &picks)?)
+    }
+
+    fn source_column(&self, index: usize) -> Column {
+        column_of_field(self.changes.batch.rows.schema().field(index))
+    }
+
+    /// Values that later changes may leave out, by input row.
+    fn carried(&self, batch: &RecordBatch) -> Result<HashMap<usize, Vec<(String, Vec<u8>)>>, TransformError> {
+        let mut carried: HashMap<usize, Vec<(String, Vec<u8>)>> = HashMap::new();
+        for &index in &self.compiled.carried {
+            let column = self.source_column(index);
+            let values = batch.column_by_name(&column.name).expect("carried columns are inputs");
+            let rows: Vec<usize> = (0..values.len()).filter(|&row| must_carry(&column, values, row)).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let encoded = rowcode::encode(std::slice::from_ref(values))?;
+            for row in rows {
+                carried.entry(row).or_default().push((column.name.clone(), encoded.row(row).to_vec()));
+            }
+        }
+        Ok(carried)
+    }
+}
+
+fn lacking_fault(column: &Column) -> RowFault {
+    RowFault {
+        rule: "DQ_ABSENT".to_owned(),
+        field: column.name.clone(),
+        reason: format!(
+            "the log did not send column {} and its value was never seen; take a snapshot or set REPLICA IDENTITY FULL",
+            column.name
+        ),
+    }
+}
+
+/// State key of what a driving row contributes under a mapping.
+pub(super) fn contribution_key(mapping: u32, driving_key: &[u8]) -> Vec<u8> {
+    [&mapping.to_be_bytes(), driving_key].concat()
+}
+
+/// The record of one driving row before and after.
+struct Difference {
+    key: Vec<u8>,
+    old: Option<Vec<u8>>,
+    new: Contribution,
+    fault: Option<RowFault>,
+    lineage: Lineage,
+}
+
+impl Difference {
+    fn write(
+        self,
+        offset: LogOffset,
+        writes: &mut Writes,
+        out: &mut Vec<ContributionChange>,
+        stats: &mut FoldStats,
+    ) -> Result<(), TransformError> {
+        let Self { key, old: old_bytes, mut new, fault, lineage } = self;
+        if fault.is_none() && old_bytes.as_deref() == Some(new.encode().as_slice()) {
+            stats.unchanged += 1;
+            return Ok(());
+        }
+        let old = old_bytes.as_deref().map(Contribution::decode).transpose()?.unwrap_or_default();
+        if let Some(fault) = &fault {
+            new.held = true;
+            new.value.clone_from(&old.value);
+            writes.push((Space::Held, held::fault_key(&key), Some(held::record(fault, offset))));
+            stats.faulty += 1;
+        } else if old.held {
+            writes.push((Space::Held, held::fault_key(&key), None));
+        }
+        if new != old {
+            let value = (!new.is_empty()).then(|| new.encode());
+            writes.push((Space::Contributions, key.clone(), value));
+        }
+        if new.value == old.value {
+            stats.unchanged += 1;
+        } else {
+            out.push(ContributionChange { key, old: old.value, new: new.value, lineage });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! What one driving row contributes to an entity, as bytes in state.
+//!
+//! Beside the contribution itself the record keeps the source values that a later change may leave out (PostgreSQL does
+//! not send unchanged TOAST values): only those long enough to be stored out of line, so mostly none.
+//!
+//! ```text
+//! flags   u8            1 contributes | 2 held
+//! key     varint length + rowcode of the entity's key fields       (when it contributes)
+//! row     varint length + rowcode of the entity's other fields     (when it contributes)
+//! carried { u8-length name | varint length + rowcode of the value } ...
+//! ```
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Decimal128Type};
+use syncline_schemas::rowcode;
+use syncline_schemas::table::Column;
+
+use crate::TransformError;
+
+const CONTRIBUTES: u8 = 1;
+const HELD: u8 = 2;
+
+/// PostgreSQL moves a value out of line only when it takes more than a TOAST pointer: MAXALIGN(18) = 24 bytes with its
+/// header (`toast_tuple_find_biggest_attribute`).
+const TEXT_ALWAYS_INLINE: usize = 20;
+/// A numeric below this takes at most 8 + 2 + 8 * 2 bytes: always inline.
+const DECIMAL_ALWAYS_INLINE: i128 = 10_i128.pow(32);
+/// Types whose stored form is never longer than the text that we hold.
+const STORED_AS_TEXT: [&str; 7] = ["text", "character varying", "varchar", "character", "bpchar", "name", "numeric"];
+
+/// The record of one driving row under one mapping.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Contribution {
+    /// The entity key and the other fields; none where the row is filtered out or was never good.
+    pub(crate) value: Option<(Vec<u8>, Vec<u8>)>,
+    /// The row as it stands in the source is held; `value` is its last good contribution.
+    pub(crate) held: bool,
+    /// Source values by column name.
+    pub(crate) carried: Vec<(String, Vec<u8>)>,
+}
+
+impl Contribution {
+    /// True where there is nothing worth keeping.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.value.is_none() && !self.held && self.carried.is_empty()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let body = self.value.as_ref().map_or(0, |(key, row)| key.len() + row.len() + 8);
+        let mut out = Vec::with_capacity(1 + body);
+        out.push(if self.value.is_some() { CONTRIBUTES } else { 0 } | if self.held { HELD } else { 0 });
+        if let Some((key, row)) = &self.value {
+            put_run(&mut out, key);
+            put_run(&mut out, row);
+        }
+        for (name, value) in &self.carried {
+            put_run(&mut out, name.as_bytes());
+            put_run(&mut out, value);
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, TransformError> {
+        let damaged = || TransformError::State("a contribution does not decode".to_owned());
+        let (&flags, mut rest) = bytes.split_first().ok_or_else(damaged)?;
+        let mut run = || -> Option<Vec<u8>> {
+            let (run, left) = take_run(rest)?;
+            rest = left;
+            Some(run.to_vec())
+        };
+        let value = if flags & CONTRIBUTES == 0 {
+            None
+        } else {
+            Some((run().ok_or_else(damaged)?, run().ok_or_else(damaged)?))
+        };
+        let mut carried = Vec::new();
+        while let Some(name) = run() {
+            let name = String::from_utf8(name).map_err(|_| damaged())?;
+            carried.push((name, run().ok_or_else(damaged)?));
+        }
+        Ok(Self { value, held: flags & HELD != 0, carried })
+    }
+
+    /// The carried value of a column as a one-row array; none where it was not kept or no longer has that type.
+    pub(crate) fn carried(&self, column: &Column) -> Option<ArrayRef> {
+        let (_, bytes) = self.carried.iter().find(|(name, _)| *name == column.name)?;
+        let mut columns = rowcode::decode(std::slice::from_ref(&column.data_type), [bytes.as_slice()]).ok()?;
+        columns.pop()
+    }
+}
+
+/// Appends bytes with a LEB128 length in front.
+pub(crate) fn put_run(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut len = bytes.len();
+    while len >= 0x80 {
+        out.push(u8::try_from(len & 0x7f).expect("seven bits") | 0x80);
+        len >>= 7;
+    }
+    out.push(u8::try_from(len).expect("seven bits"));
+    out.extend_from_slice(bytes);
+}
+
+/// Splits off what [`put_run`] appended; `None` at the end or on other bytes.
+pub(crate) fn take_run(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut len, mut shift, mut at) = (0_usize, 0_u32, 0_usize);
+    loop {
+        let byte = *bytes.get(at)?;
+        len |= usize::from(byte & 0x7f).checked_shl(shift)?;
+        at += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+        shift += 7;
+    }
+    let end = at.checked_add(len)?;
+    Some((bytes.get(at..end)?, &bytes[end..]))
+}
+
+/// True where a later change may come without this value, so that it must be kept.
+pub(crate) fn must_carry(column: &Column, values: &ArrayRef, row: usize) -> bool {
+    if values.is_null(row) {
+        return false;
+    }
+    let base = column.source_type.split('(').next().unwrap_or_default();
+    let stored_as_text = STORED_AS_TEXT.contains(&base);
+    match values.data_type() {
+        DataType::Utf8 => !stored_as_text || values.as_string::<i32>().value(row).len() > TEXT_ALWAYS_INLINE,
+        DataType::Binary => values.as_binary::<i32>().value(row).len() > TEXT_ALWAYS_INLINE,
+        DataType::Decimal128(_, _) => {
+            values.as_primitive::<Decimal128Type>().value(row).unsigned_abs() >= DECIMAL_ALWAYS_INLINE.unsigned_abs()
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_contribution_reads_back_as_written(
+            value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
+        ) {
+            let contribution = Contribution { value, held, carried };
+            prop_assert_eq!(Contribution::decode(&contribution.encode()).expect("own bytes"), contribution);
+        }
+
+        #[test]
+        fn damaged_bytes_are_an_error_and_never_a_panic(bytes: Vec<u8>) {
+            let _ = Contribution::decode(&bytes);
+        }
+    }
+}

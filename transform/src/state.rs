@@ -1,0 +1,92 @@
+//! The state store as the fold sees it, and what the fold wants written.
+//!
+//! One entry of the log becomes one or more [`Step`]s. Each is committed atomically by the caller: state, outbox and the
+//! cursor in it move together or not at all. That is the whole crash story of the transform: after any crash the fold
+//! goes on at the cursor and, being deterministic, writes the same bytes again.
+
+use syncline_schemas::ident::LogOffset;
+
+use crate::TransformError;
+
+/// Kinds of state, each a key space of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Mapping and driving key -> what that row contributes.
+    Contributions,
+    /// Entity and its key -> claimants or sums.
+    Entities,
+    /// Table schemas, mapping fingerprints, numbers given to names.
+    Catalog,
+    /// Mapping and driving key -> why the row is held.
+    Held,
+}
+
+/// A key with its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// Committed state.
+pub trait State {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`TransformError::State`] where the store cannot be read.
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError>;
+
+    /// The first `limit` pairs whose key starts with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// [`TransformError::State`] where the store cannot be read.
+    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError>;
+}
+
+/// How far the fold has got.
+///
+/// `folded` is done. Of the entry after it, `step` steps are committed that together emitted `rows` delta rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// The last entry folded whole.
+    pub folded: LogOffset,
+    /// Steps of the next entry that are committed.
+    pub step: u32,
+    /// Delta rows in those steps.
+    pub rows: u32,
+    /// Sinks may read the outbox up to here: no source transaction is cut in two.
+    pub visible: LogOffset,
+}
+
+impl Cursor {
+    /// The cursor's bytes: 8 + 4 + 4 + 8, big-endian.
+    #[must_use]
+    pub fn to_bytes(self) -> Vec<u8> {
+        let mut out = self.folded.0.to_be_bytes().to_vec();
+        out.extend_from_slice(&self.step.to_be_bytes());
+        out.extend_from_slice(&self.rows.to_be_bytes());
+        out.extend_from_slice(&self.visible.0.to_be_bytes());
+        out
+    }
+
+    /// Reads what [`Cursor::to_bytes`] gave; `None` for other bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let u64_at = |at: usize| bytes[at..at + 8].try_into().ok().map(u64::from_be_bytes);
+        let u32_at = |at: usize| bytes[at..at + 4].try_into().ok().map(u32::from_be_bytes);
+        Some(Self {
+            folded: LogOffset(u64_at(0)?),
+            step: u32_at(8)?,
+            rows: u32_at(12)?,
+            visible: LogOffset(u64_at(16)?),
+        })
+    }
+}
+
+/// What one atomic commit of the transform holds.
+#[derive(Debug)]
+pub struct Step {
+    /// State to set (`Some`) or remove (`None`).
+    pub writes: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
+    /// The outbox entry: its offset, its step, its bytes ([`syncline_schemas::delta::encode`]); none where nothing changed.
+    pub outbox: Option<(LogOffset, u32, Vec<u8>)>,
+    /// Where the fold stands with it.
+    pub cursor: Cursor,
+}
