@@ -80,13 +80,26 @@ impl Cursor {
     }
 }
 
+/// Deltas of one step.
+#[derive(Debug)]
+pub struct OutboxStep {
+    /// The log entry that caused them.
+    pub offset: LogOffset,
+    /// The step within that entry.
+    pub step: u32,
+    /// Delta rows in `bytes`.
+    pub rows: u32,
+    /// [`syncline_schemas::delta::encode`]d batches.
+    pub bytes: Vec<u8>,
+}
+
 /// What one atomic commit of the transform holds.
 #[derive(Debug)]
 pub struct Step {
     /// State to set (`Some`) or remove (`None`).
     pub writes: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
-    /// The outbox entry: its offset, its step, its bytes ([`syncline_schemas::delta::encode`]); none where nothing changed.
-    pub outbox: Option<(LogOffset, u32, Vec<u8>)>,
+    /// What sinks are to deliver; none where no canonical row changed.
+    pub outbox: Option<OutboxStep>,
     /// Where the fold stands with it.
     pub cursor: Cursor,
 }

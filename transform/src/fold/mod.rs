@@ -39,7 +39,7 @@ use self::emit::{Lineage, Origin, delta_batch};
 use self::roster::Roster;
 use crate::TransformError;
 use crate::mapping::Mapping;
-use crate::state::{Cursor, Space, State, Step};
+use crate::state::{Cursor, OutboxStep, Space, State, Step};
 
 /// Contributions taken back in one step of a truncate: about 4 MiB of state.
 const TRUNCATE_STEP: usize = 16 * 1024;
