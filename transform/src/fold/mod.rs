@@ -279,7 +279,12 @@ impl Fold {
         cursor: Cursor,
         commit: &mut Commit<'_>,
     ) -> Result<(), TransformError> {
-        let outbox = if deltas.is_empty() { None } else { Some((offset, self.cursor.step, delta::encode(&deltas)?)) };
+        let outbox = if deltas.is_empty() {
+            None
+        } else {
+            let bytes = delta::encode(&deltas)?;
+            Some(OutboxStep { offset, step: self.cursor.step, rows: row_count(&deltas), bytes })
+        };
         commit(Step { writes, outbox, cursor })?;
         self.cursor = cursor;
         Ok(())

@@ -1,0 +1,233 @@
+//! `syncline.toml`, read so that every fault in it is reported at once, each with its line and a remedy.
+//!
+//! serde stops at the first fault, so sections are read by hand through [`section::Section`], which also refuses every
+//! key that nobody asked for: a mistyped setting must never be a setting that silently has no effect.
+
+mod section;
+mod sinks;
+mod sources;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use syncline_capture::postgres::PostgresConfig;
+use syncline_transform::mapping::Mapping;
+
+use self::section::{Document, Section};
+pub(crate) use self::sinks::{SinkConfig, SinkKind};
+
+/// Where the control API listens unless told otherwise.
+const LISTEN: &str = "127.0.0.1:7070";
+/// Raw log entries are kept this long for replay, beyond what the transform still needs.
+const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// A checked configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// Names this pipeline at the targets; must not change once they have seen it.
+    pub(crate) name: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) log_retention: Duration,
+    pub(crate) sources: Vec<PostgresConfig>,
+    pub(crate) mappings: Vec<Mapping>,
+    pub(crate) sinks: Vec<SinkConfig>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug)]
+pub(crate) struct ConfigFaults {
+    pub(crate) file: PathBuf,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// Line in the configuration file, from 1; 0 where another file is meant.
+    pub(crate) line: usize,
+    /// What is wrong and what would be right.
+    pub(crate) text: String,
+}
+
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.faults.len();
+        write!(f, "{count} fault{} in the configuration:", if count == 1 { "" } else { "s" })?;
+        for fault in &self.faults {
+            match fault.line {
+                0 => write!(f, "\n  {}", fault.text)?,
+                line => write!(f, "\n  {}:{line}: {}", self.file.display(), fault.text)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigFaults {}
+
+/// Faults as they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub(crate) fn add(&mut self, line: usize, text: impl Into<String>) {
+        self.0.push(Fault { line, text: text.into() });
+    }
+}
+
+impl Config {
+    /// Reads a file and the mapping files that it names.
+    pub(crate) fn read(file: &Path) -> Result<Self, ConfigFaults> {
+        let mut faults = Faults::default();
+        let config = match std::fs::read_to_string(file) {
+            Ok(text) => Self::parse(&text, folder_of(file), &mut faults),
+            Err(error) => {
+                let remedy = "name the file with --config, or write one as README shows";
+                faults.add(0, format!("{}: {error}; {remedy}", file.display()));
+                None
+            }
+        };
+        match config {
+            Some(config) if faults.0.is_empty() => Ok(config),
+            _ => {
+                faults.0.sort_by_key(|fault| fault.line);
+                Err(ConfigFaults { file: file.to_owned(), faults: faults.0 })
+            }
+        }
+    }
+
+    fn parse(text: &str, folder: &Path, faults: &mut Faults) -> Option<Self> {
+        let document = Document::parse(text, faults)?;
+        let mut root = document.root();
+        let daemon = root.section("daemon", faults).map(|section| Daemon::read(section, folder, faults));
+        let daemon = daemon.unwrap_or_else(|| Daemon::defaults(folder));
+        let sources: Vec<_> = root
+            .sections("sources", faults)
+            .into_iter()
+            .map(|(name, section)| sources::read(&name, section, folder, faults))
+            .collect();
+        if sources.is_empty() {
+            faults.add(1, "no [sources.<name>] section: there is nothing to read");
+        }
+        let mappings = root
+            .section("mappings", faults)
+            .map(|section| read_mappings(section, folder, &document, faults))
+            .unwrap_or_default();
+        let sinks: Vec<_> = root
+            .sections("sinks", faults)
+            .into_iter()
+            .map(|(name, section)| sinks::read(&name, section, folder, &daemon.data_dir, &daemon.name, faults))
+            .collect();
+        if sinks.is_empty() {
+            faults.add(1, "no [sinks.<name>] section: there is nowhere to deliver to; type = \"discard\" delivers nowhere");
+        }
+        root.finish(faults);
+        for mapping in &mappings {
+            if !sources.iter().flatten().any(|source: &PostgresConfig| source.source == mapping.source) {
+                faults.add(0, format!("{}: there is no [sources.{}] section", mapping.file, mapping.source));
+            }
+        }
+        Some(Self {
+            name: daemon.name,
+            data_dir: daemon.data_dir,
+            listen: daemon.listen,
+            log_retention: daemon.log_retention,
+            sources: sources.into_iter().collect::<Option<_>>()?,
+            mappings,
+            sinks: sinks.into_iter().collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// The folder that relative paths in a file are relative to.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+struct Daemon {
+    name: String,
+    data_dir: PathBuf,
+    listen: SocketAddr,
+    log_retention: Duration,
+}
+
+impl Daemon {
+    fn defaults(folder: &Path) -> Self {
+        Self {
+            name: "syncline".to_owned(),
+            data_dir: folder.join("data"),
+            listen: LISTEN.parse().expect("a constant address"),
+            log_retention: LOG_RETENTION,
+        }
+    }
+
+    fn read(mut section: Section<'_>, folder: &Path, faults: &mut Faults) -> Self {
+        let defaults = Self::defaults(folder);
+        let listen = section.text("listen", faults).and_then(|listen| match listen.value.parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                listen.fault(faults, "is no address; write host:port as numbers, as in \"127.0.0.1:7070\"");
+                None
+            }
+        });
+        let daemon = Self {
+            name: section.text("name", faults).map_or(defaults.name, |name| name.value),
+            data_dir: section.text("data_dir", faults).map_or(defaults.data_dir, |dir| folder.join(dir.value)),
+            listen: listen.unwrap_or(defaults.listen),
+            log_retention: section.duration("log_retention", faults).unwrap_or(defaults.log_retention),
+        };
+        section.finish(faults);
+        daemon
+    }
+}
+
+/// Reads `<dir>/<source>/*.sql`.
+fn read_mappings(mut section: Section<'_>, folder: &Path, document: &Document, faults: &mut Faults) -> Vec<Mapping> {
+    let Some(dir) = section.required_text("dir", faults) else { return Vec::new() };
+    section.finish(faults);
+    let root = folder.join(&dir.value);
+    let mut mappings = Vec::new();
+    for (path, file) in match sql_files(&root) {
+        Ok(files) => files,
+        Err(error) => {
+            faults.add(document.line(dir.at), format!("mappings.dir: {}: {error}", root.display()));
+            return mappings;
+        }
+    } {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => match Mapping::parse(&path, &file.display().to_string(), &text) {
+                Ok(mapping) => mappings.push(mapping),
+                Err(fault) => faults.add(0, fault.to_string()),
+            },
+            Err(error) => faults.add(0, format!("{}: {error}", file.display())),
+        }
+    }
+    if mappings.is_empty() {
+        let reason = format!("mappings.dir: {} holds no usable <source>/<entity>.sql", root.display());
+        faults.add(document.line(dir.at), reason);
+    }
+    mappings
+}
+
+/// Mapping files by their name relative to the mapping folder, sorted.
+fn sql_files(root: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for source in std::fs::read_dir(root)? {
+        let source = source?;
+        if !source.file_type()?.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(source.path())? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "sql") {
+                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                files.push((format!("{}/{name}", source.file_name().to_string_lossy()), file));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,70 @@
+//! `[sources.<name>]`.
+
+use std::path::Path;
+
+use syncline_capture::postgres::{
+    DrainTo, PostgresConfig, Secret, SnapshotMode, SpecialValues, TablePatterns, Tls, parse_url,
+};
+use syncline_schemas::ident::SourceId;
+
+use super::Faults;
+use super::section::Section;
+
+/// Tables copied at the same time unless told otherwise: enough to keep a small server's cores busy, not more.
+const COPY_WORKERS: usize = 4;
+
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    folder: &Path,
+    faults: &mut Faults,
+) -> Option<PostgresConfig> {
+    // Everything is asked for before anything is given up, so that one run shows every fault.
+    let kind = section.required_text("type", faults);
+    let url = section.required_text("url", faults);
+    let password = section.secret("password", folder, faults);
+    let tables = section.texts("tables", faults);
+    let slot = section.text("slot", faults).map_or_else(|| format!("syncline_{name}"), |slot| slot.value);
+    let publication =
+        section.text("publication", faults).map_or_else(|| format!("syncline_{name}"), |found| found.value);
+    let modes = [("initial", SnapshotMode::Initial), ("never", SnapshotMode::Never)];
+    let snapshot = section.choice("snapshot", &modes, faults).unwrap_or_default();
+    let policies = [("stop", SpecialValues::Stop), ("null", SpecialValues::Null)];
+    let special_values = section.choice("special_values", &policies, faults).unwrap_or_default();
+    let copy_workers = section.count("copy_workers", faults).unwrap_or(COPY_WORKERS);
+    section.finish(faults);
+    let kind = kind?;
+    if kind.value != "postgres" {
+        kind.fault(faults, format!("is \"{}\"; this version reads \"postgres\"", kind.value));
+        return None;
+    }
+    let url = url?;
+    let server = parse_url(&url.value).map_err(|error| url.fault(faults, format!(": {error}"))).ok();
+    let patterns = match &tables {
+        Some(tables) => TablePatterns::parse(&tables.value)
+            .map_err(|error| tables.fault(faults, format!(": {error}")))
+            .ok(),
+        None => TablePatterns::parse(&["public.*"]).ok(),
+    };
+    let (server, tables) = (server?, patterns?);
+    let tls = match server.tls {
+        Tls::VerifyFull { ca_file } => Tls::VerifyFull { ca_file: ca_file.map(|file| folder.join(file)) },
+        Tls::Disable => Tls::Disable,
+    };
+    Some(PostgresConfig {
+        source: SourceId::new(name),
+        host: server.host,
+        port: server.port,
+        database: server.database,
+        user: server.user,
+        password: password.map(Secret::new).or(server.password),
+        tls,
+        tables,
+        slot,
+        publication,
+        snapshot,
+        copy_workers,
+        drain_to: None::<DrainTo>,
+        special_values,
+    })
+}

@@ -1,0 +1,113 @@
+//! A source: its reader on a thread of its own, its entries into the log, its failures into a retry or a park.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use syncline_capture::postgres::{self, PostgresConfig};
+use syncline_capture::{CaptureError, Class, LogSink, Resume, StopSignal};
+use syncline_journal::{JournalError, Log};
+use syncline_schemas::frame::LogEntry;
+use syncline_schemas::ident::{LogOffset, Position, SourceId};
+use tracing::{error, info, warn};
+
+use super::backoff::Backoff;
+use super::status::{SourceStatus, Status};
+
+/// How often a paused reader looks whether it should stop instead.
+const STOP_POLL: Duration = Duration::from_millis(50);
+
+/// The journal's log as the reader of one source sees it.
+struct JournalLog {
+    log: Log,
+    /// Where the last appended frame took the source, durable or not.
+    stands: Mutex<(Position, bool)>,
+}
+
+impl JournalLog {
+    fn new(log: Log, source: &SourceId) -> Self {
+        let stands = log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
+        Self { log, stands: Mutex::new(stands) }
+    }
+}
+
+fn refused(error: &JournalError) -> CaptureError {
+    CaptureError::Log { reason: error.to_string() }
+}
+
+impl LogSink for JournalLog {
+    fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
+        let payload = entry.encode().map_err(|error| CaptureError::Log { reason: error.to_string() })?;
+        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        // A shape does not move the source: it repeats where the source stands.
+        if let LogEntry::Frame(frame) = &entry {
+            *stands = (frame.position.clone(), frame.txn_end);
+        }
+        self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))
+    }
+
+    fn durable(&self) -> Result<LogOffset, CaptureError> {
+        self.log.wait_durable(LogOffset::START, Duration::ZERO).map_err(|error| refused(&error))
+    }
+
+    fn wait_durable(&self, offset: LogOffset, timeout: Duration) -> Result<LogOffset, CaptureError> {
+        self.log.wait_durable(offset, timeout).map_err(|error| refused(&error))
+    }
+}
+
+/// Starts the thread of a source; `index` is its place in the status.
+pub(super) fn start(
+    config: PostgresConfig,
+    log: Log,
+    status: Arc<Status>,
+    index: usize,
+    stop: StopSignal,
+) -> std::io::Result<JoinHandle<()>> {
+    let name = format!("capture-{}", config.source);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let source = &status.sources[index];
+        supervise(&config, &log, source, &status, &stop);
+        source.finished.store(true, Ordering::Release);
+        status.pulse();
+    })
+}
+
+fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
+    let mut backoff = Backoff::new();
+    while !stop.is_stopped() {
+        let log = JournalLog::new(log.clone(), &config.source);
+        match postgres::run(config, resume(&log.log, &config.source), &log, &source.progress, stop) {
+            Ok(outcome) => {
+                info!(source = %config.source, ?outcome, "source ended");
+                return;
+            }
+            Err(error) if error.class() == Class::Transient => {
+                let pause = backoff.pause();
+                source.retries.fetch_add(1, Ordering::Relaxed);
+                let pause_ms = pause.as_millis();
+                warn!(source = %config.source, %error, pause_ms, "source interrupted, trying again");
+                status.pulse();
+                wait(pause, stop);
+            }
+            Err(error) => {
+                error!(source = %config.source, %error, "source parked");
+                source.parked.park(error.to_string());
+                return;
+            }
+        }
+    }
+}
+
+/// Where the journal says the source stands; shapes alone are no progress.
+fn resume(log: &Log, source: &SourceId) -> Option<Resume> {
+    let last = log.resume(source)?;
+    (!last.position.is_start()).then_some(Resume { position: last.position, txn_end: last.txn_end })
+}
+
+fn wait(pause: Duration, stop: &StopSignal) {
+    let until = Instant::now() + pause;
+    while !stop.is_stopped() && Instant::now() < until {
+        std::thread::sleep(STOP_POLL.min(pause));
+    }
+}

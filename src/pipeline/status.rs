@@ -1,0 +1,186 @@
+//! What the daemon is doing, for `/status`, `/metrics` and for whoever waits on it.
+//!
+//! Parts write their own facts, anyone reads them at any moment. Every change that somebody could wait for is followed
+//! by a pulse; waiting is re-reading the facts at each pulse.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use syncline_capture::Progress;
+use syncline_schemas::ident::LogOffset;
+use syncline_transform::fold::FoldStats;
+use tokio::sync::watch;
+
+/// Upper bounds of the lag histogram's buckets, milliseconds.
+pub(crate) const LAG_BUCKETS_MS: [u64; 12] = [5, 10, 15, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000, 300_000];
+
+/// Why a part has stopped for good, if it has.
+#[derive(Debug, Default)]
+pub(crate) struct Parked(Mutex<Option<String>>);
+
+impl Parked {
+    pub(crate) fn park(&self, reason: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// One source.
+#[derive(Debug)]
+pub(crate) struct SourceStatus {
+    pub(crate) name: String,
+    pub(crate) progress: Progress,
+    pub(crate) retries: AtomicU64,
+    pub(crate) parked: Parked,
+    /// Its reader has returned and will not be started again.
+    pub(crate) finished: AtomicBool,
+}
+
+/// The transform.
+#[derive(Debug, Default)]
+pub(crate) struct TransformStatus {
+    pub(crate) folded: AtomicU64,
+    pub(crate) visible: AtomicU64,
+    pub(crate) deltas: AtomicU64,
+    pub(crate) unchanged: AtomicU64,
+    pub(crate) faulty: AtomicU64,
+    pub(crate) warnings: AtomicU64,
+    pub(crate) parked: Parked,
+}
+
+impl TransformStatus {
+    pub(crate) fn add(&self, stats: FoldStats) {
+        self.deltas.fetch_add(stats.deltas, Ordering::Relaxed);
+        self.unchanged.fetch_add(stats.unchanged, Ordering::Relaxed);
+        self.faulty.fetch_add(stats.faulty, Ordering::Relaxed);
+        self.warnings.fetch_add(stats.warnings, Ordering::Relaxed);
+    }
+}
+
+/// One sink.
+#[derive(Debug)]
+pub(crate) struct SinkStatus {
+    pub(crate) name: String,
+    pub(crate) cursor: AtomicU64,
+    pub(crate) rows: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    /// Commit at the source to confirmed here, of the oldest row of the last write.
+    pub(crate) last_lag_ms: AtomicU64,
+    /// When the oldest row that is not confirmed became visible; none while nothing waits.
+    behind_since: Mutex<Option<Instant>>,
+    pub(crate) lag: Histogram,
+    pub(crate) parked: Parked,
+}
+
+impl SinkStatus {
+    pub(crate) fn set_behind(&self, behind: bool) {
+        let mut since = self.behind_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if behind { since.or_else(|| Some(Instant::now())) } else { None };
+    }
+
+    /// Starts the clock of what waits anew, after a write confirmed all that waited before it.
+    pub(crate) fn reset_behind(&self, behind: bool) {
+        *self.behind_since.lock().unwrap_or_else(PoisonError::into_inner) = behind.then(Instant::now);
+    }
+
+    /// Age of the oldest unconfirmed row, 0 where everything is confirmed.
+    pub(crate) fn waiting(&self) -> Duration {
+        let since = self.behind_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+/// Counts by upper bound, as Prometheus wants them.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    pub(crate) buckets: [AtomicU64; LAG_BUCKETS_MS.len()],
+    pub(crate) count: AtomicU64,
+    pub(crate) sum_ms: AtomicU64,
+}
+
+impl Histogram {
+    pub(crate) fn observe(&self, ms: u64, times: u64) {
+        for (bucket, bound) in self.buckets.iter().zip(LAG_BUCKETS_MS) {
+            if ms <= bound {
+                bucket.fetch_add(times, Ordering::Relaxed);
+            }
+        }
+        self.count.fetch_add(times, Ordering::Relaxed);
+        self.sum_ms.fetch_add(ms.saturating_mul(times), Ordering::Relaxed);
+    }
+}
+
+/// The whole daemon.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) started: Instant,
+    pub(crate) sources: Vec<SourceStatus>,
+    pub(crate) transform: TransformStatus,
+    pub(crate) sinks: Vec<SinkStatus>,
+    pulse: watch::Sender<()>,
+}
+
+impl Status {
+    pub(crate) fn new(started: Instant, sources: &[String], sinks: &[String]) -> Self {
+        let source = |name: &String| SourceStatus {
+            name: name.clone(),
+            progress: Progress::default(),
+            retries: AtomicU64::new(0),
+            parked: Parked::default(),
+            finished: AtomicBool::new(false),
+        };
+        let sink = |name: &String| SinkStatus {
+            name: name.clone(),
+            cursor: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            last_lag_ms: AtomicU64::new(0),
+            behind_since: Mutex::default(),
+            lag: Histogram::default(),
+            parked: Parked::default(),
+        };
+        Self {
+            started,
+            sources: sources.iter().map(source).collect(),
+            transform: TransformStatus::default(),
+            sinks: sinks.iter().map(sink).collect(),
+            pulse: watch::Sender::new(()),
+        }
+    }
+
+    /// Tells whoever waits that a fact has changed.
+    pub(crate) fn pulse(&self) {
+        self.pulse.send_replace(());
+    }
+
+    /// Waits until a condition on the facts holds.
+    pub(crate) async fn wait_for(&self, holds: impl Fn(&Self) -> bool + Send) {
+        let mut pulses = self.pulse.subscribe();
+        while !holds(self) {
+            // The sender lives in self, so it cannot be gone.
+            let _ = pulses.changed().await;
+        }
+    }
+
+    pub(crate) fn visible(&self) -> LogOffset {
+        LogOffset(self.transform.visible.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn folded(&self) -> LogOffset {
+        LogOffset(self.transform.folded.load(Ordering::Acquire))
+    }
+}
