@@ -1,0 +1,217 @@
+//! What can go wrong while a source is read, and whether trying again can help.
+//!
+//! Facts about configuration, rights or data are *definite*: a retry meets them again, so the source is parked with
+//! the remedy. Weather (connections, restarts, a slot still held by a dying process) is *transient*. No message holds
+//! a row's value or a secret.
+
+use std::io;
+
+use syncline_schemas::ident::{SourceId, TableId};
+use thiserror::Error;
+
+/// Whether a retry can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The outside world; the supervisor tries again from the journal's position.
+    Transient,
+    /// A fact about configuration, rights or data; somebody has to act.
+    Definite,
+}
+
+/// A fault of a source; every message names the source, the object and what to do.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// A setting cannot be read or contradicts another.
+    #[error("source {source_id}: {place}: {reason}")]
+    Config {
+        /// The source.
+        source_id: SourceId,
+        /// The part of the setting, as in `url port`.
+        place: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// No connection could be made.
+    #[error("source {source_id}: cannot reach {address}: {error}; check that the server runs and accepts connections")]
+    Unreachable {
+        /// The source.
+        source_id: SourceId,
+        /// Host and port, or socket path.
+        address: String,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The connection broke.
+    #[error("source {source_id}: connection lost while {during}: {error}")]
+    Lost {
+        /// The source.
+        source_id: SourceId,
+        /// What was going on.
+        during: &'static str,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// TLS could not be agreed on, or the server's certificate does not prove who it is.
+    #[error("source {source_id}: tls with {address}: {reason}")]
+    Tls {
+        /// The source.
+        source_id: SourceId,
+        /// Host and port.
+        address: String,
+        /// What failed and the remedy.
+        reason: String,
+    },
+    /// The server asks for an authentication that cannot or must not be given.
+    #[error("source {source_id}: authentication as {user}: {reason}")]
+    Authentication {
+        /// The source.
+        source_id: SourceId,
+        /// The configured user.
+        user: String,
+        /// What failed and the remedy.
+        reason: String,
+    },
+    /// The server refused a statement or ended the session.
+    #[error("source {source_id}: while {during} the server said {sqlstate}: {message}{}", remedy.map(|text| format!("; {text}")).unwrap_or_default())]
+    Server {
+        /// The source.
+        source_id: SourceId,
+        /// What was asked of it.
+        during: String,
+        /// The SQLSTATE code.
+        sqlstate: String,
+        /// Its primary message.
+        message: String,
+        /// What usually helps.
+        remedy: Option<&'static str>,
+    },
+    /// A condition for reading this source does not hold.
+    #[error("source {source_id}: {object}: {reason}; {remedy}")]
+    Unfit {
+        /// The source.
+        source_id: SourceId,
+        /// The object: a table, a slot, a server setting.
+        object: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do, often as SQL.
+        remedy: String,
+    },
+    /// The journal's position does not fit the server.
+    #[error("source {source_id}: the journal's position does not fit the server: {reason}; {remedy}")]
+    Position {
+        /// The source.
+        source_id: SourceId,
+        /// Both sides of the contradiction.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The server sent bytes that this reader does not understand; it stops rather than skip them.
+    #[error("source {source_id}: at {at}: {reason}; stopped rather than skip it, a newer Syncline may know it")]
+    Protocol {
+        /// The source.
+        source_id: SourceId,
+        /// Where in the log or which exchange.
+        at: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// A value that its column's type cannot hold.
+    #[error(
+        "source {source_id}: at {at}: table {table} column {column}: {problem}; set special_values = \"null\" to take such values as NULL, or exclude the table"
+    )]
+    Value {
+        /// The source.
+        source_id: SourceId,
+        /// Where in the log.
+        at: String,
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: String,
+        /// What kind of value it is, never the value.
+        problem: &'static str,
+    },
+    /// The log behind the reader failed or stopped.
+    #[error("log: {reason}")]
+    Log {
+        /// What the log said.
+        reason: String,
+    },
+    /// Arrow refused a batch, which our own checks should have prevented.
+    #[error("source {source_id}: table {table}: {error}")]
+    Batch {
+        /// The source.
+        source_id: SourceId,
+        /// The table.
+        table: TableId,
+        /// What Arrow said.
+        #[source]
+        error: arrow::error::ArrowError,
+    },
+}
+
+impl CaptureError {
+    /// Whether trying again from the journal's position can help.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unreachable { .. } | Self::Lost { .. } => Class::Transient,
+            Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
+            _ => Class::Definite,
+        }
+    }
+}
+
+/// The one table that decides which of the server's answers are weather.
+fn class_of_sqlstate(sqlstate: &str) -> Class {
+    match sqlstate {
+        // 58P01, 58P02: files of the log are gone. 57P04: the database was dropped.
+        "58P01" | "58P02" | "57P04" => Class::Definite,
+        // 55006, 55P03: in use by another session. 40xxx: a conflict. XX000: internal, often a crash next door.
+        "55006" | "55P03" | "40001" | "40P01" | "XX000" => Class::Transient,
+        _ => match sqlstate.get(..2) {
+            // Connection exceptions, too few resources, operator intervention (shutdown, start-up), system errors.
+            Some("08" | "53" | "57" | "58") => Class::Transient,
+            _ => Class::Definite,
+        },
+    }
+}
+
+/// What usually helps against an answer of the server.
+pub(crate) fn remedy_of_sqlstate(sqlstate: &str) -> Option<&'static str> {
+    Some(match sqlstate {
+        "28P01" => "check the user name and the password setting",
+        "28000" => {
+            "allow the user in pg_hba.conf; replication connections need the database's own entry, not `replication`"
+        }
+        "3D000" => "check the database name in the url",
+        "42501" => "run the script of `syncline check --sql` as a superuser",
+        "42704" => "check the slot and publication names",
+        "53300" => "raise max_connections or max_wal_senders",
+        "53400" => "raise max_replication_slots or max_wal_senders, or drop slots that nobody reads",
+        "55006" => "another reader holds the slot: give each daemon its own slot",
+        "58P01" => {
+            "the server removed log that was still needed: drop the slot and copy the tables again into an empty data_dir"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restarting_server_is_tried_again_and_a_wrong_password_is_not() {
+        assert_eq!(class_of_sqlstate("57P01"), Class::Transient);
+        assert_eq!(class_of_sqlstate("57P03"), Class::Transient);
+        assert_eq!(class_of_sqlstate("55006"), Class::Transient);
+        assert_eq!(class_of_sqlstate("28P01"), Class::Definite);
+        assert_eq!(class_of_sqlstate("55000"), Class::Definite);
+        assert_eq!(class_of_sqlstate(""), Class::Definite);
+    }
+}

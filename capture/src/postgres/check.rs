@@ -1,0 +1,99 @@
+//! Checking a source from outside a session: reachability, settings, rights, tables; and what the DBA has to run.
+
+use syncline_schemas::table::TableSchema;
+
+use super::catalog::Catalog;
+use super::config::PostgresConfig;
+use super::preflight::{self, Finding, Intent, Remedy, Severity};
+use super::wire::{Connection, Purpose, quote_identifier, quote_literal};
+use crate::{CaptureError, StopSignal};
+
+/// Looks at everything that reading the source depends on, changing nothing. Blocks for some round trips.
+///
+/// A server that cannot be reached is a finding, too. Without an error among the findings a reader can start.
+#[must_use]
+pub fn check(config: &PostgresConfig) -> Vec<Finding> {
+    let unreachable = |error: CaptureError| Finding {
+        severity: Severity::Error,
+        object: format!("server {}", config.address()),
+        message: error.to_string(),
+        remedy: Remedy::None,
+    };
+    let stop = StopSignal::default();
+    let inspected = Connection::open(config, Purpose::Query, &stop)
+        .and_then(|mut connection| preflight::inspect(&mut connection, config, Intent::Begin));
+    let mut findings = match inspected {
+        Ok(inspection) => inspection.findings,
+        Err(error) => return vec![unreachable(error)],
+    };
+    // Without the right the server refuses a replication connection for a reason that is known already.
+    if !findings.iter().any(|finding| finding.severity == Severity::Error) {
+        findings.extend(Connection::open(config, Purpose::Replication, &stop).err().map(unreachable));
+    }
+    findings
+}
+
+/// The shapes of the selected tables, as the stream will describe them.
+///
+/// # Errors
+/// [`CaptureError`] where the server cannot be reached or a table has no usable key.
+pub fn table_schemas(config: &PostgresConfig) -> Result<Vec<TableSchema>, CaptureError> {
+    let mut connection = Connection::open(config, Purpose::Query, &StopSignal::default())?;
+    let inspection = preflight::inspect(&mut connection, config, Intent::Begin)?;
+    relations(&inspection.catalog, inspection.publication.as_ref())
+        .map(|relation| Ok(inspection.catalog.shape(&config.source, &relation)?.schema))
+        .collect()
+}
+
+/// The selected tables as the stream will describe them.
+pub(crate) fn relations<'a>(
+    catalog: &'a Catalog,
+    publication: Option<&'a super::catalog::Publication>,
+) -> impl Iterator<Item = super::decode::Relation> + 'a {
+    catalog.tables.iter().map(move |table| {
+        let published = publication.and_then(|publication| publication.tables.get(&table.id));
+        table.as_relation(|column| published.map_or(!column.is_generated, |published| published.holds(column)))
+    })
+}
+
+/// Statements for the DBA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// What makes the source readable, with the least rights that do.
+    pub apply: String,
+    /// What takes it back, and removes the slot, which would otherwise keep the server's log for ever.
+    pub undo: String,
+}
+
+/// The DBA's script for what a check found. Statements that a person has to complete are comments.
+#[must_use]
+pub fn dba_script(config: &PostgresConfig, findings: &[Finding]) -> Script {
+    let mut apply =
+        format!("-- Syncline, source {}: run as a superuser in the database {}\n", config.source, config.database);
+    let mut undo = format!("-- Syncline, source {}: takes the setup back; stop the daemon first\n", config.source);
+    for finding in findings.iter().filter(|finding| finding.severity > Severity::Info) {
+        apply.push_str(&format!("-- {}: {}\n", finding.object, comment(&finding.message)));
+        match &finding.remedy {
+            Remedy::None => {}
+            Remedy::Advice(text) => apply.push_str(&format!("-- {}\n", comment(text))),
+            Remedy::Sql { apply: sql, undo: back, then } => {
+                apply.push_str(&format!("{sql}{}{then}\n", if then.is_empty() { "" } else { " -- " }));
+                undo.push_str(&format!("{back}\n"));
+            }
+        }
+    }
+    undo.push_str(&format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {};\n",
+        quote_literal(&config.slot)
+    ));
+    let publication = format!("DROP PUBLICATION IF EXISTS {};\n", quote_identifier(&config.publication));
+    if !undo.contains(&publication) {
+        undo.push_str(&publication);
+    }
+    Script { apply, undo }
+}
+
+/// A text that stays within its comment.
+fn comment(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}

@@ -1,0 +1,133 @@
+//! What the operator says about a PostgreSQL source.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use syncline_schemas::ident::SourceId;
+
+use super::lsn::Lsn;
+use super::pattern::TablePatterns;
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// A name or address, over TCP.
+    Tcp(String),
+    /// The directory of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// A password; has no way to be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret text.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How the connection is protected. There is no mode that looks protected and is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// In clear text: for Unix sockets, loopback and networks that are trusted.
+    Disable,
+    /// Encrypted, and the server's certificate must be valid for the host name.
+    VerifyFull {
+        /// PEM file with the authorities to trust; the public ones (Mozilla's list) without it.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// Whether the tables are copied before the log is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SnapshotMode {
+    /// Copy every table once, then follow the log from exactly there.
+    #[default]
+    Initial,
+    /// Follow the log from the slot's position.
+    Never,
+}
+
+/// What to do with values that Arrow's exact types cannot hold: `NaN` in a decimal, infinite, BC or far dates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SpecialValues {
+    /// Stop the source and name table and column.
+    #[default]
+    Stop,
+    /// Take them as NULL.
+    Null,
+}
+
+/// Where a drain ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainTo {
+    /// The server's log end when the session starts.
+    CurrentEnd,
+    /// A given position.
+    Lsn(Lsn),
+}
+
+/// A PostgreSQL source.
+#[derive(Debug, Clone)]
+pub struct PostgresConfig {
+    /// The configured name.
+    pub source: SourceId,
+    /// Where the server listens.
+    pub host: Host,
+    /// TCP port, or the number in the Unix socket's name.
+    pub port: u16,
+    /// The database; a slot belongs to one.
+    pub database: String,
+    /// The role that connects.
+    pub user: String,
+    /// Its password, where the server asks for one.
+    pub password: Option<Secret>,
+    /// How the connection is protected.
+    pub tls: Tls,
+    /// Which tables are read.
+    pub tables: TablePatterns,
+    /// Name of the replication slot; an existing one is used as found.
+    pub slot: String,
+    /// Name of the publication; an existing one is used as found.
+    pub publication: String,
+    /// Whether the tables are copied first.
+    pub snapshot: SnapshotMode,
+    /// Tables copied at the same time, each over a connection of its own; at least 1.
+    pub copy_workers: usize,
+    /// Where to end by itself, if at all.
+    pub drain_to: Option<DrainTo>,
+    /// What to do with values that exact types cannot hold.
+    pub special_values: SpecialValues,
+}
+
+impl PostgresConfig {
+    /// The address for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match &self.host {
+            Host::Tcp(host) => format!("{host}:{}", self.port),
+            Host::Unix(_) => self.socket_path().display().to_string(),
+        }
+    }
+
+    /// The path of the Unix socket as the server names it.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        match &self.host {
+            Host::Tcp(_) => PathBuf::new(),
+            Host::Unix(directory) => directory.join(format!(".s.PGSQL.{}", self.port)),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! One column's Arrow builder, fed with the server's text.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
+    Int16Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+};
+
+use super::kind::{ArrayElement, Kind};
+use super::value::ValueFault;
+use super::{array, value};
+
+pub(super) enum Column {
+    Bool(BooleanBuilder),
+    Int2(Int16Builder),
+    Int4(Int32Builder),
+    Int8(Int64Builder),
+    Float4(Float32Builder),
+    Float8(Float64Builder),
+    Decimal { builder: Decimal128Builder, precision: u8, scale: i8 },
+    Text(StringBuilder),
+    Array { builder: StringBuilder, json: String, element: ArrayElement, delimiter: u8 },
+    Bytea { builder: BinaryBuilder, bytes: Vec<u8> },
+    Date(Date32Builder),
+    Time(Time64MicrosecondBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+    TimestampTz(TimestampMicrosecondBuilder),
+}
+
+/// Calls one method on whichever builder it is.
+macro_rules! each {
+    ($column:expr, $inner:ident => $call:expr) => {
+        match $column {
+            Column::Bool($inner) => $call,
+            Column::Int2($inner) => $call,
+            Column::Int4($inner) => $call,
+            Column::Int8($inner) => $call,
+            Column::Float4($inner) => $call,
+            Column::Float8($inner) => $call,
+            Column::Decimal { builder: $inner, .. } => $call,
+            Column::Text($inner) => $call,
+            Column::Array { builder: $inner, .. } => $call,
+            Column::Bytea { builder: $inner, .. } => $call,
+            Column::Date($inner) => $call,
+            Column::Time($inner) => $call,
+            Column::Timestamp($inner) | Column::TimestampTz($inner) => $call,
+        }
+    };
+}
+
+impl Column {
+    /// An empty builder with room for `rows`.
+    pub(super) fn new(kind: Kind, rows: usize) -> Self {
+        /// Text is short more often than not; the builder doubles where it is not.
+        const TEXT_BYTES: usize = 12;
+        let text = || StringBuilder::with_capacity(rows, rows * TEXT_BYTES);
+        match kind {
+            Kind::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
+            Kind::Int2 => Self::Int2(Int16Builder::with_capacity(rows)),
+            Kind::Int4 => Self::Int4(Int32Builder::with_capacity(rows)),
+            Kind::Int8 => Self::Int8(Int64Builder::with_capacity(rows)),
+            Kind::Float4 => Self::Float4(Float32Builder::with_capacity(rows)),
+            Kind::Float8 => Self::Float8(Float64Builder::with_capacity(rows)),
+            Kind::Decimal { precision, scale } => Self::Decimal {
+                builder: Decimal128Builder::with_capacity(rows).with_data_type(kind.data_type()),
+                precision,
+                scale,
+            },
+            Kind::Text => Self::Text(text()),
+            Kind::Array { element, delimiter } => {
+                Self::Array { builder: text(), json: String::new(), element, delimiter }
+            }
+            Kind::Bytea => {
+                Self::Bytea { builder: BinaryBuilder::with_capacity(rows, rows * TEXT_BYTES), bytes: Vec::new() }
+            }
+            Kind::Date => Self::Date(Date32Builder::with_capacity(rows)),
+            Kind::Time => Self::Time(Time64MicrosecondBuilder::with_capacity(rows)),
+            Kind::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows)),
+            Kind::TimestampTz => {
+                Self::TimestampTz(TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(kind.data_type()))
+            }
+        }
+    }
+
+    pub(super) fn append_null(&mut self) {
+        each!(self, builder => builder.append_null());
+    }
+
+    /// Appends a value; on a fault nothing is appended.
+    #[inline]
+    pub(super) fn append(&mut self, text: &[u8]) -> Result<(), ValueFault> {
+        match self {
+            Self::Bool(builder) => builder.append_value(value::boolean(text)?),
+            Self::Int2(builder) => builder.append_value(value::narrow(text)?),
+            Self::Int4(builder) => builder.append_value(value::narrow(text)?),
+            Self::Int8(builder) => builder.append_value(value::integer(text)?),
+            Self::Float4(builder) => builder.append_value(value::float(text)?),
+            Self::Float8(builder) => builder.append_value(value::float(text)?),
+            Self::Decimal { builder, precision, scale } => {
+                builder.append_value(value::decimal(text, *precision, *scale)?);
+            }
+            Self::Text(builder) => {
+                let text = std::str::from_utf8(text).map_err(|_| ValueFault::Malformed("a text is not UTF-8"))?;
+                builder.append_value(text);
+            }
+            Self::Array { builder, json, element, delimiter } => {
+                array::json(text, *element, *delimiter, json)?;
+                builder.append_value(&*json);
+            }
+            Self::Bytea { builder, bytes } => {
+                value::bytea(text, bytes)?;
+                builder.append_value(&*bytes);
+            }
+            Self::Date(builder) => builder.append_value(value::date(text)?),
+            Self::Time(builder) => builder.append_value(value::time(text)?),
+            Self::Timestamp(builder) => builder.append_value(value::timestamp(text)?),
+            Self::TimestampTz(builder) => builder.append_value(value::timestamp_utc(text)?),
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> ArrayRef {
+        each!(self, builder => { let mut builder = builder; Arc::new(builder.finish()) })
+    }
+}

@@ -1,0 +1,408 @@
+//! Transactions, moves, absent values and cuts: pgoutput messages in, rows in builders out.
+//!
+//! The decoder does no I/O. Where it meets a table it asks its caller ([`Step::Relation`]) for the shape, and where a
+//! frame may be cut it says so; the caller decides when and writes the log.
+//!
+//! Invariants: rows of one table in one frame have one shape version; `end` only moves at a commit or, between
+//! transactions, by a keepalive; `changes` counts every change message of the open transaction, also those of tables
+//! that are not read, so that a cut transaction can be continued exactly.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use syncline_schemas::frame::{Op, TableBatch};
+use syncline_schemas::ident::SourceId;
+use syncline_schemas::table::TableSchema;
+
+use super::message::{Cell, Cursor, Message, Relation};
+use super::table::{Fault, RowView, Shape, Stamp, TableBuilder};
+use super::value::ValueFault;
+use crate::CaptureError;
+use crate::postgres::config::SpecialValues;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::position::{Cut, Unfinished};
+use crate::progress::OpCounts;
+
+/// A frame never holds more rows than this by more than one message.
+pub(crate) const FRAME_ROWS_MAX: u32 = 64 << 10;
+/// As [`FRAME_ROWS_MAX`], in bytes as received.
+pub(crate) const FRAME_BYTES_MAX: usize = 4 << 20;
+/// From this part of the limits on a commit ends the frame, so that few transactions are cut in the middle.
+const COMMIT_ROWS_MIN: u32 = FRAME_ROWS_MAX / 4 * 3;
+const COMMIT_BYTES_MIN: usize = FRAME_BYTES_MAX / 4 * 3;
+
+/// What the caller has to do after a message.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Go on.
+    Continue,
+    /// Find the table's shape, then [`Decoder::define`] it.
+    Relation(Relation),
+    /// The frame is large enough: [`Decoder::take`] it.
+    Full,
+}
+
+/// What a frame is made of, apart from the source and the clock.
+pub(crate) struct Piece {
+    pub(crate) batches: Vec<TableBatch>,
+    pub(crate) counts: OpCounts,
+    /// End of the last whole transaction.
+    pub(crate) end: Lsn,
+    pub(crate) unfinished: Unfinished,
+}
+
+struct Transaction {
+    xid: u32,
+    final_lsn: Lsn,
+    commit_us: i64,
+    changes: u64,
+    /// Change messages that are in the log already.
+    skip: u64,
+}
+
+/// Decodes one session's stream.
+pub(crate) struct Decoder {
+    source: SourceId,
+    special_values: SpecialValues,
+    /// By the relation's number; `None` for tables that are not read.
+    relations: HashMap<u32, Option<usize>>,
+    tables: Vec<TableBuilder>,
+    transaction: Option<Transaction>,
+    /// The transaction that has to come first, because a part of it is in the log.
+    resume: Option<Cut>,
+    end: Lsn,
+    rows: u32,
+    bytes: usize,
+    counts: OpCounts,
+    old: Vec<Cell>,
+    new: Vec<Cell>,
+}
+
+impl Decoder {
+    /// Starts behind `end`, in the middle of a transaction where one was cut.
+    pub(crate) fn new(source: SourceId, special_values: SpecialValues, end: Lsn, resume: Option<Cut>) -> Self {
+        Self {
+            source,
+            special_values,
+            relations: HashMap::new(),
+            tables: Vec::new(),
+            transaction: None,
+            resume,
+            end,
+            rows: 0,
+            bytes: 0,
+            counts: OpCounts::default(),
+            old: Vec::new(),
+            new: Vec::new(),
+        }
+    }
+
+    /// True inside a transaction.
+    pub(crate) const fn is_in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// True while rows wait for a frame.
+    pub(crate) const fn has_rows(&self) -> bool {
+        self.rows > 0
+    }
+
+    /// End of the last whole transaction.
+    pub(crate) const fn end(&self) -> Lsn {
+        self.end
+    }
+
+    /// Everything before `end` has been sent; moves the position where no transaction is open.
+    pub(crate) fn advance(&mut self, end: Lsn) {
+        if self.transaction.is_none() && self.resume.is_none() {
+            self.end = self.end.max(end);
+        }
+    }
+
+    /// Decodes one message that starts at `at` in the log.
+    #[inline]
+    pub(crate) fn decode(&mut self, at: Lsn, payload: &[u8]) -> Result<Step, CaptureError> {
+        match Message::parse(payload).map_err(|reason| self.protocol(at, reason))? {
+            Message::Insert { relation, tuples } => {
+                self.change(at, payload.len(), |this, stamp| this.insert(relation, tuples, stamp))
+            }
+            Message::Update { relation, tuples } => {
+                self.change(at, payload.len(), |this, stamp| this.update(relation, tuples, stamp))
+            }
+            Message::Delete { relation, tuples } => {
+                self.change(at, payload.len(), |this, stamp| this.delete(relation, tuples, stamp))
+            }
+            Message::Truncate { relations } => self.change(at, payload.len(), |this, stamp| {
+                relations.iter().try_for_each(|relation| this.truncate(*relation, stamp))
+            }),
+            Message::Begin { final_lsn, commit_us, xid } => self.begin(at, final_lsn, commit_us, xid),
+            Message::Commit { end } => self.commit(at, end),
+            Message::Relation(relation) => Ok(Step::Relation(relation)),
+            Message::Ignored => Ok(Step::Continue),
+        }
+    }
+
+    /// Whether rows of another shape of this table wait: the caller takes them before it defines the new one.
+    pub(crate) fn must_cut_for(&self, relation: u32, shape: Option<&Shape>) -> bool {
+        let known = self.relations.get(&relation).copied().flatten().map(|index| &self.tables[index]);
+        known.is_some_and(|table| table.rows() > 0 && shape.is_none_or(|shape| shape.schema != table.shape().schema))
+    }
+
+    /// Gives a table its shape, or `None` where it is not read.
+    pub(crate) fn define(&mut self, relation: u32, shape: Option<Arc<Shape>>) {
+        let index = shape.map(|shape| {
+            let builder = TableBuilder::new(Arc::clone(&shape), self.special_values);
+            match self.tables.iter().position(|table| table.shape().schema.table == shape.schema.table) {
+                Some(index) if self.tables[index].shape().schema == shape.schema => index,
+                Some(index) => {
+                    self.tables[index] = builder;
+                    index
+                }
+                None => {
+                    self.tables.push(builder);
+                    self.tables.len() - 1
+                }
+            }
+        });
+        self.relations.insert(relation, index);
+    }
+
+    /// The shape of a table as defined, if it is read.
+    pub(crate) fn shape_of(&self, relation: u32) -> Option<&Arc<Shape>> {
+        self.relations.get(&relation).copied().flatten().map(|index| self.tables[index].shape())
+    }
+
+    /// Takes what waits as a frame; without rows it only carries the position.
+    pub(crate) fn take(&mut self) -> Result<Piece, CaptureError> {
+        let mut batches = Vec::new();
+        for table in &mut self.tables {
+            let batch = table.take().map_err(|error| CaptureError::Batch {
+                source_id: self.source.clone(),
+                table: table.shape().schema.table.clone(),
+                error,
+            })?;
+            batches.extend(batch);
+        }
+        (self.rows, self.bytes) = (0, 0);
+        let unfinished = match (&self.transaction, self.resume) {
+            (Some(open), _) if open.changes > 0 => {
+                Unfinished::Cut(Cut { xid: open.xid, final_lsn: open.final_lsn, changes: open.changes.max(open.skip) })
+            }
+            (_, Some(cut)) => Unfinished::Cut(cut),
+            _ => Unfinished::Nothing,
+        };
+        Ok(Piece { batches, counts: std::mem::take(&mut self.counts), end: self.end, unfinished })
+    }
+
+    fn begin(&mut self, at: Lsn, final_lsn: Lsn, commit_us: i64, xid: u32) -> Result<Step, CaptureError> {
+        if self.transaction.is_some() {
+            return Err(self.protocol(at, "a transaction begins inside another"));
+        }
+        let skip = match self.resume {
+            Some(cut) if cut.final_lsn == final_lsn && cut.xid == xid => cut.changes,
+            Some(cut) if cut.final_lsn <= final_lsn => return Err(self.other_transaction(cut, final_lsn, xid)),
+            // Before the cut one there can only be transactions without changes; `change` sees to that.
+            _ => 0,
+        };
+        self.transaction = Some(Transaction { xid, final_lsn, commit_us, changes: 0, skip });
+        Ok(Step::Continue)
+    }
+
+    fn commit(&mut self, at: Lsn, end: Lsn) -> Result<Step, CaptureError> {
+        let Some(done) = self.transaction.take() else {
+            return Err(self.protocol(at, "a commit without a transaction"));
+        };
+        if let Some(cut) = self.resume {
+            if cut.final_lsn == done.final_lsn {
+                if done.changes < done.skip {
+                    return Err(self.other_transaction(cut, done.final_lsn, done.xid));
+                }
+                self.resume = None;
+            }
+        }
+        self.end = self.end.max(end);
+        let large = self.rows >= COMMIT_ROWS_MIN || self.bytes >= COMMIT_BYTES_MIN;
+        Ok(if large { Step::Full } else { Step::Continue })
+    }
+
+    /// Counts a change, passes over those that are in the log already, and appends the others.
+    #[inline]
+    fn change(
+        &mut self,
+        at: Lsn,
+        bytes: usize,
+        apply: impl FnOnce(&mut Self, Stamp) -> Result<(), RowFault>,
+    ) -> Result<Step, CaptureError> {
+        let Some(open) = &mut self.transaction else {
+            return Err(self.protocol(at, "a change without a transaction"));
+        };
+        open.changes += 1;
+        if open.changes <= open.skip {
+            return Ok(Step::Continue);
+        }
+        let stamp = Stamp { ord: self.rows, commit_us: open.commit_us, position: open.final_lsn };
+        if let Some(cut) = self.resume.filter(|cut| cut.final_lsn != open.final_lsn) {
+            let (final_lsn, xid) = (open.final_lsn, open.xid);
+            return Err(self.other_transaction(cut, final_lsn, xid));
+        }
+        apply(self, stamp).map_err(|fault| self.row_error(at, fault))?;
+        self.bytes += bytes;
+        let full = self.rows >= FRAME_ROWS_MAX || self.bytes >= FRAME_BYTES_MAX;
+        Ok(if full { Step::Full } else { Step::Continue })
+    }
+
+    fn table(&self, relation: u32) -> Result<Option<usize>, RowFault> {
+        self.relations.get(&relation).copied().ok_or(RowFault::UnknownRelation(relation))
+    }
+
+    fn insert(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
+        let Some(table) = self.table(relation)? else { return Ok(()) };
+        let mut cursor = Cursor::new(tuples);
+        if cursor.u8()? != b'N' {
+            return Err(RowFault::Malformed("an insert has no new row"));
+        }
+        cursor.tuple(&mut self.new)?;
+        ensure_end(&cursor)?;
+        self.append(table, Op::Insert, stamp, tuples, Use::New)
+    }
+
+    fn update(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
+        let Some(table) = self.table(relation)? else { return Ok(()) };
+        let mut cursor = Cursor::new(tuples);
+        let old = match cursor.u8()? {
+            b'N' => false,
+            b'K' | b'O' => {
+                cursor.tuple(&mut self.old)?;
+                if cursor.u8()? != b'N' {
+                    return Err(RowFault::Malformed("an update has no new row"));
+                }
+                true
+            }
+            _ => return Err(RowFault::Malformed("an update has an unknown part")),
+        };
+        cursor.tuple(&mut self.new)?;
+        ensure_end(&cursor)?;
+        if !old {
+            return self.append(table, Op::Update, stamp, tuples, Use::New);
+        }
+        if !self.key_changed(table, tuples) {
+            return self.append(table, Op::Update, stamp, tuples, Use::NewOverOld);
+        }
+        self.append(table, Op::MoveOut, stamp, tuples, Use::Old)?;
+        self.append(table, Op::MoveIn, Stamp { ord: stamp.ord + 1, ..stamp }, tuples, Use::NewOverOld)
+    }
+
+    fn delete(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
+        let Some(table) = self.table(relation)? else { return Ok(()) };
+        let mut cursor = Cursor::new(tuples);
+        if !matches!(cursor.u8()?, b'K' | b'O') {
+            return Err(RowFault::Malformed("a delete has no old row"));
+        }
+        cursor.tuple(&mut self.old)?;
+        ensure_end(&cursor)?;
+        self.append(table, Op::Delete, stamp, tuples, Use::Old)
+    }
+
+    fn truncate(&mut self, relation: u32, stamp: Stamp) -> Result<(), RowFault> {
+        let Some(table) = self.table(relation)? else { return Ok(()) };
+        self.tables[table].append_truncate(Stamp { ord: self.rows, ..stamp });
+        self.counts.add(Op::Truncate);
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Compares the key columns of the old and the new row; an unchanged TOAST value is the same.
+    fn key_changed(&self, table: usize, bytes: &[u8]) -> bool {
+        let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
+        self.tables[table]
+            .shape()
+            .keys
+            .iter()
+            .any(|&key| new.cells.get(key) != Some(&Cell::Unchanged) && old.text(key) != new.text(key))
+    }
+
+    #[inline]
+    fn append(&mut self, table: usize, op: Op, stamp: Stamp, bytes: &[u8], rows: Use) -> Result<(), RowFault> {
+        let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
+        let (row, under) = match rows {
+            Use::New => (new, None),
+            Use::NewOverOld => (new, Some(old)),
+            Use::Old => (old, None),
+        };
+        self.tables[table].append(op, stamp, row, under).map_err(|fault| RowFault::Row { table, fault })?;
+        self.counts.add(op);
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn protocol(&self, at: Lsn, reason: impl Into<String>) -> CaptureError {
+        CaptureError::Protocol { source_id: self.source.clone(), at: at.to_string(), reason: reason.into() }
+    }
+
+    fn other_transaction(&self, cut: Cut, final_lsn: Lsn, xid: u32) -> CaptureError {
+        CaptureError::Position {
+            source_id: self.source.clone(),
+            reason: format!(
+                "the journal holds {} changes of transaction {} at {}, the server sends transaction {xid} at {final_lsn}",
+                cut.changes, cut.xid, cut.final_lsn
+            ),
+            remedy: "the server's history is another one; copy the tables again with a new slot into an empty data_dir",
+        }
+    }
+
+    fn row_error(&self, at: Lsn, fault: RowFault) -> CaptureError {
+        match fault {
+            RowFault::Malformed(reason) => self.protocol(at, reason),
+            RowFault::UnknownRelation(id) => self.protocol(at, format!("a change of the undescribed relation {id}")),
+            RowFault::Row { table, fault } => self.tables[table].shape().error(&at.to_string(), fault),
+        }
+    }
+}
+
+impl Shape {
+    /// A row's fault as an error that names table and column.
+    pub(crate) fn error(&self, at: &str, fault: Fault) -> CaptureError {
+        let TableSchema { source, table, columns, .. } = &self.schema;
+        let protocol = |reason| CaptureError::Protocol { source_id: source.clone(), at: at.to_owned(), reason };
+        match fault {
+            Fault::Width { columns, values } => {
+                protocol(format!("a row of table {table} has {values} values where {columns} columns are known"))
+            }
+            Fault::Value { column, fault: ValueFault::Malformed(what) } => {
+                protocol(format!("table {table} column {}: {what}", columns[column].name))
+            }
+            Fault::Value { column, fault: ValueFault::Special(problem) } => CaptureError::Value {
+                source_id: source.clone(),
+                at: at.to_owned(),
+                table: table.clone(),
+                column: columns[column].name.clone(),
+                problem,
+            },
+        }
+    }
+}
+
+/// Which of the two rows of a message is appended.
+#[derive(Clone, Copy)]
+enum Use {
+    New,
+    /// The new row, with values that the log left out taken from the old one.
+    NewOverOld,
+    Old,
+}
+
+enum RowFault {
+    Malformed(&'static str),
+    UnknownRelation(u32),
+    Row { table: usize, fault: Fault },
+}
+
+impl From<&'static str> for RowFault {
+    fn from(reason: &'static str) -> Self {
+        Self::Malformed(reason)
+    }
+}
+
+fn ensure_end(cursor: &Cursor<'_>) -> Result<(), RowFault> {
+    if cursor.is_at_end() { Ok(()) } else { Err(RowFault::Malformed("a change has bytes left over")) }
+}

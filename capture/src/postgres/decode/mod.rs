@@ -1,0 +1,27 @@
+//! pgoutput messages become Arrow batches: pure, without I/O, safe against any bytes.
+//!
+//! ```text
+//! message  bytes -> borrowed messages, cells as ranges into the bytes
+//! value    the server's text of one value -> a number of the exact type
+//! array    the server's text of an array -> JSON text
+//! kind     how a column's values are read and which Arrow type holds them
+//! column   one column's Arrow builder
+//! table    one table's builders: rows of cells -> a record batch with the meta columns
+//! decoder  transactions, moves, absent values, cuts
+//! copy     rows of COPY text as cells, so that a copied value is read by the same code
+//! ```
+
+mod array;
+mod column;
+mod copy;
+mod decoder;
+mod kind;
+mod message;
+mod table;
+mod value;
+
+pub(crate) use copy::CopyLine;
+pub(crate) use decoder::{Decoder, FRAME_BYTES_MAX, FRAME_ROWS_MAX, Step};
+pub(crate) use kind::{ArrayElement, Kind};
+pub(crate) use message::{Relation, RelationColumn};
+pub(crate) use table::{Shape, Stamp, TableBuilder};

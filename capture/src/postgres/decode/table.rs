@@ -1,0 +1,213 @@
+//! One table's builders: rows of cells in, a record batch with the meta columns out.
+//!
+//! Snapshot and stream share it, so that one value is read by one piece of code whichever way it came.
+
+use std::mem;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, DictionaryArray, RecordBatch, StringBuilder, TimestampMicrosecondArray, UInt8Array,
+    UInt32Array,
+};
+use arrow::datatypes::{SchemaRef, UInt32Type};
+use arrow::error::ArrowError;
+use syncline_schemas::frame::{Op, TableBatch};
+use syncline_schemas::table::TableSchema;
+
+use super::column::Column;
+use super::kind::Kind;
+use super::message::Cell;
+use super::value::ValueFault;
+use crate::postgres::config::SpecialValues;
+use crate::postgres::lsn::Lsn;
+
+/// Builders start with room for at most this many rows: what the last batch held, within reason.
+const ROOM_ROWS_MAX: usize = 16 << 10;
+
+/// A version of a table's shape with all that decoding its rows needs.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub(crate) schema: TableSchema,
+    /// How to read each column.
+    pub(crate) kinds: Vec<Kind>,
+    /// Indexes of the key columns in key order.
+    pub(crate) keys: Vec<usize>,
+    /// The batch's Arrow schema, shared by all batches.
+    pub(crate) arrow: SchemaRef,
+}
+
+impl Shape {
+    pub(crate) fn new(schema: TableSchema, kinds: Vec<Kind>) -> Self {
+        let (keys, arrow) = (schema.key_indexes(), schema.batch_schema());
+        Self { schema, kinds, keys, arrow }
+    }
+}
+
+/// What all rows of a transaction and each row's place have to carry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    pub(crate) ord: u32,
+    pub(crate) commit_us: i64,
+    pub(crate) position: Lsn,
+}
+
+/// Why a row could not be taken.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The row has another number of columns than its table.
+    Width { columns: usize, values: usize },
+    /// A value of a column could not be taken.
+    Value { column: usize, fault: ValueFault },
+}
+
+/// A row's cells with the bytes that they lie in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowView<'a> {
+    pub(crate) cells: &'a [Cell],
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> RowView<'a> {
+    /// The text of a column, if it has one.
+    pub(crate) fn text(self, column: usize) -> Option<&'a [u8]> {
+        match *self.cells.get(column)? {
+            Cell::Text { start, end } => Some(&self.bytes[start..end]),
+            Cell::Null | Cell::Unchanged => None,
+        }
+    }
+}
+
+/// The rows of one table since the last frame.
+pub(crate) struct TableBuilder {
+    shape: Arc<Shape>,
+    special_values: SpecialValues,
+    columns: Vec<Column>,
+    meta: Meta,
+    mask: Vec<u8>,
+}
+
+/// The meta columns under construction.
+#[derive(Default)]
+struct Meta {
+    ops: Vec<u8>,
+    ords: Vec<u32>,
+    commits_us: Vec<i64>,
+    position_keys: Vec<u32>,
+    positions: StringBuilder,
+    position_count: u32,
+    position: Option<Lsn>,
+    absent: BinaryBuilder,
+}
+
+impl TableBuilder {
+    pub(crate) fn new(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
+        let columns = shape.kinds.iter().map(|kind| Column::new(*kind, 0)).collect();
+        let mask = vec![0; shape.kinds.len().div_ceil(8)];
+        Self { shape, special_values, columns, meta: Meta::default(), mask }
+    }
+
+    pub(crate) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.meta.ops.len()
+    }
+
+    /// Appends a row; an unchanged value is taken from `old` where that holds it, and is marked absent otherwise.
+    #[inline]
+    pub(crate) fn append(
+        &mut self,
+        op: Op,
+        stamp: Stamp,
+        row: RowView<'_>,
+        old: Option<RowView<'_>>,
+    ) -> Result<(), Fault> {
+        if row.cells.len() != self.columns.len() {
+            return Err(Fault::Width { columns: self.columns.len(), values: row.cells.len() });
+        }
+        let mut any_absent = false;
+        for (i, (column, cell)) in self.columns.iter_mut().zip(row.cells).enumerate() {
+            let text = match *cell {
+                Cell::Text { start, end } => Some(&row.bytes[start..end]),
+                Cell::Null => None,
+                Cell::Unchanged => {
+                    let known = old.and_then(|old| old.text(i));
+                    if known.is_none() {
+                        any_absent = true;
+                        self.mask[i / 8] |= 1 << (i % 8);
+                    }
+                    known
+                }
+            };
+            match text.map(|text| column.append(text)) {
+                Some(Ok(())) => {}
+                None => column.append_null(),
+                Some(Err(ValueFault::Special(_))) if self.special_values == SpecialValues::Null => column.append_null(),
+                Some(Err(fault)) => return Err(Fault::Value { column: i, fault }),
+            }
+        }
+        if any_absent {
+            self.meta.absent.append_value(&self.mask);
+            self.mask.fill(0);
+        } else {
+            self.meta.absent.append_null();
+        }
+        self.meta.append(op, stamp);
+        Ok(())
+    }
+
+    /// Appends a row without values: the table was emptied.
+    pub(crate) fn append_truncate(&mut self, stamp: Stamp) {
+        self.columns.iter_mut().for_each(Column::append_null);
+        self.meta.absent.append_null();
+        self.meta.append(Op::Truncate, stamp);
+    }
+
+    /// The rows so far as a batch, if there are any; the builder starts again.
+    pub(crate) fn take(&mut self) -> Result<Option<TableBatch>, ArrowError> {
+        let rows = self.rows();
+        if rows == 0 {
+            return Ok(None);
+        }
+        let room = rows.min(ROOM_ROWS_MAX);
+        let fresh = self.shape.kinds.iter().map(|kind| Column::new(*kind, room)).collect();
+        let mut arrays: Vec<ArrayRef> =
+            mem::replace(&mut self.columns, fresh).into_iter().map(Column::finish).collect();
+        mem::take(&mut self.meta).finish(&mut arrays)?;
+        Ok(Some(TableBatch {
+            table: self.shape.schema.table.clone(),
+            schema_version: self.shape.schema.version,
+            rows: RecordBatch::try_new(Arc::clone(&self.shape.arrow), arrays)?,
+        }))
+    }
+}
+
+impl Meta {
+    #[inline]
+    fn append(&mut self, op: Op, stamp: Stamp) {
+        if self.position != Some(stamp.position) {
+            use std::fmt::Write;
+            self.position = Some(stamp.position);
+            let written = write!(self.positions, "{}", stamp.position);
+            written.expect("a builder takes every text");
+            self.positions.append_value("");
+            self.position_count += 1;
+        }
+        self.ops.push(op as u8);
+        self.ords.push(stamp.ord);
+        self.commits_us.push(stamp.commit_us);
+        self.position_keys.push(self.position_count - 1);
+    }
+
+    fn finish(mut self, arrays: &mut Vec<ArrayRef>) -> Result<(), ArrowError> {
+        let positions = Arc::new(self.positions.finish());
+        let position_keys = UInt32Array::from(self.position_keys);
+        arrays.push(Arc::new(UInt8Array::from(self.ops)));
+        arrays.push(Arc::new(UInt32Array::from(self.ords)));
+        arrays.push(Arc::new(TimestampMicrosecondArray::from(self.commits_us).with_timezone("UTC")));
+        arrays.push(Arc::new(DictionaryArray::<UInt32Type>::try_new(position_keys, positions)?));
+        arrays.push(Arc::new(self.absent.finish()));
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! PostgreSQL 14 and later by logical replication with pgoutput.
+//!
+//! ```text
+//! config, url, pattern   what the operator says
+//! wire/                  a thin client: sockets, TLS, authentication, queries, COPY, the stream's messages
+//! decode/                pgoutput and COPY text to Arrow; pure
+//! catalog, types         the tables as the server describes them
+//! preflight, check       what must hold, and the DBA's script
+//! session                connect, inspect, create, copy or continue
+//! snapshot               the tables as of one moment
+//! stream                 the loop that follows the log
+//! ```
+
+mod catalog;
+mod check;
+mod config;
+mod decode;
+mod lsn;
+mod pattern;
+mod position;
+mod preflight;
+mod session;
+mod snapshot;
+mod stream;
+mod types;
+pub mod url;
+mod wire;
+
+pub use check::{Script, check, dba_script, table_schemas};
+pub use config::{DrainTo, Host, PostgresConfig, Secret, SnapshotMode, SpecialValues, Tls};
+pub use lsn::{Lsn, LsnError};
+pub use pattern::{PatternError, TablePatterns};
+pub use preflight::{Finding, Remedy, Severity};
+pub use session::run;

@@ -1,0 +1,161 @@
+//! Which tables are read: `public.*`, `sales.order_*`, `!public.audit_*`.
+//!
+//! Names match as the server stores them, case included, with `*` for any run of characters and `?` for one. A table is
+//! read if a pattern includes it and none with `!` excludes it. System schemas never match.
+
+use std::str::FromStr;
+
+use syncline_schemas::ident::TableId;
+
+/// A pattern that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// There is no schema in it.
+    #[error("table pattern {0:?} has no schema; write schema.table, as in public.*")]
+    NoSchema(String),
+    /// Nothing is included.
+    #[error("tables includes nothing; write at least one pattern without !, as in public.*")]
+    Empty,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    text: String,
+    schema: String,
+    name: String,
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let no_schema = || PatternError::NoSchema(text.to_owned());
+        let (schema, name) = text.split_once('.').ok_or_else(no_schema)?;
+        if schema.is_empty() || name.is_empty() {
+            return Err(no_schema());
+        }
+        Ok(Self { text: text.to_owned(), schema: schema.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl Pattern {
+    fn matches(&self, table: &TableId) -> bool {
+        glob(self.schema.as_bytes(), table.schema.as_bytes()) && glob(self.name.as_bytes(), table.name.as_bytes())
+    }
+
+    fn is_literal(&self) -> bool {
+        !self.text.contains(['*', '?'])
+    }
+}
+
+/// The include and exclude patterns of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablePatterns {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+}
+
+impl TablePatterns {
+    /// Reads the patterns as configured.
+    ///
+    /// # Errors
+    /// [`PatternError`] on a pattern without a schema, or when nothing is included.
+    pub fn parse<S: AsRef<str>>(patterns: &[S]) -> Result<Self, PatternError> {
+        let (mut include, mut exclude) = (Vec::new(), Vec::new());
+        for pattern in patterns {
+            match pattern.as_ref().strip_prefix('!') {
+                Some(rest) => exclude.push(rest.parse()?),
+                None => include.push(pattern.as_ref().parse()?),
+            }
+        }
+        if include.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        Ok(Self { include, exclude })
+    }
+
+    /// True where the table is read.
+    #[must_use]
+    pub fn matches(&self, table: &TableId) -> bool {
+        let system = table.schema.starts_with("pg_") || &*table.schema == "information_schema";
+        !system
+            && self.include.iter().any(|pattern| pattern.matches(table))
+            && !self.exclude.iter().any(|pattern| pattern.matches(table))
+    }
+
+    /// Included tables that are named without a wildcard and are not among `tables`: they do not exist.
+    pub(crate) fn missing<'a>(&'a self, tables: &[TableId]) -> Vec<&'a str> {
+        let absent = |pattern: &&Pattern| !tables.iter().any(|table| pattern.matches(table));
+        self.include.iter().filter(|pattern| pattern.is_literal()).filter(absent).map(|p| p.text.as_str()).collect()
+    }
+}
+
+/// Matches with `*` and `?`; linear in the text for each star, no recursion.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p + 1, t));
+                p += 1;
+            }
+            Some(&wanted) if wanted == b'?' || wanted == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match retry {
+                Some((after_star, from)) => {
+                    retry = Some((after_star, from + 1));
+                    p = after_star;
+                    t = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> TablePatterns {
+        TablePatterns::parse(texts).expect("patterns")
+    }
+
+    #[test]
+    fn an_excluded_table_is_not_read_and_case_matters() {
+        let tables = patterns(&["public.*", "sales.order_?", "!public.audit_*"]);
+        let matches = |schema, name| tables.matches(&TableId::new(schema, name));
+        assert!(matches("public", "Stock-Quant") && matches("sales", "order_1"));
+        assert!(!matches("public", "audit_log") && !matches("sales", "order_12") && !matches("Public", "x"));
+        assert!(!patterns(&["*.*"]).matches(&TableId::new("pg_catalog", "pg_class")));
+    }
+
+    #[test]
+    fn a_literal_table_that_does_not_exist_is_named() {
+        let tables = patterns(&["public.*", "sales.orders"]);
+        assert_eq!(tables.missing(&[TableId::new("public", "a")]), ["sales.orders"]);
+    }
+
+    #[test]
+    fn a_pattern_without_schema_is_refused() {
+        assert_eq!(TablePatterns::parse(&["orders"]), Err(PatternError::NoSchema("orders".into())));
+        assert_eq!(TablePatterns::parse(&["!a.b"]), Err(PatternError::Empty));
+    }
+
+    #[test]
+    fn stars_backtrack() {
+        for (pattern, text, wanted) in [
+            ("a*b*c", "axxbyyc", true),
+            ("a*bc", "abcbc", true),
+            ("*", "", true),
+            ("a?", "a", false),
+            ("*x", "xy", false),
+        ] {
+            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), wanted, "{pattern} {text}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How far a PostgreSQL source has been read, as bytes in a frame.
+//!
+//! ```text
+//! version u8 = 1 | kind u8 | system id u64 | timeline u32 | end LSN u64 | slot length u8, slot
+//! kind 1  streaming: every transaction that ends at or before the end LSN is in the log, none after it
+//! kind 2  cut: as 1, and of the next transaction (xid u32, final LSN u64) the first `changes u64` are in the log
+//! kind 3  snapshot: the copy is not finished; what is in the log of it is taken back by the next attempt
+//! ```
+//! Big-endian. The slot's name is there because an LSN only means "what is missing" together with its slot.
+
+use syncline_schemas::ident::Position;
+
+use super::lsn::Lsn;
+
+const VERSION: u8 = 1;
+
+/// What, if anything, is unfinished at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    /// Nothing: the position lies between transactions.
+    Nothing,
+    /// A transaction that was too large for one frame.
+    Cut(Cut),
+    /// The copy of the tables.
+    Snapshot,
+}
+
+/// The part of a large transaction that is in the log already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// The transaction's number.
+    pub(crate) xid: u32,
+    /// Where its commit record starts.
+    pub(crate) final_lsn: Lsn,
+    /// How many of its change messages are in the log, of all tables that the stream holds.
+    pub(crate) changes: u64,
+}
+
+/// A decoded position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PgPosition {
+    /// Identifies the database cluster.
+    pub(crate) system_id: u64,
+    /// The timeline that was read.
+    pub(crate) timeline: u32,
+    /// The slot that was read.
+    pub(crate) slot: String,
+    /// End of the last whole transaction.
+    pub(crate) end: Lsn,
+    /// What goes on behind it.
+    pub(crate) unfinished: Unfinished,
+}
+
+impl PgPosition {
+    pub(crate) fn encode(&self) -> Position {
+        let kind = match self.unfinished {
+            Unfinished::Nothing => 1,
+            Unfinished::Cut(_) => 2,
+            Unfinished::Snapshot => 3,
+        };
+        let mut out = vec![VERSION, kind];
+        out.extend_from_slice(&self.system_id.to_be_bytes());
+        out.extend_from_slice(&self.timeline.to_be_bytes());
+        out.extend_from_slice(&self.end.0.to_be_bytes());
+        out.push(u8::try_from(self.slot.len()).expect("the server limits slot names to 63 bytes"));
+        out.extend_from_slice(self.slot.as_bytes());
+        if let Unfinished::Cut(cut) = self.unfinished {
+            out.extend_from_slice(&cut.xid.to_be_bytes());
+            out.extend_from_slice(&cut.final_lsn.0.to_be_bytes());
+            out.extend_from_slice(&cut.changes.to_be_bytes());
+        }
+        Position::new(out)
+    }
+
+    /// Reads what [`PgPosition::encode`] wrote; the error says what is wrong.
+    pub(crate) fn decode(position: &Position) -> Result<Self, String> {
+        let mut rest = position.as_bytes();
+        let [version, kind] = take(&mut rest)?;
+        if version != VERSION {
+            return Err(format!("its format {version} is not {VERSION}; a newer Syncline wrote it"));
+        }
+        let system_id = u64::from_be_bytes(take(&mut rest)?);
+        let timeline = u32::from_be_bytes(take(&mut rest)?);
+        let end = Lsn(u64::from_be_bytes(take(&mut rest)?));
+        let [slot_len] = take(&mut rest)?;
+        let (slot, tail) = rest.split_at_checked(usize::from(slot_len)).ok_or("it is cut short")?;
+        let slot = std::str::from_utf8(slot).map_err(|_| "its slot name is not UTF-8")?.to_owned();
+        rest = tail;
+        let unfinished = match kind {
+            1 => Unfinished::Nothing,
+            2 => Unfinished::Cut(Cut {
+                xid: u32::from_be_bytes(take(&mut rest)?),
+                final_lsn: Lsn(u64::from_be_bytes(take(&mut rest)?)),
+                changes: u64::from_be_bytes(take(&mut rest)?),
+            }),
+            3 => Unfinished::Snapshot,
+            other => return Err(format!("its kind {other} is not known")),
+        };
+        if !rest.is_empty() {
+            return Err("bytes are left over".to_owned());
+        }
+        Ok(Self { system_id, timeline, slot, end, unfinished })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], String> {
+    let (head, tail) = rest.split_first_chunk::<N>().ok_or("it is cut short")?;
+    *rest = tail;
+    Ok(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn positions_read_back_and_cut_ones_are_refused(
+            numbers in any::<(u64, u32, u64, u32, u64, u64)>(), slot in "[a-z0-9_]{1,63}", kind in 0..3,
+        ) {
+            let unfinished = match kind {
+                0 => Unfinished::Nothing,
+                1 => Unfinished::Cut(Cut { xid: numbers.3, final_lsn: Lsn(numbers.4), changes: numbers.5 }),
+                _ => Unfinished::Snapshot,
+            };
+            let position =
+                PgPosition { system_id: numbers.0, timeline: numbers.1, slot, end: Lsn(numbers.2), unfinished };
+            let encoded = position.encode();
+            prop_assert_eq!(PgPosition::decode(&encoded), Ok(position));
+            for len in 0..encoded.as_bytes().len() {
+                prop_assert!(PgPosition::decode(&Position::new(encoded.as_bytes()[..len].to_vec())).is_err());
+            }
+        }
+    }
+}

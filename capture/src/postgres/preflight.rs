@@ -1,0 +1,401 @@
+//! What must hold before a source can be read, found out without changing anything.
+//!
+//! `check` shows the findings; a reader's session starts with the same inspection and refuses to go on while one of
+//! them is an error. One code path, so that a check that passes is worth something.
+
+use std::fmt;
+
+use syncline_schemas::ident::TableId;
+
+use super::catalog::{Catalog, CatalogTable, Publication};
+use super::config::{PostgresConfig, SnapshotMode};
+use super::lsn::Lsn;
+use super::wire::{Connection, quote_identifier, quote_literal};
+use crate::CaptureError;
+
+const DURING: &str = "checking the server";
+const RESTART: &str = "then restart the server";
+const COPY_AGAIN: &str = "copy the tables again into an empty data_dir";
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// The source can be read, but not as the operator may expect.
+    Warning,
+    /// The source cannot be read.
+    Error,
+}
+
+/// One thing that a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about: a setting, a role, a table, the slot.
+    pub object: String,
+    /// What is the case.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Remedy,
+}
+
+/// What to do about a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing.
+    None,
+    /// Something that a person has to decide or do outside the database.
+    Advice(String),
+    /// A statement for the DBA.
+    Sql {
+        /// The statement.
+        apply: String,
+        /// The statement that takes it back.
+        undo: String,
+        /// What has to follow, as in `then restart the server`.
+        then: &'static str,
+    },
+}
+
+impl Remedy {
+    fn advice(text: impl Into<String>) -> Self {
+        Self::Advice(text.into())
+    }
+
+    const fn sql(apply: String, undo: String) -> Self {
+        Self::Sql { apply, undo, then: "" }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Advice(text) => f.write_str(text),
+            Self::Sql { apply, then: "", .. } => f.write_str(apply),
+            Self::Sql { apply, then, .. } => write!(f, "{apply} {then}"),
+        }
+    }
+}
+
+/// A slot as found.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot {
+    plugin: String,
+    database: String,
+    wal_status: String,
+    active_pid: Option<i32>,
+    pub(crate) confirmed: Lsn,
+}
+
+/// The server as found.
+pub(crate) struct Inspection {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) catalog: Catalog,
+    pub(crate) publication: Option<Publication>,
+    pub(crate) slot: Option<Slot>,
+}
+
+/// What a session wants of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Begin: with a copy of the tables, where configured.
+    Begin,
+    /// Begin again with the copy, because the last one was not finished.
+    BeginAgain,
+    /// Go on behind what the journal holds.
+    Continue,
+}
+
+struct Settings {
+    version: u32,
+    wal_level: String,
+    slots: (u32, u32),
+    senders: (u32, u32),
+    can_replicate: bool,
+    can_create: bool,
+}
+
+/// Looks at everything that reading the source depends on.
+pub(crate) fn inspect(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+    intent: Intent,
+) -> Result<Inspection, CaptureError> {
+    let settings = load_settings(connection)?;
+    let catalog = Catalog::load(connection, &config.tables)?;
+    let publication = Publication::load(connection, &config.publication, settings.version)?;
+    let slot = load_slot(connection, &config.slot)?;
+    let copies = intent == Intent::BeginAgain || (intent == Intent::Begin && config.snapshot == SnapshotMode::Initial);
+
+    let mut report = Report { findings: Vec::new() };
+    report.server(config, &settings, slot.is_none(), copies);
+    report.slot(config, slot.as_ref(), intent);
+    report.tables(config, &catalog.tables, copies);
+    match &publication {
+        Some(publication) => report.publication(config, publication, &catalog.tables, intent),
+        None => report.missing_publication(config, &settings, &catalog.tables),
+    }
+    Ok(Inspection { findings: report.findings, catalog, publication, slot })
+}
+
+impl Inspection {
+    /// Refuses to go on with an error among the findings; the others are counted in the message.
+    pub(crate) fn ensure_fit(&self, config: &PostgresConfig) -> Result<(), CaptureError> {
+        let mut errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let Some(first) = errors.next() else { return Ok(()) };
+        let more = match errors.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more, see `syncline check`)"),
+        };
+        Err(CaptureError::Unfit {
+            source_id: config.source.clone(),
+            object: first.object.clone(),
+            reason: first.message.clone(),
+            remedy: format!("{}{more}", first.remedy),
+        })
+    }
+}
+
+/// The SQL that creates the publication for the selected tables.
+pub(crate) fn create_publication_sql(config: &PostgresConfig, tables: &[CatalogTable]) -> String {
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true);",
+        quote_identifier(&config.publication),
+        tables.iter().map(CatalogTable::quoted).collect::<Vec<_>>().join(", ")
+    )
+}
+
+struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn add(&mut self, severity: Severity, object: String, message: impl Into<String>, remedy: Remedy) {
+        self.findings.push(Finding { severity, object, message: message.into(), remedy });
+    }
+
+    fn error(&mut self, object: String, message: impl Into<String>, remedy: Remedy) {
+        self.add(Severity::Error, object, message, remedy);
+    }
+
+    fn info(&mut self, object: String, message: impl Into<String>) {
+        self.add(Severity::Info, object, message, Remedy::None);
+    }
+
+    fn server(&mut self, config: &PostgresConfig, settings: &Settings, needs_slot: bool, copies: bool) {
+        if settings.wal_level != "logical" {
+            let message = format!("is {:?}, logical replication needs \"logical\"", settings.wal_level);
+            self.error(
+                "server setting wal_level".to_owned(),
+                message,
+                Remedy::Sql {
+                    apply: "ALTER SYSTEM SET wal_level = 'logical';".to_owned(),
+                    undo: "ALTER SYSTEM RESET wal_level;".to_owned(),
+                    then: RESTART,
+                },
+            );
+        }
+        if settings.version < 140_000 {
+            let message = format!("is {}, the oldest supported is 14", settings.version / 10_000);
+            let remedy = Remedy::advice("plan an upgrade");
+            self.add(Severity::Warning, "server version".to_owned(), message, remedy);
+        }
+        if !settings.can_replicate {
+            let role = quote_identifier(&config.user);
+            self.error(
+                format!("role {}", config.user),
+                "has no REPLICATION right",
+                Remedy::sql(format!("ALTER ROLE {role} REPLICATION;"), format!("ALTER ROLE {role} NOREPLICATION;")),
+            );
+        }
+        let wanted = u32::from(needs_slot) + u32::from(copies);
+        self.headroom("max_replication_slots", settings.slots, wanted);
+        self.headroom("max_wal_senders", settings.senders, 1);
+    }
+
+    fn headroom(&mut self, setting: &str, (used, allowed): (u32, u32), wanted: u32) {
+        if used + wanted > allowed {
+            self.error(
+                format!("server setting {setting}"),
+                format!("allows {allowed}, {used} are in use and {wanted} more are needed"),
+                Remedy::Sql {
+                    apply: format!("ALTER SYSTEM SET {setting} = {};", allowed + wanted.max(4)),
+                    undo: format!("ALTER SYSTEM SET {setting} = {allowed};"),
+                    then: RESTART,
+                },
+            );
+        }
+    }
+
+    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent) {
+        let object = format!("slot {}", config.slot);
+        let Some(slot) = slot else {
+            if intent == Intent::Continue {
+                let message = "is gone, so changes after the journal's position are lost to it";
+                return self.error(object, message, Remedy::advice(COPY_AGAIN));
+            }
+            return self.info(object, "will be created");
+        };
+        let another_name = Remedy::advice("configure another slot name");
+        if slot.plugin != "pgoutput" {
+            let message = format!("belongs to the plugin {:?}, not pgoutput", slot.plugin);
+            self.error(object, message, another_name);
+        } else if slot.database != config.database {
+            let message = format!("belongs to the database {:?}, not {:?}", slot.database, config.database);
+            self.error(object, message, another_name);
+        } else if slot.wal_status == "lost" {
+            let remedy = format!(
+                "drop it with SELECT pg_drop_replication_slot({}); then {COPY_AGAIN}",
+                quote_literal(&config.slot)
+            );
+            let message = "was invalidated: the server removed log that it still needed";
+            self.error(object, message, Remedy::Advice(remedy));
+        } else if let Some(pid) = slot.active_pid {
+            self.info(object, format!("exists and is being read by the server process {pid}"));
+        } else {
+            self.info(object, format!("exists, confirmed up to {}", slot.confirmed));
+        }
+    }
+
+    fn tables(&mut self, config: &PostgresConfig, tables: &[CatalogTable], copies: bool) {
+        let ids: Vec<TableId> = tables.iter().map(|table| table.id.clone()).collect();
+        for pattern in config.tables.missing(&ids) {
+            self.error(
+                format!("table {pattern}"),
+                format!("does not exist in the database {}", config.database),
+                Remedy::advice("correct the name in tables (case counts), or remove it"),
+            );
+        }
+        if tables.is_empty() {
+            self.error(
+                format!("database {}", config.database),
+                "has no table that tables selects",
+                Remedy::advice("correct the patterns in tables, as in \"public.*\""),
+            );
+        }
+        for table in tables {
+            if let Some((message, remedy)) = table.key_fault() {
+                self.error(format!("table {}", table.id), message, Remedy::Advice(remedy));
+            }
+            if copies && !table.is_readable {
+                let (role, name) = (quote_identifier(&config.user), table.quoted());
+                let schema = quote_identifier(&table.id.schema);
+                self.error(
+                    format!("table {}", table.id),
+                    format!("cannot be read by the role {}", config.user),
+                    Remedy::sql(
+                        format!("GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {name} TO {role};"),
+                        format!("REVOKE SELECT ON {name} FROM {role}; REVOKE USAGE ON SCHEMA {schema} FROM {role};"),
+                    ),
+                );
+            }
+        }
+    }
+
+    fn publication(
+        &mut self,
+        config: &PostgresConfig,
+        publication: &Publication,
+        tables: &[CatalogTable],
+        intent: Intent,
+    ) {
+        let object = format!("publication {}", config.publication);
+        let name = quote_identifier(&config.publication);
+        let set = |option: &str, old: &str| {
+            Remedy::sql(
+                format!("ALTER PUBLICATION {name} SET ({option});"),
+                format!("ALTER PUBLICATION {name} SET ({old});"),
+            )
+        };
+        if !publication.left_out.is_empty() {
+            let message = format!("leaves out {}", publication.left_out.join(", "));
+            let kept = format!("publish = '{}'", publication.published.join(", "));
+            self.error(object.clone(), message, set("publish = 'insert, update, delete, truncate'", &kept));
+        }
+        if !publication.via_root && tables.iter().any(|table| table.is_partitioned) {
+            let message = "publishes partitions under their own names";
+            let option = "publish_via_partition_root";
+            self.error(object, message, set(&format!("{option} = true"), &format!("{option} = false")));
+        }
+        for table in tables.iter().filter(|table| !publication.tables.contains_key(&table.id)) {
+            // A table that came later must not stop a source that runs; it is not read until it is published.
+            let severity = if intent == Intent::Continue { Severity::Warning } else { Severity::Error };
+            self.add(
+                severity,
+                format!("table {}", table.id),
+                format!("is selected but not in the publication {}", config.publication),
+                Remedy::sql(
+                    format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted()),
+                    format!("ALTER PUBLICATION {name} DROP TABLE {};", table.quoted()),
+                ),
+            );
+        }
+    }
+
+    fn missing_publication(&mut self, config: &PostgresConfig, settings: &Settings, tables: &[CatalogTable]) {
+        let object = format!("publication {}", config.publication);
+        if settings.can_create && tables.iter().all(|table| table.is_owned) {
+            return self.info(object, "will be created");
+        }
+        if tables.is_empty() {
+            return;
+        }
+        self.error(
+            object,
+            format!(
+                "does not exist, and the role {} may not create it: that needs CREATE on the database and ownership of the tables",
+                config.user
+            ),
+            Remedy::sql(
+                create_publication_sql(config, tables),
+                format!("DROP PUBLICATION IF EXISTS {};", quote_identifier(&config.publication)),
+            ),
+        );
+    }
+}
+
+fn load_settings(connection: &mut Connection) -> Result<Settings, CaptureError> {
+    let rows = connection.query(
+        DURING,
+        "SELECT current_setting('server_version_num'), current_setting('wal_level'), \
+         (SELECT count(*) FROM pg_catalog.pg_replication_slots), current_setting('max_replication_slots'), \
+         (SELECT count(*) FROM pg_catalog.pg_stat_replication), current_setting('max_wal_senders'), \
+         (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+         OR EXISTS (SELECT FROM pg_catalog.pg_roles \
+                    WHERE rolname = 'rds_replication' AND pg_catalog.pg_has_role(oid, 'MEMBER')), \
+         pg_catalog.has_database_privilege(current_database(), 'CREATE')",
+    )?;
+    let settings = rows.first().and_then(|row| {
+        Some(Settings {
+            version: row.parsed(0)?,
+            wal_level: row.text(1).to_owned(),
+            slots: (row.parsed(2)?, row.parsed(3)?),
+            senders: (row.parsed(4)?, row.parsed(5)?),
+            can_replicate: row.is_true(6),
+            can_create: row.is_true(7),
+        })
+    });
+    settings.ok_or_else(|| connection.protocol(DURING, "the server's settings have another form"))
+}
+
+/// Reads the slot, if it exists.
+pub(crate) fn load_slot(connection: &mut Connection, name: &str) -> Result<Option<Slot>, CaptureError> {
+    let rows = connection.query(
+        DURING,
+        &format!(
+            "SELECT plugin, database, coalesce(wal_status, ''), active_pid, coalesce(confirmed_flush_lsn, '0/0') \
+             FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            quote_literal(name)
+        ),
+    )?;
+    Ok(rows.first().map(|row| Slot {
+        plugin: row.text(0).to_owned(),
+        database: row.text(1).to_owned(),
+        wal_status: row.text(2).to_owned(),
+        active_pid: row.parsed(3),
+        confirmed: row.parsed(4).unwrap_or_default(),
+    }))
+}

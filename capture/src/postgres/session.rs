@@ -1,0 +1,243 @@
+//! One session: connect, inspect, create what is missing, copy or check the position, then follow the log.
+//!
+//! ```text
+//! journal holds      slot     what happens
+//! nothing            any      copy (or, with snapshot = "never", start at the slot's position)
+//! unfinished copy    any      copy again; its first frame empties every table of what the last attempt left
+//! position           exists   same server and history, slot not ahead: continue right behind the position
+//! position           gone     definite error: the changes in between are lost to this slot
+//! ```
+//!
+//! The copy never needs the slot itself to export a snapshot: a temporary slot does, and the stream of the real slot
+//! then starts at the temporary one's consistent point. The real slot exists before that point, so nothing between is
+//! lost, and no existing slot is ever dropped, whoever created it.
+
+use std::io;
+
+use tracing::{info, warn};
+
+use super::catalog::Catalog;
+use super::config::{DrainTo, PostgresConfig, SnapshotMode};
+use super::lsn::Lsn;
+use super::position::{Cut, PgPosition, Unfinished};
+use super::preflight::{self, Inspection, Intent, Severity};
+use super::snapshot;
+use super::stream::{Stream, StreamStart};
+use super::wire::{Connection, Purpose, quote_identifier};
+use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
+
+/// Reads a PostgreSQL source for one session, until it is stopped, has drained or fails.
+///
+/// Blocks; give it a thread. After an error of class `Transient` the caller starts it again with the newest position
+/// that the journal holds for the source. Nothing is confirmed to the server before [`LogSink::durable`] covers it.
+///
+/// # Errors
+/// [`CaptureError`]; its class says whether another session can help.
+pub fn run(
+    config: &PostgresConfig,
+    resume: Option<Resume>,
+    log: &dyn LogSink,
+    progress: &Progress,
+    stop: &StopSignal,
+) -> Result<Outcome, CaptureError> {
+    progress.enter(State::Connecting);
+    let outcome = Session { config, log, progress, stop }.run(resume.as_ref());
+    progress.enter(State::Idle);
+    match outcome {
+        Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
+            Ok(Outcome::Stopped)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Who answers at the other end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Identity {
+    pub(crate) system_id: u64,
+    pub(crate) timeline: u32,
+    pub(crate) log_end: Lsn,
+}
+
+pub(crate) struct Session<'a> {
+    pub(crate) config: &'a PostgresConfig,
+    pub(crate) log: &'a dyn LogSink,
+    pub(crate) progress: &'a Progress,
+    pub(crate) stop: &'a StopSignal,
+}
+
+impl Session<'_> {
+    fn run(&self, resume: Option<&Resume>) -> Result<Outcome, CaptureError> {
+        let held = self.held_position(resume)?;
+        let intent = match &held {
+            None => Intent::Begin,
+            Some(held) if held.unfinished == Unfinished::Snapshot => Intent::BeginAgain,
+            Some(_) => Intent::Continue,
+        };
+        let mut queries = Connection::open(self.config, Purpose::Query, self.stop)?;
+        let mut inspection = preflight::inspect(&mut queries, self.config, intent)?;
+        inspection.ensure_fit(self.config)?;
+        for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+            warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+        }
+        self.ensure_publication(&mut queries, &mut inspection)?;
+        let mut stream = Connection::open(self.config, Purpose::Replication, self.stop)?;
+        let identity = identify(&mut stream)?;
+        let drain_to = self.config.drain_to.map(|target| match target {
+            DrainTo::CurrentEnd => identity.log_end,
+            DrainTo::Lsn(lsn) => lsn,
+        });
+        let start = match (&held, intent) {
+            (Some(held), Intent::Continue) => {
+                self.ensure_same_history(&mut stream, held, identity, &inspection)?;
+                let cut = if let Unfinished::Cut(cut) = held.unfinished { Some(cut) } else { None };
+                Some((held.end, cut))
+            }
+            _ => self.begin(&mut stream, identity, intent, &inspection)?,
+        };
+        drop(queries);
+        let Some((start, cut)) = start else { return Ok(Outcome::Stopped) };
+        self.follow(stream, inspection.catalog, identity, drain_to, start, cut)
+    }
+
+    fn follow(
+        &self,
+        connection: Connection,
+        catalog: Catalog,
+        identity: Identity,
+        drain_to: Option<Lsn>,
+        start: Lsn,
+        cut: Option<Cut>,
+    ) -> Result<Outcome, CaptureError> {
+        info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
+        self.progress.enter(State::Streaming);
+        Stream::start(self, connection, StreamStart { catalog, identity, drain_to, start, cut })?.follow()
+    }
+
+    fn held_position(&self, resume: Option<&Resume>) -> Result<Option<PgPosition>, CaptureError> {
+        let Some(resume) = resume.filter(|resume| !resume.position.is_start()) else { return Ok(None) };
+        let held = PgPosition::decode(&resume.position).map_err(|reason| self.misfit(reason, KEEP_DATA))?;
+        if held.slot != self.config.slot {
+            let reason = format!("it belongs to the slot {:?}, configured is {:?}", held.slot, self.config.slot);
+            return Err(self.misfit(reason, "configure the slot that was read, or copy again into an empty data_dir"));
+        }
+        if resume.txn_end != (held.unfinished == Unfinished::Nothing) {
+            return Err(self.misfit("it contradicts its frame about the end of a transaction".to_owned(), KEEP_DATA));
+        }
+        Ok(Some(held))
+    }
+
+    /// Starts from nothing: creates the slot where there is none, then copies or starts at its position.
+    fn begin(
+        &self,
+        stream: &mut Connection,
+        identity: Identity,
+        intent: Intent,
+        inspection: &Inspection,
+    ) -> Result<Option<(Lsn, Option<Cut>)>, CaptureError> {
+        let confirmed = match &inspection.slot {
+            Some(slot) => slot.confirmed,
+            None => create_slot(stream, &self.config.slot)?,
+        };
+        if intent == Intent::Begin && self.config.snapshot == SnapshotMode::Never {
+            return Ok(Some((confirmed, None)));
+        }
+        self.progress.enter(State::Snapshot);
+        let again = intent == Intent::BeginAgain;
+        let copied = snapshot::copy(self, stream, identity, inspection, again)?;
+        Ok(copied.map(|consistent_point| (consistent_point, None)))
+    }
+
+    fn ensure_publication(&self, queries: &mut Connection, inspection: &mut Inspection) -> Result<(), CaptureError> {
+        if inspection.publication.is_none() {
+            let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
+            queries.query("creating the publication", &sql)?;
+            info!(source = %self.config.source, publication = self.config.publication, "created the publication");
+        }
+        Ok(())
+    }
+
+    /// The journal's position must be a place in this server's log that the slot has not passed.
+    fn ensure_same_history(
+        &self,
+        stream: &mut Connection,
+        held: &PgPosition,
+        identity: Identity,
+        inspection: &Inspection,
+    ) -> Result<(), CaptureError> {
+        if held.system_id != identity.system_id {
+            let reason = format!("it is of system {}, the server is system {}", held.system_id, identity.system_id);
+            return Err(self.misfit(reason, "point the url at the server that was read, or use an empty data_dir"));
+        }
+        if held.timeline != identity.timeline {
+            self.ensure_ancestor(stream, held, identity)?;
+        }
+        let confirmed = inspection.slot.as_ref().map(|slot| slot.confirmed).unwrap_or_default();
+        if confirmed > held.end {
+            let reason = format!(
+                "the slot {:?} was confirmed up to {confirmed}, the journal ends at {}: the changes between are lost to it",
+                self.config.slot, held.end
+            );
+            return Err(
+                self.misfit(reason, "somebody else read the slot; copy the tables again into an empty data_dir")
+            );
+        }
+        Ok(())
+    }
+
+    /// After a failover: the position must lie before the place where the server's timeline left ours.
+    fn ensure_ancestor(
+        &self,
+        stream: &mut Connection,
+        held: &PgPosition,
+        identity: Identity,
+    ) -> Result<(), CaptureError> {
+        let sql = format!("TIMELINE_HISTORY {}", identity.timeline);
+        let rows = stream.query("reading the timeline's history", &sql)?;
+        let history = rows.first().map(|row| row.text(1).to_owned()).unwrap_or_default();
+        let left_at = history.lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            let timeline: u32 = fields.next()?.parse().ok()?;
+            (timeline == held.timeline).then(|| fields.next()?.parse::<Lsn>().ok())?
+        });
+        if left_at.is_some_and(|left_at| held.end <= left_at) {
+            return Ok(());
+        }
+        let reason = format!(
+            "it is {} on timeline {}, the server is on timeline {} which left that one {}",
+            held.end,
+            held.timeline,
+            identity.timeline,
+            left_at.map_or("never".to_owned(), |lsn| format!("at {lsn}")),
+        );
+        Err(self.misfit(
+            reason,
+            "the new primary lacks changes that were read; copy the tables again into an empty data_dir",
+        ))
+    }
+
+    fn misfit(&self, reason: String, remedy: &'static str) -> CaptureError {
+        CaptureError::Position { source_id: self.config.source.clone(), reason, remedy }
+    }
+}
+
+const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";
+
+fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
+    const DURING: &str = "identifying the server";
+    let rows = stream.query(DURING, "IDENTIFY_SYSTEM")?;
+    let identity = rows.first().and_then(|row| {
+        Some(Identity { system_id: row.parsed(0)?, timeline: row.parsed(1)?, log_end: row.parsed(2)? })
+    });
+    identity.ok_or_else(|| stream.protocol(DURING, "the answer has another form"))
+}
+
+/// Creates the slot and gives its position.
+fn create_slot(stream: &mut Connection, slot: &str) -> Result<Lsn, CaptureError> {
+    const DURING: &str = "creating the slot";
+    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", quote_identifier(slot));
+    let rows = stream.query(DURING, &sql)?;
+    let consistent_point = rows.first().and_then(|row| row.parsed(1));
+    info!(source = %stream.source(), slot, "created the slot");
+    consistent_point.ok_or_else(|| stream.protocol(DURING, "the answer has no consistent point"))
+}

@@ -1,0 +1,124 @@
+//! What a reader has done so far, readable by metrics at any moment without touching the reader.
+//!
+//! The counters only rise while the process lives; a session that starts again continues them.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use syncline_schemas::frame::Op;
+
+/// What a reader is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Not running, or between two sessions.
+    Idle = 0,
+    /// Reaching the server and checking its settings.
+    Connecting = 1,
+    /// Copying the tables.
+    Snapshot = 2,
+    /// Following the log.
+    Streaming = 3,
+}
+
+impl State {
+    /// One word for status pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Snapshot => "snapshot",
+            Self::Streaming => "streaming",
+        }
+    }
+}
+
+/// Counters and marks of one source.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rows handed to the log, of every operation.
+    pub rows: AtomicU64,
+    /// Rows copied by the snapshot.
+    pub reads: AtomicU64,
+    /// Inserted rows.
+    pub inserts: AtomicU64,
+    /// Updated rows; a changed key counts once.
+    pub updates: AtomicU64,
+    /// Deleted rows.
+    pub deletes: AtomicU64,
+    /// Truncated tables.
+    pub truncates: AtomicU64,
+    /// Frames handed to the log.
+    pub frames: AtomicU64,
+    /// Bytes received from the server.
+    pub bytes: AtomicU64,
+    /// Position (LSN as a number) up to which everything was handed to the log.
+    pub received_lsn: AtomicU64,
+    /// Position (LSN as a number) that was confirmed to the server: durable in the log.
+    pub confirmed_lsn: AtomicU64,
+    /// The server's log end (LSN as a number) as it last told.
+    pub server_end_lsn: AtomicU64,
+    /// When the server last said anything, microseconds since 1970; 0 before.
+    pub last_message_us: AtomicU64,
+    /// When the first row of this process was handed to the log.
+    pub first_event: OnceLock<Instant>,
+    state: AtomicU8,
+}
+
+impl Progress {
+    /// What the reader is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Relaxed) {
+            1 => State::Connecting,
+            2 => State::Snapshot,
+            3 => State::Streaming,
+            _ => State::Idle,
+        }
+    }
+
+    pub(crate) fn enter(&self, state: State) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn observe_message(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.last_message_us.store(now_us().unsigned_abs(), Ordering::Relaxed);
+    }
+
+    /// Counts a frame on its way into the log by the rows of each operation, indexed by the operation's byte.
+    pub(crate) fn observe_frame(&self, rows: &OpCounts) {
+        let of = |op: Op| rows.0[op as usize];
+        let total = rows.0.iter().sum::<u64>();
+        if total > 0 {
+            self.first_event.get_or_init(Instant::now);
+        }
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.rows.fetch_add(total, Ordering::Relaxed);
+        self.reads.fetch_add(of(Op::Read), Ordering::Relaxed);
+        self.inserts.fetch_add(of(Op::Insert), Ordering::Relaxed);
+        self.updates.fetch_add(of(Op::Update) + of(Op::MoveIn), Ordering::Relaxed);
+        self.deletes.fetch_add(of(Op::Delete), Ordering::Relaxed);
+        self.truncates.fetch_add(of(Op::Truncate), Ordering::Relaxed);
+    }
+}
+
+/// Rows by operation. A move's two rows count where the new one does, so the old one is not counted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OpCounts([u64; 8]);
+
+impl OpCounts {
+    pub(crate) const fn add(&mut self, op: Op) {
+        if !matches!(op, Op::MoveOut) {
+            self.0[op as usize] += 1;
+        }
+    }
+}
+
+/// Microseconds since 1970 by the daemon's clock.
+pub(crate) fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
