@@ -122,7 +122,10 @@ impl Config {
             .map(|(name, section)| sinks::read(&name, section, folder, &daemon.data_dir, &daemon.name, faults))
             .collect();
         if sinks.is_empty() {
-            faults.add(1, "no [sinks.<name>] section: there is nowhere to deliver to; type = \"discard\" delivers nowhere");
+            faults.add(
+                1,
+                "no [sinks.<name>] section: there is nowhere to deliver to; type = \"discard\" delivers nowhere",
+            );
         }
         root.finish(faults);
         for mapping in &mappings {

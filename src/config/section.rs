@@ -236,7 +236,12 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 /// The known word within two typing errors.
 fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
-    known.iter().map(|&other| (edits(word, other), other)).filter(|(edits, _)| *edits <= 2).min().map(|(_, other)| other)
+    known
+        .iter()
+        .map(|&other| (edits(word, other), other))
+        .filter(|(edits, _)| *edits <= 2)
+        .min()
+        .map(|(_, other)| other)
 }
 
 /// Levenshtein distance.

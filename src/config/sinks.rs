@@ -140,5 +140,7 @@ fn url(section: &mut Section<'_>, key: &str, required: bool, faults: &mut Faults
 
 fn entities(section: &mut Section<'_>, faults: &mut Faults) -> Option<EntityPatterns> {
     let Some(found) = section.texts("entities", faults) else { return Some(EntityPatterns::all()) };
-    EntityPatterns::new(found.value.clone()).map_err(|error| found.fault(faults, format!("cannot be used: {error}"))).ok()
+    EntityPatterns::new(found.value.clone())
+        .map_err(|error| found.fault(faults, format!("cannot be used: {error}")))
+        .ok()
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use syncline_capture::postgres::{
-    DrainTo, PostgresConfig, Secret, SnapshotMode, SpecialValues, TablePatterns, Tls, parse_url,
+    DrainTo, PostgresConfig, Secret, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
 use syncline_schemas::ident::SourceId;
 
@@ -13,12 +13,7 @@ use super::section::Section;
 /// Tables copied at the same time unless told otherwise: enough to keep a small server's cores busy, not more.
 const COPY_WORKERS: usize = 4;
 
-pub(super) fn read(
-    name: &str,
-    mut section: Section<'_>,
-    folder: &Path,
-    faults: &mut Faults,
-) -> Option<PostgresConfig> {
+pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: &mut Faults) -> Option<PostgresConfig> {
     // Everything is asked for before anything is given up, so that one run shows every fault.
     let kind = section.required_text("type", faults);
     let url = section.required_text("url", faults);
@@ -39,11 +34,11 @@ pub(super) fn read(
         return None;
     }
     let url = url?;
-    let server = parse_url(&url.value).map_err(|error| url.fault(faults, format!(": {error}"))).ok();
+    let server = server_url::parse(&url.value).map_err(|error| url.fault(faults, format!(": {error}"))).ok();
     let patterns = match &tables {
-        Some(tables) => TablePatterns::parse(&tables.value)
-            .map_err(|error| tables.fault(faults, format!(": {error}")))
-            .ok(),
+        Some(tables) => {
+            TablePatterns::parse(&tables.value).map_err(|error| tables.fault(faults, format!(": {error}"))).ok()
+        }
         None => TablePatterns::parse(&["public.*"]).ok(),
     };
     let (server, tables) = (server?, patterns?);

@@ -54,6 +54,8 @@ pub(crate) struct TransformStatus {
     pub(crate) faulty: AtomicU64,
     pub(crate) warnings: AtomicU64,
     pub(crate) parked: Parked,
+    /// The state store itself failed: nothing can go on without it.
+    pub(crate) broken: AtomicBool,
 }
 
 impl TransformStatus {
@@ -165,6 +167,20 @@ impl Status {
     /// Tells whoever waits that a fact has changed.
     pub(crate) fn pulse(&self) {
         self.pulse.send_replace(());
+    }
+
+    /// Every part that has stopped for good, with its reason.
+    pub(crate) fn parked(&self) -> Vec<String> {
+        let sources = self.sources.iter().filter_map(|source| source.parked.reason());
+        let transform = self.transform.parked.reason().map(|reason| format!("transform: {reason}"));
+        let sinks =
+            self.sinks.iter().filter_map(|sink| sink.parked.reason().map(|why| format!("sink {}: {why}", sink.name)));
+        sources.chain(transform).chain(sinks).collect()
+    }
+
+    /// A receiver of pulses.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.pulse.subscribe()
     }
 
     /// Waits until a condition on the facts holds.

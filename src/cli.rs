@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps a distributor's ERP, warehouses and demand planning in line.
+#[derive(Debug, Parser)]
+#[command(name = "syncline", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// The configuration file.
+    #[arg(short, long, global = true, default_value = "syncline.toml", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// How log lines look.
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon.
+    Run(RunArgs),
+    /// Check configuration, sources, rights, mappings and sinks without changing anything.
+    Check(CheckArgs),
+    /// Show what the running daemon is doing.
+    Status(StatusArgs),
+    /// Run the reference receiver of the planning contract.
+    Planner(PlannerArgs),
+    /// Show everything at work on a private PostgreSQL with a sample distributor.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// End with code 0 as soon as everything that the sources hold at the start is confirmed by every sink.
+    #[arg(long)]
+    pub(crate) drain: bool,
+    /// Like --drain, but up to a given position of a source, as in erp=16/B374D848.
+    #[arg(long, value_name = "SOURCE=POSITION")]
+    pub(crate) until: Vec<String>,
+    /// Print a summary as the last line of standard output.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) summary: Option<SummaryFormat>,
+}
+
+/// How a summary looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SummaryFormat {
+    /// One JSON object.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Print the script that prepares each source with the least rights, and the one that undoes it.
+    #[arg(long)]
+    pub(crate) sql: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlannerArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:7080", value_name = "HOST:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The SQLite file that keeps what was received.
+    #[arg(long, default_value = "planner.db", value_name = "FILE")]
+    pub(crate) db: PathBuf,
+    /// Share of requests answered with 500, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    pub(crate) error_rate: f64,
+    /// Share of requests answered with 429 and Retry-After, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    pub(crate) throttle_rate: f64,
+    /// Share of requests that are applied and then not answered, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    pub(crate) drop_reply_rate: f64,
+    /// Milliseconds before each answer.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    pub(crate) latency_ms: u64,
+    /// Seed of the faults.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Run a bounded amount of traffic, drain, compare both ends, print a summary and end.
+    #[arg(long)]
+    pub(crate) drain: bool,
+    /// Keep everything in this folder instead of a temporary one.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+}

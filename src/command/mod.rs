@@ -1,0 +1,34 @@
+//! The commands: each a function from arguments to an exit code.
+
+pub(crate) mod check;
+pub(crate) mod planner;
+pub(crate) mod run;
+pub(crate) mod status;
+
+use thiserror::Error;
+
+use crate::config::ConfigFaults;
+use crate::pipeline::PipelineError;
+
+/// Why a command failed; printed once, exit code 1.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    /// The configuration has faults.
+    #[error(transparent)]
+    Config(#[from] ConfigFaults),
+    /// An argument cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The daemon did not start or ended.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// Findings that keep the daemon from working.
+    #[error("{0}")]
+    Unfit(String),
+    /// A sink or the receiver failed.
+    #[error(transparent)]
+    Sink(#[from] syncline_sinks::SinkError),
+    /// The system refused something.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}

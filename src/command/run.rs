@@ -1,0 +1,85 @@
+//! `syncline run`: the daemon from start to exit code.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use syncline_capture::postgres::{DrainTo, Lsn};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::CommandError;
+use crate::api::{self, Facts};
+use crate::cli::{RunArgs, SummaryFormat};
+use crate::config::Config;
+use crate::pipeline::Pipeline;
+use crate::pipeline::status::Status;
+
+/// Runs until a signal, the end of a drain, or until nothing can go on.
+pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) -> Result<(), CommandError> {
+    let draining = set_drain(&mut config, args)?;
+    let sources: Vec<String> = config.sources.iter().map(|source| source.source.to_string()).collect();
+    let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+    let status = Arc::new(Status::new(started, &sources, &sinks));
+    let (name, listen) = (config.name.clone(), config.listen);
+    super::check::refuse_unfit_mappings(&config).await?;
+    let pipeline = Pipeline::start(config, Arc::clone(&status))?;
+    let facts =
+        Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
+    let api = tokio::spawn(api::serve(api::bind(listen).await?, Arc::new(facts)));
+    info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let outcome = tokio::select! {
+        outcome = pipeline.drained(), if draining => outcome,
+        error = pipeline.hopeless() => Err(error),
+        _ = terminate.recv() => { info!("stopping on SIGTERM"); Ok(()) }
+        _ = interrupt.recv() => { info!("stopping on SIGINT"); Ok(()) }
+    };
+    pipeline.stop().await;
+    api.abort();
+    outcome?;
+    if args.summary == Some(SummaryFormat::Json) {
+        println!("{}", summary(&status));
+    }
+    Ok(())
+}
+
+/// Tells the sources where to end; true where the daemon is to end by itself.
+fn set_drain(config: &mut Config, args: &RunArgs) -> Result<bool, CommandError> {
+    let mut until = Vec::new();
+    for text in &args.until {
+        let usage = || CommandError::Usage(format!("--until {text}: write SOURCE=POSITION, as in erp=16/B374D848"));
+        let (name, position) = text.split_once('=').ok_or_else(usage)?;
+        let lsn: Lsn = position.parse().map_err(|_| usage())?;
+        if !config.sources.iter().any(|source| source.source.as_str() == name) {
+            return Err(CommandError::Usage(format!("--until {text}: there is no [sources.{name}] section")));
+        }
+        until.push((name, lsn));
+    }
+    let draining = args.drain || !until.is_empty();
+    if draining {
+        for source in &mut config.sources {
+            let given = until.iter().find(|(name, _)| *name == source.source.as_str());
+            source.drain_to = Some(given.map_or(DrainTo::CurrentEnd, |(_, lsn)| DrainTo::Lsn(*lsn)));
+        }
+    }
+    Ok(draining)
+}
+
+fn summary(status: &Status) -> serde_json::Value {
+    let sum = |pick: fn(&syncline_capture::Progress) -> u64| -> u64 {
+        status.sources.iter().map(|source| pick(&source.progress)).sum()
+    };
+    let first_event = status.sources.iter().filter_map(|source| source.progress.first_event.get()).min();
+    let first_event_ms = first_event.map(|at| at.duration_since(status.started).as_secs_f64() * 1_000.0);
+    serde_json::json!({
+        "rows": sum(|progress| progress.rows.load(Ordering::Relaxed)),
+        "reads": sum(|progress| progress.reads.load(Ordering::Relaxed)),
+        "inserts": sum(|progress| progress.inserts.load(Ordering::Relaxed)),
+        "updates": sum(|progress| progress.updates.load(Ordering::Relaxed)),
+        "deletes": sum(|progress| progress.deletes.load(Ordering::Relaxed)),
+        "deltas": status.transform.deltas.load(Ordering::Relaxed),
+        "first_event_ms": first_event_ms,
+        "seconds": status.started.elapsed().as_secs_f64(),
+    })
+}

@@ -1,0 +1,237 @@
+//! A sink's pump: cuts spans from the outbox, has the sink write them, remembers how far it got.
+//!
+//! Each sink goes at its own pace. A slow or dead one costs disk, because the outbox keeps what it has not confirmed; it
+//! never holds back capture, the transform or another sink.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
+use syncline_journal::{Commit, Durability, JournalError, Store};
+use syncline_schemas::delta;
+use syncline_schemas::ident::LogOffset;
+use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Sink, SinkError, Span, Written};
+use tokio::sync::watch;
+use tracing::{debug, error, warn};
+
+use super::backoff::Backoff;
+use super::outbox::{Cut, Cutter, Outbox};
+use super::status::{SinkStatus, Status};
+
+/// What the pump is asked to do beside its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Cut spans as the sink likes them.
+    Steady,
+    /// Deliver what is visible at once: the daemon drains.
+    Flush,
+    /// Start no further write.
+    Stop,
+}
+
+/// One sink at work.
+pub(super) struct Pump {
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) store: Store,
+    pub(super) status: Arc<Status>,
+    /// Place of the sink in the status.
+    pub(super) index: usize,
+    pub(super) mode: watch::Receiver<Mode>,
+}
+
+fn cursor_name(sink: &str) -> String {
+    format!("sink/{sink}")
+}
+
+fn unreadable(error: &JournalError) -> SinkError {
+    SinkError::Outbox { reason: error.to_string() }
+}
+
+impl Pump {
+    /// Runs until stopped or parked.
+    pub(super) async fn run(mut self) {
+        let status = Arc::clone(&self.status);
+        let sink = &status.sinks[self.index];
+        let mut backoff = Backoff::new();
+        loop {
+            match self.deliver(sink, &mut backoff).await {
+                Ok(()) => break,
+                Err(error) if error.class() == Class::Transient => {
+                    let pause = backoff.pause();
+                    sink.retries.fetch_add(1, Ordering::Relaxed);
+                    warn!(sink = sink.name, %error, pause_ms = pause.as_millis(), "delivery interrupted, trying again");
+                    status.pulse();
+                    if self.stopped_within(pause).await {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    error!(sink = sink.name, %error, "sink parked");
+                    sink.parked.park(error.to_string());
+                    break;
+                }
+            }
+        }
+        status.pulse();
+    }
+
+    async fn stopped_within(&mut self, pause: Duration) -> bool {
+        tokio::time::timeout(pause, self.mode.wait_for(|mode| *mode == Mode::Stop)).await.is_ok()
+    }
+
+    /// Delivers span after span; returns when asked to stop.
+    async fn deliver(&mut self, sink: &SinkStatus, backoff: &mut Backoff) -> Result<(), SinkError> {
+        let mut cutter = Cutter::new(self.store.clone(), self.begin(sink).await?);
+        while let Some(cut) = self.next_cut(&mut cutter, sink).await? {
+            if cut.rows > 0 {
+                self.write(cut, sink).await?;
+                backoff.reset();
+            }
+            self.confirm(cut.span.upto, sink)?;
+            cutter.delivered(cut.span.upto);
+        }
+        Ok(())
+    }
+
+    /// Where to go on: what the target says outranks what we remember.
+    async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
+        let ours = self.store.cursor(&cursor_name(&sink.name)).map_err(|error| unreadable(&error))?;
+        let at = match self.sink.recall().await? {
+            Some(theirs) => theirs,
+            None => LogOffset(ours.unwrap_or_default()),
+        };
+        let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
+        if at < trimmed {
+            return Err(SinkError::Refused {
+                target: format!("sink {}", sink.name),
+                reason: format!("it stands at {at}, and deltas up to {trimmed} were delivered elsewhere and removed"),
+                remedy: "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot"
+                    .to_owned(),
+            });
+        }
+        sink.cursor.store(at.0, Ordering::Release);
+        self.status.pulse();
+        Ok(at)
+    }
+
+    /// Waits until there is a span to deliver; none when asked to stop.
+    async fn next_cut(&mut self, cutter: &mut Cutter, sink: &SinkStatus) -> Result<Option<Cut>, SinkError> {
+        let batching = self.sink.batching();
+        let mut waiting_since: Option<Instant> = None;
+        let mut pulses = self.status.subscribe();
+        loop {
+            let mode = *self.mode.borrow_and_update();
+            if mode == Mode::Stop {
+                return Ok(None);
+            }
+            let cut = cutter.look(self.status.visible(), batching.max_rows).map_err(|error| unreadable(&error))?;
+            sink.set_behind(cut.rows > 0);
+            let linger = if mode == Mode::Flush { Duration::ZERO } else { batching.linger };
+            let mut timeout = None;
+            if cut.span.upto > cut.span.after {
+                if cut.rows == 0 || cut.rows >= batching.max_rows {
+                    return Ok(Some(cut));
+                }
+                let waited = waiting_since.get_or_insert_with(Instant::now).elapsed();
+                match linger.checked_sub(waited).filter(|left| !left.is_zero()) {
+                    None => return Ok(Some(cut)),
+                    left => timeout = left,
+                }
+            }
+            tokio::select! {
+                _ = pulses.changed() => {}
+                _ = self.mode.changed() => {}
+                () = tokio::time::sleep(timeout.unwrap_or(Duration::from_secs(60))) => {}
+            }
+        }
+    }
+
+    async fn write(&mut self, cut: Cut, sink: &SinkStatus) -> Result<(), SinkError> {
+        let deltas = Observed::new(Outbox::new(self.store.clone()));
+        let began = Instant::now();
+        let written = self.sink.write(cut.span, &deltas).await?;
+        deltas.record(sink);
+        self.note(cut, &written, sink, began.elapsed());
+        Ok(())
+    }
+
+    fn note(&self, cut: Cut, written: &Written, sink: &SinkStatus, took: Duration) {
+        sink.rows.fetch_add(written.rows, Ordering::Relaxed);
+        sink.bytes.fetch_add(written.bytes, Ordering::Relaxed);
+        sink.rejected.fetch_add(written.rejected, Ordering::Relaxed);
+        sink.writes.fetch_add(1, Ordering::Relaxed);
+        for reject in &written.rejects {
+            let field = reject.field.as_deref().unwrap_or("");
+            warn!(
+                sink = sink.name,
+                entity = reject.entity,
+                version = reject.version,
+                code = reject.code,
+                field,
+                "row refused by the target"
+            );
+        }
+        debug!(sink = sink.name, upto = %cut.span.upto, rows = cut.rows, took_ms = took.as_millis(), "delivered");
+    }
+
+    fn confirm(&self, upto: LogOffset, sink: &SinkStatus) -> Result<(), SinkError> {
+        let mut commit = Commit::new();
+        commit.put_cursor(&cursor_name(&sink.name), upto.0);
+        // A power failure may take it back; the span is then written again, which changes nothing.
+        self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))?;
+        sink.cursor.store(upto.0, Ordering::Release);
+        sink.reset_behind(self.status.visible() > upto);
+        self.status.pulse();
+        Ok(())
+    }
+}
+
+/// The outbox, with the commit times of the rows that were read through it: their age counts from the confirmation.
+struct Observed {
+    outbox: Outbox,
+    /// Oldest commit (microseconds since 1970) and rows of each batch.
+    commits: Mutex<Vec<(i64, u64)>>,
+}
+
+impl Observed {
+    const fn new(outbox: Outbox) -> Self {
+        Self { outbox, commits: Mutex::new(Vec::new()) }
+    }
+
+    fn observe(&self, entry: &OutboxEntry) {
+        for batch in &entry.deltas {
+            let commits = batch.rows.column_by_name(delta::COMMIT_TS);
+            let commits = commits.map(|column| column.as_primitive::<TimestampMicrosecondType>());
+            if let Some(oldest) = commits.and_then(arrow::compute::min) {
+                let mut seen = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.push((oldest, batch.rows.num_rows() as u64));
+            }
+        }
+    }
+
+    fn record(&self, sink: &SinkStatus) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+        let age_ms = |at: i64| u64::try_from(now.saturating_sub(at).max(0) / 1_000).unwrap_or(0);
+        let commits = std::mem::take(&mut *self.commits.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some((oldest, _)) = commits.iter().min() {
+            sink.last_lag_ms.store(age_ms(*oldest), Ordering::Relaxed);
+        }
+        for (at, rows) in commits {
+            sink.lag.observe(age_ms(at), rows);
+        }
+    }
+}
+
+impl DeltaSource for Observed {
+    fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
+        let entries = self.outbox.read(span)?;
+        Ok(Box::new(entries.inspect(|entry| {
+            if let Ok(entry) = entry {
+                self.observe(entry);
+            }
+        })))
+    }
+}

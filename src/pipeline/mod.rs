@@ -1,0 +1,199 @@
+//! The daemon's parts put together: sources, transform and sinks around one journal.
+//!
+//! ```text
+//! capture-<source> threads -> log -> transform thread -> outbox -> one task per sink
+//! ```
+//!
+//! Nothing but the journal connects the stages, so each can stop, fail or be slow alone. Supervision is by part: what a
+//! retry can mend is retried with a growing pause, what it cannot mend is parked with its reason while the others go on.
+
+mod backoff;
+mod capture;
+mod deliver;
+mod housekeeping;
+mod outbox;
+pub(crate) mod status;
+mod transform;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use syncline_capture::StopSignal;
+use syncline_journal::{Journal, JournalError, Limits, Log, Store};
+use syncline_sinks::discard::Discard;
+use syncline_sinks::lake::LakeSink;
+use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::{Sink, SinkError};
+use syncline_transform::TransformError;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle as Task;
+
+use self::deliver::{Mode, Pump};
+use self::status::Status;
+use self::transform::Transform;
+use crate::config::{Config, SinkKind};
+
+/// How long a stopping daemon waits for writes under way; what is not confirmed by then is written again next time.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why the daemon did not start or ended.
+#[derive(Debug, Error)]
+pub(crate) enum PipelineError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The mappings cannot go on from the state.
+    #[error(transparent)]
+    Transform(#[from] TransformError),
+    /// A sink cannot be set up.
+    #[error("sink {name}: {error}")]
+    Sink {
+        /// Its configured name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        error: SinkError,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// Parts stopped for good.
+    #[error("stopped: {0}")]
+    Parked(String),
+}
+
+/// A running daemon.
+pub(crate) struct Pipeline {
+    pub(crate) status: Arc<Status>,
+    pub(crate) log: Log,
+    pub(crate) store: Store,
+    stop_sources: StopSignal,
+    stop_transform: StopSignal,
+    threads: Vec<JoinHandle<()>>,
+    mode: watch::Sender<Mode>,
+    pumps: Vec<Task<()>>,
+    housekeeping: Task<()>,
+    /// Last: it holds the lock on the data folder.
+    _journal: Journal,
+}
+
+impl Pipeline {
+    /// Opens the journal and starts every part.
+    pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
+        let journal = Journal::open(&config.data_dir, Limits::default())?;
+        let (log, store) = (journal.log.clone(), journal.store.clone());
+        let transform = Transform::open(store.clone(), config.mappings)?;
+        let cursor = transform.cursor();
+        status.transform.folded.store(cursor.folded.0, Ordering::Release);
+        status.transform.visible.store(cursor.visible.0, Ordering::Release);
+        let mode = watch::Sender::new(Mode::Steady);
+        let mut pumps = Vec::new();
+        for (index, sink) in config.sinks.into_iter().enumerate() {
+            let built = build_sink(sink.kind).map_err(|error| PipelineError::Sink { name: sink.name, error })?;
+            let pump =
+                Pump { sink: built, store: store.clone(), status: Arc::clone(&status), index, mode: mode.subscribe() };
+            pumps.push(tokio::spawn(pump.run()));
+        }
+        let (stop_sources, stop_transform) = (StopSignal::default(), StopSignal::default());
+        let mut threads = vec![transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?];
+        for (index, source) in config.sources.into_iter().enumerate() {
+            let status = Arc::clone(&status);
+            threads.push(capture::start(source, log.clone(), status, index, stop_sources.clone())?);
+        }
+        let housekeeping =
+            tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));
+        Ok(Self {
+            status,
+            log,
+            store,
+            stop_sources,
+            stop_transform,
+            threads,
+            mode,
+            pumps,
+            housekeeping,
+            _journal: journal,
+        })
+    }
+
+    /// Waits until every source has ended by itself and everything they gave is confirmed by every sink.
+    pub(crate) async fn drained(&self) -> Result<(), PipelineError> {
+        self.status
+            .wait_for(|status| status.sources.iter().all(|source| source.finished.load(Ordering::Acquire)))
+            .await;
+        self.refuse_parked()?;
+        let end = self.log.durable();
+        self.status.wait_for(|status| status.folded() >= end || status.transform.parked.is_parked()).await;
+        self.refuse_parked()?;
+        self.flush().await;
+        self.refuse_parked()
+    }
+
+    /// Waits until every sink has confirmed what is visible, or is parked.
+    async fn flush(&self) {
+        self.mode.send_replace(Mode::Flush);
+        self.status
+            .wait_for(|status| {
+                let visible = status.visible().0;
+                status
+                    .sinks
+                    .iter()
+                    .all(|sink| sink.cursor.load(Ordering::Acquire) >= visible || sink.parked.is_parked())
+            })
+            .await;
+    }
+
+    /// Waits until nothing is left that could go on: all sources parked, or the state store failed.
+    ///
+    /// A transform that is parked by a mapping does not count: capture goes on, so that nothing is lost meanwhile.
+    pub(crate) async fn hopeless(&self) -> PipelineError {
+        self.status
+            .wait_for(|status| {
+                status.sources.iter().all(|source| source.parked.is_parked())
+                    || status.transform.broken.load(Ordering::Acquire)
+            })
+            .await;
+        self.refuse_parked().err().unwrap_or_else(|| PipelineError::Parked("nothing is left to do".to_owned()))
+    }
+
+    fn refuse_parked(&self) -> Result<(), PipelineError> {
+        let parked = self.status.parked();
+        if parked.is_empty() { Ok(()) } else { Err(PipelineError::Parked(parked.join("\n"))) }
+    }
+
+    /// Stops intake, lets what is in the log reach the sinks for a while, and ends every part.
+    pub(crate) async fn stop(self) {
+        self.stop_sources.stop();
+        let drained = async {
+            let sources = |status: &Status| status.sources.iter().all(|source| source.finished.load(Ordering::Acquire));
+            self.status.wait_for(sources).await;
+            let end = self.log.durable();
+            self.status.wait_for(|status| status.folded() >= end || status.transform.parked.is_parked()).await;
+            self.flush().await;
+        };
+        // What is not confirmed by then is durable here and is delivered after the next start.
+        let _ = tokio::time::timeout(STOP_DEADLINE, drained).await;
+        self.stop_transform.stop();
+        self.mode.send_replace(Mode::Stop);
+        let (pumps, threads) = (self.pumps, self.threads);
+        for mut pump in pumps {
+            if tokio::time::timeout(STOP_DEADLINE, &mut pump).await.is_err() {
+                pump.abort();
+            }
+        }
+        self.housekeeping.abort();
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        let _ = tokio::time::timeout(STOP_DEADLINE, joined).await;
+    }
+}
+
+fn build_sink(kind: SinkKind) -> Result<Box<dyn Sink>, SinkError> {
+    Ok(match kind {
+        SinkKind::Planning(config) => Box::new(PlanningSink::new(*config)?),
+        SinkKind::Lake(config) => Box::new(LakeSink::new(*config)?),
+        SinkKind::Discard => Box::new(Discard),
+    })
+}

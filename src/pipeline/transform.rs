@@ -1,0 +1,154 @@
+//! The transform's thread: log entries in order, each folded and committed before the next.
+//!
+//! State, outbox and cursor of a step are one atomic commit, durable before sinks may see the deltas. A crash anywhere
+//! leaves a cursor from which the fold, being deterministic, writes the same again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use syncline_capture::StopSignal;
+use syncline_journal::{Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
+use syncline_schemas::frame::LogEntry;
+use syncline_schemas::ident::LogOffset;
+use syncline_transform::TransformError;
+use syncline_transform::fold::Fold;
+use syncline_transform::mapping::Mapping;
+use syncline_transform::state::{Cursor, Pair, Space, State, Step};
+use tracing::{debug, error};
+
+use super::outbox;
+use super::status::Status;
+
+/// How long one wait for new entries lasts before the thread looks whether it should stop.
+const WAIT: Duration = Duration::from_millis(100);
+const STEP: &str = "transform.step";
+const ROWS: &str = "transform.rows";
+const VISIBLE: &str = "transform.visible";
+const EPOCH: &str = "epoch";
+
+/// The store as the fold sees it.
+struct FoldState<'s>(&'s Store);
+
+fn unusable(error: &JournalError) -> TransformError {
+    TransformError::State(error.to_string())
+}
+
+const fn space_of(space: Space) -> StoreSpace {
+    match space {
+        Space::Contributions => StoreSpace::Contributions,
+        Space::Entities => StoreSpace::Entities,
+        Space::Catalog => StoreSpace::Tables,
+        Space::Held => StoreSpace::Held,
+    }
+}
+
+impl State for FoldState<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
+        let value = self.0.get(space_of(space), key).map_err(|error| unusable(&error))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+        let pairs = self.0.scan_prefix(space_of(space), prefix).take(limit);
+        pairs
+            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(|error| unusable(&error)))
+            .collect()
+    }
+}
+
+/// The fold of a daemon, ready to go on where the store says.
+pub(super) struct Transform {
+    fold: Fold,
+    store: Store,
+}
+
+impl Transform {
+    /// Reads the cursor and checks the mappings against the state.
+    pub(super) fn open(store: Store, mappings: Vec<Mapping>) -> Result<Self, TransformError> {
+        let cursor = |name| store.cursor(name).map_err(|error| unusable(&error));
+        let narrow = |value: u64| u32::try_from(value).map_err(|error| TransformError::State(error.to_string()));
+        let epoch = match cursor(EPOCH)? {
+            Some(epoch) => narrow(epoch)?,
+            None => {
+                let mut commit = Commit::new();
+                commit.put_cursor(EPOCH, 1);
+                store.commit(commit, Durability::Synced).map_err(|error| unusable(&error))?;
+                1
+            }
+        };
+        let at = Cursor {
+            folded: LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default()),
+            step: narrow(cursor(STEP)?.unwrap_or_default())?,
+            rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
+            visible: LogOffset(cursor(VISIBLE)?.unwrap_or_default()),
+        };
+        let fold = Fold::open(epoch, mappings, at, &FoldState(&store))?;
+        Ok(Self { fold, store })
+    }
+
+    pub(super) const fn cursor(&self) -> Cursor {
+        self.fold.cursor()
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(self, log: Log, status: Arc<Status>, stop: StopSignal) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("transform".to_owned()).spawn(move || {
+            let mut this = self;
+            if let Err(error) = this.run(&log, &status, &stop) {
+                error!(%error, folded = %status.folded(), "transform parked");
+                status.transform.parked.park(error.to_string());
+                status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
+            }
+            status.pulse();
+        })
+    }
+
+    fn run(&mut self, log: &Log, status: &Status, stop: &StopSignal) -> Result<(), TransformError> {
+        let mut reader = log.reader(self.cursor().folded).map_err(|error| unusable(&error))?;
+        while !stop.is_stopped() {
+            let Some(record) = reader.next().map_err(|error| unusable(&error))? else {
+                log.wait_durable(self.cursor().folded.next(), WAIT).map_err(|error| unusable(&error))?;
+                continue;
+            };
+            let entry = LogEntry::decode(&record.payload)?;
+            self.fold(record.offset, &entry, status)?;
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, offset: LogOffset, entry: &LogEntry, status: &Status) -> Result<(), TransformError> {
+        let store = &self.store;
+        let mut write = |step: Step| commit(store, step);
+        let stats = self.fold.fold(offset, entry, &FoldState(store), &mut write)?;
+        let cursor = self.cursor();
+        debug!(%offset, deltas = stats.deltas, unchanged = stats.unchanged, faulty = stats.faulty, "folded");
+        status.transform.add(stats);
+        status.transform.folded.store(cursor.folded.0, Ordering::Release);
+        status.transform.visible.store(cursor.visible.0, Ordering::Release);
+        status.pulse();
+        Ok(())
+    }
+}
+
+fn commit(store: &Store, step: Step) -> Result<(), TransformError> {
+    let Step { writes, outbox, cursor } = step;
+    let mut commit = Commit::new();
+    for (space, key, value) in writes {
+        match value {
+            Some(value) => commit.put(space_of(space), key, value),
+            None => commit.delete(space_of(space), key),
+        }
+    }
+    if let Some(deltas) = outbox {
+        // A step that finishes its entry where nothing is half applied ends a span.
+        let boundary = cursor.folded == deltas.offset && cursor.visible == cursor.folded;
+        outbox::put(&mut commit, deltas, boundary);
+    }
+    commit.put_cursor(TRANSFORM_CURSOR, cursor.folded.0);
+    commit.put_cursor(STEP, u64::from(cursor.step));
+    commit.put_cursor(ROWS, u64::from(cursor.rows));
+    commit.put_cursor(VISIBLE, cursor.visible.0);
+    store.commit(commit, Durability::Synced).map_err(|error| unusable(&error))
+}
