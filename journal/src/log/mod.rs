@@ -205,27 +205,7 @@ impl Log {
     /// # Errors
     /// [`JournalError::Io`]; the segment that could not be removed and those after it stay.
     pub fn trim(&self, upto: LogOffset) -> Result<(), JournalError> {
-        let shared = &self.inner.shared;
-        let _one_at_a_time = shared.trim.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((first, bytes)) = self.take_trimmable(upto) {
-            let path = segment::path(&shared.dir, first);
-            if let Err(error) = shared.disk.remove(&path) {
-                shared.lock().segments.insert(first, bytes);
-                return Err(JournalError::io("remove", path)(error));
-            }
-            // Names vanish oldest first, also over a power failure: a log has no hole.
-            shared.disk.sync_dir(&shared.dir).map_err(JournalError::io("sync", &shared.dir))?;
-        }
-        Ok(())
-    }
-
-    fn take_trimmable(&self, upto: LogOffset) -> Option<(LogOffset, u64)> {
-        let mut state = self.inner.shared.lock();
-        let next_first = *state.segments.keys().nth(1)?;
-        if next_first > upto.next() {
-            return None;
-        }
-        state.segments.pop_first()
+        self.inner.shared.trim(upto)
     }
 
     /// Writes what is queued and ends the writer thread; every later append is refused.

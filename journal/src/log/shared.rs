@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use syncline_schemas::ident::LogOffset;
 
 use super::record::Pending;
-use super::segment::Checkpoint;
+use super::segment::{self, Checkpoint};
 use super::writer::{Failure, Writer, Written};
 use crate::disk::Disk;
 use crate::error::JournalError;
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     /// `durable` rose, or never will.
     pub(super) synced: Condvar,
     /// One trim at a time, so that segments vanish oldest first.
-    pub(super) trim: Mutex<()>,
+    trim: Mutex<()>,
 }
 
 pub(super) struct State {
@@ -133,6 +133,31 @@ impl Shared {
         Ok(Some(Held { first, bytes }))
     }
 
+    /// Removes the segments that hold nothing after an offset, oldest first; the last one stays.
+    pub(super) fn trim(&self, upto: LogOffset) -> Result<(), JournalError> {
+        let _one_at_a_time = self.trim.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((first, bytes)) = self.take_trimmable(upto) {
+            let path = segment::path(&self.dir, first);
+            if let Err(error) = self.disk.remove(&path) {
+                self.lock().segments.insert(first, bytes);
+                return Err(JournalError::io("remove", path)(error));
+            }
+            // Names vanish oldest first, also over a power failure: a log has no hole.
+            self.disk.sync_dir(&self.dir).map_err(JournalError::io("sync", &self.dir))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest segment out of sight, so that a reader is told that it is gone before it is.
+    fn take_trimmable(&self, upto: LogOffset) -> Option<(LogOffset, u64)> {
+        let mut state = self.lock();
+        let next_first = *state.segments.keys().nth(1)?;
+        if next_first > upto.next() {
+            return None;
+        }
+        state.segments.pop_first()
+    }
+
     /// The writer thread: takes everything queued, writes it, publishes it, until the log closes or fails.
     pub(super) fn run(&self, mut writer: Writer) {
         // Should the writer panic, its callers must get an error rather than wait for ever.
@@ -163,7 +188,7 @@ impl Shared {
         Some(queue)
     }
 
-    fn publish(&self, written: Written) {
+    pub(super) fn publish(&self, written: Written) {
         let mut state = self.lock();
         state.durable = written.upto;
         state.checkpoint.extend(written.reached);

@@ -1,0 +1,158 @@
+//! The store: atomic, ordered, bounded; and log against store.
+
+use syncline_schemas::ident::{LogOffset, Position, SourceId};
+
+use super::{Commit, Durability, Space, Store};
+use crate::journal::{Journal, TRANSFORM_CURSOR};
+use crate::{JournalError, Limits};
+
+fn keys(store: &Store, space: Space) -> Vec<Vec<u8>> {
+    store.scan(space, ..).map(|entry| entry.unwrap().0.to_vec()).collect()
+}
+
+#[test]
+fn a_commit_over_all_spaces_is_read_back_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    for durability in [Durability::Buffered, Durability::Synced] {
+        let store = Store::open(dir.path(), Limits::default()).unwrap();
+        let mut commit = Commit::new();
+        Space::ALL.iter().for_each(|space| commit.put(*space, "key", vec![*space as u8; 5000]));
+        commit.put_cursor(TRANSFORM_CURSOR, 42);
+        store.commit(commit, durability).unwrap();
+        drop(store);
+        let store = Store::open(dir.path(), Limits::default()).unwrap();
+        for space in Space::ALL {
+            assert_eq!(*store.get(space, b"key").unwrap().unwrap(), vec![space as u8; 5000]);
+        }
+        assert_eq!(store.cursor(TRANSFORM_CURSOR).unwrap(), Some(42));
+        assert_eq!(store.cursor("planning").unwrap(), None);
+        let mut commit = Commit::new();
+        Space::ALL.iter().for_each(|space| commit.delete(*space, "key"));
+        store.commit(commit, durability).unwrap();
+        assert!(Space::ALL.iter().all(|space| store.get(*space, b"key").unwrap().is_none()));
+    }
+}
+
+#[test]
+fn the_last_change_to_a_key_in_a_commit_counts_also_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    let mut commit = Commit::new();
+    commit.put(Space::Entities, "gone", "1");
+    commit.delete(Space::Entities, "gone");
+    commit.delete(Space::Entities, "back");
+    commit.put(Space::Entities, "back", "1");
+    commit.put(Space::Entities, "back", "2");
+    store.commit(commit, Durability::Synced).unwrap();
+    let check = |store: &Store| {
+        assert!(store.get(Space::Entities, b"gone").unwrap().is_none());
+        assert_eq!(*store.get(Space::Entities, b"back").unwrap().unwrap(), *b"2");
+        assert_eq!(keys(store, Space::Entities), [b"back"]);
+    };
+    check(&store);
+    drop(store);
+    check(&Store::open(dir.path(), Limits::default()).unwrap());
+}
+
+#[test]
+fn a_scan_is_ordered_and_does_not_see_later_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    let put = |n: u64| {
+        let mut commit = Commit::new();
+        commit.put(Space::Outbox, n.to_be_bytes(), vec![0; 2000]);
+        store.commit(commit, Durability::Buffered).unwrap();
+    };
+    (0..10).rev().for_each(put);
+    let from = 4_u64.to_be_bytes();
+    let scan = store.scan(Space::Outbox, from.as_slice()..);
+    put(10);
+    let seen: Vec<_> = scan.map(|entry| entry.unwrap().0.to_vec()).collect();
+    assert_eq!(seen, (4..10_u64).map(|n| n.to_be_bytes().to_vec()).collect::<Vec<_>>());
+    let newest = store.scan(Space::Outbox, ..).next_back().unwrap().unwrap();
+    assert_eq!((&*newest.0, newest.1.len()), (10_u64.to_be_bytes().as_slice(), 2000));
+    assert_eq!(store.scan_prefix(Space::Outbox, &[0; 7]).count(), 11);
+}
+
+#[test]
+fn a_key_that_the_store_would_panic_on_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    for key in [Vec::new(), vec![1; 70_000]] {
+        let mut commit = Commit::new();
+        commit.put(Space::Held, "fine", "1");
+        commit.put(Space::Held, key, "1");
+        let refused = store.commit(commit, Durability::Buffered).unwrap_err();
+        assert!(matches!(refused, JournalError::StateTooLarge { what: "a key", space: Space::Held, .. }), "{refused}");
+    }
+    assert!(keys(&store, Space::Held).is_empty());
+}
+
+#[test]
+fn more_state_than_its_buffers_is_written_out_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits { cache_bytes: 1 << 20, ..Limits::default() }).unwrap();
+    for n in 0..200_u32 {
+        let mut commit = Commit::new();
+        for i in 0..500_u32 {
+            commit.put(Space::Contributions, [i.to_be_bytes(), n.to_be_bytes()].concat(), vec![n as u8; 150]);
+        }
+        store.commit(commit, Durability::Buffered).unwrap();
+    }
+    for n in (0..200_u32).step_by(7) {
+        let value = store.get(Space::Contributions, &[123_u32.to_be_bytes(), n.to_be_bytes()].concat()).unwrap();
+        assert_eq!(*value.unwrap(), [n as u8; 150]);
+    }
+    assert_eq!(store.scan(Space::Contributions, ..).count(), 100_000);
+}
+
+fn move_cursor(journal: &Journal, at: u64) {
+    let mut commit = Commit::new();
+    commit.put_cursor(TRANSFORM_CURSOR, at);
+    journal.store.commit(commit, Durability::Synced).unwrap();
+}
+
+fn filled(dir: &std::path::Path) -> Journal {
+    let journal = Journal::open(dir, Limits { segment_bytes: 4096, ..Limits::default() }).unwrap();
+    for _ in 0..100 {
+        journal.log.append(&SourceId::new("erp"), &Position::default(), true, vec![0; 200]).unwrap();
+    }
+    journal.log.wait_durable(LogOffset(100), std::time::Duration::from_secs(60)).unwrap();
+    journal
+}
+
+#[test]
+fn a_second_daemon_on_the_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    let refused = Journal::open(dir.path(), Limits::default()).err().unwrap();
+    assert!(matches!(&refused, JournalError::Locked { path } if path.ends_with("lock")), "{refused}");
+    drop(journal);
+    assert!(Journal::open(dir.path(), Limits::default()).is_ok());
+}
+
+#[test]
+fn a_lost_log_under_a_newer_state_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    move_cursor(&journal, 100);
+    drop(journal);
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let refused = Journal::open(dir.path(), Limits::default()).err().unwrap();
+    let JournalError::StateAheadOfLog { applied, last, .. } = refused else { panic!("{refused}") };
+    assert_eq!((applied, last), (LogOffset(100), LogOffset(0)));
+}
+
+#[test]
+fn a_lost_state_under_a_trimmed_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    move_cursor(&journal, 60);
+    journal.trim(LogOffset(100)).unwrap();
+    let first = journal.log.first();
+    assert!(first > LogOffset(1) && first <= LogOffset(61), "nothing is trimmed that the state needs: {first}");
+    drop(journal);
+    std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+    let refused = Journal::open(dir.path(), Limits::default()).err().unwrap();
+    assert!(matches!(refused, JournalError::StateBehindLog { applied: LogOffset(0), .. }), "{refused}");
+}
