@@ -53,6 +53,12 @@ impl Rows {
         &self.data[start..self.ends[i]]
     }
 
+    /// How much memory the rows take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.data.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+
     pub(crate) fn with_capacity(rows: usize, bytes: usize) -> Self {
         Self { data: Vec::with_capacity(bytes), ends: Vec::with_capacity(rows) }
     }

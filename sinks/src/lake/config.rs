@@ -1,0 +1,119 @@
+//! What an operator sets for a lake.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::EntityPatterns;
+
+/// Settings of one lake sink.
+#[derive(Debug, Clone)]
+pub struct LakeConfig {
+    /// Where the tables are: `file:///…` or `s3://bucket/prefix`.
+    pub url: Url,
+    /// Names this daemon's pipeline in the tables' transaction identifiers; must never change for a lake.
+    pub pipeline: String,
+    /// A local folder for sorted runs that outgrow memory; they vanish with the process.
+    pub scratch: PathBuf,
+    /// Which entities have tables.
+    pub entities: EntityPatterns,
+    /// How long a flush waits for more rows after the first.
+    pub flush_every: Duration,
+    /// Rows that end the wait early.
+    pub flush_rows: usize,
+    /// How large files and buffers may grow.
+    pub limits: LakeLimits,
+    /// How an `s3://` store is reached.
+    pub s3: S3Options,
+}
+
+impl LakeConfig {
+    /// 10 s: seen by analysts as "now", yet only 8,640 commits a day.
+    pub const FLUSH_EVERY: Duration = Duration::from_secs(10);
+    /// 500,000 rows: a larger flush gains nothing, as its cost per row is already that of Parquet itself.
+    pub const FLUSH_ROWS: usize = 500_000;
+
+    /// A lake of every entity with the default settings.
+    #[must_use]
+    pub fn new(url: Url, pipeline: &str, scratch: PathBuf) -> Self {
+        Self {
+            url,
+            pipeline: pipeline.to_owned(),
+            scratch,
+            entities: EntityPatterns::all(),
+            flush_every: Self::FLUSH_EVERY,
+            flush_rows: Self::FLUSH_ROWS,
+            limits: LakeLimits::default(),
+            s3: S3Options::default(),
+        }
+    }
+}
+
+/// Every bound of the lake in one place; tests shrink them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LakeLimits {
+    /// Rows that a file of a current table aims at; it is split above one and a half times as many.
+    /// A changed row costs the rewriting of its file, and a file costs a request: 500,000 rows are about 20 MB.
+    pub file_rows: usize,
+    /// Rows of a Parquet row group, the unit that writing and reading hold in memory.
+    pub group_rows: usize,
+    /// Bytes of rows that a flush holds in memory before it spills or ends a row group.
+    pub buffer_bytes: usize,
+    /// So many history files of about one size are folded into one.
+    pub fold_files: usize,
+    /// A table is vacuumed every so many of its versions.
+    pub vacuum_versions: u64,
+}
+
+impl Default for LakeLimits {
+    fn default() -> Self {
+        Self {
+            file_rows: 500_000,
+            group_rows: 64 * 1024,
+            buffer_bytes: 48 * 1024 * 1024,
+            fold_files: 16,
+            vacuum_versions: 100,
+        }
+    }
+}
+
+/// How an S3-speaking store is reached; what is left out comes from the usual `AWS_*` environment.
+#[derive(Debug, Clone, Default)]
+pub struct S3Options {
+    /// The service, where it is not AWS.
+    pub endpoint: Option<Url>,
+    /// The region, as in `eu-central-1`.
+    pub region: Option<String>,
+    /// True to permit an endpoint without TLS.
+    pub allow_http: bool,
+    /// The access key's id.
+    pub access_key_id: Option<Secret>,
+    /// The access key's secret half.
+    pub secret_access_key: Option<Secret>,
+    /// The token of temporary credentials.
+    pub session_token: Option<Secret>,
+}
+
+/// Text that never reaches a log line.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,134 @@
+//! The place of a lake: one object store for all its tables, opened by URL and tried before it is trusted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use object_store::aws::AmazonS3Builder;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use url::Url;
+use uuid::Uuid;
+
+use super::config::{LakeConfig, S3Options};
+use super::durable::DurableLocal;
+use super::fault;
+use crate::SinkError;
+
+/// 30 s: the pump waits and repeats anyway, and shows the operator why.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+
+/// An opened lake.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    url: Url,
+    root: Arc<dyn ObjectStore>,
+    folder: Path,
+}
+
+impl Place {
+    pub(super) fn open(config: &LakeConfig) -> Result<Self, SinkError> {
+        let url = folder_url(&config.url);
+        let setting = |reason: String| SinkError::Setting { setting: "url", reason };
+        let root: Arc<dyn ObjectStore> = match url.scheme() {
+            "file" => Arc::new(DurableLocal::new()),
+            "s3" => Arc::new(
+                s3(&url, &config.s3).build().map_err(|error| setting(format!("{url} does not open: {error}")))?,
+            ),
+            other => {
+                return Err(setting(format!("{url} has the scheme {other:?}; a lake lies under file:// or s3://")));
+            }
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(setting("holds credentials; give them as s3 settings".to_owned()));
+        }
+        let folder = Path::from_url_path(url.path()).map_err(|error| setting(format!("{url}: {error}")))?;
+        Ok(Self { url, root, folder })
+    }
+
+    /// The lake's URL, for messages.
+    pub(super) fn target(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// The URL of something below the lake.
+    pub(super) fn url_of(&self, below: &str) -> Url {
+        self.url.join(below).expect("names of entities are URL paths")
+    }
+
+    /// The lake's own files.
+    pub(super) fn files(&self) -> Arc<dyn ObjectStore> {
+        self.below("")
+    }
+
+    fn below(&self, path: &str) -> Arc<dyn ObjectStore> {
+        let folder = path.split('/').filter(|part| !part.is_empty()).fold(self.folder.clone(), Path::join);
+        Arc::new(PrefixStore::new(Arc::clone(&self.root), folder))
+    }
+
+    /// The log of the table at a path below the lake.
+    pub(super) fn log_store(&self, path: &str) -> LogStoreRef {
+        default_logstore(
+            self.below(path),
+            Arc::clone(&self.root),
+            &self.url_of(&format!("{path}/")),
+            &StorageConfig::default(),
+        )
+    }
+
+    /// Tries what exactly-once stands on: of two puts that must create one name, the second has to fail.
+    ///
+    /// Some S3 servers accept `If-None-Match: *` and ignore it; two writers would then overwrite each other's commits.
+    pub(super) async fn try_conditional_put(&self) -> Result<(), SinkError> {
+        let files = self.files();
+        let name = Path::from(format!("_syncline/probe-{}", Uuid::new_v4()));
+        let create = |text: &'static str| {
+            files.put_opts(&name, PutPayload::from_static(text.as_bytes()), PutMode::Create.into())
+        };
+        create("first").await.map_err(|error| fault::store(self.target(), "create a probe", &error))?;
+        let second = create("second").await;
+        files.delete(&name).await.map_err(|error| fault::store(self.target(), "delete a probe", &error))?;
+        match second {
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
+            Err(error) => Err(fault::store(self.target(), "create a probe again", &error)),
+            Ok(_) => Err(SinkError::Refused {
+                target: self.target().to_owned(),
+                reason: "the store ignores If-None-Match: it let a second writer replace what must be created once".to_owned(),
+                remedy: "use a store with conditional writes (AWS S3, MinIO from 2024-08, Ceph from Squid), or switch them on".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A URL to which table paths can be joined.
+fn folder_url(url: &Url) -> Url {
+    let mut url = url.clone();
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
+}
+
+fn s3(url: &Url, options: &S3Options) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_url(url.as_str())
+        .with_allow_http(options.allow_http)
+        .with_retry(RetryConfig { retry_timeout: RETRY_FOR, ..RetryConfig::default() });
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
+    }
+    if let Some(region) = &options.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(id) = &options.access_key_id {
+        builder = builder.with_access_key_id(id.reveal());
+    }
+    if let Some(secret) = &options.secret_access_key {
+        builder = builder.with_secret_access_key(secret.reveal());
+    }
+    if let Some(token) = &options.session_token {
+        builder = builder.with_token(token.reveal());
+    }
+    builder
+}

@@ -1,0 +1,338 @@
+//! One Delta table: made, opened, checked, committed to.
+//!
+//! Exactly once: every commit carries the application transaction `syncline-<pipeline>` with the log offset reached, in
+//! the same atomic log entry as the files. What a table says there is the truth about it; nothing else is asked.
+//!
+//! Optimistic: a commit names the version it was prepared on. If anybody committed meanwhile, even ourselves through a
+//! request whose reply was lost, nothing is written and the caller starts again from the new snapshot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use deltalake_core::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake_core::kernel::{Action, Remove, StructField, Transaction};
+use deltalake_core::logstore::LogStoreRef;
+use deltalake_core::operations::vacuum::VacuumMode;
+use deltalake_core::protocol::{DeltaOperation, OutputMode};
+use deltalake_core::table::state::DeltaTableState;
+use deltalake_core::{DeltaTable, DeltaTableError};
+use object_store::ObjectStore;
+use syncline_schemas::ident::LogOffset;
+use tracing::{info, warn};
+
+use super::datafile::KeyRange;
+use super::fault;
+use super::shape::Shape;
+use super::store::Place;
+use crate::SinkError;
+
+/// A checkpoint every so many versions: readers then open at most so many small files, writers pay 30 ms.
+const CHECKPOINT_VERSIONS: u64 = 20;
+
+/// Set at creation; an operator may change them on the table. Removed files stay an hour, longer than any query runs,
+/// because each flush rewrites the files that it touches. Log entries stay a week.
+const PROPERTIES: [(&str, &str); 3] = [
+    ("delta.checkpointInterval", "20"),
+    ("delta.deletedFileRetentionDuration", "interval 1 hour"),
+    ("delta.logRetentionDuration", "interval 7 days"),
+];
+
+/// A file of the newest snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct TableFile {
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) modified: i64,
+    pub(super) rows: Option<usize>,
+    pub(super) remove: Remove,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Committed {
+    /// It is durable.
+    Done,
+    /// Somebody was faster; nothing of it is visible. The table must be opened again.
+    Conflict,
+}
+
+struct Snapshot {
+    state: DeltaTableState,
+    applied: LogOffset,
+}
+
+/// A table of the lake.
+pub(super) struct Table {
+    pub(super) shape: Shape,
+    pub(super) url: String,
+    app_id: String,
+    log: LogStoreRef,
+    snapshot: Option<Snapshot>,
+    /// Key ranges by path; a file never changes.
+    pub(super) ranges: HashMap<String, KeyRange>,
+}
+
+impl Table {
+    pub(super) fn new(place: &Place, shape: Shape, pipeline: &str) -> Self {
+        let path = shape.path();
+        Self {
+            url: place.url_of(&path).to_string(),
+            log: place.log_store(&path),
+            shape,
+            app_id: format!("syncline-{pipeline}"),
+            snapshot: None,
+            ranges: HashMap::new(),
+        }
+    }
+
+    pub(super) fn files_store(&self) -> Arc<dyn ObjectStore> {
+        self.log.object_store(None)
+    }
+
+    /// Forgets what is known, so that [`Table::open`] looks again.
+    pub(super) fn forget(&mut self) {
+        self.snapshot = None;
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        self.snapshot.as_ref().expect("a table is opened before it is used")
+    }
+
+    /// The offset up to which deltas are in the table.
+    pub(super) fn applied(&self) -> LogOffset {
+        self.snapshot().applied
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.snapshot().state.version()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// Loads the newest snapshot; false where there is no table.
+    pub(super) async fn load(&mut self) -> Result<bool, SinkError> {
+        let mut table = DeltaTable::new(Arc::clone(&self.log));
+        match table.load().await {
+            Ok(()) => {}
+            Err(DeltaTableError::NotATable(_)) => return Ok(false),
+            Err(error) => {
+                let exists = self.log.is_delta_table_location().await;
+                return match exists {
+                    Ok(false) => Ok(false),
+                    _ => Err(fault::delta(&self.url, "open the table", &error)),
+                };
+            }
+        }
+        let state = table.state.take().ok_or_else(|| self.refused("has no state", "restore its _delta_log"))?;
+        let applied = state.snapshot().transaction_version(self.log.as_ref(), &self.app_id).await;
+        let applied = applied.map_err(|error| fault::delta(&self.url, "read the table's transaction", &error))?;
+        let applied = LogOffset(applied.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0));
+        self.check_protocol(&state)?;
+        self.snapshot = Some(Snapshot { state, applied });
+        Ok(true)
+    }
+
+    /// Loads or makes the table and brings its columns up to date.
+    pub(super) async fn open(&mut self) -> Result<(), SinkError> {
+        if self.is_open() {
+            return Ok(());
+        }
+        if !self.load().await? {
+            self.create().await?;
+            if !self.load().await? {
+                return Err(self.unavailable("the table is not visible after its creation"));
+            }
+        }
+        let missing = self.missing_columns()?;
+        if !missing.is_empty() {
+            self.add_columns(missing).await?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, reason: &str, remedy: &str) -> SinkError {
+        SinkError::Refused { target: self.url.clone(), reason: reason.to_owned(), remedy: remedy.to_owned() }
+    }
+
+    fn unavailable(&self, reason: &str) -> SinkError {
+        SinkError::Unavailable { target: self.url.clone(), reason: reason.to_owned() }
+    }
+
+    async fn create(&self) -> Result<(), SinkError> {
+        let fields = self.kernel_fields(self.shape.schema.fields().iter().map(AsRef::as_ref))?;
+        let mut builder = DeltaTable::new(Arc::clone(&self.log))
+            .create()
+            .with_columns(fields)
+            .with_table_name(self.shape.path().replace('/', "_"));
+        for (key, value) in PROPERTIES {
+            builder = builder.with_configuration_property(
+                key.parse().map_err(|error| fault::delta(&self.url, "create the table", &error))?,
+                Some(value),
+            );
+        }
+        match builder.await {
+            Ok(_) => {
+                info!(table = %self.url, "created table");
+                Ok(())
+            }
+            // Somebody, or we before a lost reply, was faster: what is there is checked like any other table.
+            Err(DeltaTableError::VersionAlreadyExists(_)) => Ok(()),
+            Err(error) => Err(fault::delta(&self.url, "create the table", &error)),
+        }
+    }
+
+    fn kernel_fields<'f>(&self, fields: impl Iterator<Item = &'f Field>) -> Result<Vec<StructField>, SinkError> {
+        fields
+            .map(|field| {
+                field.try_into_kernel().map_err(|error| SinkError::Shape {
+                    entity: self.shape.entity.clone(),
+                    reason: format!("column {} has no Delta type: {error}", field.name()),
+                })
+            })
+            .collect()
+    }
+
+    fn check_protocol(&self, state: &DeltaTableState) -> Result<(), SinkError> {
+        let protocol = serde_json::to_value(state.protocol()).unwrap_or_default();
+        let version = |name: &str| protocol.get(name).and_then(serde_json::Value::as_i64).unwrap_or(i64::MAX);
+        let (reader, writer) = (version("minReaderVersion"), version("minWriterVersion"));
+        if reader > 1 || writer > 2 {
+            let reason = format!("the table was upgraded to protocol {reader},{writer}, Syncline writes 1,2");
+            return Err(self.refused(&reason, "copy the table elsewhere, delete its folder and replay"));
+        }
+        if !state.metadata().partition_columns().is_empty() {
+            return Err(self.refused("the table is partitioned", "move it elsewhere and replay"));
+        }
+        Ok(())
+    }
+
+    /// Columns that the table lacks; anything else that differs is refused.
+    fn missing_columns(&self) -> Result<Vec<Field>, SinkError> {
+        let remedy = "move the table elsewhere and replay, or run the Syncline release that wrote it";
+        let schema = self.snapshot().state.schema();
+        let mut found: HashMap<&str, &StructField> =
+            schema.fields().map(|field| (field.name().as_str(), field)).collect();
+        let mut missing = Vec::new();
+        for wanted in self.shape.schema.fields() {
+            let Some(field) = found.remove(wanted.name().as_str()) else {
+                if !wanted.is_nullable() {
+                    return Err(self.refused(&format!("the table has no column {}", wanted.name()), remedy));
+                }
+                missing.push(wanted.as_ref().clone());
+                continue;
+            };
+            let data_type: Result<DataType, _> = field.data_type().try_into_arrow();
+            let same = data_type.as_ref().is_ok_and(|found| found == wanted.data_type());
+            if !same {
+                let reason =
+                    format!("column {} is {}, wanted {}", wanted.name(), field.data_type(), wanted.data_type());
+                return Err(self.refused(&reason, remedy));
+            }
+        }
+        let mut unknown: Vec<_> = found.into_keys().collect();
+        unknown.sort_unstable();
+        match unknown.as_slice() {
+            [] => Ok(missing),
+            names => Err(self.refused(&format!("the table has unknown columns: {}", names.join(", ")), remedy)),
+        }
+    }
+
+    async fn add_columns(&mut self, missing: Vec<Field>) -> Result<(), SinkError> {
+        let names: Vec<_> = missing.iter().map(|field| field.name().as_str()).collect();
+        info!(table = %self.url, columns = names.join(", "), "adding columns");
+        let fields = self.kernel_fields(missing.iter())?;
+        let mut table = DeltaTable::new(Arc::clone(&self.log));
+        let doing = "add columns";
+        table.load().await.map_err(|error| fault::delta(&self.url, doing, &error))?;
+        table.add_columns().with_fields(fields).await.map_err(|error| fault::delta(&self.url, doing, &error))?;
+        self.load().await.map(drop)
+    }
+
+    /// The files of the newest snapshot.
+    pub(super) fn files(&self) -> Result<Vec<TableFile>, SinkError> {
+        let log_data = self.snapshot().state.log_data();
+        log_data
+            .iter()
+            .map(|view| {
+                if view.deletion_vector_descriptor().is_some() {
+                    return Err(
+                        self.refused("a file has a deletion vector", "rewrite the table without them and replay")
+                    );
+                }
+                let (path, size) = (view.path().to_string(), view.size());
+                let size =
+                    u64::try_from(size).map_err(|_| self.refused("a file has a negative size", "run fsck on it"))?;
+                Ok(TableFile {
+                    path,
+                    size,
+                    modified: view.modification_time(),
+                    rows: view.num_records(),
+                    remove: view.remove_action(true),
+                })
+            })
+            .collect()
+    }
+
+    /// Puts files into the table and others out of it, together with the offset reached.
+    pub(super) async fn commit(&mut self, mut actions: Vec<Action>, upto: LogOffset) -> Result<Committed, SinkError> {
+        let epoch_id = i64::try_from(upto.0).map_err(|_| self.refused("the log offset exceeds 2^63", "replay"))?;
+        actions.push(Action::Txn(Transaction::new(&self.app_id, epoch_id)));
+        let operation = DeltaOperation::StreamingUpdate {
+            output_mode: OutputMode::Update,
+            query_id: self.app_id.clone(),
+            epoch_id,
+        };
+        let committed = self.commit_operation(actions, operation).await?;
+        if committed == Committed::Done
+            && let Some(snapshot) = &mut self.snapshot
+        {
+            snapshot.applied = upto;
+        }
+        Ok(committed)
+    }
+
+    /// Puts a rewritten file in the place of others with the same rows.
+    pub(super) async fn replace(&mut self, actions: Vec<Action>, target_size: i64) -> Result<Committed, SinkError> {
+        self.commit_operation(actions, DeltaOperation::Optimize { predicate: None, target_size }).await
+    }
+
+    async fn commit_operation(
+        &mut self,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+    ) -> Result<Committed, SinkError> {
+        let Some(Snapshot { state, applied }) = self.snapshot.take() else {
+            return Err(self.unavailable("the table was not open when it should commit"));
+        };
+        let checkpoint = (state.version() + 2).is_multiple_of(CHECKPOINT_VERSIONS);
+        // Without retries a commit lands on the very version that follows its snapshot, or not at all.
+        let properties = CommitProperties::default().with_max_retries(0).with_cleanup_expired_logs(Some(checkpoint));
+        let commit = CommitBuilder::from(properties).with_actions(actions);
+        match commit.build(Some(&state), Arc::clone(&self.log), operation).await {
+            Ok(finalized) => {
+                self.snapshot = Some(Snapshot { state: finalized.snapshot, applied });
+                Ok(Committed::Done)
+            }
+            Err(DeltaTableError::VersionAlreadyExists(_)) => Ok(Committed::Conflict),
+            Err(DeltaTableError::Transaction {
+                source: TransactionError::MaxCommitAttempts(_) | TransactionError::CommitConflict(_),
+            }) => Ok(Committed::Conflict),
+            Err(error) => Err(fault::delta(&self.url, "commit", &error)),
+        }
+    }
+
+    /// Removes files that no recent snapshot refers to. A failure costs space only and the next vacuum repeats it.
+    pub(super) async fn vacuum(&mut self) {
+        let Some(Snapshot { state, .. }) = self.snapshot.take() else { return };
+        let mut table = DeltaTable::new(Arc::clone(&self.log));
+        table.state = Some(state);
+        match table.vacuum().with_mode(VacuumMode::Full).with_enforce_retention_duration(false).await {
+            Ok((_, metrics)) => info!(table = %self.url, files = metrics.files_deleted.len(), "vacuumed"),
+            Err(error) => warn!(table = %self.url, error = %error, "vacuum failed, the next one repeats it"),
+        }
+    }
+}
