@@ -1,0 +1,137 @@
+//! What can go wrong while the demo runs, each with its place and remedy.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+/// A fault of the demo itself or of something it started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DemoError {
+    /// No PostgreSQL server is installed.
+    #[error(
+        "no PostgreSQL server programs (initdb and postgres) under {searched}; \
+         install them, as with `apt-get install postgresql`, or put their folder into PATH"
+    )]
+    NoServer {
+        /// The folders that were looked at.
+        searched: String,
+    },
+    /// The folder given for the demo holds something already.
+    #[error("{} is not empty; the demo makes its folder itself: give another --dir, or remove it", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// We are root and no other user can run the server.
+    #[error(
+        "PostgreSQL refuses to run as root and /etc/passwd has neither postgres nor nobody; start the demo as an ordinary user"
+    )]
+    NoUnprivilegedUser,
+    /// A file or folder could not be worked with.
+    #[error("could not {what} {}", path.display())]
+    File {
+        /// What was tried, as in `write`.
+        what: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No free port could be had.
+    #[error("could not find a free port on 127.0.0.1")]
+    NoPort(#[source] io::Error),
+    /// A program could not be started or waited for.
+    #[error("could not run {program}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A program ended that should not have, or ended badly.
+    #[error("{program} ended with {status}; the end of {}:\n{tail}", log.display())]
+    Ended {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Where it wrote its messages.
+        log: PathBuf,
+        /// The last of them.
+        tail: String,
+    },
+    /// A program was given up on.
+    #[error("{program} did not {what} within {seconds} s; see {}", log.display())]
+    TooSlow {
+        /// The program.
+        program: String,
+        /// What was waited for, as in `stop`.
+        what: &'static str,
+        /// How long.
+        seconds: u64,
+        /// Where it wrote its messages.
+        log: PathBuf,
+    },
+    /// The demo's own database refused a statement.
+    #[error("the demo's database refused to {what}: {}", reason(source))]
+    Database {
+        /// What was tried, as in `load the opening books`.
+        what: String,
+        /// The server's reason.
+        source: tokio_postgres::Error,
+    },
+    /// A step loses one deadlock after the other.
+    #[error("{function} lost {attempts} deadlocks in a row; something holds a lock on the demo's tables")]
+    Stuck {
+        /// The function of the ERP.
+        function: &'static str,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The planner did not answer as agreed.
+    #[error("the planner did not answer {url}")]
+    Planner {
+        /// What was asked.
+        url: String,
+        /// Why there is no answer.
+        source: reqwest::Error,
+    },
+    /// The planner answered, but not in the agreed shape.
+    #[error("the planner's answer to {url} is not understood: {reason}")]
+    Answer {
+        /// What was asked.
+        url: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// Somebody stopped a demo that was to drain.
+    #[error("stopped before everything was delivered and compared")]
+    Interrupted,
+    /// Source and planner differ after everything was delivered.
+    #[error("source and planner differ in {}; see the table above and {}", entities.join(", "), log.display())]
+    Mismatch {
+        /// The entities that differ.
+        entities: Vec<String>,
+        /// The daemon's messages.
+        log: PathBuf,
+    },
+}
+
+impl DemoError {
+    /// Wraps a database fault.
+    pub(crate) fn database(what: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let what = what.into();
+        |source| Self::Database { what, source }
+    }
+
+    /// Wraps a fault of the file system.
+    pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+}
+
+/// tokio-postgres prints `db error` alone; what the server said stands one level deeper.
+fn reason(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,325 @@
+//! `syncline demo`: a distributor's ERP on a PostgreSQL of its own, flowing into a planning platform and a lake.
+//!
+//! ```text
+//! server    private PostgreSQL in a folder of its own          process   `syncline planner` and `syncline run` as children
+//! erp       tables, opening books, mappings (SQL)              live      one line a second from the daemon's /status
+//! traffic   business steps; drive paces them                   compare   source against planner, value by value
+//! ```
+//!
+//! Everything is the real thing: the daemon is this executable started with a configuration file that one could have
+//! written by hand, and it may be killed at any time; the demo starts it again and nothing else.
+
+mod compare;
+mod drive;
+mod erp;
+mod error;
+mod live;
+mod process;
+mod server;
+mod setup;
+mod traffic;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::drive::{Drive, Pace};
+use self::erp::Scale;
+use self::live::{Live, grouped};
+use self::process::{Process, Program};
+use self::server::Server;
+use self::setup::Setup;
+
+pub(crate) use self::error::DemoError;
+
+/// How long the daemon and the planner may take until they answer.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// A daemon that dies again sooner than this after its start has not been killed for fun.
+const LIFE_MIN: Duration = Duration::from_secs(3);
+/// So many short lives in a row, and the demo gives up.
+const SHORT_LIVES_MAX: u32 = 5;
+
+/// What is asked of the demo.
+#[derive(Debug, Clone)]
+pub(crate) struct DemoOptions {
+    /// A bounded day, then drain, compare and exit.
+    pub(crate) drain: bool,
+    /// Where everything is kept; `None` is a temporary folder that goes with the demo.
+    pub(crate) dir: Option<PathBuf>,
+    /// From which all traffic follows.
+    pub(crate) seed: u64,
+    /// Business steps per second that the traffic aims at.
+    pub(crate) rate: u32,
+    /// Business steps of a day with `drain`.
+    pub(crate) steps: u64,
+    /// Opening books in small, for tests.
+    pub(crate) small: bool,
+}
+
+impl Default for DemoOptions {
+    fn default() -> Self {
+        Self { drain: false, dir: None, seed: 1, rate: 300, steps: 3_000, small: false }
+    }
+}
+
+impl DemoOptions {
+    fn scale(&self) -> Scale {
+        if self.small { Scale::SHOP } else { Scale::DISTRIBUTOR }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace {
+            seed: self.seed,
+            connections: 4,
+            rate: self.rate,
+            steps_max: self.drain.then_some(self.steps),
+            mass_rows: if self.small { 1_000 } else { 50_000 },
+            mass_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Runs the demo until it is told to stop, or with `drain` until all is delivered and compared.
+///
+/// # Errors
+/// [`DemoError`]: something could not be started, did not stay up, or source and planner differ at the end.
+pub(crate) async fn run(options: DemoOptions) -> Result<(), DemoError> {
+    // The daemon may have installed it already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let setup = Setup::new(options.dir.clone())?;
+    println!("folder     {}", setup.dir.display());
+    let outcome = with_server(&options, &setup).await;
+    match &outcome {
+        // What went wrong stands in the logs.
+        Err(_) => println!("kept       {}", setup.dir.display()),
+        Ok(()) => setup.clean_up(options.drain)?,
+    }
+    outcome
+}
+
+async fn with_server(options: &DemoOptions, setup: &Setup) -> Result<(), DemoError> {
+    let stop = Stop::listen()?;
+    let begun = Instant::now();
+    let server = Server::start(&setup.dir.join("postgres"), &[]).await?;
+    let outcome = with_books(options, setup, &server, begun, stop).await;
+    let stopped = server.stop().await;
+    outcome.and(stopped)
+}
+
+/// Loads the ERP and lets it flow. What is dropped when somebody asks to stop too early takes its children with it.
+async fn with_books(
+    options: &DemoOptions,
+    setup: &Setup,
+    server: &Server,
+    begun: Instant,
+    mut stop: Stop,
+) -> Result<(), DemoError> {
+    let password = server::random_password()?;
+    let connection = server.connection(erp::DATABASE);
+    let prepared = async {
+        println!("source     postgres on 127.0.0.1:{}", server.port());
+        erp::load(|database| server.connection(database), options.scale(), &password).await?;
+        println!("ERP        loaded after {:.1} s; seed {}", begun.elapsed().as_secs_f64(), options.seed);
+        setup.write_files(server.port())?;
+        let planner = setup.planner().start()?;
+        let mut demo = Demo { setup, planner, daemon: Daemon::start(setup.daemon(&password))?, live: setup.live() };
+        demo.wait_until_ready().await?;
+        demo.introduce();
+        Ok::<_, DemoError>((demo, Drive::start(&connection, options.pace()).await?))
+    };
+    let (demo, drive) = tokio::select! {
+        prepared = prepared => prepared?,
+        () = stop.asked() => return Ok(()),
+    };
+    if !options.drain {
+        return demo.watch(drive, stop).await;
+    }
+    tokio::select! {
+        drained = demo.drain(drive, options, &connection, &password) => drained,
+        () = stop.asked() => Err(DemoError::Interrupted),
+    }
+}
+
+/// The daemon over all its lives.
+struct Daemon {
+    program: Program,
+    process: Process,
+    born: Instant,
+    short_lives: u32,
+}
+
+impl Daemon {
+    fn start(program: Program) -> Result<Self, DemoError> {
+        let process = program.start()?;
+        Ok(Self { program, process, born: Instant::now(), short_lives: 0 })
+    }
+
+    /// Starts it again where it has died; true where it had.
+    fn revive(&mut self) -> Result<bool, DemoError> {
+        let Some(status) = self.process.ended()? else { return Ok(false) };
+        self.short_lives = if self.born.elapsed() < LIFE_MIN { self.short_lives + 1 } else { 0 };
+        if self.short_lives >= SHORT_LIVES_MAX {
+            return Err(self.process.fault(status));
+        }
+        self.process = self.program.start()?;
+        self.born = Instant::now();
+        Ok(true)
+    }
+}
+
+struct Demo<'s> {
+    setup: &'s Setup,
+    planner: Process,
+    daemon: Daemon,
+    live: Live,
+}
+
+impl Demo<'_> {
+    async fn wait_until_ready(&mut self) -> Result<(), DemoError> {
+        let too_slow = |program: &Program| DemoError::TooSlow {
+            program: program.name.to_owned(),
+            what: "answer",
+            seconds: READY_MAX.as_secs(),
+            log: program.log.clone(),
+        };
+        let ready = async {
+            let mut beats = interval(Duration::from_millis(50));
+            while self.live.ask().await.is_none() {
+                beats.tick().await;
+                // Before it has answered once, death means a fault, not a game.
+                if let Some(status) = self.daemon.process.ended()? {
+                    return Err(self.daemon.process.fault(status));
+                }
+                self.check_planner_process()?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(READY_MAX, ready).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(too_slow(&self.daemon.program)),
+        }
+    }
+
+    fn check_planner_process(&mut self) -> Result<(), DemoError> {
+        match self.planner.ended()? {
+            Some(status) => Err(self.planner.fault(status)),
+            None => Ok(()),
+        }
+    }
+
+    fn introduce(&self) {
+        let pid = self.daemon.process.pid().unwrap_or_default();
+        println!("planner    {}", self.setup.planner_url());
+        println!("daemon     pid {pid}, http://{}; `kill -9 {pid}` and watch it recover", self.setup.listen());
+        println!("lake       {}", self.setup.duckdb_query());
+        println!();
+    }
+
+    /// Shows the flow until somebody asks to stop or something breaks; then everything stops in the order of the flow.
+    async fn watch(mut self, mut drive: Drive, mut stop: Stop) -> Result<(), DemoError> {
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ended = drive.finished() => return ended,
+                () = stop.asked() => break,
+                _ = seconds.tick() => self.beat(&drive).await?,
+            }
+        }
+        self.live.say("stopping").map_err(stdout_fault)?;
+        drive.stop().await?;
+        self.daemon.process.stop().await?;
+        self.planner.stop().await
+    }
+
+    async fn beat(&mut self, drive: &Drive) -> Result<(), DemoError> {
+        self.check_planner_process()?;
+        if self.daemon.revive()? {
+            let pid = self.daemon.process.pid().unwrap_or_default();
+            self.live.say(&format!("daemon     had died; started again with pid {pid}")).map_err(stdout_fault)?;
+        }
+        self.live.show(drive.counts(), self.daemon.process.pid()).await.map_err(stdout_fault)
+    }
+
+    /// A bounded day with one power cut in the middle, then everything delivered and compared.
+    async fn drain(
+        mut self,
+        mut drive: Drive,
+        options: &DemoOptions,
+        connection: &str,
+        password: &str,
+    ) -> Result<(), DemoError> {
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut killed = false;
+        loop {
+            tokio::select! {
+                ended = drive.finished() => break ended?,
+                _ = seconds.tick() => {
+                    if !killed && drive.counts().steps >= options.steps / 2 {
+                        killed = true;
+                        self.daemon.process.kill();
+                        self.live.say("daemon     killed with SIGKILL half way").map_err(stdout_fault)?;
+                    }
+                    self.beat(&drive).await?;
+                }
+            }
+        }
+        let counts = drive.counts();
+        self.daemon.revive()?;
+        let stopped = Instant::now();
+        self.daemon.process.stop().await?;
+        let summary = self.setup.drain(password).output().await?;
+        let summary = summary.lines().last().unwrap_or_default();
+        println!();
+        println!(
+            "traffic    {} steps, {} rows, {} deadlocks tried again",
+            grouped(counts.steps),
+            grouped(counts.rows),
+            grouped(counts.conflicts)
+        );
+        println!("drained    after {:.1} s; {summary}", stopped.elapsed().as_secs_f64());
+        let comparisons = compare::compare(connection, &self.setup.planner_url()).await?;
+        self.planner.stop().await?;
+        println!("\n{}", compare::HEADING);
+        for comparison in &comparisons {
+            println!("{comparison}");
+        }
+        let differ: Vec<String> =
+            comparisons.iter().filter(|found| !found.agrees()).map(|found| found.entity.to_owned()).collect();
+        if differ.is_empty() {
+            println!("\nsource and planner agree key by key and value by value");
+            return Ok(());
+        }
+        Err(DemoError::Mismatch { entities: differ, log: self.setup.daemon_log() })
+    }
+}
+
+fn stdout_fault(source: std::io::Error) -> DemoError {
+    DemoError::File { what: "write to", path: PathBuf::from("standard output"), source }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, DemoError> {
+        let fault = |source| DemoError::Spawn { program: "a signal handler".into(), source };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(fault)?,
+            terminate: signal(SignalKind::terminate()).map_err(fault)?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

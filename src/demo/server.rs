@@ -1,0 +1,269 @@
+//! A private PostgreSQL: made in a folder of its own, on a free port, gone with the demo.
+//!
+//! It runs as it would in production (`fsync` on, passwords checked), since the demo claims that nothing is lost. It is
+//! a child process: stopped by its own pid, and in a process group of its own, so that Ctrl-C at the terminal reaches
+//! us first and the order of stopping stays ours. The server refuses to run as root, therefore a root caller lends it
+//! to the user `postgres` or `nobody`.
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Signal, getuid};
+use tokio::process::{Child, Command};
+use tokio_postgres::{Client, NoTls};
+
+use super::error::DemoError;
+use super::process::{signal, tail};
+
+/// A cold start on a slow disk takes a few seconds; more means that it will not start.
+const START_MAX: Duration = Duration::from_secs(60);
+/// A fast shutdown writes one checkpoint.
+const STOP_MAX: Duration = Duration::from_secs(60);
+/// How often a starting server is asked whether it is there.
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+/// Name of the superuser, who owns the ERP's tables.
+pub(crate) const OWNER: &str = "meridian";
+
+/// A running private server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    port: u16,
+    password: String,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Makes a cluster in `folder`, which must not exist, and starts it with `settings` on top of our own.
+    ///
+    /// # Errors
+    /// [`DemoError`] naming the missing program, the folder, or the end of the server's log.
+    pub(crate) async fn start(folder: &Path, settings: &[(&str, &str)]) -> Result<Self, DemoError> {
+        let programs = find_programs()?;
+        let user = unprivileged_user()?;
+        let password = random_password()?;
+        let data = folder.join("data");
+        let log = folder.join("server.log");
+        fs::create_dir_all(folder).map_err(DemoError::file("make", folder))?;
+        let password_file = folder.join("password");
+        fs::write(&password_file, &password).map_err(DemoError::file("write", &password_file))?;
+        fs::set_permissions(&password_file, Permissions::from_mode(0o600))
+            .map_err(DemoError::file("protect", &password_file))?;
+        for path in [folder, &password_file] {
+            if let Some((uid, gid)) = user {
+                chown(path, Some(uid), Some(gid)).map_err(DemoError::file("hand over", path))?;
+            }
+        }
+        let log_file = fs::File::create(&log).map_err(DemoError::file("write", &log))?;
+        let command = |program: &str, log_file: fs::File| {
+            let mut command = Command::new(programs.join(program));
+            command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file).process_group(0);
+            if let Some((uid, gid)) = user {
+                command.uid(uid).gid(gid);
+            }
+            command
+        };
+        let again = || log_file.try_clone().map_err(DemoError::file("write", &log));
+
+        let mut initdb = command("initdb", again()?);
+        initdb.arg("--pgdata").arg(&data).arg("--pwfile").arg(&password_file).args([
+            "--username",
+            OWNER,
+            "--auth",
+            "scram-sha-256",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C",
+            "--no-sync",
+        ]);
+        let status = initdb.status().await.map_err(spawn("initdb"))?;
+        fs::remove_file(&password_file).map_err(DemoError::file("remove", &password_file))?;
+        if !status.success() {
+            return Err(DemoError::Ended { program: "initdb".into(), status, tail: tail(&log), log });
+        }
+
+        let port = free_port()?;
+        let mut postgres = command("postgres", again()?);
+        postgres.arg("-D").arg(&data).arg("-p").arg(port.to_string()).arg("-k").arg("");
+        let ours =
+            [("listen_addresses", "127.0.0.1"), ("wal_level", "logical"), ("max_wal_size", "2GB"), ("timezone", "UTC")];
+        for (name, value) in ours.iter().chain(settings) {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        let child = postgres.spawn().map_err(spawn("postgres"))?;
+        let mut server = Self { child, port, password, log };
+        server.wait_until_ready().await?;
+        Ok(server)
+    }
+
+    /// The port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How a client of a database logs in as the owner; holds the password.
+    pub(crate) fn connection(&self, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user={OWNER} password={} dbname={database}", self.port, self.password)
+    }
+
+    /// Stops it with a checkpoint and waits.
+    ///
+    /// # Errors
+    /// [`DemoError::TooSlow`] where it does not stop; it is then told to quit at once.
+    pub(crate) async fn stop(mut self) -> Result<(), DemoError> {
+        signal(&self.child, Signal::INT);
+        match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
+            Ok(waited) => waited.map(drop).map_err(spawn("postgres")),
+            Err(_) => Err(DemoError::TooSlow {
+                program: "postgres".into(),
+                what: "stop",
+                seconds: STOP_MAX.as_secs(),
+                log: self.log.clone(),
+            }),
+        }
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), DemoError> {
+        let connection = self.connection("postgres");
+        let ready = async {
+            let mut poll = tokio::time::interval(POLL_EVERY);
+            loop {
+                poll.tick().await;
+                if let Some(status) = self.child.try_wait().map_err(spawn("postgres"))? {
+                    let (log, tail) = (self.log.clone(), tail(&self.log));
+                    return Err(DemoError::Ended { program: "postgres".into(), status, tail, log });
+                }
+                if connect(&connection).await.is_ok() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(START_MAX, ready).await.unwrap_or_else(|_| {
+            Err(DemoError::TooSlow {
+                program: "postgres".into(),
+                what: "start",
+                seconds: START_MAX.as_secs(),
+                log: self.log.clone(),
+            })
+        })
+    }
+}
+
+/// A server that nobody stopped in order is told to quit at once; it recovers from its log, should anyone care.
+impl Drop for Server {
+    fn drop(&mut self) {
+        signal(&self.child, Signal::QUIT);
+    }
+}
+
+/// A client and the task that carries its bytes; the task ends with the client.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// To work with.
+    pub(crate) client: Client,
+    carrier: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.carrier.abort();
+    }
+}
+
+/// Logs in.
+///
+/// # Errors
+/// The server's or the system's reason.
+pub(crate) async fn connect(connection: &str) -> Result<Session, tokio_postgres::Error> {
+    let (client, carried) = tokio_postgres::connect(connection, NoTls).await?;
+    // An error of the connection reaches the client with its next statement.
+    let carrier = tokio::spawn(async move { drop(carried.await) });
+    Ok(Session { client, carrier })
+}
+
+fn spawn(program: &str) -> impl FnOnce(std::io::Error) -> DemoError {
+    let program = program.to_owned();
+    |source| DemoError::Spawn { program, source }
+}
+
+/// The folder that has both programs: the newest of Debian's and Red Hat's, then PATH.
+fn find_programs() -> Result<PathBuf, DemoError> {
+    let mut packaged: Vec<(u32, PathBuf)> = Vec::new();
+    for (parent, prefix) in [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")] {
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let version = name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(|v| v.parse().ok());
+            packaged.extend(version.map(|version: u32| (version, entry.path().join("bin"))));
+        }
+    }
+    packaged.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = packaged.into_iter().map(|(_, folder)| folder).chain(std::env::split_paths(&path));
+    for folder in candidates {
+        if folder.join("initdb").is_file() && folder.join("postgres").is_file() {
+            return Ok(folder);
+        }
+    }
+    Err(DemoError::NoServer { searched: format!("/usr/lib/postgresql/*/bin, /usr/pgsql-*/bin, {}", path.display()) })
+}
+
+/// Whom to run as, as (uid, gid); `None` keeps the caller.
+fn unprivileged_user() -> Result<Option<(u32, u32)>, DemoError> {
+    if !getuid().is_root() {
+        return Ok(None);
+    }
+    let path = Path::new("/etc/passwd");
+    let users = fs::read_to_string(path).map_err(DemoError::file("read", path))?;
+    let ids = |wanted: &str| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(wanted))?;
+        let mut ids = line.split(':').skip(2).map(str::parse);
+        Some((ids.next()?.ok()?, ids.next()?.ok()?))
+    };
+    ids("postgres").or_else(|| ids("nobody")).map(Some).ok_or(DemoError::NoUnprivilegedUser)
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> Result<u16, DemoError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(DemoError::NoPort)?;
+    Ok(listener.local_addr().map_err(DemoError::NoPort)?.port())
+}
+
+/// 128 bits from the system, in hex.
+pub(crate) fn random_password() -> Result<String, DemoError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0_u8; 16];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(DemoError::file("read", path))?;
+    Ok(bytes.iter().fold(String::with_capacity(32), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A folder that the server's user may enter, unlike the usual private one.
+    pub(crate) fn open_folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("open it");
+        dir
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_start_says_why() {
+        let dir = open_folder();
+        let error =
+            Server::start(&dir.path().join("pg"), &[("wal_level", "logicality")]).await.expect_err("no such level");
+        let text = error.to_string();
+        assert!(matches!(error, DemoError::Ended { .. }) && text.contains("wal_level"), "{text}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Where the demo keeps its things and what it writes before anything starts: the configuration that anyone could have
+//! written by hand, the mappings, and the command lines of its children.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::erp::{self, DATABASE, READER, SLOT};
+use super::error::DemoError;
+use super::live::Live;
+use super::process::Program;
+use super::server::free_port;
+
+/// The environment variable that holds the reader's password; the configuration only names it.
+const PASSWORD_VARIABLE: &str = "ERP_PASSWORD";
+
+/// The folder and the addresses of one demo.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// The folder of everything.
+    pub(crate) dir: PathBuf,
+    temporary: bool,
+    listen: u16,
+    planner: u16,
+}
+
+impl Setup {
+    /// Makes the folder: `dir`, which must be empty or missing, or a temporary one.
+    ///
+    /// # Errors
+    /// [`DemoError`] naming the folder.
+    pub(crate) fn new(dir: Option<PathBuf>) -> Result<Self, DemoError> {
+        let temporary = dir.is_none();
+        let dir = dir.unwrap_or_else(|| std::env::temp_dir().join(format!("syncline-demo-{}", std::process::id())));
+        let dir = std::path::absolute(&dir).map_err(DemoError::file("find", &dir))?;
+        fs::create_dir_all(&dir).map_err(DemoError::file("make", &dir))?;
+        if fs::read_dir(&dir).map_err(DemoError::file("read", &dir))?.next().is_some() {
+            return Err(DemoError::NotEmpty { path: dir });
+        }
+        Ok(Self { dir, temporary, listen: free_port()?, planner: free_port()? })
+    }
+
+    /// Removes the server's files, which are of no use to anybody, and a temporary folder as a whole; `keep_lake` keeps it
+    /// all the same, since there is a lake to be queried.
+    ///
+    /// # Errors
+    /// [`DemoError::File`] where it cannot be removed.
+    pub(crate) fn clean_up(&self, keep_lake: bool) -> Result<(), DemoError> {
+        let server = self.dir.join("postgres");
+        let removed = if self.temporary && !keep_lake { &self.dir } else { &server };
+        if removed.exists() {
+            fs::remove_dir_all(removed).map_err(DemoError::file("remove", removed))?;
+        }
+        if self.temporary && keep_lake {
+            println!("kept       {}\n           {}", self.dir.display(), self.duckdb_query());
+        }
+        Ok(())
+    }
+
+    /// Writes `syncline.toml` and the mappings.
+    ///
+    /// # Errors
+    /// [`DemoError::File`] naming the path.
+    pub(crate) fn write_files(&self, server_port: u16) -> Result<(), DemoError> {
+        erp::write_mappings(&self.dir.join("mappings"))?;
+        let path = self.config();
+        fs::write(&path, self.config_text(server_port)).map_err(DemoError::file("write", &path))
+    }
+
+    fn config_text(&self, server_port: u16) -> String {
+        format!(
+            r#"# Relative paths are relative to this file.
+
+[daemon]
+data_dir = "data"
+listen = "{listen}"
+
+[sources.erp]
+type = "postgres"
+url = "postgres://{READER}@127.0.0.1:{server_port}/{DATABASE}"
+password = {{ env = "{PASSWORD_VARIABLE}" }}
+tables = ["meridian.*"]
+slot = "{SLOT}"
+publication = "{SLOT}"
+
+[mappings]
+dir = "mappings"
+
+[sinks.planning]
+type = "planning"
+url = "{planner}/pdx/v1"
+
+[sinks.lake]
+type = "lake"
+url = "lake"
+flush_every = "5s"
+"#,
+            listen = self.listen(),
+            planner = self.planner_url(),
+        )
+    }
+
+    /// The receiver of the planning deltas.
+    pub(crate) fn planner(&self) -> Program {
+        let arguments = vec![
+            "planner".into(),
+            "--listen".into(),
+            format!("127.0.0.1:{}", self.planner),
+            "--db".into(),
+            self.dir.join("planner.sqlite").display().to_string(),
+        ];
+        Program { name: "syncline planner", arguments, environment: Vec::new(), log: self.dir.join("planner.log") }
+    }
+
+    /// The daemon.
+    pub(crate) fn daemon(&self, password: &str) -> Program {
+        self.run("syncline run", &[], password)
+    }
+
+    /// The daemon, until everything is delivered.
+    pub(crate) fn drain(&self, password: &str) -> Program {
+        self.run("syncline run --drain", &["--drain", "--summary", "json"], password)
+    }
+
+    fn run(&self, name: &'static str, options: &[&str], password: &str) -> Program {
+        let mut arguments = vec!["run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        let environment = vec![(PASSWORD_VARIABLE, password.to_owned())];
+        Program { name, arguments, environment, log: self.daemon_log() }
+    }
+
+    /// Where the daemon's messages go.
+    pub(crate) fn daemon_log(&self) -> PathBuf {
+        self.dir.join("daemon.log")
+    }
+
+    /// Where the daemon's control API listens.
+    pub(crate) fn listen(&self) -> String {
+        format!("127.0.0.1:{}", self.listen)
+    }
+
+    /// Where the planner listens.
+    pub(crate) fn planner_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.planner)
+    }
+
+    /// What to watch the daemon with.
+    pub(crate) fn live(&self) -> Live {
+        Live::new(reqwest::Client::new(), &self.listen())
+    }
+
+    /// A question to the lake, to be pasted into a shell.
+    pub(crate) fn duckdb_query(&self) -> String {
+        let table = self.dir.join("lake/current/inventory_balance");
+        format!(
+            "duckdb -c \"INSTALL delta; LOAD delta; SELECT location_id, count(*) AS items, sum(on_hand) AS on_hand, \
+             sum(available) AS available FROM delta_scan('file://{}') GROUP BY ALL ORDER BY ALL\"",
+            table.display()
+        )
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("syncline.toml")
+    }
+}
+
+/// Whether a folder is one that the demo would take.
+#[cfg(test)]
+fn is_taken(dir: &std::path::Path) -> bool {
+    matches!(Setup::new(Some(dir.to_owned())), Err(DemoError::NotEmpty { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_files_in_it_is_not_touched() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        assert!(!is_taken(dir.path()));
+        fs::write(dir.path().join("precious"), "data").expect("write");
+        assert!(is_taken(dir.path()));
+    }
+
+    #[test]
+    fn the_password_is_in_the_environment_and_never_in_a_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let setup = Setup::new(Some(dir.path().join("demo"))).expect("an empty folder");
+        setup.write_files(5432).expect("write");
+        let config = fs::read_to_string(setup.config()).expect("read");
+        assert!(config.contains("password = { env = \"ERP_PASSWORD\" }"));
+        let daemon = setup.daemon("s3cret");
+        assert!(!config.contains("s3cret") && !daemon.arguments.iter().any(|argument| argument.contains("s3cret")));
+    }
+}
