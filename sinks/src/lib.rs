@@ -3,13 +3,14 @@
 //! The seam is [`Sink`] and [`DeltaSource`]: the pump (outside this crate) cuts the outbox into [`Span`]s and hands each
 //! to the sink together with a way to read it; the sink never sees the journal, and one sink never sees another.
 //!
-//! - `planning`: batches of row images with versions over HTTP (the PDX/1 contract);
-//! - `planner`: the reference receiver of that contract, with a SQLite file inside and fault knobs;
+//! - [`planning`]: batches of row images with versions over HTTP (the PDX/1 contract);
+//! - [`planner`]: the reference receiver of that contract, with a SQLite file inside and fault knobs;
 //! - [`discard`]: counts and drops, to measure everything before it.
 
 pub mod discard;
 mod entities;
 mod error;
+pub mod planner;
 pub mod planning;
 mod random;
 mod seam;

@@ -155,3 +155,80 @@ pub(super) fn assemble(head: &Head<'_>, records: &[u8]) -> Vec<u8> {
     out.extend_from_slice(b"]}");
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{
+        ArrayRef, Decimal128Array, FixedSizeBinaryArray, TimestampMicrosecondArray, UInt8Array, new_null_array,
+    };
+    use syncline_schemas::delta::UPSERT;
+    use syncline_schemas::entity;
+
+    use super::*;
+
+    /// An upsert and a delete of the same key.
+    fn two_rows(entity: &Entity) -> RecordBatch {
+        let text = |text: &str| Arc::new(StringArray::from(vec![text; 2])) as ArrayRef;
+        let instant =
+            |micros: i64| Arc::new(TimestampMicrosecondArray::from(vec![micros; 2]).with_timezone("UTC")) as ArrayRef;
+        let versions = [[0_u8; 15].as_slice(), &[1]].concat();
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt8Array::from(vec![UPSERT, DELETE])),
+            Arc::new(FixedSizeBinaryArray::try_from_iter([versions.clone(), versions].into_iter()).expect("16 bytes")),
+            text("erp"),
+            text("public.stock"),
+            text("0/16B3748"),
+            instant(1_779_789_601_120_000),
+            instant(1_779_789_601_121_000),
+        ];
+        for field in &entity.fields {
+            columns.push(match field.name.as_str() {
+                "on_hand" => Arc::new(
+                    Decimal128Array::from(vec![Some(110_500_000_000), None])
+                        .with_precision_and_scale(28, 9)
+                        .expect("canonical decimal"),
+                ),
+                "as_of" => instant(1_779_789_601_120_000),
+                name if field.key => text(&format!("<{name}>")),
+                _ => new_null_array(&field.field_type.arrow(), 2),
+            });
+        }
+        RecordBatch::try_new(entity.delta_schema(), columns).expect("canonical shape")
+    }
+
+    #[test]
+    fn a_change_of_the_body_is_a_change_of_the_contract() {
+        let entity = entity::get("inventory_balance").expect("canonical");
+        let rows = two_rows(entity);
+        let writer = RecordWriter::new(entity, &rows).expect("JSON has a form for every field");
+        let (mut records, mut correlation) = (Vec::new(), Correlation::default());
+        writer.put(0, &mut correlation, &mut records);
+        records.push(b',');
+        writer.put(1, &mut correlation, &mut records);
+        let head = Head { id: "b1", source: "erp-eu", produced_at: 1_779_789_601_120_000, count: 2, partitions: 8 };
+        let body = String::from_utf8(assemble(&head, &records)).expect("UTF-8");
+        let key = concat!(
+            r#"{"company_id":"<company_id>","item_id":"<item_id>","location_id":"<location_id>","#,
+            r#""owner_id":"<owner_id>","stock_class":"<stock_class>"}"#
+        );
+        let golden = [
+            r#"{"batch":{"id":"b1","source":"erp-eu","produced_at":"2026-05-26T10:00:01.120000Z","count":2,"partitions":8},"records":["#,
+            r#"{"op":"upsert","key":"#,
+            key,
+            r#","version":"00000000000000000000000000000001","commit_ts":"2026-05-26T10:00:01.120000Z","#,
+            r#""correlation_id":"CORRELATION","data":{"on_hand":"110.5","reserved":null,"picked":null,"#,
+            r#""quality_hold":null,"blocked":null,"in_transit_in":null,"on_order":null,"available":null,"#,
+            r#""stock_value":null,"unit_cost":null,"currency":null,"as_of":"2026-05-26T10:00:01.120000Z"}},"#,
+            r#"{"op":"delete","key":"#,
+            key,
+            r#","version":"00000000000000000000000000000001","commit_ts":"2026-05-26T10:00:01.120000Z","#,
+            r#""correlation_id":"CORRELATION"}]}"#,
+        ]
+        .concat()
+        .replace("CORRELATION", &Correlation::default().of("erp", "0/16B3748").to_owned());
+        assert_eq!(body, golden);
+        assert_eq!(writer.key(0), key);
+    }
+}

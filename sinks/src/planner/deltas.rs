@@ -1,0 +1,140 @@
+//! `POST /flows/{flow}/deltas`: the headers of a batch, then its body, then the writer.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use syncline_schemas::entity::{self, Entity};
+use tokio::sync::{mpsc, oneshot};
+
+use super::batch;
+use super::problem::Refusal;
+use super::stats::{Counters, PlannerCounts};
+use super::store::{Job, Outcome};
+use crate::planning::contract::{
+    self, CONTENT_DIGEST, DELTA_JSON, DIGEST_MISMATCH, IDEMPOTENCY_KEY, PARTITION, REQUEST_IN_PROGRESS, SCHEMA,
+    SEQUENCE,
+};
+
+/// Takes batches in.
+pub(super) struct Intake {
+    pub(super) writer: mpsc::Sender<Job>,
+    pub(super) counters: Counters,
+    pub(super) in_progress: InProgress,
+}
+
+impl Intake {
+    /// Processes a batch and returns its receipt.
+    pub(super) async fn receive(&self, flow: &str, headers: &HeaderMap, body: &Bytes) -> Result<String, Refusal> {
+        let (place, entity) = find(flow)?;
+        let head = Head::read(entity, headers)?;
+        let digest = contract::sha256(body);
+        if head.digest != contract::content_digest(&digest) {
+            let detail = "the body is not the one that Content-Digest names";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, DIGEST_MISMATCH, detail));
+        }
+        let _claim = self.in_progress.claim(&head.idempotency_key)?;
+        let batch = batch::read(entity, body)
+            .map_err(|reason| Refusal::new(StatusCode::BAD_REQUEST, "malformed-batch", reason))?;
+        let (reply, outcome) = oneshot::channel();
+        let job = Job {
+            flow: place,
+            partition: head.partition,
+            epoch: head.epoch,
+            number: head.number,
+            idempotency_key: head.idempotency_key,
+            digest,
+            batch,
+            reply,
+        };
+        let stopped = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the planner is stopping");
+        self.writer.send(job).await.map_err(|_| stopped())?;
+        match outcome.await.map_err(|_| stopped())? {
+            Outcome::Receipt(receipt, counts) => {
+                self.counters.add(&PlannerCounts { requests: 1, ..counts });
+                Ok(receipt)
+            }
+            Outcome::Problem(problem) => Err(Refusal(problem)),
+            Outcome::Storage(reason) => Err(Refusal::storage(reason)),
+        }
+    }
+}
+
+/// The entity of a flow and its place in the list.
+pub(super) fn find(flow: &str) -> Result<(usize, &'static Entity), Refusal> {
+    entity::all().iter().enumerate().find(|(_, entity)| entity.name == flow).ok_or_else(|| {
+        Refusal::new(StatusCode::NOT_FOUND, "unknown-flow", format!("there is no flow {flow:?}; see /capabilities"))
+    })
+}
+
+/// What the headers say.
+struct Head {
+    idempotency_key: String,
+    digest: String,
+    partition: u32,
+    epoch: u32,
+    number: u64,
+}
+
+impl Head {
+    fn read(entity: &Entity, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let bad = |detail: String| Refusal::new(StatusCode::BAD_REQUEST, "bad-header", detail);
+        let text = |name: &'static str| {
+            let value = headers.get(name).ok_or_else(|| bad(format!("{name} is missing")))?;
+            value.to_str().map_err(|_| bad(format!("{name} is not ASCII")))
+        };
+        let media = text("content-type")?;
+        if media.replace(' ', "") != DELTA_JSON.replace(' ', "") {
+            let detail = format!("wanted {DELTA_JSON}, got {media}");
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
+        }
+        let schema = text(SCHEMA)?;
+        let major = schema.strip_prefix(&entity.name).and_then(|rest| rest.strip_prefix('/')?.split_once('.'));
+        if major.is_none_or(|(major, _)| major.parse() != Ok(entity.version.0)) {
+            let detail = format!("got {schema}, this side has {}", entity.schema_id());
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported-schema", detail));
+        }
+        let key = text(IDEMPOTENCY_KEY)?;
+        let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).filter(|key| !key.is_empty());
+        let (epoch, number) = contract::parse_sequence(text(SEQUENCE)?)
+            .filter(|(_, batch)| *batch > 0 && i64::try_from(*batch).is_ok())
+            .ok_or_else(|| bad(format!("{SEQUENCE}: wanted as in epoch=3; batch=5512")))?;
+        Ok(Self {
+            idempotency_key: quoted
+                .ok_or_else(|| bad(format!("{IDEMPOTENCY_KEY}: wanted a quoted string")))?
+                .to_owned(),
+            digest: text(CONTENT_DIGEST)?.to_owned(),
+            partition: text(PARTITION)?.parse().map_err(|_| bad(format!("{PARTITION}: wanted a number")))?,
+            epoch,
+            number,
+        })
+    }
+}
+
+/// The keys of requests that are being worked on.
+#[derive(Default)]
+pub(super) struct InProgress(Mutex<HashSet<String>>);
+
+impl InProgress {
+    /// Claims a key until the claim is dropped.
+    fn claim(&self, key: &str) -> Result<Claim<'_>, Refusal> {
+        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned()) {
+            let detail = "the first request with this key is not answered yet";
+            return Err(Refusal::new(StatusCode::CONFLICT, REQUEST_IN_PROGRESS, detail));
+        }
+        Ok(Claim { all: self, key: key.to_owned() })
+    }
+}
+
+/// A claimed key.
+struct Claim<'a> {
+    all: &'a InProgress,
+    key: String,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}

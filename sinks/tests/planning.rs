@@ -1,0 +1,12 @@
+//! The planning sink against the reference receiver, over real HTTP.
+
+#[path = "planning/contract.rs"]
+mod contract;
+#[path = "planning/outbox.rs"]
+mod outbox;
+#[path = "planning/recovery.rs"]
+mod recovery;
+#[path = "planning/storm.rs"]
+mod storm;
+#[path = "planning/target.rs"]
+mod target;

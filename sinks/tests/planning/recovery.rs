@@ -1,0 +1,202 @@
+//! One trouble at a time.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arrow::array::new_null_array;
+use syncline_schemas::delta::{DeltaBatch, SYSTEM_COLUMNS};
+use syncline_schemas::ident::{LogOffset, Version};
+use syncline_sinks::planner::Faults;
+use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::{Class, Sink as _, SinkError, Span};
+
+use crate::outbox::{Change, Outbox, canonical, rows};
+use crate::target::Target;
+
+const BALANCE: &str = "inventory_balance";
+
+/// Entries of so many balances each, all keys different.
+fn balances(entries: u32, each: u32) -> Outbox {
+    let mut outbox = Outbox::default();
+    for entry in 0..entries {
+        let changes: Vec<_> = (0..each).map(|i| (BALANCE, entry * each + i, Some(i64::from(i)))).collect();
+        outbox.push(1, &changes);
+    }
+    outbox
+}
+
+#[tokio::test]
+async fn a_reply_lost_after_the_batch_was_applied_applies_nothing_twice() {
+    let target = Target::start(Faults { drop_reply_rate: 0.5, seed: 3, ..Faults::default() }).await;
+    let outbox = balances(10, 60);
+    let mut sink = target.sink();
+    sink.write(outbox.span(), &outbox).await.expect("lost replies are asked again");
+    assert!(target.stat("replays").await > 0, "the seed loses replies");
+    assert_eq!(target.stat("applied").await, 600);
+    assert_eq!((target.stat("unchanged").await, target.stat("stale").await), (0, 0));
+    target.assert_holds(&outbox).await;
+}
+
+#[tokio::test]
+async fn a_new_sink_that_writes_a_span_again_sends_nothing_again() {
+    let target = Target::start(Faults::default()).await;
+    let outbox = balances(4, 100);
+    target.sink().write(outbox.span(), &outbox).await.expect("delivered");
+    let mut again = target.sink();
+    let written = again.write(outbox.span(), &outbox).await.expect("nothing to do");
+    assert_eq!((written.rows, written.bytes), (400, 0));
+    assert_eq!(again.stats().read().already_there, 400);
+    assert_eq!(target.stat("records").await, 400);
+}
+
+#[tokio::test]
+async fn a_hot_key_is_sent_once_and_an_event_every_time() {
+    let target = Target::start(Faults::default()).await;
+    let mut outbox = Outbox::default();
+    for i in 0..50 {
+        outbox.push(1, &[(BALANCE, 1, Some(i)), ("inventory_movement", 1, Some(i))]);
+    }
+    let mut sink = target.sink();
+    sink.write(outbox.span(), &outbox).await.expect("delivered");
+    assert_eq!(sink.stats().read().coalesced, 49);
+    assert_eq!(target.stat("records").await, 51);
+    target.assert_holds(&outbox).await;
+}
+
+#[tokio::test]
+async fn a_target_that_asks_for_a_pause_gets_it() {
+    let target = Target::start(Faults { throttle_rate: 1.0, retry_after_s: 1, ..Faults::default() }).await;
+    let outbox = balances(1, 1);
+    let mut sink = PlanningSink::new({
+        let mut config = target.config();
+        // Throttling is no failure: it must not use up patience.
+        config.patience = Duration::ZERO;
+        config
+    })
+    .expect("a sink");
+    let stats = sink.stats();
+    let begun = Instant::now();
+    let relent = async {
+        while stats.read().throttled == 0 {
+            tokio::task::yield_now().await;
+        }
+        target.set_faults(&Faults::default()).await;
+    };
+    let (written, ()) = tokio::join!(sink.write(outbox.span(), &outbox), relent);
+    written.expect("delivered after the pause");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "came back after {:?}", begun.elapsed());
+    assert_eq!(stats.read().throttled, 1);
+}
+
+#[tokio::test]
+async fn a_dead_target_is_reported_and_delivered_to_once_it_is_back() {
+    let target = Target::start(Faults::default()).await;
+    let outbox = balances(3, 20);
+    let mut config = target.config();
+    config.patience = Duration::from_millis(200);
+    let mut sink = PlanningSink::new(config).expect("a sink");
+    let first = Span { after: LogOffset::START, upto: LogOffset(1) };
+    sink.write(first, &outbox).await.expect("delivered");
+    let rest = Span { after: LogOffset(1), upto: LogOffset(3) };
+    let target = target
+        .restart(async || {
+            let error = sink.write(rest, &outbox).await.expect_err("nobody listens");
+            assert_eq!(error.class(), Class::Transient, "{error}");
+            assert!(error.to_string().contains("/pdx/v1/flows/inventory_balance"), "{error}");
+        })
+        .await;
+    sink.write(rest, &outbox).await.expect("it is back");
+    target.assert_holds(&outbox).await;
+}
+
+#[tokio::test]
+async fn a_target_that_lost_acknowledged_rows_is_never_continued_silently() {
+    let target = Target::start(Faults::default()).await;
+    let outbox = balances(2, 20);
+    let mut sink = target.sink();
+    sink.write(Span { after: LogOffset::START, upto: LogOffset(1) }, &outbox).await.expect("delivered");
+    let db = target.db();
+    let _target = target
+        .restart(async || {
+            for suffix in ["", "-wal", "-shm"] {
+                let mut file = db.clone().into_os_string();
+                file.push(suffix);
+                // SQLite removes the side files of a database that was closed well.
+                let _ = std::fs::remove_file(file);
+            }
+        })
+        .await;
+    let error = sink.write(Span { after: LogOffset(1), upto: LogOffset(2) }, &outbox).await.expect_err("a hole");
+    assert_eq!(error.class(), Class::Definite);
+    assert!(error.to_string().contains("lost rows that it acknowledged"), "{error}");
+}
+
+#[tokio::test]
+async fn a_daemon_with_an_older_state_is_stopped_not_ignored() {
+    let target = Target::start(Faults::default()).await;
+    let (mut new, mut old) = (Outbox::default(), Outbox::default());
+    new.push(1, &[(BALANCE, 1, Some(1))]);
+    new.push(2, &[(BALANCE, 1, Some(2))]);
+    old.push(1, &[(BALANCE, 1, Some(3))]);
+    target.sink().write(new.span(), &new).await.expect("delivered over the change of the epoch");
+    target.sink().write(new.span(), &new).await.expect("a resumed write over the change is no older state");
+    let error = target.sink().write(old.span(), &old).await.expect_err("fenced");
+    assert_eq!(error.class(), Class::Definite);
+    assert!(error.to_string().contains("epoch 2"), "{error}");
+    target.assert_holds(&new).await;
+}
+
+#[tokio::test]
+async fn another_pipeline_or_another_number_of_partitions_is_refused_by_name() {
+    let target = Target::start(Faults::default()).await;
+    let outbox = balances(1, 40);
+    target.sink().write(outbox.span(), &outbox).await.expect("delivered");
+    let refused = async |change: fn(&mut syncline_sinks::planning::PlanningConfig)| -> SinkError {
+        let mut config = target.config();
+        change(&mut config);
+        let mut sink = PlanningSink::new(config).expect("a sink");
+        sink.write(outbox.span(), &outbox).await.expect_err("refused")
+    };
+    let error = refused(|config| config.pipeline = "other".into()).await.to_string();
+    assert!(error.contains("\"test\"") && error.contains("\"other\""), "{error}");
+    let error = refused(|config| config.partitions = 3).await.to_string();
+    assert!(error.contains("over 4 partitions") && error.contains("set to 3"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_row_is_told_with_its_key_and_the_others_go_on() {
+    let target = Target::start(Faults::default()).await;
+    let entity = canonical(BALANCE);
+    let changes: Vec<Change> =
+        (0..3).map(|key| Change { key, value: Some(1), version: Version::new(1, LogOffset(1), key) }).collect();
+    let whole = rows(entity, &changes[..2]);
+    let broken = rows(entity, &changes[2..]);
+    let (on_hand, field) = entity.field("on_hand").expect("a field");
+    let mut columns = broken.columns().to_vec();
+    columns[SYSTEM_COLUMNS + on_hand] = new_null_array(&field.field_type.arrow(), 1);
+    let broken = arrow::array::RecordBatch::try_new(broken.schema(), columns).expect("nullable");
+    let mut outbox = Outbox::default();
+    let delta = |rows| DeltaBatch { entity: BALANCE.to_owned(), rows };
+    outbox.push_raw(vec![delta(whole), delta(broken)]);
+    let mut sink = target.sink();
+    let written = sink.write(outbox.span(), &outbox).await.expect("delivered but one");
+    assert_eq!((written.rows, written.rejected), (2, 1));
+    let reject = &written.rejects[0];
+    assert_eq!(reject.code, "schema_violation");
+    assert_eq!(reject.field.as_deref(), Some("on_hand"));
+    assert!(reject.key.contains(r#""stock_class":"k\"2""#), "{}", reject.key);
+    assert_eq!(reject.version, changes[2].version.to_string());
+    assert_eq!(target.stat("rejected").await, 1);
+}
+
+#[tokio::test]
+async fn a_span_larger_than_memory_is_read_only_as_fast_as_it_is_delivered() {
+    let target = Target::start(Faults { error_rate: 1.0, ..Faults::default() }).await;
+    let outbox = balances(100, 1_000);
+    let mut config = target.config();
+    config.patience = Duration::ZERO;
+    let mut sink = PlanningSink::new(config).expect("a sink");
+    sink.write(outbox.span(), &outbox).await.expect_err("a target that always fails");
+    let read = outbox.read.load(Ordering::Relaxed);
+    assert!(read <= 20, "{read} of 100 entries were read before the first was delivered");
+}
