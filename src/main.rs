@@ -1,2 +1,70 @@
-//! placeholder
-fn main() {}
+//! Syncline: keeps a distributor's ERP, warehouses and demand planning in line.
+//!
+//! The binary is thin: [`config`] says what is wanted, [`pipeline`] does it, [`api`] shows it, [`command`] is the way in.
+
+mod api;
+mod cli;
+mod command;
+mod config;
+mod demo;
+mod pipeline;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, LogFormat};
+use crate::command::CommandError;
+use crate::config::Config;
+use crate::demo::DemoOptions;
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let cli = Cli::parse();
+    start_logging(cli.log_format);
+    // Two providers are linked (object_store brings ring); whichever asks first must find one chosen.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("syncline: another TLS provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("syncline: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(execute(cli, started)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("syncline: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
+    match cli.command {
+        Command::Run(args) => command::run::run(Config::read(&cli.config)?, &args, started).await,
+        Command::Check(args) => command::check::run(Config::read(&cli.config)?, &args).await,
+        Command::Status(args) => command::status::run(&cli.config, &args).await,
+        Command::Planner(args) => command::planner::run(&args).await,
+        Command::Demo(args) => {
+            let options = DemoOptions { drain: args.drain, dir: args.dir, ..DemoOptions::default() };
+            Ok(demo::run(options).await?)
+        },
+    }
+}
+
+/// Log lines go to standard error, so that standard output holds only what was asked for.
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SYNCLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

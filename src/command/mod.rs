@@ -7,6 +7,7 @@ pub(crate) mod status;
 
 use thiserror::Error;
 
+use crate::api::ListenError;
 use crate::config::ConfigFaults;
 use crate::pipeline::PipelineError;
 
@@ -25,9 +26,31 @@ pub(crate) enum CommandError {
     /// Findings that keep the daemon from working.
     #[error("{0}")]
     Unfit(String),
+    /// The control API has no address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Nobody answers where the daemon should listen.
+    #[error("no daemon answers at {url}: {reason}; start it with `syncline run`")]
+    NoDaemon {
+        /// Where it was asked.
+        url: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Somebody else answers where the daemon should listen.
+    #[error("what answers at {url} is no daemon of this version: {reason}; check listen in [daemon]")]
+    NotADaemon {
+        /// Where it was asked.
+        url: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
     /// A sink or the receiver failed.
     #[error(transparent)]
     Sink(#[from] syncline_sinks::SinkError),
+    /// The demo failed.
+    #[error(transparent)]
+    Demo(#[from] crate::demo::DemoError),
     /// The system refused something.
     #[error(transparent)]
     Io(#[from] std::io::Error),
