@@ -1,0 +1,229 @@
+//! A log in memory, the rows in it, and a reader on a thread.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{TimestampMicrosecondType, UInt8Type, UInt32Type};
+use arrow::util::display::array_value_to_string;
+use syncline_capture::postgres::{self, PostgresConfig};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Resume, StopSignal};
+use syncline_schemas::frame::{Frame, LogEntry, Op};
+use syncline_schemas::ident::LogOffset;
+use syncline_schemas::table::TableSchema;
+
+use crate::server::PATIENCE;
+
+#[derive(Default)]
+struct Inner {
+    entries: Vec<LogEntry>,
+    /// Nothing beyond it is durable.
+    durable_limit: Option<u64>,
+    /// The append with this number fails.
+    fails_at: Option<usize>,
+}
+
+/// A log that keeps everything in memory, through the log's own bytes.
+#[derive(Default)]
+pub(crate) struct MemoryLog {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl LogSink for MemoryLog {
+    fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
+        let entry = LogEntry::decode(&entry.encode().unwrap()).unwrap();
+        let mut inner = self.inner.lock().unwrap();
+        if inner.fails_at.is_some_and(|at| inner.entries.len() >= at) {
+            return Err(CaptureError::Log { reason: "the test ends the log here".to_owned() });
+        }
+        inner.entries.push(entry);
+        self.changed.notify_all();
+        Ok(LogOffset(inner.entries.len() as u64))
+    }
+
+    fn durable(&self) -> Result<LogOffset, CaptureError> {
+        let inner = self.inner.lock().unwrap();
+        Ok(LogOffset((inner.entries.len() as u64).min(inner.durable_limit.unwrap_or(u64::MAX))))
+    }
+
+    fn wait_durable(&self, offset: LogOffset, timeout: Duration) -> Result<LogOffset, CaptureError> {
+        let inner = self.inner.lock().unwrap();
+        let waits = |inner: &mut Inner| inner.durable_limit.is_some_and(|limit| limit < offset.0);
+        drop(self.changed.wait_timeout_while(inner, timeout, waits).unwrap());
+        self.durable()
+    }
+}
+
+/// One row of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) table: String,
+    pub(crate) op: Op,
+    pub(crate) key: Vec<Option<String>>,
+    pub(crate) values: BTreeMap<String, Option<String>>,
+    pub(crate) absent: Vec<String>,
+    pub(crate) commit_us: i64,
+}
+
+impl Row {
+    pub(crate) fn value(&self, column: &str) -> Option<&str> {
+        self.values.get(column).unwrap_or_else(|| panic!("no column {column}")).as_deref()
+    }
+}
+
+impl MemoryLog {
+    pub(crate) fn frames(&self) -> Vec<Frame> {
+        let inner = self.inner.lock().unwrap();
+        inner.entries.iter().filter_map(|entry| if let LogEntry::Frame(frame) = entry { Some(frame.clone()) } else { None }).collect()
+    }
+
+    pub(crate) fn schemas(&self) -> Vec<TableSchema> {
+        let inner = self.inner.lock().unwrap();
+        inner.entries.iter().filter_map(|entry| if let LogEntry::Schema(schema) = entry { Some(schema.clone()) } else { None }).collect()
+    }
+
+    /// What a supervisor would give the next session.
+    pub(crate) fn resume(&self) -> Option<Resume> {
+        let frame = self.frames().pop()?;
+        Some(Resume { position: frame.position, txn_end: frame.txn_end })
+    }
+
+    pub(crate) fn fail_at(&self, appends: Option<usize>) {
+        self.inner.lock().unwrap().fails_at = appends;
+    }
+
+    /// Withholds durability of everything that is appended from now on, or gives it.
+    pub(crate) fn hold(&self, hold: bool) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.durable_limit = hold.then_some(inner.entries.len() as u64);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn row_count(&self) -> usize {
+        self.frames().iter().map(Frame::row_count).sum()
+    }
+
+    /// Waits until the log holds so many rows.
+    pub(crate) fn wait_for_rows(&self, count: usize) {
+        self.wait_for("rows", |entries| {
+            let rows = |entry: &LogEntry| if let LogEntry::Frame(frame) = entry { frame.row_count() } else { 0 };
+            entries.iter().map(rows).sum::<usize>() >= count
+        });
+    }
+
+    pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&[LogEntry]) -> bool) {
+        let inner = self.inner.lock().unwrap();
+        let (inner, timeout) =
+            self.changed.wait_timeout_while(inner, PATIENCE, |inner| !holds(&inner.entries)).unwrap();
+        assert!(!timeout.timed_out(), "waited for {what}, the log has {} entries", inner.entries.len());
+    }
+
+    /// All rows in log order, each read with the schema entry that stands before it.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let inner = self.inner.lock().unwrap();
+        let mut schemas: BTreeMap<(String, u32), TableSchema> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for entry in &inner.entries {
+            match entry {
+                LogEntry::Schema(schema) => {
+                    schemas.insert((schema.table.to_string(), schema.version), schema.clone());
+                }
+                LogEntry::Frame(frame) => rows.extend(frame_rows(frame, &schemas)),
+            }
+        }
+        rows
+    }
+
+    /// Applies all rows; panics on a repeat or a gap that a table would show.
+    pub(crate) fn state(&self) -> BTreeMap<(String, Vec<Option<String>>), BTreeMap<String, Option<String>>> {
+        let mut state = BTreeMap::new();
+        for row in self.rows() {
+            let place = (row.table.clone(), row.key.clone());
+            match row.op {
+                Op::Read | Op::Insert | Op::MoveIn => {
+                    assert!(state.insert(place, row.values).is_none(), "{} twice: {:?}", row.table, row.key);
+                }
+                Op::Update => {
+                    let known = state.get_mut(&place).unwrap_or_else(|| panic!("update of nothing: {:?}", row.key));
+                    let sent = row.values.into_iter().filter(|(column, _)| !row.absent.contains(column));
+                    known.extend(sent);
+                }
+                Op::Delete | Op::MoveOut => assert!(state.remove(&place).is_some(), "delete of nothing: {:?}", row.key),
+                Op::Truncate => state.retain(|(table, _), _| *table != row.table),
+            }
+        }
+        state
+    }
+}
+
+fn frame_rows(frame: &Frame, schemas: &BTreeMap<(String, u32), TableSchema>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for batch in &frame.batches {
+        let schema = schemas.get(&(batch.table.to_string(), batch.schema_version)).expect("a schema entry before its rows");
+        assert_eq!(batch.rows.schema(), schema.batch_schema());
+        let width = schema.columns.len();
+        let column = |i: usize| batch.rows.column(i);
+        for i in 0..batch.rows.num_rows() {
+            let text = |c: usize| (!column(c).is_null(i)).then(|| array_value_to_string(column(c), i).unwrap());
+            let mask = column(width + 4).as_binary::<i32>();
+            let is_absent = |c: usize| mask.is_valid(i) && mask.value(i)[c / 8] & (1 << (c % 8)) != 0;
+            let ord = column(width + 1).as_primitive::<UInt32Type>().value(i);
+            rows.push((ord, Row {
+                table: batch.table.to_string(),
+                op: Op::from_u8(column(width).as_primitive::<UInt8Type>().value(i)).unwrap(),
+                key: schema.key_indexes().into_iter().map(text).collect(),
+                values: schema.columns.iter().enumerate().map(|(c, column)| (column.name.clone(), text(c))).collect(),
+                absent: (0..width).filter(|c| is_absent(*c)).map(|c| schema.columns[c].name.clone()).collect(),
+                commit_us: column(width + 2).as_primitive::<TimestampMicrosecondType>().value(i),
+            }));
+        }
+    }
+    rows.sort_by_key(|(ord, _)| *ord);
+    assert!(rows.windows(2).all(|pair| pair[0].0 < pair[1].0), "_ord is unique in a frame");
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// A reader on its thread, started again after transient errors as a supervisor would.
+pub(crate) struct Reader {
+    stop: StopSignal,
+    pub(crate) progress: Arc<Progress>,
+    thread: Option<JoinHandle<Result<Outcome, CaptureError>>>,
+}
+
+impl Reader {
+    pub(crate) fn start(config: &PostgresConfig, log: &Arc<MemoryLog>) -> Self {
+        let (stop, progress) = (StopSignal::default(), Arc::new(Progress::default()));
+        let (config, log) = (config.clone(), Arc::clone(log));
+        let (own_stop, own_progress) = (stop.clone(), Arc::clone(&progress));
+        let thread = std::thread::spawn(move || loop {
+            match postgres::run(&config, log.resume(), &*log, &own_progress, &own_stop) {
+                Err(error) if error.class() == Class::Transient => std::thread::yield_now(),
+                ended => return ended,
+            }
+        });
+        Self { stop, progress, thread: Some(thread) }
+    }
+
+    /// Stops it and expects an orderly end.
+    pub(crate) fn stop(mut self) {
+        self.stop.stop();
+        assert_eq!(self.thread.take().unwrap().join().unwrap().unwrap(), Outcome::Stopped);
+    }
+
+    /// Waits for its end by itself.
+    pub(crate) fn end(mut self) -> Result<Outcome, CaptureError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The PostgreSQL reader against real servers, each private to the tests.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
+
+mod changes;
+mod confirm;
+mod log;
+mod refusals;
+mod restart;
+mod security;
+mod server;
+mod snapshot;
+mod types;

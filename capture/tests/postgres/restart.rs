@@ -1,0 +1,100 @@
+//! Sessions that break, and what the next one makes of it.
+
+use std::sync::Arc;
+
+use syncline_capture::postgres::{DrainTo, SnapshotMode};
+use syncline_capture::{CaptureError, Class, Outcome, Resume};
+
+use crate::log::{MemoryLog, Reader};
+use crate::server::Server;
+
+#[test]
+fn a_killed_connection_loses_and_repeats_nothing() {
+    let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, n int)");
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    for round in 0..10 {
+        database.sql(&format!("INSERT INTO t SELECT i, 0 FROM generate_series({round}00, {round}99) i"));
+        database.sql(&format!("UPDATE t SET n = n + 1 WHERE id >= {round}50"));
+        database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'syncline' AND pid IN (SELECT active_pid FROM pg_replication_slots WHERE database = current_database())");
+    }
+    log.wait_for_rows(1_500);
+    reader.stop();
+    assert_eq!(log.row_count(), 1_500);
+    assert_eq!(log.state().len(), 1_000);
+}
+
+#[test]
+fn a_transaction_cut_in_the_middle_goes_on_exactly_there() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    database.sql("INSERT INTO u VALUES (1)");
+    database.sql("BEGIN; INSERT INTO t SELECT i, 'v' FROM generate_series(1, 150000) i; UPDATE t SET v = 'w' WHERE id <= 1000; COMMIT");
+    database.sql("INSERT INTO u VALUES (2)");
+    // The journal dies after the first part of the large transaction, and again after the second.
+    for _ in 0..2 {
+        let cut = |log: &MemoryLog| log.frames().iter().filter(|frame| !frame.txn_end).count();
+        let parts = cut(&log);
+        let mut at = log.frames().len() + log.schemas().len();
+        while cut(&log) == parts {
+            at += 1;
+            log.fail_at(Some(at));
+            let error = Reader::start(&database.config, &log).end().unwrap_err();
+            assert!(matches!(error, CaptureError::Log { .. }), "{error}");
+        }
+    }
+    log.fail_at(None);
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.row_count(), 151_002);
+    assert_eq!(log.state().len(), 150_002);
+    assert!(log.frames().last().unwrap().txn_end);
+}
+
+#[test]
+fn a_slot_that_somebody_else_moved_is_refused_because_changes_are_missing() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    database.sql("INSERT INTO t VALUES (1)");
+    database.sql(&format!("SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())", database.config.slot));
+    let error = Reader::start(&database.config, &log).end().unwrap_err();
+    assert_eq!(error.class(), Class::Definite);
+    assert!(error.to_string().contains("was confirmed up to"), "{error}");
+}
+
+#[test]
+fn a_dropped_slot_is_refused_and_a_strange_position_too() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    let other_slot = syncline_capture::postgres::PostgresConfig { slot: "other".to_owned(), ..database.config.clone() };
+    let error = Reader::start(&other_slot, &log).end().unwrap_err();
+    assert!(error.to_string().contains("belongs to the slot"), "{error}");
+
+    database.sql(&format!("SELECT pg_drop_replication_slot('{}')", database.config.slot));
+    let error = Reader::start(&database.config, &log).end().unwrap_err();
+    assert!(error.to_string().contains("is gone") && error.class() == Class::Definite, "{error}");
+
+    let position = syncline_schemas::ident::Position::new(vec![9, 9, 9]);
+    let stop = syncline_capture::StopSignal::default();
+    let strange = Some(Resume { position, txn_end: true });
+    let error = syncline_capture::postgres::run(&database.config, strange, &*log, &Default::default(), &stop).unwrap_err();
+    assert_eq!(error.class(), Class::Definite, "{error}");
+}
+
+#[test]
+fn another_reader_on_the_slot_is_waited_for() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
+    database.config.snapshot = SnapshotMode::Never;
+    let log = Arc::new(MemoryLog::default());
+    let first = Reader::start(&database.config, &log);
+    log.wait_for("the first reader's start", |entries| !entries.is_empty());
+    let stop = syncline_capture::StopSignal::default();
+    let error = syncline_capture::postgres::run(&database.config, None, &MemoryLog::default(), &Default::default(), &stop).unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    first.stop();
+}

@@ -1,0 +1,68 @@
+//! The copy and its seam to the stream.
+
+use std::sync::Arc;
+
+use syncline_capture::postgres::{DrainTo, SnapshotMode};
+use syncline_capture::{CaptureError, Outcome};
+use syncline_schemas::frame::Op;
+
+use crate::log::{MemoryLog, Reader};
+use crate::server::Server;
+
+const TABLES: &str = "CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (id int PRIMARY KEY, v text);
+    CREATE TABLE empty (id int PRIMARY KEY);
+    INSERT INTO a SELECT i, repeat('v', 20) FROM generate_series(1, 100000) i;
+    INSERT INTO b SELECT i, 'w' FROM generate_series(1, 1000) i";
+
+#[test]
+fn nothing_is_lost_or_doubled_between_the_copy_and_the_stream() {
+    let database = Server::shared().database(TABLES);
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    // Writes go on all the time, whatever the reader does meanwhile.
+    for i in 0..40 {
+        database.sql(&format!("UPDATE a SET v = 'n{i}' WHERE id = {i} + 1; DELETE FROM b WHERE id = {i} + 1; INSERT INTO b VALUES (5000 + {i}, 'new')"));
+    }
+    log.wait_for("the last write", |_| true);
+    crate::server::eventually("the last row", || log.rows().iter().any(|row| row.table == "public.b" && row.value("id") == Some("5039")));
+    reader.stop();
+    let state = log.state();
+    assert_eq!(state.len(), 101_000);
+    let updated = state.values().filter(|row| row["v"].as_deref().is_some_and(|v| v.starts_with('n') && v != "new")).count();
+    assert_eq!(updated, 40);
+    assert_eq!(log.schemas().iter().filter(|schema| &*schema.table.name == "empty").count(), 1);
+    assert_eq!(database.sql("SELECT count(*) FROM pg_replication_slots WHERE temporary AND database = current_database()"), "0");
+}
+
+#[test]
+fn a_copy_that_broke_off_starts_again_and_doubles_nothing() {
+    let database = Server::shared().database(TABLES);
+    let log = Arc::new(MemoryLog::default());
+    log.fail_at(Some(3));
+    let error = Reader::start(&database.config, &log).end().unwrap_err();
+    assert!(matches!(error, CaptureError::Log { .. }), "{error}");
+    assert!(log.frames().iter().all(|frame| !frame.txn_end), "nothing of it may become visible");
+    database.sql("DELETE FROM a WHERE id <= 10");
+    log.fail_at(None);
+    let mut config = database.config.clone();
+    config.drain_to = Some(DrainTo::CurrentEnd);
+    assert_eq!(Reader::start(&config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.state().len(), 100_990);
+    assert_eq!(log.rows().iter().filter(|row| row.op == Op::Truncate).count(), 3);
+}
+
+#[test]
+fn without_a_snapshot_the_stream_starts_at_the_slot_as_found() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    database.sql("CREATE PUBLICATION syncline FOR TABLE t");
+    database.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", database.config.slot));
+    database.sql("INSERT INTO t VALUES (2)");
+    database.config.snapshot = SnapshotMode::Never;
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let log = Arc::new(MemoryLog::default());
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.rows().iter().map(|row| row.value("id").unwrap().to_owned()).collect::<Vec<_>>(), ["2"]);
+    // A second drain with nothing new ends at once, and confirms all the same.
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.row_count(), 1);
+}
