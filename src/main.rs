@@ -59,9 +59,13 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
     }
 }
 
+/// What libraries say of their own affairs matters only when it is a warning.
+const LOG_FILTER: &str = "warn,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
+                          syncline_sinks=info";
+
 /// Log lines go to standard error, so that standard output holds only what was asked for.
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SYNCLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("SYNCLINE_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
