@@ -9,7 +9,7 @@ use syncline_schemas::entity::{Criticality, Entity};
 
 use super::backoff::Backoff;
 use super::config::{Auth, PlanningConfig};
-use super::contract::{self, Problem, Receipt, Watermark};
+use super::contract::{self, Capabilities, Problem, Receipt, Watermark};
 use super::stats::PlanningStats;
 use super::verdict::{Verdict, judge, retry_after};
 use crate::SinkError;
@@ -114,6 +114,22 @@ impl Client {
         url.query_pairs_mut().append_pair("partition", &partition.to_string());
         let body = self.persist(&url, stats, || self.http.get(url.clone())).await?;
         serde_json::from_slice(&body).map_err(|error| Stop::Failed(not_pdx(&url, "a watermark", &error)))
+    }
+
+    /// Asks once what the target takes.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] without an answer, [`SinkError::Refused`] where waiting does not help.
+    pub(super) async fn capabilities(&self) -> Result<Capabilities, SinkError> {
+        let url = self.config.endpoint(&["capabilities"]);
+        let target = url.to_string();
+        let body = self.attempt(self.http.get(url.clone())).await.map_err(|Failure { verdict, reason, .. }| {
+            match verdict.remedy() {
+                Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
+                None => SinkError::Unavailable { target, reason },
+            }
+        })?;
+        serde_json::from_slice(&body).map_err(|error| not_pdx(&url, "capabilities", &error))
     }
 
     /// UUIDv5 over everything that makes a batch this batch.

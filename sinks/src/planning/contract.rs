@@ -6,6 +6,8 @@
 //! - `source`, `partitions` and `last_version` in a watermark: who wrote the partition, dealt to how many, and the
 //!   highest version in it. Versions rise within a partition, so everything up to `last_version` has arrived.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -127,6 +129,24 @@ pub(crate) struct Rejected {
     /// The reason in a sentence.
     #[serde(default)]
     pub(crate) detail: String,
+}
+
+/// What a target takes.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Capabilities {
+    /// By entity.
+    pub(crate) flows: BTreeMap<String, FlowLimits>,
+}
+
+/// The most that a batch of a flow may hold; no limit where the target names none.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FlowLimits {
+    /// Records.
+    #[serde(default)]
+    pub(crate) max_records: Option<usize>,
+    /// Bytes of the body.
+    #[serde(default)]
+    pub(crate) max_bytes: Option<usize>,
 }
 
 /// An RFC 9457 problem.

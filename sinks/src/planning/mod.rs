@@ -80,6 +80,32 @@ impl PlanningSink {
         Arc::clone(&self.stats)
     }
 
+    /// Asks the target once whether it takes what is configured; delivers nothing.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] where it does not answer, [`SinkError::Refused`] with the remedy where it does not let
+    /// us in, does not know an entity or takes smaller batches only.
+    pub async fn check(&self) -> Result<(), SinkError> {
+        let capabilities = self.client.capabilities().await?;
+        let refused = |reason: String, remedy: &str| {
+            Err(SinkError::Refused { target: self.config.url.to_string(), reason, remedy: remedy.to_owned() })
+        };
+        for Entity { name, .. } in self.config.entities.entities() {
+            let Some(limits) = capabilities.flows.get(name) else {
+                return refused(format!("does not take the entity {name}"), "leave it out in the sink's entities");
+            };
+            let ours_and_theirs =
+                [("max_records", self.config.max_records, limits.max_records), ("max_bytes", self.config.max_bytes, limits.max_bytes)];
+            for (setting, ours, theirs) in ours_and_theirs {
+                if let Some(theirs) = theirs.filter(|&theirs| theirs < ours) {
+                    let reason = format!("takes {setting} of {theirs} for {name}, the sink sends up to {ours}");
+                    return refused(reason, &format!("set {setting} = {theirs} in the sink"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Delivers a span once, as far as it gets.
     async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, Stop> {
         if std::mem::replace(&mut self.unfinished, true) {
