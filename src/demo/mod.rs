@@ -88,7 +88,8 @@ impl DemoOptions {
 pub(crate) async fn run(options: DemoOptions) -> Result<(), DemoError> {
     // The daemon may have installed it already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let setup = Setup::new(options.dir.clone())?;
+    let executable = std::env::current_exe().map_err(DemoError::file("find", "syncline itself"))?;
+    let setup = Setup::new(options.dir.clone(), executable)?;
     println!("folder     {}", setup.dir.display());
     let outcome = with_server(&options, &setup).await;
     match &outcome {

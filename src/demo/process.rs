@@ -18,6 +18,8 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 /// How one of our programs is started, as often as needed.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
+    /// The executable file.
+    pub(crate) executable: PathBuf,
     /// What messages call it.
     pub(crate) name: &'static str,
     /// The subcommand and its options.
@@ -35,7 +37,7 @@ impl Program {
     /// [`DemoError`] where the log or the program cannot be opened.
     pub(crate) fn start(&self) -> Result<Process, DemoError> {
         let log = self.open_log()?;
-        let child = self.command(log)?.stdout(self.open_log()?).spawn().map_err(|source| self.spawn_fault(source))?;
+        let child = self.command(log).stdout(self.open_log()?).spawn().map_err(|source| self.spawn_fault(source))?;
         Ok(Process { program: self.clone(), child })
     }
 
@@ -45,7 +47,7 @@ impl Program {
     /// [`DemoError::Ended`] with the end of its log where it fails.
     pub(crate) async fn output(&self) -> Result<String, DemoError> {
         let child = self
-            .command(self.open_log()?)?
+            .command(self.open_log()?)
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|source| self.spawn_fault(source))?;
@@ -56,9 +58,8 @@ impl Program {
         Err(self.ended(output.status))
     }
 
-    fn command(&self, log: File) -> Result<Command, DemoError> {
-        let executable = std::env::current_exe().map_err(|source| self.spawn_fault(source))?;
-        let mut command = Command::new(executable);
+    fn command(&self, log: File) -> Command {
+        let mut command = Command::new(&self.executable);
         command
             .args(self.arguments.iter().map(OsStr::new))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -66,7 +67,7 @@ impl Program {
             .stderr(log)
             .process_group(0)
             .kill_on_drop(true);
-        Ok(command)
+        command
     }
 
     fn open_log(&self) -> Result<File, DemoError> {

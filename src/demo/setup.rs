@@ -18,17 +18,18 @@ const PASSWORD_VARIABLE: &str = "ERP_PASSWORD";
 pub(crate) struct Setup {
     /// The folder of everything.
     pub(crate) dir: PathBuf,
+    executable: PathBuf,
     temporary: bool,
     listen: u16,
     planner: u16,
 }
 
 impl Setup {
-    /// Makes the folder: `dir`, which must be empty or missing, or a temporary one.
+    /// Makes the folder: `dir`, which must be empty or missing, or a temporary one. `executable` is the `syncline` to run.
     ///
     /// # Errors
     /// [`DemoError`] naming the folder.
-    pub(crate) fn new(dir: Option<PathBuf>) -> Result<Self, DemoError> {
+    pub(crate) fn new(dir: Option<PathBuf>, executable: PathBuf) -> Result<Self, DemoError> {
         let temporary = dir.is_none();
         let dir = dir.unwrap_or_else(|| std::env::temp_dir().join(format!("syncline-demo-{}", std::process::id())));
         let dir = std::path::absolute(&dir).map_err(DemoError::file("find", &dir))?;
@@ -36,7 +37,7 @@ impl Setup {
         if fs::read_dir(&dir).map_err(DemoError::file("read", &dir))?.next().is_some() {
             return Err(DemoError::NotEmpty { path: dir });
         }
-        Ok(Self { dir, temporary, listen: free_port()?, planner: free_port()? })
+        Ok(Self { dir, executable, temporary, listen: free_port()?, planner: free_port()? })
     }
 
     /// Removes the server's files, which are of no use to anybody, and a temporary folder as a whole; `keep_lake` keeps it
@@ -108,7 +109,8 @@ flush_every = "5s"
             "--db".into(),
             self.dir.join("planner.sqlite").display().to_string(),
         ];
-        Program { name: "syncline planner", arguments, environment: Vec::new(), log: self.dir.join("planner.log") }
+        let (executable, log) = (self.executable.clone(), self.dir.join("planner.log"));
+        Program { executable, name: "syncline planner", arguments, environment: Vec::new(), log }
     }
 
     /// The daemon.
@@ -125,7 +127,7 @@ flush_every = "5s"
         let mut arguments = vec!["run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
         arguments.extend(options.iter().map(|&option| option.to_owned()));
         let environment = vec![(PASSWORD_VARIABLE, password.to_owned())];
-        Program { name, arguments, environment, log: self.daemon_log() }
+        Program { executable: self.executable.clone(), name, arguments, environment, log: self.daemon_log() }
     }
 
     /// Where the daemon's messages go.
@@ -158,7 +160,8 @@ flush_every = "5s"
         )
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("syncline.toml")
     }
 }
@@ -166,7 +169,7 @@ flush_every = "5s"
 /// Whether a folder is one that the demo would take.
 #[cfg(test)]
 fn is_taken(dir: &std::path::Path) -> bool {
-    matches!(Setup::new(Some(dir.to_owned())), Err(DemoError::NotEmpty { .. }))
+    matches!(Setup::new(Some(dir.to_owned()), PathBuf::from("syncline")), Err(DemoError::NotEmpty { .. }))
 }
 
 #[cfg(test)]
@@ -184,7 +187,7 @@ mod tests {
     #[test]
     fn the_password_is_in_the_environment_and_never_in_a_file() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let setup = Setup::new(Some(dir.path().join("demo"))).expect("an empty folder");
+        let setup = Setup::new(Some(dir.path().join("demo")), PathBuf::from("syncline")).expect("an empty folder");
         setup.write_files(5432).expect("write");
         let config = fs::read_to_string(setup.config()).expect("read");
         assert!(config.contains("password = { env = \"ERP_PASSWORD\" }"));

@@ -1,6 +1,7 @@
 -- What happens in a working day: each function is one business step, called in a transaction of its own, with a number
 -- from which it draws its choices. It returns how many rows it wrote; 0 where there was nothing to do.
--- Stock rows are locked in the order of their key, so that steps wait for each other and rarely deadlock.
+-- Articles are locked before stock, and stock rows in the order of their key, so that steps wait for each other and rarely
+-- deadlock.
 
 SET search_path = meridian;
 
@@ -321,8 +322,8 @@ DECLARE
     art art_master := any_article(r, 1);
     written integer;
 BEGIN
-    UPDATE stk_lot_level SET chg_ts = utc(), chg_usr = 'MRPRUN' WHERE comp_cd = '0100' AND site_no = lpad(pick(r, 2, 4)::text, 4, '0')::char(4) AND art_no = art.art_no;
     UPDATE art_master SET chg_ts = utc(), chg_cnt = chg_cnt + 1, chg_usr = 'MRPRUN' WHERE comp_cd = '0100' AND art_no = art.art_no;
+    UPDATE stk_lot_level SET chg_ts = utc(), chg_usr = 'MRPRUN' WHERE comp_cd = '0100' AND site_no = lpad(pick(r, 2, 4)::text, 4, '0')::char(4) AND art_no = art.art_no;
     PERFORM job('MRP', art.art_no);
     DELETE FROM sys_queue WHERE job_id IN (SELECT job_id FROM sys_queue ORDER BY job_id LIMIT 8 FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS written = ROW_COUNT;
