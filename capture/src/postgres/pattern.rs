@@ -3,6 +3,7 @@
 //! Names match as the server stores them, case included, with `*` for any run of characters and `?` for one. A table is
 //! read if a pattern includes it and none with `!` excludes it. System schemas never match.
 
+use std::fmt;
 use std::str::FromStr;
 
 use syncline_schemas::ident::TableId;
@@ -53,6 +54,15 @@ impl Pattern {
 pub struct TablePatterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
+}
+
+/// As in the configuration: `public.*, !public.audit`.
+impl fmt::Display for TablePatterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let included = self.include.iter().map(|pattern| pattern.text.clone());
+        let excluded = self.exclude.iter().map(|pattern| format!("!{}", pattern.text));
+        f.write_str(&included.chain(excluded).collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl TablePatterns {

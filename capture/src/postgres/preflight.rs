@@ -272,7 +272,7 @@ impl Report {
         if tables.is_empty() {
             self.error(
                 format!("database {}", config.database),
-                "has no table that tables selects",
+                format!("has no table that tables = {} selects", config.tables),
                 Remedy::advice("correct the patterns in tables, as in \"public.*\""),
             );
         }
