@@ -46,11 +46,8 @@ impl Program {
     /// # Errors
     /// [`DemoError::Ended`] with the end of its log where it fails.
     pub(crate) async fn output(&self) -> Result<String, DemoError> {
-        let child = self
-            .command(self.open_log()?)
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|source| self.spawn_fault(source))?;
+        let child =
+            self.command(self.open_log()?).stdout(Stdio::piped()).spawn().map_err(|source| self.spawn_fault(source))?;
         let output = child.wait_with_output().await.map_err(|source| self.spawn_fault(source))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

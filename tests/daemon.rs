@@ -1,0 +1,13 @@
+//! The whole daemon on real servers: named disasters, and what must still be true after them.
+//!
+//! Every test has a private PostgreSQL with the demo's distributor, the daemon and the planner as child processes, and
+//! a folder of its own. The oracle is PostgreSQL itself running the mappings' SQL over the final tables; the planner is
+//! compared with it in SQL, the lake with the planner by an independent reader.
+
+mod daemon {
+    pub(crate) mod demo;
+    mod disasters;
+    mod lake;
+    mod refusals;
+    mod world;
+}

@@ -1,0 +1,21 @@
+//! The parts of `syncline demo` that tests are made of: server, ERP, traffic, comparison, child processes.
+#![allow(dead_code, reason = "the demo uses what the tests do not")]
+
+#[path = "../../src/demo/compare.rs"]
+pub(crate) mod compare;
+#[path = "../../src/demo/drive.rs"]
+pub(crate) mod drive;
+#[path = "../../src/demo/erp.rs"]
+pub(crate) mod erp;
+#[path = "../../src/demo/error.rs"]
+mod error;
+#[path = "../../src/demo/live.rs"]
+mod live;
+#[path = "../../src/demo/process.rs"]
+pub(crate) mod process;
+#[path = "../../src/demo/server.rs"]
+pub(crate) mod server;
+#[path = "../../src/demo/setup.rs"]
+pub(crate) mod setup;
+#[path = "../../src/demo/traffic.rs"]
+mod traffic;

@@ -1,0 +1,159 @@
+//! Kills, outages and restarts in the middle of traffic.
+
+use std::time::Duration;
+
+use super::demo::drive::{Drive, Pace};
+use super::demo::erp::Scale;
+use super::lake::assert_lake_equals_planner;
+use super::world::{World, eventually};
+
+/// A million rows in all mapped tables together.
+const MILLION: Scale =
+    Scale { items: 30_000, customers: 10_000, suppliers: 1_000, orders: 80_000, purchases: 20_000, postings: 280_000 };
+const KILLS: u32 = 50;
+
+/// The seed of a run: `SYNCLINE_SEED`, or one that is printed.
+fn seed() -> u64 {
+    let seed = std::env::var("SYNCLINE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::from(since.subsec_nanos())
+    });
+    println!("SYNCLINE_SEED={seed}");
+    seed
+}
+
+/// A small generator of our own, so that a seed means the same for ever (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+fn pace(seed: u64, steps: u64) -> Pace {
+    Pace {
+        seed,
+        connections: 4,
+        rate: 400,
+        steps_max: Some(steps),
+        mass_rows: 50_000,
+        mass_every: Duration::from_secs(15),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_fifty_times() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let world = World::new(MILLION, &[]).await;
+    let mut drive = Drive::start(&world.connection(), pace(seed, 6_000)).await.expect("the traffic starts");
+    for _ in 0..KILLS {
+        let mut daemon = world.daemon();
+        // Any moment from before the first byte is read to seconds of full work.
+        let life = Duration::from_millis(random.below(100) * random.below(60));
+        let died = tokio::time::timeout(life, async {
+            eventually("the daemon ends by itself", || std::future::ready(false)).await;
+        });
+        assert!(died.await.is_err());
+        assert_eq!(daemon.ended().expect("its state is known"), None, "it ended before it was killed");
+        daemon.kill();
+        eventually_ended(&mut daemon).await;
+    }
+    drive.finished().await.expect("the traffic is done");
+    let counts = drive.counts();
+    drive.stop().await.expect("the traffic stops");
+    println!("{} rows changed in {} steps during {KILLS} kills", counts.rows, counts.steps);
+    let summary = world.drain().await;
+    println!("{summary}");
+    world.assert_planner_equals_source().await;
+    let stats = world.planner_json("/stats").await.expect("the planner answers");
+    assert_eq!(stats["went_backwards"], 0, "{stats}");
+    assert_lake_equals_planner(&world);
+    world.end().await;
+}
+
+async fn eventually_ended(process: &mut super::demo::process::Process) {
+    let mut beats = tokio::time::interval(Duration::from_millis(5));
+    while process.ended().expect("its state is known").is_none() {
+        beats.tick().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planner_that_is_down_costs_disk_and_never_the_source() {
+    let mut world = World::new(Scale::SHOP, &[]).await;
+    let daemon = world.daemon();
+    eventually("the snapshot arrived", || async {
+        let status = world.status().await.unwrap_or_default();
+        status["sinks"]["planning"]["rows"].as_u64().unwrap_or(0) > 0 && status["sinks"]["planning"]["behind"] == 0
+    })
+    .await;
+    world.planner.take().expect("it runs").stop().await.expect("the planner stops");
+    let before = world.query_number(CONFIRMED).await;
+    let mut drive = Drive::start(&world.connection(), pace(seed(), 500)).await.expect("the traffic starts");
+    drive.finished().await.expect("the traffic is done");
+    drive.stop().await.expect("the traffic stops");
+    let end = world.query_number("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").await;
+    eventually("the slot moves on without the planner", || async { world.query_number(CONFIRMED).await >= end }).await;
+    assert!(world.query_number(CONFIRMED).await > before);
+    world.planner = Some(world.planner_program().start().expect("the planner starts again"));
+    world.planner_answers().await;
+    eventually("the backlog drains", || async {
+        let status = world.status().await.unwrap_or_default();
+        status["sinks"]["planning"]["behind"] == 0 && status["transform"]["behind"] == 0
+    })
+    .await;
+    daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
+    world.drain().await;
+    world.assert_planner_equals_source().await;
+    let stats = world.planner_json("/stats").await.expect("the planner answers");
+    assert_eq!(stats["went_backwards"], 0, "{stats}");
+    world.end().await;
+}
+
+const CONFIRMED: &str =
+    "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = 'syncline_erp'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_on_tables_that_nobody_reads_does_not_hold_back_the_servers_log() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    world.execute("CREATE TABLE public.noise (id bigserial PRIMARY KEY, text text)").await;
+    let daemon = world.daemon();
+    eventually("the daemon follows the log", || async {
+        world.status().await.unwrap_or_default()["sources"]["erp"]["state"] == "streaming"
+    })
+    .await;
+    world.execute("INSERT INTO public.noise (text) SELECT repeat('x', 500) FROM generate_series(1, 20000)").await;
+    let end = world.query_number("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").await;
+    eventually("the slot moves on", || async { world.query_number(CONFIRMED).await >= end }).await;
+    daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_after_sigterm_repeats_nothing() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let first = world.drain().await;
+    assert!(first["reads"].as_u64().expect("a number") > 5_000, "{first}");
+    let mut drive = Drive::start(&world.connection(), pace(seed(), 200)).await.expect("the traffic starts");
+    drive.finished().await.expect("the traffic is done");
+    drive.stop().await.expect("the traffic stops");
+    let daemon = world.daemon();
+    eventually("everything arrived", || async {
+        let status = world.status().await.unwrap_or_default();
+        status["rows_in"].as_u64().unwrap_or(0) > 0
+            && ["planning", "lake"].iter().all(|sink| status["sinks"][sink]["behind"] == 0)
+    })
+    .await;
+    daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
+    let rest = world.drain().await;
+    assert_eq!((rest["rows"].as_u64(), rest["deltas"].as_u64()), (Some(0), Some(0)), "{rest}");
+    world.assert_planner_equals_source().await;
+    assert_lake_equals_planner(&world);
+    world.end().await;
+}
