@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::EntityPatterns;
+use crate::{EntityPatterns, SinkError};
 
 /// Settings of one lake sink.
 #[derive(Debug, Clone)]
@@ -65,6 +65,20 @@ pub struct LakeLimits {
     pub fold_files: usize,
     /// A table is vacuumed every so many of its versions.
     pub vacuum_versions: u64,
+}
+
+impl LakeLimits {
+    pub(super) fn check(&self) -> Result<(), SinkError> {
+        let limits = [
+            ("limits.file_rows", self.file_rows),
+            ("limits.group_rows", self.group_rows),
+            ("limits.buffer_bytes", self.buffer_bytes),
+        ];
+        match limits.into_iter().find(|(_, limit)| *limit == 0) {
+            Some((setting, _)) => Err(SinkError::Setting { setting, reason: "must be above zero".to_owned() }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for LakeLimits {

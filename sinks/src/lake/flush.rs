@@ -121,7 +121,8 @@ impl Tables {
             let ranges = prepared.ranges;
             if table.commit(prepared.actions, span.upto).await? == Committed::Conflict {
                 warn!(table = %table.url, "another writer committed, starting over from its version");
-                table.forget();
+                // Whoever changed one table may have changed them all.
+                self.forget();
                 return Ok(None);
             }
             table.ranges.extend(ranges);

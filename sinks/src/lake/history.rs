@@ -1,7 +1,7 @@
 //! The append-only table of every version: rows go straight from the outbox into Parquet.
 //!
 //! Not partitioned: a flush then makes one file, and the commit times in the file statistics let readers skip files just
-//! as partitions would. Small files are folded: as soon as [`LakeLimits::fold_files`] files have about one size they
+//! as partitions would. Small files are folded: as soon as `fold_files` files have about one size they
 //! become one, so that a row is rewritten a few times in its life, like in a log-structured merge tree.
 
 use std::collections::BTreeMap;

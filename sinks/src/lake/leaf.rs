@@ -1,7 +1,7 @@
 //! A current table as a B-tree whose leaves are its Parquet files.
 //!
 //! Files hold disjoint key ranges in key order, so a changed key concerns exactly one of them. Files that other writers
-//! left, or whose ranges overlap, are gathered into one [`Leaf`] and sorted again when a change falls into it: correct,
+//! left, or whose ranges overlap, are gathered into one leaf and sorted again when a change falls into it: correct,
 //! and from then on fast.
 
 use std::collections::HashSet;

@@ -232,10 +232,11 @@ impl<'t> Base<'t> {
             };
             match next {
                 Some(keyed) => self.head = Some(Side { keyed, upsert: Vec::new(), at: 0 }),
-                None => match self.leaves.pop_front() {
-                    Some(leaf) => self.rows = Some(open(self.table, leaf, self.limits, self.scratch).await?),
-                    None => return Ok(()),
-                },
+                None => {
+                    self.rows = None;
+                    let Some(leaf) = self.leaves.pop_front() else { return Ok(()) };
+                    self.rows = Some(open(self.table, leaf, self.limits, self.scratch).await?);
+                }
             }
         }
         Ok(())

@@ -8,12 +8,12 @@
 //!
 //! Plain Delta tables of protocol 1,2 without deletion vectors, so that every reader opens them. Guarantees:
 //!
-//! - exactly once: files and the offset reached enter a table in one atomic commit ([`table`]); writing a span again,
+//! - exactly once: files and the offset reached enter a table in one atomic commit (`table`); writing a span again,
 //!   whole, in part or with other bounds, changes nothing;
-//! - durable: on local disks files, names and folders are fsynced in that order ([`durable`]); object stores are tried
-//!   for conditional puts before anything is written ([`store`]);
+//! - durable: on local disks files, names and folders are fsynced in that order (`durable`); object stores are tried
+//!   for conditional puts before anything is written (`store`);
 //! - cancel-safe: a crash at any step leaves files that no table refers to; a vacuum removes them within the hour;
-//! - bounded: rows beyond [`LakeLimits::buffer_bytes`] wait in sorted runs on local disk ([`runs`]).
+//! - bounded: rows beyond [`LakeLimits::buffer_bytes`] wait in sorted runs on local disk (`runs`).
 //!
 //! Another writer may commit to the tables (a compaction, a repair): its commit is never overwritten, its files are
 //! merged correctly. A change that we cannot honour, such as a higher protocol, stops the sink with a remedy.
@@ -68,8 +68,9 @@ impl LakeSink {
     /// Opens a lake; nothing is contacted yet.
     ///
     /// # Errors
-    /// [`SinkError::Setting`] for a URL that is not a lake's place.
+    /// [`SinkError::Setting`] for a URL that is not a lake's place, and for a limit of zero.
     pub fn new(config: LakeConfig) -> Result<Self, SinkError> {
+        config.limits.check()?;
         let place = Place::open(&config)?;
         let tables = Tables::new(config.entities.entities().flat_map(|entity| {
             [Kind::Current, Kind::History].map(|kind| Table::new(&place, Shape::new(entity, kind), &config.pipeline))

@@ -4,9 +4,8 @@
 //! rounds the upper one up. Delta keeps instants to the millisecond, so they are rounded outwards. Decimals get no
 //! bounds: JSON readers take them for doubles, and a rounded double can exclude a value that is there.
 
-use arrow::array::types::TimestampMicrosecondType;
 use arrow::datatypes::{DataType, SchemaRef};
-use arrow::temporal_conversions::{as_datetime, date32_to_datetime};
+use arrow::temporal_conversions::date32_to_datetime;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 use serde_json::{Map, Value};
@@ -57,9 +56,8 @@ fn bounds(groups: &[&Statistics], data_type: &DataType) -> Option<(Value, Value)
     match data_type {
         DataType::Int32 => ints().map(|(low, high)| (low.into(), high.into())),
         DataType::Date32 => {
-            let day = |days| Some(Value::from(date32_to_datetime(days)?.date().to_string()));
             let (low, high) = ints()?;
-            Some((day(low)?, day(high)?))
+            Some((day(low)?.into(), day(high)?.into()))
         }
         DataType::Timestamp(_, _) => {
             let (low, high) = span(groups.iter().map(|group| match group {
@@ -82,9 +80,15 @@ fn bounds(groups: &[&Statistics], data_type: &DataType) -> Option<(Value, Value)
     }
 }
 
+/// `yyyy-mm-dd`; `None` beyond the years 0 to 9999, which readers cannot parse.
+fn day(days: i32) -> Option<String> {
+    let text = date32_to_datetime(days)?.date().to_string();
+    (text.len() == 10).then_some(text)
+}
+
 fn instant(millis: i64) -> Option<Value> {
-    let time = as_datetime::<TimestampMicrosecondType>(millis.checked_mul(1_000)?)?;
-    Some(Value::from(format!("{}T{}Z", time.date(), millis_of_day(millis))))
+    let date = day(i32::try_from(millis.div_euclid(86_400_000)).ok()?)?;
+    Some(Value::from(format!("{date}T{}Z", millis_of_day(millis))))
 }
 
 /// `hh:mm:ss.mmm`.

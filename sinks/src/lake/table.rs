@@ -61,6 +61,8 @@ pub(super) enum Committed {
 struct Snapshot {
     state: DeltaTableState,
     applied: LogOffset,
+    /// True after the columns were compared with the entity's.
+    checked: bool,
 }
 
 /// A table of the lake.
@@ -132,16 +134,16 @@ impl Table {
         let applied = applied.map_err(|error| fault::delta(&self.url, "read the table's transaction", &error))?;
         let applied = LogOffset(applied.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0));
         self.check_protocol(&state)?;
-        self.snapshot = Some(Snapshot { state, applied });
+        self.snapshot = Some(Snapshot { state, applied, checked: false });
         Ok(true)
     }
 
     /// Loads or makes the table and brings its columns up to date.
     pub(super) async fn open(&mut self) -> Result<(), SinkError> {
-        if self.is_open() {
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.checked) {
             return Ok(());
         }
-        if !self.load().await? {
+        if !self.is_open() && !self.load().await? {
             self.create().await?;
             if !self.load().await? {
                 return Err(self.unavailable("the table is not visible after its creation"));
@@ -150,6 +152,9 @@ impl Table {
         let missing = self.missing_columns()?;
         if !missing.is_empty() {
             self.add_columns(missing).await?;
+        }
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.checked = true;
         }
         Ok(())
     }
@@ -305,7 +310,7 @@ impl Table {
         actions: Vec<Action>,
         operation: DeltaOperation,
     ) -> Result<Committed, SinkError> {
-        let Some(Snapshot { state, applied }) = self.snapshot.take() else {
+        let Some(Snapshot { state, applied, checked }) = self.snapshot.take() else {
             return Err(self.unavailable("the table was not open when it should commit"));
         };
         let checkpoint = (state.version() + 2).is_multiple_of(CHECKPOINT_VERSIONS);
@@ -314,7 +319,7 @@ impl Table {
         let commit = CommitBuilder::from(properties).with_actions(actions);
         match commit.build(Some(&state), Arc::clone(&self.log), operation).await {
             Ok(finalized) => {
-                self.snapshot = Some(Snapshot { state: finalized.snapshot, applied });
+                self.snapshot = Some(Snapshot { state: finalized.snapshot, applied, checked });
                 Ok(Committed::Done)
             }
             Err(DeltaTableError::VersionAlreadyExists(_)) => Ok(Committed::Conflict),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 /// The result, or `None` where the future was dropped first.
-pub async fn after<F: Future>(polls: u64, future: F) -> Option<F::Output> {
+pub(crate) async fn after<F: Future>(polls: u64, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|context| {

@@ -15,17 +15,17 @@ use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, SinkError, Span};
 
 /// A wide key of text, and one with a date in it.
-pub const ENTITIES: [&str; 3] = ["item", "inventory_balance", "supplier_item"];
+pub(crate) const ENTITIES: [&str; 3] = ["item", "inventory_balance", "supplier_item"];
 
 /// SplitMix64.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -34,25 +34,25 @@ impl Random {
 }
 
 /// A row as an independent reader must see it: column to text, null left out.
-pub type Row = BTreeMap<String, String>;
+pub(crate) type Row = BTreeMap<String, String>;
 
 /// The outbox with the tables that follow from it.
 #[derive(Default)]
-pub struct Model {
+pub(crate) struct Model {
     entries: Vec<OutboxEntry>,
     /// By entity and key.
-    pub current: BTreeMap<(String, u64), Row>,
+    pub(crate) current: BTreeMap<(String, u64), Row>,
     /// By entity, in version order.
-    pub history: BTreeMap<String, Vec<Row>>,
+    pub(crate) history: BTreeMap<String, Vec<Row>>,
 }
 
 impl Model {
-    pub fn last(&self) -> LogOffset {
+    pub(crate) fn last(&self) -> LogOffset {
         LogOffset(self.entries.len() as u64)
     }
 
     /// Adds an entry with random changes of random keys below `keys`.
-    pub fn entry(&mut self, random: &mut Random, keys: u64) {
+    pub(crate) fn entry(&mut self, random: &mut Random, keys: u64) {
         let mut changes = Vec::new();
         for entity in ENTITIES {
             if random.below(3) > 0 {
@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// Adds an entry that creates a range of keys.
-    pub fn upserts(&mut self, entity: &'static str, keys: Range<u64>) {
+    pub(crate) fn upserts(&mut self, entity: &'static str, keys: Range<u64>) {
         self.push(vec![(entity, keys.map(|key| (key, true, key * 7_919)).collect())]);
     }
 
@@ -117,7 +117,7 @@ fn history_row(mut row: Row) -> Row {
 }
 
 /// A row as text per column: decimals and dates as they are written, instants in microseconds.
-pub fn describe(batch: &RecordBatch, row: usize) -> Row {
+pub(crate) fn describe(batch: &RecordBatch, row: usize) -> Row {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
     let mut described = Row::new();
@@ -177,7 +177,7 @@ fn batch(entity: &str, changes: &[(u64, bool, u64)], versions: &[Version]) -> Re
             match i < key_len {
                 // The last key field tells keys apart, the others only shape their order.
                 true if i + 1 == key_len => Some(i64::try_from(*key).expect("small")),
-                true => Some(i64::try_from(key % 3).expect("small")),
+                true => Some(i64::try_from(key / 20 % 3).expect("small")),
                 false => (*upsert && (field.required || mixed % 5 != 0)).then_some(mixed),
             }
         };

@@ -19,7 +19,7 @@ fn environment() -> PathBuf {
 }
 
 /// Compares a lake with the model through delta-rs and, on a local folder, DuckDB; then lets delta-rs compact it.
-pub fn compare(lake: &str, model: &Model, optimize: bool, options: &[(&str, String)]) {
+pub(crate) fn compare(lake: &str, model: &Model, optimize: bool, options: &[(&str, String)]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write = |name: &str, value: serde_json::Value| {
         let path = folder.path().join(name);
@@ -42,13 +42,13 @@ pub fn compare(lake: &str, model: &Model, optimize: bool, options: &[(&str, Stri
 }
 
 /// A private moto server with the bucket `lake`; stopped when dropped.
-pub struct S3Server {
+pub(crate) struct S3Server {
     process: Child,
     endpoint: Url,
 }
 
 impl S3Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         // Port 0: the server picks a free one and says which on stderr.
         let mut process = Command::new(environment().join("bin/moto_server"))
             .args(["-H", "127.0.0.1", "-p", "0"])
@@ -89,12 +89,12 @@ impl S3Server {
         assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
     }
 
-    pub fn endpoint(&self) -> Url {
+    pub(crate) fn endpoint(&self) -> Url {
         self.endpoint.clone()
     }
 
     /// How delta-rs in Python reaches it.
-    pub fn options(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn options(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint.as_str().trim_end_matches('/').to_owned()),
             ("AWS_ACCESS_KEY_ID", "test".into()),
