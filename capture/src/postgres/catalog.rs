@@ -53,7 +53,7 @@ pub(crate) struct CatalogColumn {
 }
 
 /// The selected tables of a source.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Catalog {
     pub(crate) tables: Vec<CatalogTable>,
     types: Types,

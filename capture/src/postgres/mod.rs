@@ -15,6 +15,8 @@ mod catalog;
 mod check;
 mod config;
 mod decode;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod lsn;
 mod pattern;
 mod position;

@@ -23,6 +23,8 @@ struct Inner {
     durable_limit: Option<u64>,
     /// The append with this number fails.
     fails_at: Option<usize>,
+    /// Appends fail once so many frames end inside a transaction.
+    fails_after_cuts: Option<usize>,
 }
 
 /// A log that keeps everything in memory, through the log's own bytes.
@@ -36,7 +38,10 @@ impl LogSink for MemoryLog {
     fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
         let entry = LogEntry::decode(&entry.encode().unwrap()).unwrap();
         let mut inner = self.inner.lock().unwrap();
-        if inner.fails_at.is_some_and(|at| inner.entries.len() >= at) {
+        let cuts = inner.entries.iter().filter(|entry| is_cut(entry)).count();
+        if inner.fails_at.is_some_and(|at| inner.entries.len() >= at)
+            || inner.fails_after_cuts.is_some_and(|limit| cuts >= limit)
+        {
             return Err(CaptureError::Log { reason: "the test ends the log here".to_owned() });
         }
         inner.entries.push(entry);
@@ -68,6 +73,9 @@ pub(crate) struct Row {
     pub(crate) commit_us: i64,
 }
 
+/// Rows by table and key.
+pub(crate) type State = BTreeMap<(String, Vec<Option<String>>), BTreeMap<String, Option<String>>>;
+
 impl Row {
     pub(crate) fn value(&self, column: &str) -> Option<&str> {
         self.values.get(column).unwrap_or_else(|| panic!("no column {column}")).as_deref()
@@ -77,18 +85,30 @@ impl Row {
 impl MemoryLog {
     pub(crate) fn frames(&self) -> Vec<Frame> {
         let inner = self.inner.lock().unwrap();
-        inner.entries.iter().filter_map(|entry| if let LogEntry::Frame(frame) = entry { Some(frame.clone()) } else { None }).collect()
+        inner
+            .entries
+            .iter()
+            .filter_map(|entry| if let LogEntry::Frame(frame) = entry { Some(frame.clone()) } else { None })
+            .collect()
     }
 
     pub(crate) fn schemas(&self) -> Vec<TableSchema> {
         let inner = self.inner.lock().unwrap();
-        inner.entries.iter().filter_map(|entry| if let LogEntry::Schema(schema) = entry { Some(schema.clone()) } else { None }).collect()
+        inner
+            .entries
+            .iter()
+            .filter_map(|entry| if let LogEntry::Schema(schema) = entry { Some(schema.clone()) } else { None })
+            .collect()
     }
 
     /// What a supervisor would give the next session.
     pub(crate) fn resume(&self) -> Option<Resume> {
         let frame = self.frames().pop()?;
         Some(Resume { position: frame.position, txn_end: frame.txn_end })
+    }
+
+    pub(crate) fn fail_after_cuts(&self, cuts: Option<usize>) {
+        self.inner.lock().unwrap().fails_after_cuts = cuts;
     }
 
     pub(crate) fn fail_at(&self, appends: Option<usize>) {
@@ -111,6 +131,13 @@ impl MemoryLog {
         self.wait_for("rows", |entries| {
             let rows = |entry: &LogEntry| if let LogEntry::Frame(frame) = entry { frame.row_count() } else { 0 };
             entries.iter().map(rows).sum::<usize>() >= count
+        });
+    }
+
+    /// Waits until the tables are copied, or the stream has started without a copy.
+    pub(crate) fn wait_for_copy(&self) {
+        self.wait_for("the end of the copy", |entries| {
+            entries.iter().any(|entry| matches!(entry, LogEntry::Frame(frame) if frame.txn_end))
         });
     }
 
@@ -138,7 +165,7 @@ impl MemoryLog {
     }
 
     /// Applies all rows; panics on a repeat or a gap that a table would show.
-    pub(crate) fn state(&self) -> BTreeMap<(String, Vec<Option<String>>), BTreeMap<String, Option<String>>> {
+    pub(crate) fn state(&self) -> State {
         let mut state = BTreeMap::new();
         for row in self.rows() {
             let place = (row.table.clone(), row.key.clone());
@@ -159,26 +186,47 @@ impl MemoryLog {
     }
 }
 
+/// The text of a value; instants without their zone, which Arrow only prints with a table of zones.
+fn display(array: &dyn Array, i: usize) -> String {
+    match array.as_primitive_opt::<TimestampMicrosecondType>() {
+        Some(instants) => array_value_to_string(&instants.clone().with_timezone_opt(None::<&str>), i).unwrap(),
+        None => array_value_to_string(array, i).unwrap(),
+    }
+}
+
+fn is_cut(entry: &LogEntry) -> bool {
+    matches!(entry, LogEntry::Frame(frame) if !frame.txn_end)
+}
+
 fn frame_rows(frame: &Frame, schemas: &BTreeMap<(String, u32), TableSchema>) -> Vec<Row> {
     let mut rows = Vec::new();
     for batch in &frame.batches {
-        let schema = schemas.get(&(batch.table.to_string(), batch.schema_version)).expect("a schema entry before its rows");
+        let schema =
+            schemas.get(&(batch.table.to_string(), batch.schema_version)).expect("a schema entry before its rows");
         assert_eq!(batch.rows.schema(), schema.batch_schema());
         let width = schema.columns.len();
         let column = |i: usize| batch.rows.column(i);
         for i in 0..batch.rows.num_rows() {
-            let text = |c: usize| (!column(c).is_null(i)).then(|| array_value_to_string(column(c), i).unwrap());
+            let text = |c: usize| (!column(c).is_null(i)).then(|| display(column(c), i));
             let mask = column(width + 4).as_binary::<i32>();
             let is_absent = |c: usize| mask.is_valid(i) && mask.value(i)[c / 8] & (1 << (c % 8)) != 0;
             let ord = column(width + 1).as_primitive::<UInt32Type>().value(i);
-            rows.push((ord, Row {
-                table: batch.table.to_string(),
-                op: Op::from_u8(column(width).as_primitive::<UInt8Type>().value(i)).unwrap(),
-                key: schema.key_indexes().into_iter().map(text).collect(),
-                values: schema.columns.iter().enumerate().map(|(c, column)| (column.name.clone(), text(c))).collect(),
-                absent: (0..width).filter(|c| is_absent(*c)).map(|c| schema.columns[c].name.clone()).collect(),
-                commit_us: column(width + 2).as_primitive::<TimestampMicrosecondType>().value(i),
-            }));
+            rows.push((
+                ord,
+                Row {
+                    table: batch.table.to_string(),
+                    op: Op::from_u8(column(width).as_primitive::<UInt8Type>().value(i)).unwrap(),
+                    key: schema.key_indexes().into_iter().map(text).collect(),
+                    values: schema
+                        .columns
+                        .iter()
+                        .enumerate()
+                        .map(|(c, column)| (column.name.clone(), text(c)))
+                        .collect(),
+                    absent: (0..width).filter(|c| is_absent(*c)).map(|c| schema.columns[c].name.clone()).collect(),
+                    commit_us: column(width + 2).as_primitive::<TimestampMicrosecondType>().value(i),
+                },
+            ));
         }
     }
     rows.sort_by_key(|(ord, _)| *ord);
@@ -198,10 +246,12 @@ impl Reader {
         let (stop, progress) = (StopSignal::default(), Arc::new(Progress::default()));
         let (config, log) = (config.clone(), Arc::clone(log));
         let (own_stop, own_progress) = (stop.clone(), Arc::clone(&progress));
-        let thread = std::thread::spawn(move || loop {
-            match postgres::run(&config, log.resume(), &*log, &own_progress, &own_stop) {
-                Err(error) if error.class() == Class::Transient => std::thread::yield_now(),
-                ended => return ended,
+        let thread = std::thread::spawn(move || {
+            loop {
+                match postgres::run(&config, log.resume(), &*log, &own_progress, &own_stop) {
+                    Err(error) if error.class() == Class::Transient => std::thread::yield_now(),
+                    ended => return ended,
+                }
             }
         });
         Self { stop, progress, thread: Some(thread) }

@@ -58,7 +58,9 @@ fn missing_rights_are_named_and_the_script_grants_and_takes_them_back() {
     let poor = PostgresConfig { user: "poor".to_owned(), ..database.config.clone() };
     refused(&poor, &["role poor", "REPLICATION"]);
     let script = dba_script(&poor, &check(&poor));
-    for part in ["ALTER ROLE \"poor\" REPLICATION;", "GRANT SELECT ON \"public\".\"t\"", "CREATE PUBLICATION \"syncline\""] {
+    for part in
+        ["ALTER ROLE \"poor\" REPLICATION;", "GRANT SELECT ON \"public\".\"t\"", "CREATE PUBLICATION \"syncline\""]
+    {
         assert!(script.apply.contains(part), "{part}\n{}", script.apply);
     }
     database.sql(&script.apply);
@@ -75,7 +77,8 @@ fn missing_rights_are_named_and_the_script_grants_and_takes_them_back() {
 
 #[test]
 fn a_publication_that_leaves_something_out_is_named() {
-    let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)");
+    let database =
+        Server::shared().database("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)");
     database.sql("CREATE PUBLICATION syncline FOR TABLE t WITH (publish = 'insert, update')");
     refused(&database.config, &["publication syncline", "delete, truncate", "ALTER PUBLICATION"]);
     database.sql("ALTER PUBLICATION syncline SET (publish = 'insert, update, delete, truncate')");
@@ -94,7 +97,8 @@ fn a_server_that_is_not_there_is_tried_again() {
     let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
     let nowhere = PostgresConfig { host: Host::Unix("/nonexistent".into()), ..database.config.clone() };
     let stop = syncline_capture::StopSignal::default();
-    let error = syncline_capture::postgres::run(&nowhere, None, &MemoryLog::default(), &Default::default(), &stop).unwrap_err();
+    let error =
+        syncline_capture::postgres::run(&nowhere, None, &MemoryLog::default(), &Default::default(), &stop).unwrap_err();
     assert_eq!(error.class(), Class::Transient, "{error}");
     assert!(check(&nowhere)[0].message.contains("/nonexistent"));
     let nobody = PostgresConfig { database: "no_such".to_owned(), ..database.config.clone() };

@@ -13,6 +13,7 @@ fn a_killed_connection_loses_and_repeats_nothing() {
     let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, n int)");
     let log = Arc::new(MemoryLog::default());
     let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
     for round in 0..10 {
         database.sql(&format!("INSERT INTO t SELECT i, 0 FROM generate_series({round}00, {round}99) i"));
         database.sql(&format!("UPDATE t SET n = n + 1 WHERE id >= {round}50"));
@@ -26,7 +27,8 @@ fn a_killed_connection_loses_and_repeats_nothing() {
 
 #[test]
 fn a_transaction_cut_in_the_middle_goes_on_exactly_there() {
-    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)");
+    let mut database =
+        Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)");
     let log = Arc::new(MemoryLog::default());
     database.config.drain_to = Some(DrainTo::CurrentEnd);
     Reader::start(&database.config, &log).end().unwrap();
@@ -34,18 +36,13 @@ fn a_transaction_cut_in_the_middle_goes_on_exactly_there() {
     database.sql("BEGIN; INSERT INTO t SELECT i, 'v' FROM generate_series(1, 150000) i; UPDATE t SET v = 'w' WHERE id <= 1000; COMMIT");
     database.sql("INSERT INTO u VALUES (2)");
     // The journal dies after the first part of the large transaction, and again after the second.
-    for _ in 0..2 {
-        let cut = |log: &MemoryLog| log.frames().iter().filter(|frame| !frame.txn_end).count();
-        let parts = cut(&log);
-        let mut at = log.frames().len() + log.schemas().len();
-        while cut(&log) == parts {
-            at += 1;
-            log.fail_at(Some(at));
-            let error = Reader::start(&database.config, &log).end().unwrap_err();
-            assert!(matches!(error, CaptureError::Log { .. }), "{error}");
-        }
+    for cuts in 1..=2 {
+        log.fail_after_cuts(Some(cuts));
+        let error = Reader::start(&database.config, &log).end().unwrap_err();
+        assert!(matches!(error, CaptureError::Log { .. }), "{error}");
+        assert!(!log.resume().unwrap().txn_end, "it broke off in the middle");
     }
-    log.fail_at(None);
+    log.fail_after_cuts(None);
     assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
     assert_eq!(log.row_count(), 151_002);
     assert_eq!(log.state().len(), 150_002);
@@ -82,7 +79,8 @@ fn a_dropped_slot_is_refused_and_a_strange_position_too() {
     let position = syncline_schemas::ident::Position::new(vec![9, 9, 9]);
     let stop = syncline_capture::StopSignal::default();
     let strange = Some(Resume { position, txn_end: true });
-    let error = syncline_capture::postgres::run(&database.config, strange, &*log, &Default::default(), &stop).unwrap_err();
+    let error =
+        syncline_capture::postgres::run(&database.config, strange, &*log, &Default::default(), &stop).unwrap_err();
     assert_eq!(error.class(), Class::Definite, "{error}");
 }
 
@@ -92,9 +90,11 @@ fn another_reader_on_the_slot_is_waited_for() {
     database.config.snapshot = SnapshotMode::Never;
     let log = Arc::new(MemoryLog::default());
     let first = Reader::start(&database.config, &log);
-    log.wait_for("the first reader's start", |entries| !entries.is_empty());
+    log.wait_for_copy();
     let stop = syncline_capture::StopSignal::default();
-    let error = syncline_capture::postgres::run(&database.config, None, &MemoryLog::default(), &Default::default(), &stop).unwrap_err();
+    let error =
+        syncline_capture::postgres::run(&database.config, None, &MemoryLog::default(), &Default::default(), &stop)
+            .unwrap_err();
     assert_eq!(error.class(), Class::Transient, "{error}");
     first.stop();
 }

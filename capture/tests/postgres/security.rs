@@ -35,8 +35,12 @@ fn certificates(data: &Path) {
     let openssl = |arguments: &str| run(Command::new("openssl").current_dir(data).args(arguments.split(' ')));
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"));
-    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost"));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.crt -days 2 -copy_extensions copy");
+    openssl(&format!(
+        "req {key} -keyout server.key -out server.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    ));
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.crt -days 2 -copy_extensions copy",
+    );
     run(Command::new("chmod").current_dir(data).args(["600", "server.key"]));
 }
 

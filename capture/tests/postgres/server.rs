@@ -11,9 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use syncline_capture::postgres::{
-    Host, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls,
-};
+use syncline_capture::postgres::{Host, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls};
 use syncline_schemas::ident::SourceId;
 
 /// How long a test waits for what must happen.
@@ -33,7 +31,10 @@ impl Server {
     pub(crate) fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap();
         shared.upgrade().unwrap_or_else(|| {
-            let server = Arc::new(Self::start(&[("wal_level", "logical"), ("max_replication_slots", "40"), ("max_wal_senders", "40")], |_| {}));
+            let server = Arc::new(Self::start(
+                &[("wal_level", "logical"), ("max_replication_slots", "40"), ("max_wal_senders", "40")],
+                |_| {},
+            ));
             *shared = Arc::downgrade(&server);
             server
         })
@@ -54,7 +55,9 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut postgres = unprivileged(&binaries.join("postgres"));
         postgres.arg("-D").arg(&data).arg("-k").arg(folder.path()).arg("-p").arg(port.to_string());
-        for (name, value) in [("fsync", "off"), ("listen_addresses", "127.0.0.1"), ("max_connections", "100")].iter().chain(settings) {
+        for (name, value) in
+            [("fsync", "off"), ("listen_addresses", "127.0.0.1"), ("max_connections", "100")].iter().chain(settings)
+        {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
         let log = std::fs::File::create(folder.path().join("server.log")).unwrap();
@@ -131,7 +134,8 @@ impl Database {
 
     /// The slot's confirmed position.
     pub(crate) fn confirmed(&self) -> syncline_capture::postgres::Lsn {
-        let sql = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", self.config.slot);
+        let sql =
+            format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", self.config.slot);
         self.sql(&sql).parse().unwrap()
     }
 

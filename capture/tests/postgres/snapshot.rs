@@ -23,15 +23,20 @@ fn nothing_is_lost_or_doubled_between_the_copy_and_the_stream() {
     for i in 0..40 {
         database.sql(&format!("UPDATE a SET v = 'n{i}' WHERE id = {i} + 1; DELETE FROM b WHERE id = {i} + 1; INSERT INTO b VALUES (5000 + {i}, 'new')"));
     }
-    log.wait_for("the last write", |_| true);
-    crate::server::eventually("the last row", || log.rows().iter().any(|row| row.table == "public.b" && row.value("id") == Some("5039")));
+    crate::server::eventually("the last row", || {
+        log.rows().iter().any(|row| row.table == "public.b" && row.value("id") == Some("5039"))
+    });
     reader.stop();
     let state = log.state();
     assert_eq!(state.len(), 101_000);
-    let updated = state.values().filter(|row| row["v"].as_deref().is_some_and(|v| v.starts_with('n') && v != "new")).count();
+    let updated =
+        state.values().filter(|row| row["v"].as_deref().is_some_and(|v| v.starts_with('n') && v != "new")).count();
     assert_eq!(updated, 40);
     assert_eq!(log.schemas().iter().filter(|schema| &*schema.table.name == "empty").count(), 1);
-    assert_eq!(database.sql("SELECT count(*) FROM pg_replication_slots WHERE temporary AND database = current_database()"), "0");
+    assert_eq!(
+        database.sql("SELECT count(*) FROM pg_replication_slots WHERE temporary AND database = current_database()"),
+        "0"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ const TABLE: &str = r#"
         exact numeric(12,2), wide numeric(38,10), loose numeric, fine price, words text, short varchar(20), padded char(6),
         raw bytea, day date, at time, moment timestamp, instant timestamptz, ident uuid, doc json, docb jsonb,
         feeling mood, numbers int[], grid numeric(5,2)[], texts text[], flags bool[], tags codes, span interval,
-        money_ money, address inet, bits bit(4), name_ name, made int GENERATED ALWAYS AS (medium + 1) STORED)"#;
+        money_ money, address inet, bits bit(4), name_ name, made int GENERATED ALWAYS AS (medium % 10) STORED)"#;
 
 const ROWS: &str = r#"
     INSERT INTO "All-Types" VALUES
@@ -79,7 +79,7 @@ fn values_arrive_exactly_in_their_types() {
         ("padded", "ab    "),
         ("raw", "00ff10"),
         ("moment", "1969-12-31T23:59:59.500"),
-        ("instant", "2024-03-31T00:30:00Z"),
+        ("instant", "2024-03-31T00:30:00"),
         ("numbers", "[1,null,3]"),
         ("grid", "[[1.50,2.00],[3.00,4.00]]"),
         ("texts", r#"["a","b,c","NULL",null,"q\"x"]"#),

@@ -212,13 +212,11 @@ impl Decoder {
         let Some(done) = self.transaction.take() else {
             return Err(self.protocol(at, "a commit without a transaction"));
         };
-        if let Some(cut) = self.resume {
-            if cut.final_lsn == done.final_lsn {
-                if done.changes < done.skip {
-                    return Err(self.other_transaction(cut, done.final_lsn, done.xid));
-                }
-                self.resume = None;
+        if let Some(cut) = self.resume.filter(|cut| cut.final_lsn == done.final_lsn) {
+            if done.changes < done.skip {
+                return Err(self.other_transaction(cut, done.final_lsn, done.xid));
             }
+            self.resume = None;
         }
         self.end = self.end.max(end);
         let large = self.rows >= COMMIT_ROWS_MIN || self.bytes >= COMMIT_BYTES_MIN;

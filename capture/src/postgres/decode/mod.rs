@@ -15,6 +15,8 @@ mod array;
 mod column;
 mod copy;
 mod decoder;
+#[cfg(test)]
+mod decoder_tests;
 mod kind;
 mod message;
 mod table;

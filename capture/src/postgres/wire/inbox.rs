@@ -103,17 +103,17 @@ mod tests {
     fn messages_come_out_whole_however_they_arrive() {
         let mut inbox = Inbox::new();
         let mut sent = Vec::new();
-        for i in 0..200_u32 {
-            let body = vec![i as u8; (i as usize * 97) % 20_000];
+        for i in 0..200_u8 {
+            let body = vec![i; (usize::from(i) * 97) % 20_000];
             sent.push(b'd');
             sent.extend_from_slice(&(u32::try_from(body.len()).expect("small") + 4).to_be_bytes());
             sent.extend_from_slice(&body);
         }
-        let mut seen = 0_u32;
+        let mut seen = 0_u8;
         for piece in sent.chunks(7_919) {
             put(&mut inbox, piece);
             while let Some(packet) = inbox.next().expect("well formed") {
-                assert_eq!(inbox.body(packet.body), vec![seen as u8; (seen as usize * 97) % 20_000]);
+                assert_eq!(inbox.body(packet.body), vec![seen; (usize::from(seen) * 97) % 20_000]);
                 seen += 1;
             }
         }

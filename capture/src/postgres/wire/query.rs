@@ -121,10 +121,11 @@ impl Connection {
             match self.next(DURING)? {
                 Some(packet) if packet.tag == b'Z' => return Ok(()),
                 Some(_) => {}
-                None if self.fill(DURING)? == Fill::Nothing && !self.wait(DURING, Duration::from_millis(100))? => {
-                    if Instant::now() > deadline {
-                        return Err(self.lost(DURING, std::io::ErrorKind::TimedOut.into()));
-                    }
+                None if Instant::now() > deadline => {
+                    return Err(self.lost(DURING, std::io::ErrorKind::TimedOut.into()));
+                }
+                None if self.fill(DURING)? == Fill::Nothing => {
+                    self.wait(DURING, Duration::from_millis(100))?;
                 }
                 None => {}
             }
