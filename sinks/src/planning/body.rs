@@ -227,7 +227,7 @@ mod tests {
             r#""correlation_id":"CORRELATION"}]}"#,
         ]
         .concat()
-        .replace("CORRELATION", &Correlation::default().of("erp", "0/16B3748").to_owned());
+        .replace("CORRELATION", Correlation::default().of("erp", "0/16B3748"));
         assert_eq!(body, golden);
         assert_eq!(writer.key(0), key);
     }

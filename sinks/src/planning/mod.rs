@@ -94,8 +94,10 @@ impl PlanningSink {
             let Some(limits) = capabilities.flows.get(name) else {
                 return refused(format!("does not take the entity {name}"), "leave it out in the sink's entities");
             };
-            let ours_and_theirs =
-                [("max_records", self.config.max_records, limits.max_records), ("max_bytes", self.config.max_bytes, limits.max_bytes)];
+            let ours_and_theirs = [
+                ("max_records", self.config.max_records, limits.max_records),
+                ("max_bytes", self.config.max_bytes, limits.max_bytes),
+            ];
             for (setting, ours, theirs) in ours_and_theirs {
                 if let Some(theirs) = theirs.filter(|&theirs| theirs < ours) {
                     let reason = format!("takes {setting} of {theirs} for {name}, the sink sends up to {ours}");
