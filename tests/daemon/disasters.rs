@@ -51,7 +51,7 @@ async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_fifty_times() {
     let seed = seed();
     let mut random = Random(seed);
     let world = World::new(MILLION, &[]).await;
-    let mut drive = Drive::start(&world.connection(), pace(seed, 6_000)).await.expect("the traffic starts");
+    let mut drive = Drive::start(&world.connection(), pace(seed, 8_500)).await.expect("the traffic starts");
     for _ in 0..KILLS {
         let mut daemon = world.daemon();
         // Any moment from before the first byte is read to seconds of full work.

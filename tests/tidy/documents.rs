@@ -36,7 +36,8 @@ fn every_link_leads_somewhere() {
 fn every_setting_is_explained() {
     let page = read("docs/configuration.md");
     let readers = ["section", "root", "reference"];
-    let kinds = ["text", "required_text", "texts", "flag", "count", "duration", "choice", "secret", "section", "sections"];
+    let kinds =
+        ["text", "required_text", "texts", "flag", "count", "duration", "choice", "secret", "section", "sections"];
     let mut settings = Vec::new();
     for file in files().into_iter().filter(|file| file.path.starts_with("src/config/") && file.is_rust()) {
         for call in readers.iter().flat_map(|reader| kinds.map(|kind| format!("{reader}.{kind}("))) {
@@ -45,7 +46,11 @@ fn every_setting_is_explained() {
         settings.extend(quoted_after(&file.text, "url(section, "));
     }
     assert!(settings.len() > 20, "the settings are read in another way now; look for them anew");
-    let missing = settings.into_iter().filter(|name| !page.contains(&format!("`{name}`")) && !page.contains(&format!("`[{name}]`")) && !page.contains(&format!("`[{name}.<name>]`")));
+    let missing = settings.into_iter().filter(|name| {
+        !page.contains(&format!("`{name}`"))
+            && !page.contains(&format!("`[{name}]`"))
+            && !page.contains(&format!("`[{name}.<name>]`"))
+    });
     let breaches: Vec<String> = missing.map(|name| format!("docs/configuration.md: say what {name} does")).collect();
     refuse(&breaches);
 }

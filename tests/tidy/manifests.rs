@@ -6,7 +6,7 @@ use std::fs;
 use toml::Table;
 
 use crate::refuse;
-use crate::tree::root;
+use crate::tree::{File, files, root};
 
 /// Each crate with those of ours that it may use. The root package may use all.
 const LAYERS: [(&str, &[&str]); 5] = [
@@ -35,10 +35,26 @@ fn workspace(root: &Table) -> &Table {
     root["workspace"].as_table().expect("the root manifest is a workspace")
 }
 
+/// True where code of a crate names a dependency as a path.
+fn is_named(dependency: &str, folder: &str, files: &[File]) -> bool {
+    let path = format!("{}::", dependency.replace('-', "_"));
+    let alone = format!("use {};", dependency.replace('-', "_"));
+    let own = |file: &&File| match folder {
+        "" => file.path.starts_with("src/") || file.path.starts_with("tests/"),
+        _ => file.path.starts_with(&format!("{folder}/")),
+    };
+    files
+        .iter()
+        .filter(|file| file.is_rust())
+        .filter(own)
+        .any(|file| file.text.contains(&path) || file.text.contains(&alone))
+}
+
 #[test]
 fn no_stage_knows_another() {
     let root = manifest("");
-    let members: BTreeSet<&str> = workspace(&root)["members"].as_array().into_iter().flatten().filter_map(|it| it.as_str()).collect();
+    let members: BTreeSet<&str> =
+        workspace(&root)["members"].as_array().into_iter().flatten().filter_map(|it| it.as_str()).collect();
     assert_eq!(members, LAYERS.map(|(folder, _)| folder).into(), "a new crate needs its place among the layers");
     let mut breaches = Vec::new();
     for (folder, allowed) in LAYERS {
@@ -46,7 +62,9 @@ fn no_stage_knows_another() {
         assert!(manifest.get("target").is_none(), "{folder}/Cargo.toml: dependencies by target are not looked at here");
         for (name, _) in dependencies(&manifest) {
             if name.starts_with("syncline") && !allowed.contains(&name.as_str()) {
-                breaches.push(format!("{folder}/Cargo.toml: {name}: only src/ sees two stages; put what both need into schemas"));
+                breaches.push(format!(
+                    "{folder}/Cargo.toml: {name}: only src/ sees two stages; put what both need into schemas"
+                ));
             }
         }
     }
@@ -58,14 +76,20 @@ fn every_dependency_has_one_version_and_a_reason() {
     let root_manifest = manifest("");
     let table = workspace(&root_manifest)["dependencies"].as_table().expect("dependencies of the workspace");
     let reasons = fs::read_to_string(root().join("docs/dependencies.md")).expect("docs/dependencies.md is there");
+    let files = files();
     let mut breaches = Vec::new();
     let mut used = BTreeSet::new();
     for folder in LAYERS.map(|(folder, _)| folder).into_iter().chain([""]) {
         let manifest = manifest(folder);
         for (name, value) in dependencies(&manifest) {
             used.insert(name.clone());
+            if !is_named(name, folder, &files) {
+                breaches.push(format!("{folder}/Cargo.toml: {name}: none of its code names it; remove it"));
+            }
             if value.get("workspace").is_none() {
-                breaches.push(format!("{folder}/Cargo.toml: {name}: take it from the workspace, which holds its one version"));
+                breaches.push(format!(
+                    "{folder}/Cargo.toml: {name}: take it from the workspace, which holds its one version"
+                ));
             }
         }
         if manifest.get("lints").and_then(|lints| lints.get("workspace")).is_none() {

@@ -25,7 +25,8 @@ fn tests_in(file: &File) -> &str {
 #[test]
 fn every_file_opens_with_what_it_is_and_why() {
     let silent = rust().into_iter().filter(|file| !file.text.starts_with("//!"));
-    let breaches: Vec<String> = silent.map(|file| format!("{}: open it with //!: what it is, why so", file.path)).collect();
+    let breaches: Vec<String> =
+        silent.map(|file| format!("{}: open it with //!: what it is, why so", file.path)).collect();
     refuse(&breaches);
 }
 
@@ -77,7 +78,8 @@ fn no_test_hopes_that_a_pause_is_long_enough() {
     let mut breaches = Vec::new();
     for file in rust() {
         let paused = tests_in(&file).lines().filter(|line| line.contains(pause));
-        breaches.extend(paused.map(|line| format!("{}: {}: wait on a condition with a deadline", file.path, line.trim())));
+        breaches
+            .extend(paused.map(|line| format!("{}: {}: wait on a condition with a deadline", file.path, line.trim())));
     }
     refuse(&breaches);
 }
