@@ -176,7 +176,7 @@ struct Part<'t> {
 
 impl Part<'_> {
     fn gives(&self, field: &Field) -> bool {
-        self.given.iter().any(|name| *name == field.name)
+        self.given.contains(&field.name)
     }
 }
 

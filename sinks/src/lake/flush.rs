@@ -32,7 +32,7 @@ const PREPARED_AT_ONCE: usize = 2;
 /// Where a table's rows gather while the span is read.
 enum Input {
     Sort(Sorter),
-    Append(Appender),
+    Append(Box<Appender>),
 }
 
 impl Input {
@@ -41,7 +41,7 @@ impl Input {
             Kind::Current => {
                 Self::Sort(Sorter::new(table.shape.delta_schema(), table.shape.delta_key(), &config.scratch))
             }
-            Kind::History => Self::Append(Appender::new(table)),
+            Kind::History => Self::Append(Box::new(Appender::new(table))),
         }
     }
 

@@ -133,19 +133,19 @@ fn conform_key(table: &Table, batch: &RecordBatch) -> Result<RecordBatch, SinkEr
     RecordBatch::try_new(schema, columns).map_err(SinkError::from)
 }
 
+/// A file's path and, where it has rows, their range and whether the file is ours.
+type Known = (String, Option<(KeyRange, bool)>);
+
 /// The leaves of a table in key order. Files without rows are left where they are.
 pub(super) async fn leaves(table: &mut Table) -> Result<Vec<Leaf>, SinkError> {
     let files = table.files()?;
     let shared = &*table;
     let unknown: Vec<&TableFile> = files.iter().filter(|file| !shared.ranges.contains_key(&file.path)).collect();
-    let reads: Vec<BoxFuture<'_, Result<(String, Option<(KeyRange, bool)>), SinkError>>> = unknown
+    let reads: Vec<BoxFuture<'_, Result<Known, SinkError>>> = unknown
         .into_iter()
         .map(|file| async move { Ok((file.path.clone(), range(shared, file).await?)) }.boxed())
         .collect();
-    let found: Vec<(String, Option<(KeyRange, bool)>)> = futures::stream::iter(reads)
-        .buffer_unordered(FOOTERS_AT_ONCE)
-        .try_collect()
-        .await?;
+    let found: Vec<Known> = futures::stream::iter(reads).buffer_unordered(FOOTERS_AT_ONCE).try_collect().await?;
     let mut foreign = Vec::new();
     let mut ours = Vec::new();
     for (path, range) in found {

@@ -2,6 +2,7 @@
 //! found where they last were.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, UInt8Array};
 use arrow::datatypes::UInt8Type;
@@ -21,7 +22,7 @@ pub(crate) struct Change {
     /// Earlier images in this frame, oldest first, kept only while the last lacks values.
     history: Vec<usize>,
     /// The change whose key the row had when the frame began: its own, or the one it moved from.
-    origin: usize,
+    pub(crate) origin: usize,
 }
 
 /// Where the value of a column of a row is to be found.
@@ -52,7 +53,7 @@ pub(crate) fn column<'a>(batch: &'a TableBatch, name: &str) -> Result<&'a ArrayR
 impl<'a> Changes<'a> {
     /// `key_indexes` are the key columns in key order.
     pub(crate) fn collect(batch: &'a TableBatch, key_indexes: &[usize]) -> Result<Self, TransformError> {
-        let key_columns: Vec<ArrayRef> = key_indexes.iter().map(|&i| batch.rows.column(i).clone()).collect();
+        let key_columns: Vec<ArrayRef> = key_indexes.iter().map(|&i| Arc::clone(batch.rows.column(i))).collect();
         let keys = rowcode::encode(&key_columns)?;
         let absent = column(batch, ABSENT)?.as_binary();
         let operations: &UInt8Array = column(batch, OP)?.as_primitive::<UInt8Type>();
@@ -65,6 +66,7 @@ impl<'a> Changes<'a> {
                 by_key.clear();
                 changes.clear();
                 truncated = Some(row);
+                moved_out = None;
                 continue;
             }
             let next = changes.len();
@@ -74,9 +76,10 @@ impl<'a> Changes<'a> {
             }
             let lacks = !op.removes() && !absent.is_null(row);
             // The row keeps its values under its new key, so their whereabouts move with it.
-            let inherited = moved_out
-                .filter(|_| lacks && op == Op::MoveIn)
-                .map(|old: usize| (changes[old].history.clone(), changes[old].origin));
+            let inherited = moved_out.filter(|_| op == Op::MoveIn).map(|old: usize| {
+                let history = if lacks { changes[old].history.clone() } else { Vec::new() };
+                (history, changes[old].origin)
+            });
             let change = &mut changes[index];
             if let Some((history, origin)) = inherited {
                 (change.history, change.origin) = (history, origin);

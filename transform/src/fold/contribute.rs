@@ -1,6 +1,7 @@
 //! One mapping over the changes of its table: old contributions taken from state, new ones evaluated, the difference.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::interleave;
@@ -32,6 +33,9 @@ pub(super) struct Contributor<'a> {
     pub(super) table: usize,
     pub(super) offset: LogOffset,
 }
+
+/// Values that a later change may leave out, by column name.
+type Carried = Vec<(String, Vec<u8>)>;
 
 /// What evaluation said of one live row.
 enum Outcome {
@@ -72,7 +76,7 @@ impl Contributor<'_> {
         let (key_fields, other_fields) = evaluated.fields.split_at(self.entity.key_len());
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
         let mut carried = self.carried(&batch)?;
-        let mut fresh: Vec<Option<(Outcome, Vec<(String, Vec<u8>)>)>> = (0..len).map(|_| None).collect();
+        let mut fresh: Vec<Option<(Outcome, Carried)>> = (0..len).map(|_| None).collect();
         for (input, outcome) in outcomes.into_iter().enumerate() {
             fresh[live[input]] = Some((outcome, carried.remove(&input).unwrap_or_default()));
         }
@@ -108,13 +112,13 @@ impl Contributor<'_> {
         let mut columns = Vec::with_capacity(self.compiled.inputs.len());
         for &index in &self.compiled.inputs {
             columns.push(if whole && !partial {
-                rows.column(index).clone()
+                Arc::clone(rows.column(index))
             } else {
                 self.gather(index, live, old, lacking)?
             });
         }
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(live.len()));
-        let schema = std::sync::Arc::clone(&self.compiled.input_schema);
+        let schema = Arc::clone(&self.compiled.input_schema);
         Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 
@@ -126,7 +130,7 @@ impl Contributor<'_> {
         old: &[Option<Vec<u8>>],
         lacking: &mut HashMap<usize, RowFault>,
     ) -> Result<ArrayRef, TransformError> {
-        let here = self.changes.batch.rows.column(index).clone();
+        let here = Arc::clone(self.changes.batch.rows.column(index));
         let column = self.source_column(index);
         let nothing = new_null_array(here.data_type(), 1);
         let mut arrays: Vec<ArrayRef> = vec![here];
@@ -141,7 +145,7 @@ impl Contributor<'_> {
                         lacking.insert(input, lacking_fault(&column));
                     }
                     picks.push((arrays.len(), 0));
-                    arrays.push(value.unwrap_or_else(|| nothing.clone()));
+                    arrays.push(value.unwrap_or_else(|| Arc::clone(&nothing)));
                 }
             }
         }
@@ -154,8 +158,8 @@ impl Contributor<'_> {
     }
 
     /// Values that later changes may leave out, by input row.
-    fn carried(&self, batch: &RecordBatch) -> Result<HashMap<usize, Vec<(String, Vec<u8>)>>, TransformError> {
-        let mut carried: HashMap<usize, Vec<(String, Vec<u8>)>> = HashMap::new();
+    fn carried(&self, batch: &RecordBatch) -> Result<HashMap<usize, Carried>, TransformError> {
+        let mut carried: HashMap<usize, Carried> = HashMap::new();
         for &index in &self.compiled.carried {
             let column = self.source_column(index);
             let values = batch.column_by_name(&column.name).expect("carried columns are inputs");

@@ -64,6 +64,9 @@ pub(crate) fn evaluate(
     Ok(Evaluated { rows: stage.rows, fields, faults })
 }
 
+/// Faults by row of the batch at hand.
+type Faults = Vec<(usize, RowFault)>;
+
 /// The rows still in play and their columns.
 struct Stage {
     rows: Vec<u32>,
@@ -109,7 +112,7 @@ impl Stage {
         &self,
         compiled: &Compiled,
         entity: &Entity,
-    ) -> Result<(Vec<ArrayRef>, Vec<(usize, RowFault)>), arrow::error::ArrowError> {
+    ) -> Result<(Vec<ArrayRef>, Faults), arrow::error::ArrowError> {
         let len = self.batch.num_rows();
         let mut faults = Vec::new();
         let mut fields = Vec::with_capacity(entity.fields.len());

@@ -52,6 +52,9 @@ impl<'a> Layout<'a> {
     }
 }
 
+/// Entity key and other fields.
+type Contributed = (Vec<u8>, Vec<u8>);
+
 /// Sums of every touched key, one vector slot per key.
 struct Totals {
     contributions: Vec<u64>,
@@ -139,8 +142,8 @@ impl Totals {
         keys: &Keys<'_>,
     ) -> Result<Self, TransformError> {
         let (_, types) = field_types(entity);
-        let side = |pick: fn(&ContributionChange) -> Option<&(Vec<u8>, Vec<u8>)>| {
-            let rows: Vec<&(Vec<u8>, Vec<u8>)> = changes.iter().filter_map(pick).collect();
+        let side = |pick: fn(&ContributionChange) -> Option<&Contributed>| {
+            let rows: Vec<&Contributed> = changes.iter().filter_map(pick).collect();
             let slots: Vec<usize> = rows.iter().map(|(key, _)| keys.slots[key.as_slice()]).collect();
             rowcode::decode(&types, rows.iter().map(|(_, row)| row.as_slice())).map(|columns| (slots, columns))
         };
