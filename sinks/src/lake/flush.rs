@@ -31,7 +31,7 @@ const PREPARED_AT_ONCE: usize = 2;
 
 /// Where a table's rows gather while the span is read.
 enum Input {
-    Sort(Sorter),
+    Sort(Box<Sorter>),
     Append(Box<Appender>),
 }
 
@@ -39,7 +39,7 @@ impl Input {
     fn new(table: &Table, config: &LakeConfig) -> Self {
         match table.shape.kind {
             Kind::Current => {
-                Self::Sort(Sorter::new(table.shape.delta_schema(), table.shape.delta_key(), &config.scratch))
+                Self::Sort(Box::new(Sorter::new(table.shape.delta_schema(), table.shape.delta_key(), &config.scratch)))
             }
             Kind::History => Self::Append(Box::new(Appender::new(table))),
         }
