@@ -8,7 +8,7 @@
 //! preflight, check       what must hold, and the DBA's script
 //! session                connect, inspect, create, copy or continue
 //! snapshot               the tables as of one moment
-//! stream                 the loop that follows the log
+//! stream, pace           the loop that follows the log
 //! ```
 
 mod catalog;
@@ -18,6 +18,7 @@ mod decode;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod lsn;
+mod pace;
 mod pattern;
 mod position;
 mod preflight;
