@@ -70,7 +70,7 @@ impl Input {
         match self {
             Self::Sort(sorter) => {
                 let leaves = leaf::leaves(table).await?;
-                merge::merge(table, &leaves, sorter, &config.limits, &config.scratch).await
+                merge::merge(table, &leaves, *sorter, &config.limits, &config.scratch).await
             }
             Self::Append(appender) => appender.finish(table, &config.limits).await,
         }
