@@ -81,22 +81,17 @@ impl Faults {
 impl Config {
     /// Reads a file and the mapping files that it names.
     pub(crate) fn read(file: &Path) -> Result<Self, ConfigFaults> {
-        let mut faults = Faults::default();
-        let config = match std::fs::read_to_string(file) {
-            Ok(text) => Self::parse(&text, folder_of(file), &mut faults),
-            Err(error) => {
-                let remedy = "name the file with --config, or write one as README shows";
-                faults.add(0, format!("{}: {error}; {remedy}", file.display()));
-                None
-            }
-        };
-        match config {
-            Some(config) if faults.0.is_empty() => Ok(config),
-            _ => {
-                faults.0.sort_by_key(|fault| fault.line);
-                Err(ConfigFaults { file: file.to_owned(), faults: faults.0 })
-            }
-        }
+        read_with(file, |text, faults| Self::parse(text, folder_of(file), faults))
+    }
+
+    /// Reads only where the control API listens: whoever asks a running daemon needs none of its secrets.
+    pub(crate) fn read_listen(file: &Path) -> Result<SocketAddr, ConfigFaults> {
+        read_with(file, |text, faults| {
+            let document = Document::parse(text, faults)?;
+            let section = document.root().section("daemon", faults);
+            let daemon = section.map(|section| Daemon::read(section, folder_of(file), faults));
+            Some(daemon.unwrap_or_else(|| Daemon::defaults(folder_of(file))).listen)
+        })
     }
 
     fn parse(text: &str, folder: &Path, faults: &mut Faults) -> Option<Self> {
@@ -142,6 +137,26 @@ impl Config {
             mappings,
             sinks: sinks.into_iter().collect::<Option<_>>()?,
         })
+    }
+}
+
+/// Reads a file as a whole; what was read counts only without a fault.
+fn read_with<T>(file: &Path, parse: impl FnOnce(&str, &mut Faults) -> Option<T>) -> Result<T, ConfigFaults> {
+    let mut faults = Faults::default();
+    let read = match std::fs::read_to_string(file) {
+        Ok(text) => parse(&text, &mut faults),
+        Err(error) => {
+            let remedy = "name the file with --config, or write one as README shows";
+            faults.add(0, format!("{}: {error}; {remedy}", file.display()));
+            None
+        }
+    };
+    match read {
+        Some(read) if faults.0.is_empty() => Ok(read),
+        _ => {
+            faults.0.sort_by_key(|fault| fault.line);
+            Err(ConfigFaults { file: file.to_owned(), faults: faults.0 })
+        }
     }
 }
 

@@ -1,0 +1,189 @@
+//! The report as Prometheus text 0.0.4.
+//!
+//! Names are an API: `syncline_<part>_<what>_<unit>`, `_total` for what only rises while the process lives. A family
+//! whose value is not known yet has no sample, since a zero would be a claim.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use super::Report;
+use super::report::{Journal, Sink, Source, Transform};
+use crate::pipeline::status::{Histogram, LAG_BUCKETS_MS, SinkStatus};
+
+/// One family with one sample per part.
+struct Family<T> {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: fn(&T) -> Option<f64>,
+}
+
+const fn counter<T>(name: &'static str, help: &'static str, value: fn(&T) -> Option<f64>) -> Family<T> {
+    Family { name, kind: "counter", help, value }
+}
+
+const fn gauge<T>(name: &'static str, help: &'static str, value: fn(&T) -> Option<f64>) -> Family<T> {
+    Family { name, kind: "gauge", help, value }
+}
+
+/// Prometheus knows floating point numbers only; exact up to 2^53.
+#[allow(clippy::unnecessary_wraps, reason = "the shape of every other value")]
+const fn number(value: u64) -> Option<f64> {
+    Some(value as f64)
+}
+
+const fn truth(holds: bool) -> Option<f64> {
+    Some(if holds { 1.0 } else { 0.0 })
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+const DAEMON: [Family<Report>; 2] = [
+    gauge("syncline_uptime_seconds", "Since the process started.", |it| number(it.uptime_s)),
+    gauge("syncline_healthy", "1 while no part has stopped for good.", |it| truth(it.parked.is_empty())),
+];
+
+const SOURCE: [Family<Source>; 10] = [
+    counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
+    counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
+    counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
+    gauge("syncline_source_behind_bytes", "Bytes of the server's log that are not read yet.", |it| {
+        it.behind_bytes.and_then(number)
+    }),
+    gauge("syncline_source_last_message_age_seconds", "Since the server last said anything.", |it| {
+        it.last_message_age_ms.map(seconds)
+    }),
+    gauge("syncline_source_connecting", "1 while the server is being reached.", |it| truth(it.state == "connecting")),
+    gauge("syncline_source_copying", "1 while tables are copied.", |it| truth(it.state == "snapshot")),
+    gauge("syncline_source_streaming", "1 while the log is followed.", |it| truth(it.state == "streaming")),
+    gauge("syncline_source_ended", "1 after a drain has ended the source.", |it| truth(it.state == "ended")),
+    gauge("syncline_source_parked", "1 after the source has stopped for good.", |it| truth(it.parked.is_some())),
+];
+
+const LOG: [Family<Journal>; 4] = [
+    gauge("syncline_log_durable_offset", "The last entry that is safe on disk.", |it| number(it.durable)),
+    gauge("syncline_log_first_offset", "The oldest entry held.", |it| number(it.first)),
+    gauge("syncline_log_bytes", "Size of the log on disk.", |it| number(it.log_bytes)),
+    gauge("syncline_state_bytes", "Size of state, outbox and cursors on disk.", |it| it.state_bytes.and_then(number)),
+];
+
+const TRANSFORM: [Family<Transform>; 8] = [
+    gauge("syncline_transform_folded_offset", "The last entry folded into the state.", |it| number(it.folded)),
+    gauge("syncline_transform_visible_offset", "The last entry whose deltas sinks may see.", |it| number(it.visible)),
+    gauge("syncline_transform_behind_entries", "Durable entries that are not folded yet.", |it| number(it.behind)),
+    counter("syncline_transform_deltas_total", "Canonical changes emitted.", |it| number(it.deltas)),
+    counter("syncline_transform_unchanged_rows_total", "Source rows that changed nothing canonical.", |it| {
+        number(it.unchanged)
+    }),
+    counter("syncline_transform_faulty_rows_total", "Source rows found faulty and held.", |it| number(it.faulty)),
+    counter("syncline_transform_warning_rows_total", "Delivered rows that break a warning rule.", |it| {
+        number(it.warnings)
+    }),
+    gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
+];
+
+const SINK: [Family<Sink>; 10] = [
+    gauge("syncline_sink_cursor_offset", "The last entry confirmed.", |it| number(it.cursor)),
+    gauge("syncline_sink_behind_entries", "Visible entries that are not confirmed yet.", |it| number(it.behind)),
+    counter("syncline_sink_rows_total", "Rows delivered.", |it| number(it.rows)),
+    counter("syncline_sink_written_bytes_total", "Bytes delivered.", |it| number(it.bytes)),
+    counter("syncline_sink_rejected_rows_total", "Rows that the target refused.", |it| number(it.rejected)),
+    counter("syncline_sink_writes_total", "Spans delivered.", |it| number(it.writes)),
+    counter("syncline_sink_retries_total", "Deliveries started again after a failure.", |it| number(it.retries)),
+    gauge(
+        "syncline_sink_waiting_seconds",
+        "Age of the oldest row that waits to be confirmed; 0 where none waits.",
+        |it| Some(seconds(it.lag_ms)),
+    ),
+    gauge(
+        "syncline_sink_last_lag_seconds",
+        "Commit at the source to confirmed, of the oldest row in the last write.",
+        |it| Some(seconds(it.last_lag_ms)),
+    ),
+    gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
+];
+
+const LAG: &str = "syncline_delivery_lag_seconds";
+
+/// The whole page. The histograms are read from the sinks themselves: they are of use to Prometheus only.
+pub(super) fn render(report: &Report, sinks: &[SinkStatus]) -> String {
+    let mut page = Page(String::with_capacity(16 * 1024));
+    page.head("syncline_info", "gauge", "Always 1; what runs, in the labels.");
+    page.sample("syncline_info", &[("version", &report.version), ("pipeline", &report.name)], 1.0);
+    page.families(&DAEMON, None, [("", report)]);
+    page.head("syncline_source_rows_total", "counter", "Source rows handed to the log.");
+    for (name, source) in &report.sources {
+        let Source { reads, inserts, updates, deletes, truncates, .. } = source;
+        let rows =
+            [("read", reads), ("insert", inserts), ("update", updates), ("delete", deletes), ("truncate", truncates)];
+        for (op, &rows) in rows {
+            page.sample("syncline_source_rows_total", &[("source", name), ("op", op)], rows as f64);
+        }
+    }
+    page.families(&SOURCE, Some("source"), report.sources.iter().map(|(name, it)| (name.as_str(), it)));
+    page.families(&LOG, None, [("", &report.journal)]);
+    page.families(&TRANSFORM, None, [("", &report.transform)]);
+    page.families(&SINK, Some("sink"), report.sinks.iter().map(|(name, it)| (name.as_str(), it)));
+    page.head(LAG, "histogram", "Commit at the source to confirmed at the target, by row.");
+    for sink in sinks {
+        page.histogram(&sink.name, &sink.lag);
+    }
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn families<'r, T: 'r>(
+        &mut self,
+        families: &[Family<T>],
+        label: Option<&str>,
+        parts: impl IntoIterator<Item = (&'r str, &'r T)> + Clone,
+    ) {
+        for family in families {
+            self.head(family.name, family.kind, family.help);
+            for (part, it) in parts.clone() {
+                let Some(value) = (family.value)(it) else { continue };
+                match label {
+                    Some(label) => self.sample(family.name, &[(label, part)], value),
+                    None => self.sample(family.name, &[], value),
+                }
+            }
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.0.push_str(name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{label}=\"{}\"", if i == 0 { '{' } else { ',' }, escaped(text));
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    /// Buckets never exceed the count, although rows are observed meanwhile: the count is written before they are read.
+    fn histogram(&mut self, sink: &str, histogram: &Histogram) {
+        let sum_ms = histogram.sum_ms.load(Ordering::Relaxed);
+        let buckets = histogram.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed));
+        let count = histogram.count.load(Ordering::Relaxed).max(buckets.iter().copied().max().unwrap_or(0));
+        let name = format!("{LAG}_bucket");
+        let mut below = 0;
+        for (bound_ms, bucket) in LAG_BUCKETS_MS.into_iter().zip(buckets) {
+            below = bucket.max(below);
+            self.sample(&name, &[("sink", sink), ("le", &seconds(bound_ms).to_string())], below as f64);
+        }
+        self.sample(&name, &[("sink", sink), ("le", "+Inf")], count as f64);
+        self.sample(&format!("{LAG}_sum"), &[("sink", sink)], seconds(sum_ms));
+        self.sample(&format!("{LAG}_count"), &[("sink", sink)], count as f64);
+    }
+}
+
+/// A label's value as the format wants it.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,220 @@
+//! Every fact about the daemon at one moment, in the words of the control API.
+//!
+//! Invariant: parts are read against the flow of data, sinks first and the log last, so that what is behind is never
+//! shown as ahead. Counters start at zero with the process.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use syncline_capture::postgres::Lsn;
+
+use super::Facts;
+use crate::pipeline::status::{SinkStatus, SourceStatus, TransformStatus};
+
+/// The daemon. Names end in their unit: `_s` seconds, `_ms` milliseconds; offsets count log entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) version: String,
+    /// The pipeline's name at the targets.
+    pub(crate) name: String,
+    pub(crate) uptime_s: u64,
+    /// Source rows, copied ones included.
+    pub(crate) rows_in: u64,
+    /// Canonical deltas.
+    pub(crate) deltas_out: u64,
+    /// Every part that has stopped for good, with its reason.
+    pub(crate) parked: Vec<String>,
+    pub(crate) sources: BTreeMap<String, Source>,
+    pub(crate) journal: Journal,
+    pub(crate) transform: Transform,
+    pub(crate) sinks: BTreeMap<String, Sink>,
+}
+
+/// A source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// `idle`, `connecting`, `snapshot`, `streaming`, `ended` or `parked`.
+    pub(crate) state: String,
+    /// Rows of every operation.
+    pub(crate) rows: u64,
+    /// Rows copied by the snapshot.
+    pub(crate) reads: u64,
+    pub(crate) inserts: u64,
+    pub(crate) updates: u64,
+    pub(crate) deletes: u64,
+    /// Truncated tables.
+    pub(crate) truncates: u64,
+    pub(crate) frames: u64,
+    /// Bytes received from the server.
+    pub(crate) bytes: u64,
+    /// Positions, as in `16/B374D848`; none before they are known.
+    pub(crate) received_lsn: Option<String>,
+    pub(crate) confirmed_lsn: Option<String>,
+    pub(crate) server_end_lsn: Option<String>,
+    /// Bytes of the server's log that are not read yet.
+    pub(crate) behind_bytes: Option<u64>,
+    /// Since the server last said anything.
+    pub(crate) last_message_age_ms: Option<u64>,
+    pub(crate) retries: u64,
+    pub(crate) parked: Option<String>,
+}
+
+/// The journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// The last offset that is safe on disk.
+    pub(crate) durable: u64,
+    /// The oldest offset held.
+    pub(crate) first: u64,
+    pub(crate) log_bytes: u64,
+    /// State, outbox and cursors; none where the store cannot be read.
+    pub(crate) state_bytes: Option<u64>,
+}
+
+/// The transform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Transform {
+    /// The last offset folded into the state.
+    pub(crate) folded: u64,
+    /// The last offset whose deltas sinks may see.
+    pub(crate) visible: u64,
+    /// Durable log entries that are not folded yet.
+    pub(crate) behind: u64,
+    pub(crate) deltas: u64,
+    /// Source rows that changed nothing canonical.
+    pub(crate) unchanged: u64,
+    /// Source rows that were found faulty and are held.
+    pub(crate) faulty: u64,
+    /// Delivered rows that break a warning rule.
+    pub(crate) warnings: u64,
+    pub(crate) parked: Option<String>,
+}
+
+/// A sink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sink {
+    /// The last offset confirmed.
+    pub(crate) cursor: u64,
+    /// Visible log entries that are not confirmed yet.
+    pub(crate) behind: u64,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    /// Rows that the target refused.
+    pub(crate) rejected: u64,
+    pub(crate) writes: u64,
+    pub(crate) retries: u64,
+    /// Age of the oldest row that waits to be confirmed; 0 where none waits.
+    pub(crate) lag_ms: u64,
+    /// Commit at the source to confirmed, of the oldest row in the last write.
+    pub(crate) last_lag_ms: u64,
+    pub(crate) parked: Option<String>,
+}
+
+impl Report {
+    /// Reads the facts.
+    pub(crate) fn take(facts: &Facts) -> Self {
+        let status = &facts.status;
+        // Against the flow of data: see the invariant above.
+        let cursors: Vec<u64> = status.sinks.iter().map(|sink| sink.cursor.load(Ordering::Acquire)).collect();
+        let (visible, folded) = (status.visible().0, status.folded().0);
+        let durable = facts.log.durable().0;
+        let sinks = status.sinks.iter().zip(cursors);
+        let sources: BTreeMap<_, _> = status.sources.iter().map(|it| (it.name.clone(), Source::take(it))).collect();
+        let transform = Transform::take(&status.transform, folded, visible, durable);
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: facts.name.clone(),
+            uptime_s: status.started.elapsed().as_secs(),
+            rows_in: sources.values().map(|source| source.rows).sum(),
+            deltas_out: transform.deltas,
+            parked: status.parked(),
+            sources,
+            journal: Journal {
+                durable,
+                first: facts.log.first().0,
+                log_bytes: facts.log.bytes_on_disk(),
+                state_bytes: facts.store.bytes_on_disk().ok(),
+            },
+            transform,
+            sinks: sinks.map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, visible))).collect(),
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Source {
+    fn take(source: &SourceStatus) -> Self {
+        let progress = &source.progress;
+        let position = |lsn: &AtomicU64| Some(count(lsn)).filter(|&lsn| lsn > 0);
+        let text = |lsn: Option<u64>| lsn.map(|lsn| Lsn(lsn).to_string());
+        let received = position(&progress.received_lsn);
+        let server_end = position(&progress.server_end_lsn);
+        let parked = source.parked.reason();
+        let state = match () {
+            () if parked.is_some() => "parked",
+            () if source.finished.load(Ordering::Acquire) => "ended",
+            () => progress.state().as_str(),
+        };
+        Self {
+            state: state.to_owned(),
+            rows: count(&progress.rows),
+            reads: count(&progress.reads),
+            inserts: count(&progress.inserts),
+            updates: count(&progress.updates),
+            deletes: count(&progress.deletes),
+            truncates: count(&progress.truncates),
+            frames: count(&progress.frames),
+            bytes: count(&progress.bytes),
+            received_lsn: text(received),
+            confirmed_lsn: text(position(&progress.confirmed_lsn)),
+            server_end_lsn: text(server_end),
+            behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
+            last_message_age_ms: position(&progress.last_message_us).map(age_ms),
+            retries: count(&source.retries),
+            parked,
+        }
+    }
+}
+
+/// Since a moment in microseconds since 1970.
+fn age_ms(at_us: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX).saturating_sub(at_us) / 1_000
+}
+
+impl Transform {
+    fn take(transform: &TransformStatus, folded: u64, visible: u64, durable: u64) -> Self {
+        Self {
+            folded,
+            visible,
+            behind: durable.saturating_sub(folded),
+            deltas: count(&transform.deltas),
+            unchanged: count(&transform.unchanged),
+            faulty: count(&transform.faulty),
+            warnings: count(&transform.warnings),
+            parked: transform.parked.reason(),
+        }
+    }
+}
+
+impl Sink {
+    fn take(sink: &SinkStatus, cursor: u64, visible: u64) -> Self {
+        Self {
+            cursor,
+            behind: visible.saturating_sub(cursor),
+            rows: count(&sink.rows),
+            bytes: count(&sink.bytes),
+            rejected: count(&sink.rejected),
+            writes: count(&sink.writes),
+            retries: count(&sink.retries),
+            lag_ms: u64::try_from(sink.waiting().as_millis()).unwrap_or(u64::MAX),
+            last_lag_ms: count(&sink.last_lag_ms),
+            parked: sink.parked.reason(),
+        }
+    }
+}

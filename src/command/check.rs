@@ -1,0 +1,300 @@
+//! `syncline check`: everything that a run depends on, looked at without changing it, each with place and remedy.
+//!
+//! It calls what the parts themselves call when they start, so that a check that passes is worth something.
+
+use std::fmt;
+use std::path::Path;
+
+use rustix::fs::{Access, access, statvfs};
+use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
+use syncline_capture::{CaptureError, Class};
+use syncline_schemas::table::TableSchema;
+use syncline_sinks::SinkError;
+use syncline_sinks::lake::LakeSink;
+use syncline_sinks::planning::PlanningSink;
+use syncline_transform::MappingFault;
+use syncline_transform::mapping::Mapping;
+use tracing::{info, warn};
+
+use super::CommandError;
+use super::status::bytes_text;
+use crate::cli::CheckArgs;
+use crate::config::{Config, SinkConfig, SinkKind};
+
+/// Prints the findings, or the scripts for the DBA.
+pub(crate) async fn run(config: Config, args: &CheckArgs) -> Result<(), CommandError> {
+    if args.sql { print_scripts(&config).await } else { print_findings(config).await }
+}
+
+/// How a line of the check begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grade {
+    Ok,
+    Info,
+    Warning,
+    Error,
+}
+
+impl fmt::Display for Grade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+impl From<Severity> for Grade {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Info => Self::Info,
+            Severity::Warning => Self::Warning,
+            Severity::Error => Self::Error,
+        }
+    }
+}
+
+/// Prints lines as they are found and counts the errors.
+#[derive(Default)]
+struct Findings {
+    errors: usize,
+}
+
+impl Findings {
+    fn say(&mut self, grade: Grade, part: &str, text: impl fmt::Display) {
+        self.errors += usize::from(grade == Grade::Error);
+        println!("{grade:<8} {part}: {text}");
+    }
+
+    /// `ok` with what holds, or the error.
+    fn judge(&mut self, part: &str, outcome: Result<impl fmt::Display, impl fmt::Display>) {
+        match outcome {
+            Ok(text) => self.say(Grade::Ok, part, text),
+            Err(error) => self.say(Grade::Error, part, error),
+        }
+    }
+}
+
+async fn print_findings(config: Config) -> Result<(), CommandError> {
+    let mut findings = Findings::default();
+    findings.judge("data_dir", data_dir(&config.data_dir));
+    for source in &config.sources {
+        check_source(source, &config.mappings, &mut findings).await;
+    }
+    for sink in config.sinks {
+        let part = format!("sink {}", sink.name);
+        findings.judge(&part, check_sink(sink).await);
+    }
+    match findings.errors {
+        0 => {
+            println!("\nready for `syncline run`");
+            Ok(())
+        }
+        1 => Err(CommandError::Unfit("1 error; follow its remedy and check again".to_owned())),
+        errors => Err(CommandError::Unfit(format!("{errors} errors; follow their remedies and check again"))),
+    }
+}
+
+async fn check_source(source: &PostgresConfig, mappings: &[Mapping], findings: &mut Findings) {
+    let part = format!("source {}", source.source);
+    let found = inspect(source).await;
+    let errors_before = findings.errors;
+    for Finding { severity, object, message, remedy } in &found {
+        let remedy = if *remedy == Remedy::None { String::new() } else { format!("; remedy: {remedy}") };
+        findings.say(Grade::from(*severity), &part, format_args!("{object} {message}{remedy}"));
+    }
+    let is_fit = findings.errors == errors_before;
+    if is_fit {
+        let place = format_args!("{}, database {}: can be read", source.address(), source.database).to_string();
+        findings.say(Grade::Ok, &part, place);
+    }
+    match table_schemas(source).await {
+        Ok(tables) => {
+            for (mapping, outcome) in check_mappings(source, mappings, &tables) {
+                findings.judge(&format!("mapping {}", mapping.name), outcome);
+            }
+        }
+        Err(error) if is_fit => findings.say(Grade::Error, &part, error),
+        Err(_) => findings.say(Grade::Info, &part, "mappings are checked when the source can be read"),
+    }
+}
+
+async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
+    let source = source.clone();
+    joined(tokio::task::spawn_blocking(move || postgres::check(&source)).await)
+}
+
+async fn table_schemas(source: &PostgresConfig) -> Result<Vec<TableSchema>, CaptureError> {
+    let source = source.clone();
+    joined(tokio::task::spawn_blocking(move || postgres::table_schemas(&source)).await)
+}
+
+fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
+    outcome.expect("nobody aborts it, and capture does not panic")
+}
+
+/// Each mapping of a source with the tables that it fits.
+fn check_mappings<'m>(
+    source: &PostgresConfig,
+    mappings: &'m [Mapping],
+    tables: &[TableSchema],
+) -> Vec<(&'m Mapping, Result<String, MappingFault>)> {
+    let of_source = mappings.iter().filter(|mapping| mapping.source == source.source);
+    of_source.map(|mapping| (mapping, check_mapping(mapping, tables))).collect()
+}
+
+fn check_mapping(mapping: &Mapping, tables: &[TableSchema]) -> Result<String, MappingFault> {
+    let driving: Vec<&TableSchema> = tables.iter().filter(|table| mapping.drives(&table.table)).collect();
+    if driving.is_empty() {
+        return Err(mapping.table_missing());
+    }
+    driving.iter().try_for_each(|table| mapping.check(table))?;
+    let names: Vec<String> = driving.iter().map(|table| table.table.to_string()).collect();
+    Ok(format!("fits {}", names.join(", ")))
+}
+
+/// Refuses to begin with mappings that do not fit their tables.
+///
+/// Only at the very beginning: once something is captured, a mapping that stopped fitting must not keep capture from
+/// going on, because the source's log would be lost or fill its disk. The transform parks with the same fault then.
+pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), CommandError> {
+    let begins = std::fs::read_dir(&config.data_dir).map_or(true, |mut entries| entries.next().is_none());
+    let mut faults = Vec::new();
+    for source in &config.sources {
+        let tables = match table_schemas(source).await {
+            Ok(tables) => tables,
+            // The reader meets it again and is supervised; it says so itself.
+            Err(error) => {
+                let later = if error.class() == Class::Transient { "tried again" } else { "reported by the source" };
+                info!(source = %source.source, %error, "mappings are not checked yet; the fault is {later}");
+                continue;
+            }
+        };
+        faults.extend(check_mappings(source, &config.mappings, &tables).into_iter().filter_map(|(_, it)| it.err()));
+    }
+    if begins && !faults.is_empty() {
+        let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        return Err(CommandError::Unfit(texts.join("\n")));
+    }
+    for fault in &faults {
+        warn!(%fault, "mapping does not fit its table; capture goes on, the transform stops where the log says so");
+    }
+    Ok(())
+}
+
+/// Whether files can be made in the data folder, or where it will be made.
+fn data_dir(dir: &Path) -> Result<String, String> {
+    let dir = std::path::absolute(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let place = dir.display();
+    let Some(nearest) = dir.ancestors().find(|folder| folder.exists()) else {
+        return Err(format!("{place}: no folder above it exists; set data_dir in [daemon] to one that can be made"));
+    };
+    if !nearest.is_dir() {
+        return Err(format!("{place}: {} is no folder; set data_dir in [daemon] to another", nearest.display()));
+    }
+    access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        format!("{}: {error}; give this user the right to write there, or set data_dir in [daemon]", nearest.display())
+    })?;
+    let space = statvfs(nearest).map_err(|error| format!("{}: {error}", nearest.display()))?;
+    let free = bytes_text(space.f_bavail.saturating_mul(space.f_frsize));
+    let verb = if nearest == dir { "can be written" } else { "will be created" };
+    Ok(format!("{place} {verb}, {free} free"))
+}
+
+async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
+    match sink.kind {
+        SinkKind::Planning(config) => {
+            let url = config.url.to_string();
+            PlanningSink::new(*config)?.check().await?;
+            Ok(format!("{url} answers and takes what is configured"))
+        }
+        SinkKind::Lake(config) => {
+            let url = config.url.to_string();
+            LakeSink::new(*config)?.check().await?;
+            Ok(format!("{url} can be written and keeps two writers apart"))
+        }
+        SinkKind::Discard => Ok("delivers nowhere, as configured".to_owned()),
+    }
+}
+
+/// The scripts on standard output, so that they can be piped into psql; the undo is commented out for that reason.
+async fn print_scripts(config: &Config) -> Result<(), CommandError> {
+    let mut incomplete = Vec::new();
+    for source in &config.sources {
+        let found = inspect(source).await;
+        let script = postgres::dba_script(source, &found);
+        println!("{}\n{}", script.apply.trim_end(), commented(&script.undo));
+        let open = found.iter().filter(|it| it.severity == Severity::Error && it.remedy == Remedy::None);
+        incomplete.extend(open.map(|finding| finding.message.clone()));
+    }
+    if incomplete.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::Unfit(format!("the script lacks what could not be seen: {}", incomplete.join("\n"))))
+}
+
+fn commented(undo: &str) -> String {
+    let lines = undo.lines().map(|line| match line.strip_prefix("--") {
+        Some(_) => format!("{line}\n"),
+        None => format!("--   {line}\n"),
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+    use syncline_schemas::ident::{SourceId, TableId};
+    use syncline_schemas::table::Column;
+
+    use super::*;
+
+    fn mapping(sql: &str) -> Mapping {
+        Mapping::parse("erp/supplier.sql", "mappings/erp/supplier.sql", sql).expect("parses")
+    }
+
+    fn table(columns: &[&str]) -> TableSchema {
+        let column = |(i, name): (usize, &&str)| Column {
+            name: (*name).to_owned(),
+            data_type: DataType::Utf8,
+            source_type: "text".to_owned(),
+            key_ordinal: (i == 0).then_some(0),
+            can_be_absent: false,
+        };
+        let columns = columns.iter().enumerate().map(column).collect();
+        TableSchema { source: SourceId::new("erp"), table: TableId::new("m", "lieferant"), version: 1, columns }
+    }
+
+    #[test]
+    fn a_mapping_with_an_unknown_column_or_table_is_named_with_its_place() {
+        let tables = [table(&["nr", "name"])];
+        let fits = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name AS name FROM lieferant");
+        assert_eq!(check_mapping(&fits, &tables).expect("fits"), "fits m.lieferant");
+        let column = mapping("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
+        let fault = check_mapping(&column, &tables).expect_err("no such column").to_string();
+        assert!(fault.starts_with("mappings/erp/supplier.sql:2:3: ") && fault.contains("nummer"), "{fault}");
+        let other = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
+        let fault = check_mapping(&other, &tables).expect_err("no such table").to_string();
+        assert!(fault.contains("lieferanten") && fault.contains("[sources.erp]"), "{fault}");
+    }
+
+    #[test]
+    fn a_data_folder_is_judged_without_being_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let wanted = dir.path().join("a/b");
+        assert!(data_dir(&wanted).expect("can be made").contains("will be created"));
+        assert!(!dir.path().join("a").exists());
+        assert!(data_dir(dir.path()).expect("there").contains("can be written"));
+        std::fs::write(dir.path().join("a"), "in the way").expect("written");
+        assert!(data_dir(&wanted).expect_err("a file is in the way").contains("is no folder"));
+    }
+
+    #[test]
+    fn a_script_piped_into_psql_does_not_undo_itself() {
+        let text = commented("-- takes it back\nALTER ROLE a NOREPLICATION;\nDROP PUBLICATION p;\n");
+        assert!(text.lines().all(|line| line.starts_with("--")), "{text}");
+        assert!(text.contains("--   DROP PUBLICATION p;"));
+    }
+}

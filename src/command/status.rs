@@ -1,0 +1,207 @@
+//! `syncline status`: asks the running daemon and shows its answer, as a table for people or as it came.
+//!
+//! Only the daemon's address is read from the configuration: whoever looks needs none of its secrets.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use super::CommandError;
+use crate::api::{Report, Sink, Source};
+use crate::cli::StatusArgs;
+use crate::config::Config;
+
+/// The daemon answers from memory; what takes longer is not well.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Prints what the daemon says.
+pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
+    let base = base(Config::read_listen(config)?);
+    let text = ask(&base).await?;
+    let foreign = |error: serde_json::Error| CommandError::NotADaemon { url: base.clone(), reason: error.to_string() };
+    if args.json {
+        let answer: serde_json::Value = serde_json::from_str(&text).map_err(foreign)?;
+        println!("{answer:#}");
+    } else {
+        let report: Report = serde_json::from_str(&text).map_err(foreign)?;
+        print!("{}", table(&report, &base));
+    }
+    Ok(())
+}
+
+/// Where to ask a daemon that listens at an address, which may be "everywhere".
+fn base(listen: SocketAddr) -> String {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, listen.port()))
+}
+
+async fn ask(base: &str) -> Result<String, CommandError> {
+    let silent = |error: reqwest::Error| {
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        CommandError::NoDaemon { url: base.to_owned(), reason: cause.to_string() }
+    };
+    // The daemon's address is of this network: a proxy of the environment is for others.
+    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build().map_err(silent)?;
+    let answer = client.get(format!("{base}/status")).send().await.map_err(silent)?;
+    if !answer.status().is_success() {
+        let reason = format!("it answers {}", answer.status());
+        return Err(CommandError::NotADaemon { url: base.to_owned(), reason });
+    }
+    answer.text().await.map_err(silent)
+}
+
+fn table(report: &Report, base: &str) -> String {
+    let Report { version, name, uptime_s, journal, transform, .. } = report;
+    let mut out =
+        format!("{name}  up {}  syncline {version}  {base}\n\n", duration_text(Duration::from_secs(*uptime_s)));
+    let header = ["SOURCE", "STATE", "ROWS", "BEHIND", "HEARD", "POSITION", "RETRIES"];
+    align(&mut out, &header, report.sources.iter().map(|(name, source)| source_row(name, source)));
+    let header = ["LOG", "DURABLE", "FIRST", "ON DISK", "STATE"];
+    let state = journal.state_bytes.map_or_else(|| "?".to_owned(), bytes_text);
+    let row = [grouped(journal.durable), grouped(journal.first), bytes_text(journal.log_bytes), state];
+    align(&mut out, &header, [std::iter::once(String::new()).chain(row).collect()]);
+    let header = ["TRANSFORM", "FOLDED", "BEHIND", "DELTAS", "UNCHANGED", "FAULTY", "WARNINGS"];
+    let row = [transform.folded, transform.behind, transform.deltas, transform.unchanged, transform.faulty];
+    let row = row.into_iter().chain([transform.warnings]).map(grouped);
+    let state = if transform.parked.is_some() { "parked" } else { "" };
+    align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
+    let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REJECTED", "RETRIES"];
+    align(&mut out, &header, report.sinks.iter().map(|(name, sink)| sink_row(name, sink)));
+    for reason in &report.parked {
+        let _ = writeln!(out, "parked: {}", reason.replace('\n', "\n        "));
+    }
+    if report.parked.is_empty() {
+        out.push_str("nothing is parked\n");
+    }
+    out
+}
+
+fn source_row(name: &str, source: &Source) -> Vec<String> {
+    let unknown = || "-".to_owned();
+    let heard = source.last_message_age_ms.map_or_else(unknown, |ms| ms_text(ms) + " ago");
+    vec![
+        name.to_owned(),
+        source.state.clone(),
+        grouped(source.rows),
+        source.behind_bytes.map_or_else(unknown, bytes_text),
+        heard,
+        source.confirmed_lsn.clone().unwrap_or_else(unknown),
+        grouped(source.retries),
+    ]
+}
+
+fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
+    let name = if sink.parked.is_some() { format!("{name} (parked)") } else { name.to_owned() };
+    vec![
+        name,
+        grouped(sink.cursor),
+        grouped(sink.behind),
+        grouped(sink.rows),
+        ms_text(sink.lag_ms),
+        ms_text(sink.last_lag_ms),
+        grouped(sink.rejected),
+        grouped(sink.retries),
+    ]
+}
+
+/// Columns as wide as they must be; the first to the left, the others to the right, then an empty line.
+fn align(out: &mut String, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let mut lines = vec![header.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for line in &lines {
+        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 => write!(out, "{cell:<width$}"),
+                _ => write!(out, "  {cell:>width$}"),
+            };
+        }
+        out.push('\n');
+    }
+    out.push('\n');
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A size in the unit that leaves up to four digits.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1_000.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{size:.1} {unit}") };
+        }
+        size /= 1_024.0;
+    }
+    format!("{size:.1} TiB")
+}
+
+fn ms_text(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        _ => duration_text(Duration::from_millis(ms)),
+    }
+}
+
+/// The two largest units.
+fn duration_text(duration: Duration) -> String {
+    let (minutes, seconds) = (duration.as_secs() / 60, duration.as_secs() % 60);
+    let (hours, days) = (minutes / 60, minutes / (24 * 60));
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {seconds}s"),
+        (0, _, _) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_listens_everywhere_is_asked_here() {
+        assert_eq!(base("0.0.0.0:7070".parse().expect("address")), "http://127.0.0.1:7070");
+        assert_eq!(base("[::]:7070".parse().expect("address")), "http://[::1]:7070");
+        assert_eq!(base("10.0.0.1:80".parse().expect("address")), "http://10.0.0.1:80");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!((bytes_text(999), bytes_text(1_000)), ("999 B".into(), "1.0 KiB".into()));
+        assert_eq!(bytes_text(5 << 40), "5.0 TiB");
+        assert_eq!((ms_text(999), ms_text(4_210), ms_text(61_000)), ("999 ms".into(), "4.2 s".into(), "1m 1s".into()));
+        assert_eq!(duration_text(Duration::from_secs(90_000)), "1d 1h");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_not_there_is_said_to_be_so_with_the_remedy() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // A port that was just given back: nobody listens there.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let error = ask(&format!("http://127.0.0.1:{port}")).await.expect_err("nobody").to_string();
+        assert!(error.starts_with(&format!("no daemon answers at http://127.0.0.1:{port}: ")), "{error}");
+        assert!(error.ends_with("start it with `syncline run`"), "{error}");
+    }
+}
