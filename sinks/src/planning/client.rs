@@ -123,12 +123,13 @@ impl Client {
     pub(super) async fn capabilities(&self) -> Result<Capabilities, SinkError> {
         let url = self.config.endpoint(&["capabilities"]);
         let target = url.to_string();
-        let body = self.attempt(self.http.get(url.clone())).await.map_err(|Failure { verdict, reason, .. }| {
-            match verdict.remedy() {
+        let body =
+            self.attempt(self.http.get(url.clone())).await.map_err(|Failure { verdict, reason, .. }| match verdict
+                .remedy()
+            {
                 Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
                 None => SinkError::Unavailable { target, reason },
-            }
-        })?;
+            })?;
         serde_json::from_slice(&body).map_err(|error| not_pdx(&url, "capabilities", &error))
     }
 
