@@ -39,7 +39,8 @@ pub struct TableSchema {
     pub source: SourceId,
     /// The table.
     pub table: TableId,
-    /// Rises by one whenever the shape changes; rows name the version that they need.
+    /// Identifies the shape among those of its table: another shape has another number, which need not be a higher one.
+    /// Rows name the version that they need.
     pub version: u32,
     /// The columns, in the table's order.
     pub columns: Vec<Column>,
