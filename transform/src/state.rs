@@ -81,7 +81,7 @@ impl Cursor {
 }
 
 /// Deltas of one step.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxStep {
     /// The log entry that caused them.
     pub offset: LogOffset,

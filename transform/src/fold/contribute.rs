@@ -37,10 +37,10 @@ pub(super) struct Contributor<'a> {
 /// Values that a later change may leave out, by column name.
 type Carried = Vec<(String, Vec<u8>)>;
 
-/// What evaluation said of one live row.
+/// What evaluation said of one row.
 enum Outcome {
-    /// The filter excludes it.
-    Excluded,
+    /// It is gone, or the filter excludes it.
+    Nothing,
     /// It contributes: row of the evaluated fields.
     Good(usize),
     Faulty(RowFault),
@@ -63,36 +63,38 @@ impl Contributor<'_> {
         let mut lacking = HashMap::new();
         let batch = self.input(&live, &old, &mut lacking)?;
         let evaluated = evaluate(self.compiled, self.entity, self.logic, &batch)?;
-        let mut outcomes: Vec<Outcome> = live.iter().map(|_| Outcome::Excluded).collect();
+        let mut outcomes: Vec<Outcome> = (0..len).map(|_| Outcome::Nothing).collect();
         for (row, &input) in evaluated.rows.iter().enumerate() {
-            outcomes[input as usize] = Outcome::Good(row);
+            outcomes[live[input as usize]] = Outcome::Good(row);
         }
         for (input, fault) in evaluated.faults {
-            outcomes[input as usize] = Outcome::Faulty(fault);
+            outcomes[live[input as usize]] = Outcome::Faulty(fault);
         }
         for (input, fault) in lacking {
-            outcomes[input] = Outcome::Faulty(fault);
+            outcomes[live[input]] = Outcome::Faulty(fault);
         }
         let (key_fields, other_fields) = evaluated.fields.split_at(self.entity.key_len());
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
-        let mut carried = self.carried(&batch)?;
-        let mut fresh: Vec<Option<(Outcome, Carried)>> = (0..len).map(|_| None).collect();
-        for (input, outcome) in outcomes.into_iter().enumerate() {
-            fresh[live[input]] = Some((outcome, carried.remove(&input).unwrap_or_default()));
-        }
-        for (i, (key, (old, fresh))) in keys.into_iter().zip(old.into_iter().zip(fresh)).enumerate() {
-            let mut new = Contribution::default();
-            let mut fault = None;
-            if let Some((outcome, carried)) = fresh {
-                new.carried = carried;
-                match outcome {
-                    Outcome::Excluded => {}
-                    Outcome::Good(row) => new.value = Some((entity_keys.row(row).to_vec(), rows.row(row).to_vec())),
-                    Outcome::Faulty(reason) => fault = Some(reason),
+        let mut carried = self.carried(&batch, &live)?;
+        for (i, (key, outcome)) in keys.into_iter().zip(outcomes).enumerate() {
+            let change = &self.changes.changes[i];
+            let mut new = Contribution { carried: carried.remove(&i).unwrap_or_default(), ..Contribution::default() };
+            let fault = match outcome {
+                Outcome::Nothing => None,
+                Outcome::Good(row) => {
+                    new.value = Some((entity_keys.row(row).to_vec(), rows.row(row).to_vec()));
+                    None
                 }
+                Outcome::Faulty(fault) => Some(fault),
+            };
+            if fault.is_some() {
+                new.held = true;
+                // The last good one, which lies under the key that the row had when it was made.
+                new.value =
+                    old[change.origin].as_deref().map(Contribution::decode).transpose()?.unwrap_or_default().value;
             }
-            let lineage = Lineage { table: self.table, row: self.changes.changes[i].last };
-            let difference = Difference { key, old, new, fault, lineage };
+            let lineage = Lineage { table: self.table, row: change.last };
+            let difference = Difference { key, old: old[i].as_deref(), new, fault, lineage };
             difference.write(self.offset, writes, out, stats)?;
         }
         Ok(())
@@ -157,19 +159,19 @@ impl Contributor<'_> {
         column_of_field(self.changes.batch.rows.schema().field(index))
     }
 
-    /// Values that later changes may leave out, by input row.
-    fn carried(&self, batch: &RecordBatch) -> Result<HashMap<usize, Carried>, TransformError> {
+    /// Values that later changes may leave out, by change.
+    fn carried(&self, batch: &RecordBatch, live: &[usize]) -> Result<HashMap<usize, Carried>, TransformError> {
         let mut carried: HashMap<usize, Carried> = HashMap::new();
         for &index in &self.compiled.carried {
             let column = self.source_column(index);
             let values = batch.column_by_name(&column.name).expect("carried columns are inputs");
-            let rows: Vec<usize> = (0..values.len()).filter(|&row| must_carry(&column, values, row)).collect();
+            let rows = must_carry(&column, values);
             if rows.is_empty() {
                 continue;
             }
             let encoded = rowcode::encode(std::slice::from_ref(values))?;
             for row in rows {
-                carried.entry(row).or_default().push((column.name.clone(), encoded.row(row).to_vec()));
+                carried.entry(live[row]).or_default().push((column.name.clone(), encoded.row(row).to_vec()));
             }
         }
         Ok(carried)
@@ -193,15 +195,15 @@ pub(super) fn contribution_key(mapping: u32, driving_key: &[u8]) -> Vec<u8> {
 }
 
 /// The record of one driving row before and after.
-struct Difference {
+struct Difference<'a> {
     key: Vec<u8>,
-    old: Option<Vec<u8>>,
+    old: Option<&'a [u8]>,
     new: Contribution,
     fault: Option<RowFault>,
     lineage: Lineage,
 }
 
-impl Difference {
+impl Difference<'_> {
     fn write(
         self,
         offset: LogOffset,
@@ -209,23 +211,21 @@ impl Difference {
         out: &mut Vec<ContributionChange>,
         stats: &mut FoldStats,
     ) -> Result<(), TransformError> {
-        let Self { key, old: old_bytes, mut new, fault, lineage } = self;
-        if fault.is_none() && old_bytes.as_deref() == Some(new.encode().as_slice()) {
+        let Self { key, old: old_bytes, new, fault, lineage } = self;
+        let new_bytes = (!new.is_empty()).then(|| new.encode());
+        if fault.is_none() && old_bytes == new_bytes.as_deref() {
             stats.unchanged += 1;
             return Ok(());
         }
-        let old = old_bytes.as_deref().map(Contribution::decode).transpose()?.unwrap_or_default();
+        let old = old_bytes.map(Contribution::decode).transpose()?.unwrap_or_default();
         if let Some(fault) = &fault {
-            new.held = true;
-            new.value.clone_from(&old.value);
             writes.push((Space::Held, held::fault_key(&key), Some(held::record(fault, offset))));
             stats.faulty += 1;
         } else if old.held {
             writes.push((Space::Held, held::fault_key(&key), None));
         }
-        if new != old {
-            let value = (!new.is_empty()).then(|| new.encode());
-            writes.push((Space::Contributions, key.clone(), value));
+        if old_bytes != new_bytes.as_deref() {
+            writes.push((Space::Contributions, key.clone(), new_bytes));
         }
         if new.value == old.value {
             stats.unchanged += 1;

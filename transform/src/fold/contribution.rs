@@ -116,21 +116,19 @@ pub(crate) fn take_run(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((bytes.get(at..end)?, &bytes[end..]))
 }
 
-/// True where a later change may come without this value, so that it must be kept.
-pub(crate) fn must_carry(column: &Column, values: &ArrayRef, row: usize) -> bool {
-    if values.is_null(row) {
-        return false;
-    }
+/// The rows of a column whose value a later change may leave out, so that it must be kept.
+pub(crate) fn must_carry(column: &Column, values: &ArrayRef) -> Vec<usize> {
     let base = column.source_type.split('(').next().unwrap_or_default();
     let stored_as_text = STORED_AS_TEXT.contains(&base);
-    match values.data_type() {
+    let may_lie_outside = |row: usize| match values.data_type() {
         DataType::Utf8 => !stored_as_text || values.as_string::<i32>().value(row).len() > TEXT_ALWAYS_INLINE,
         DataType::Binary => values.as_binary::<i32>().value(row).len() > TEXT_ALWAYS_INLINE,
         DataType::Decimal128(_, _) => {
             values.as_primitive::<Decimal128Type>().value(row).unsigned_abs() >= DECIMAL_ALWAYS_INLINE.unsigned_abs()
         }
         _ => true,
-    }
+    };
+    (0..values.len()).filter(|&row| !values.is_null(row) && may_lie_outside(row)).collect()
 }
 
 #[cfg(test)]

@@ -101,14 +101,20 @@ fn trace(
     lineage: &[Lineage],
     tables: &[Changes<'_>],
 ) -> Result<(StringArray, TimestampMicrosecondArray), TransformError> {
+    let columns = tables
+        .iter()
+        .map(|table| {
+            let dictionary = column(table.batch, POS)?.as_dictionary::<UInt32Type>();
+            let commits = column(table.batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
+            Ok((dictionary, dictionary.values().as_string::<i32>(), commits))
+        })
+        .collect::<Result<Vec<_>, TransformError>>()?;
     let mut positions = StringBuilder::new();
     let mut commits = Vec::with_capacity(lineage.len());
     for from in lineage {
-        let (batch, row) = (tables[from.table].batch, from.row);
-        let dictionary = column(batch, POS)?.as_dictionary::<UInt32Type>();
-        let value = dictionary.key(row).unwrap_or_default();
-        positions.append_value(dictionary.values().as_string::<i32>().value(value));
-        commits.push(column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>().value(row));
+        let (dictionary, texts, times) = &columns[from.table];
+        positions.append_value(texts.value(dictionary.key(from.row).unwrap_or_default()));
+        commits.push(times.value(from.row));
     }
     Ok((positions.finish(), TimestampMicrosecondArray::from(commits)))
 }

@@ -1,4 +1,5 @@
-//! Why a driving row is held, as the operator will read it: one record per mapping and driving key.
+//! Why a driving row or a sum is held, as the operator will read it: one record per mapping and driving key, or per
+//! entity key.
 
 use syncline_schemas::ident::LogOffset;
 
@@ -6,6 +7,7 @@ use crate::mapping::RowFault;
 
 const FAULT: u8 = 0;
 const WAITING: u8 = 1;
+const SUM: u8 = 2;
 
 /// Key of the record of a row that breaks a rule.
 pub(super) fn fault_key(contribution: &[u8]) -> Vec<u8> {
@@ -15,6 +17,11 @@ pub(super) fn fault_key(contribution: &[u8]) -> Vec<u8> {
 /// Key of the record of a row that waits for another to let go of its entity key.
 pub(super) fn waiting_key(contribution: &[u8]) -> Vec<u8> {
     [&[WAITING], contribution].concat()
+}
+
+/// Key of the record of a sum that does not fit its fields.
+pub(super) fn sum_key(prefix: &[u8], entity_key: &[u8]) -> Vec<u8> {
+    [&[SUM], prefix, entity_key].concat()
 }
 
 /// The record: rule, field, reason and log offset, a line each.

@@ -23,6 +23,7 @@ mod logic;
 mod plain;
 mod roster;
 mod summed;
+mod touched;
 
 use std::collections::BTreeSet;
 
@@ -122,7 +123,7 @@ impl Fold {
         match entry {
             LogEntry::Schema(schema) => {
                 self.roster.check(schema)?;
-                self.finish(offset, Writes::new(), Vec::new(), true, commit)?;
+                self.finish(offset, Writes::new(), Vec::new(), self.open.clone(), commit)?;
             }
             LogEntry::Frame(frame) => self.fold_frame(offset, frame, state, commit, &mut stats)?,
         }
@@ -165,9 +166,9 @@ impl Fold {
         }
         let mut writes = Writes::new();
         let mut by_entity: Vec<Vec<ContributionChange>> = entity::all().iter().map(|_| Vec::new()).collect();
-        for (table, (schema, mappings, _)) in mapped.iter().enumerate() {
+        for (table, (_, mappings, _)) in mapped.iter().enumerate() {
             for &mapping in mappings {
-                let (entity_index, id, compiled) = self.roster.compiled(mapping, schema)?;
+                let (entity_index, id, compiled) = self.roster.compiled(mapping);
                 let entity = &entity::all()[entity_index];
                 let logic = self.roster.logic(entity_index);
                 let changes = &tables[table];
@@ -176,8 +177,8 @@ impl Fold {
             }
         }
         let deltas = self.emit(by_entity, &origin, state, &mut writes, stats)?;
-        self.note_open(frame, &mut writes);
-        self.finish(offset, writes, deltas, self.open.is_empty(), commit)
+        let open = self.open_after(frame, &mut writes);
+        self.finish(offset, writes, deltas, open, commit)
     }
 
     /// Takes back everything that a mapping's table contributed, a bounded number of rows at a time.
@@ -231,8 +232,8 @@ impl Fold {
             let prefix = self.roster.entity_prefix(entity_index);
             let logic = self.roster.logic(entity_index);
             let emitted = match entity.kind {
-                Kind::Summed => summed::fold(entity, logic, &prefix, &changes, state, writes)?,
-                Kind::Plain | Kind::Event => plain::fold(entity, &prefix, changes, state, writes)?,
+                Kind::Summed => summed::fold(entity, logic, &prefix, origin.offset, &changes, state, writes)?,
+                Kind::Plain | Kind::Event => plain::fold(entity, &prefix, &changes, state, writes)?,
             };
             if emitted.upserts.is_empty() {
                 continue;
@@ -246,29 +247,34 @@ impl Fold {
         Ok(deltas)
     }
 
-    fn note_open(&mut self, frame: &Frame, writes: &mut Writes) {
-        let changed =
-            if frame.txn_end { self.open.remove(&frame.source) } else { self.open.insert(frame.source.clone()) };
+    /// The sources whose transaction is open when the frame is done.
+    fn open_after(&self, frame: &Frame, writes: &mut Writes) -> BTreeSet<SourceId> {
+        let mut open = self.open.clone();
+        let changed = if frame.txn_end { open.remove(&frame.source) } else { open.insert(frame.source.clone()) };
         if changed {
-            let open: Vec<&str> = self.open.iter().map(SourceId::as_str).collect();
-            writes.push((Space::Catalog, OPEN.to_vec(), Some(open.join("\n").into_bytes())));
+            let names: Vec<&str> = open.iter().map(SourceId::as_str).collect();
+            writes.push((Space::Catalog, OPEN.to_vec(), Some(names.join("\n").into_bytes())));
         }
+        open
     }
 
-    /// Commits the last step of an entry.
+    /// Commits the last step of an entry; what the fold itself remembers changes only with it.
     fn finish(
         &mut self,
         offset: LogOffset,
         mut writes: Writes,
         deltas: Vec<DeltaBatch>,
-        boundary: bool,
+        open: BTreeSet<SourceId>,
         commit: &mut Commit<'_>,
     ) -> Result<(), TransformError> {
-        writes.extend(self.roster.take_registrations());
+        writes.extend_from_slice(self.roster.registrations());
         // While any source's transaction is open, what lies in the outbox is no state that ever was.
-        let visible = if boundary && self.open.is_empty() { offset } else { self.cursor.visible };
+        let visible = if open.is_empty() { offset } else { self.cursor.visible };
         let cursor = Cursor { folded: offset, step: 0, rows: 0, visible };
-        self.commit(offset, writes, deltas, cursor, commit)
+        self.commit(offset, writes, deltas, cursor, commit)?;
+        self.roster.registered();
+        self.open = open;
+        Ok(())
     }
 
     fn commit(

@@ -18,13 +18,16 @@ use crate::state::{Cursor, Space, State};
 
 const MAPPING: &str = "mapping/";
 const ENTITY: &str = "entity/";
+const TABLE: &str = "table/";
 
 struct Member {
     mapping: Mapping,
     id: u32,
     entity: usize,
+    /// The one table whose rows it has seen; a second of the same name would mix with it key by key.
+    table: Option<TableId>,
     /// The newest shape of the driving table and the mapping compiled for it.
-    compiled: Option<(TableId, u32, Compiled)>,
+    compiled: Option<(u32, Compiled)>,
 }
 
 /// The mappings of a daemon.
@@ -60,7 +63,8 @@ impl Roster {
                 .iter()
                 .position(|entity| entity.name == mapping.entity.name)
                 .expect("a mapping's entity is one of all entities");
-            members.push(Member { mapping, id, entity, compiled: None });
+            let table = known_table(state, &mapping.name)?;
+            members.push(Member { mapping, id, entity, table, compiled: None });
         }
         let entity_ids = entity_ids(state, &mut registrations)?;
         let logic = entity::all().iter().map(Logic::new).collect::<Result<_, _>>()?;
@@ -68,8 +72,13 @@ impl Roster {
     }
 
     /// What must be written with the next step.
-    pub(super) fn take_registrations(&mut self) -> Writes {
-        std::mem::take(&mut self.registrations)
+    pub(super) fn registrations(&self) -> &Writes {
+        &self.registrations
+    }
+
+    /// They have been written.
+    pub(super) fn registered(&mut self) {
+        self.registrations.clear();
     }
 
     pub(super) fn logic(&self, entity: usize) -> &Logic {
@@ -86,41 +95,58 @@ impl Roster {
     }
 
     /// Checks every mapping that a new shape of a table drives.
-    pub(super) fn check(&self, schema: &TableSchema) -> Result<(), TransformError> {
-        let mut driven = self.members.iter().filter(|member| drives(member, schema));
-        driven.try_for_each(|member| member.mapping.check(schema).map_err(TransformError::from))
+    pub(super) fn check(&mut self, schema: &TableSchema) -> Result<(), TransformError> {
+        for member in self.members.iter_mut().filter(|member| drives(member, schema)) {
+            bind(member, &schema.table, &mut self.registrations)?;
+            member.mapping.check(schema)?;
+        }
+        Ok(())
     }
 
     /// The mappings that a table drives, compiled for its shape.
     pub(super) fn mappings_of(&mut self, schema: &TableSchema) -> Result<Vec<usize>, TransformError> {
         let mut driven = Vec::new();
         for (index, member) in self.members.iter_mut().enumerate().filter(|(_, member)| drives(member, schema)) {
-            let current = matches!(
-                &member.compiled,
-                Some((table, version, _)) if *table == schema.table && *version == schema.version
-            );
-            if !current {
-                let compiled = Compiled::new(&member.mapping, schema)?;
-                member.compiled = Some((schema.table.clone(), schema.version, compiled));
+            bind(member, &schema.table, &mut self.registrations)?;
+            if !matches!(member.compiled, Some((version, _)) if version == schema.version) {
+                member.compiled = Some((schema.version, Compiled::new(&member.mapping, schema)?));
             }
             driven.push(index);
         }
         Ok(driven)
     }
 
-    pub(super) fn compiled(
-        &self,
-        member: usize,
-        schema: &TableSchema,
-    ) -> Result<(usize, u32, &Compiled), TransformError> {
-        let Member { compiled, entity, id, mapping } = &self.members[member];
-        match compiled {
-            Some((table, version, compiled)) if *table == schema.table && *version == schema.version => {
-                Ok((*entity, *id, compiled))
-            }
-            _ => Err(TransformError::State(format!("{} is driven by two tables", mapping.name))),
+    /// Entity, state number and compiled form of a mapping that [`Roster::mappings_of`] gave.
+    pub(super) fn compiled(&self, member: usize) -> (usize, u32, &Compiled) {
+        let Member { compiled, entity, id, .. } = &self.members[member];
+        let (_, compiled) = compiled.as_ref().expect("mappings_of compiles what it gives");
+        (*entity, *id, compiled)
+    }
+}
+
+/// Ties a mapping to the first table that drives it.
+fn bind(member: &mut Member, table: &TableId, registrations: &mut Writes) -> Result<(), TransformError> {
+    match &member.table {
+        Some(bound) if bound == table => Ok(()),
+        Some(bound) => Err(member.mapping.table_ambiguous(bound, table).into()),
+        None => {
+            let value = format!("{}\0{}", table.schema, table.name).into_bytes();
+            registrations.push((Space::Catalog, table_key(&member.mapping.name), Some(value)));
+            member.table = Some(table.clone());
+            Ok(())
         }
     }
+}
+
+fn table_key(mapping: &str) -> Vec<u8> {
+    format!("{TABLE}{mapping}").into_bytes()
+}
+
+fn known_table(state: &dyn State, mapping: &str) -> Result<Option<TableId>, TransformError> {
+    let Some(value) = state.get(Space::Catalog, &table_key(mapping))? else { return Ok(None) };
+    let text = std::str::from_utf8(&value).ok().and_then(|text| text.split_once('\0'));
+    let damaged = || TransformError::State("the catalogue of driving tables does not decode".to_owned());
+    text.map(|(schema, name)| Some(TableId::new(schema, name))).ok_or_else(damaged)
 }
 
 fn drives(member: &Member, schema: &TableSchema) -> bool {

@@ -2,26 +2,34 @@
 //!
 //! A change takes the old contribution back and adds the new one, so no scan is ever needed. All sums of a step are
 //! computed column by column. The last contribution vanishing leaves zeros, never a missing row: a planner that keeps
-//! yesterday's stock because nobody said "none" is the failure this prevents (domain 0.4).
+//! yesterday's stock because nobody said "none" is the failure this prevents (domain 0.4). Sums that do not fit their
+//! fields are held: the last row that did stays until they do again.
 //!
 //! ```text
-//! state row = rowcode of: contributions UInt64 | per summed field: sum Decimal128, contributions that gave it UInt64
+//! state row = rowcode of: contributions UInt64 | held Boolean
+//!                         | per summed field: sum Decimal128, contributions that gave it UInt64
 //!                         | the other mapped fields, each the last value that was given
 //! ```
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, UInt32Array, UInt64Array, new_null_array};
-use arrow::compute::{interleave, take};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, UInt64Array, new_null_array};
+use arrow::compute::{filter, interleave, take};
 use arrow::datatypes::{DataType, Decimal128Type, UInt64Type};
 use syncline_schemas::entity::{Entity, Field, Merge};
+use syncline_schemas::ident::LogOffset;
 use syncline_schemas::rowcode;
 
 use super::emit::{Emitted, Lineage, field_types};
+use super::held;
 use super::logic::Logic;
+use super::touched::Touched;
 use super::{ContributionChange, Writes};
 use crate::TransformError;
+use crate::mapping::RowFault;
+use crate::mapping::coerce::misfit_fault;
+use crate::mapping::decimal::within;
 use crate::state::{Space, State};
 
 /// Sums in state have all the digits of an `i128`; the field's own precision is checked when they are emitted.
@@ -32,7 +40,9 @@ struct Layout<'a> {
     /// Index among the non-key fields.
     sums: Vec<(usize, &'a Field)>,
     last: Vec<(usize, &'a Field)>,
+    /// Types of the state row, and where in it the last values begin.
     types: Vec<DataType>,
+    last_from: usize,
 }
 
 impl<'a> Layout<'a> {
@@ -45,10 +55,11 @@ impl<'a> Layout<'a> {
         };
         let sums: Vec<_> = mapped().filter(|(_, field)| field.merge == Merge::Sum).collect();
         let last: Vec<_> = mapped().filter(|(_, field)| field.merge == Merge::Last).collect();
-        let mut types = vec![DataType::UInt64];
+        let mut types = vec![DataType::UInt64, DataType::Boolean];
         types.extend(sums.iter().flat_map(|_| [SUM, DataType::UInt64]));
         types.extend(last.iter().map(|(_, field)| field.field_type.arrow()));
-        Self { sums, last, types }
+        let last_from = types.len() - last.len();
+        Self { sums, last, types, last_from }
     }
 }
 
@@ -58,6 +69,8 @@ type Contributed = (Vec<u8>, Vec<u8>);
 /// Sums of every touched key, one vector slot per key.
 struct Totals {
     contributions: Vec<u64>,
+    /// The sums do not fit their fields, so sinks have an older row.
+    held: Vec<bool>,
     /// Per summed field: the sums and how many contributions gave the field.
     sums: Vec<(Vec<i128>, Vec<u64>)>,
     last: Vec<ArrayRef>,
@@ -68,57 +81,40 @@ pub(super) fn fold(
     entity: &Entity,
     logic: &Logic,
     prefix: &[u8],
+    offset: LogOffset,
     changes: &[ContributionChange],
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<Emitted, TransformError> {
     let layout = Layout::new(entity);
-    let keys = touched_keys(changes);
-    let stored: Vec<Option<Vec<u8>>> =
-        keys.order.iter().map(|key| state.get(Space::Entities, &[prefix, key].concat())).collect::<Result<_, _>>()?;
-    let before = Totals::load(&layout, &stored)?;
-    let after = before.apply(entity, &layout, changes, &keys)?;
-    let (encoded_before, encoded_after) = (before.encode()?, after.encode()?);
-    let mut changed = Vec::new();
-    for (slot, key) in keys.order.iter().enumerate() {
-        let fresh = stored[slot].is_none();
-        if fresh || encoded_before.row(slot) != encoded_after.row(slot) {
-            let value = encoded_after.row(slot).to_vec();
-            writes.push((Space::Entities, [prefix, key].concat(), Some(value)));
-        }
-        if fresh || !after.same(&before, slot)? {
-            changed.push(u32::try_from(slot).expect("a step touches fewer keys than u32"));
+    let touched = Touched::load(changes, prefix, state)?;
+    let before = Totals::load(&layout, &touched.stored)?;
+    let mut after = before.apply(entity, &layout, changes, &touched)?;
+    let (shown, shows) = (before.visible(&layout)?, after.visible(&layout)?);
+    let differs =
+        |slot: &usize| touched.stored[*slot].is_none() || before.held[*slot] || shown.row(*slot) != shows.row(*slot);
+    let changed: Vec<usize> = (0..touched.keys.len()).filter(differs).collect();
+    let (emitted, faults) = after.emit(entity, logic, &layout, &touched, &changed)?;
+    for &slot in changed.iter().filter(|&&slot| before.held[slot] && !faults.contains_key(&slot)) {
+        writes.push((Space::Held, held::sum_key(prefix, touched.keys[slot]), None));
+    }
+    for (slot, fault) in faults {
+        after.held[slot] = true;
+        writes.push((Space::Held, held::sum_key(prefix, touched.keys[slot]), Some(held::record(&fault, offset))));
+    }
+    let rows = after.encode()?;
+    for (slot, key) in touched.keys.iter().enumerate() {
+        if touched.stored[slot].as_deref() != Some(rows.row(slot)) {
+            writes.push((Space::Entities, [prefix, key].concat(), Some(rows.row(slot).to_vec())));
         }
     }
-    after.emit(entity, logic, &layout, &keys, &changed)
-}
-
-/// Entity keys in the order of their first touch.
-struct Keys<'a> {
-    order: Vec<&'a [u8]>,
-    slots: HashMap<&'a [u8], usize>,
-    lineage: Vec<Lineage>,
-}
-
-fn touched_keys(changes: &[ContributionChange]) -> Keys<'_> {
-    let mut keys = Keys { order: Vec::new(), slots: HashMap::new(), lineage: Vec::new() };
-    for change in changes {
-        for (entity_key, _) in change.old.iter().chain(&change.new) {
-            let next = keys.order.len();
-            let slot = *keys.slots.entry(entity_key).or_insert(next);
-            if slot == next {
-                keys.order.push(entity_key);
-                keys.lineage.push(change.lineage);
-            }
-            keys.lineage[slot] = change.lineage;
-        }
-    }
-    keys
+    Ok(emitted)
 }
 
 impl Totals {
     fn load(layout: &Layout<'_>, stored: &[Option<Vec<u8>>]) -> Result<Self, TransformError> {
-        let mut empty: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(vec![0]))];
+        let mut empty: Vec<ArrayRef> =
+            vec![Arc::new(UInt64Array::from(vec![0])), Arc::new(BooleanArray::from(vec![false]))];
         for _ in &layout.sums {
             empty.push(Arc::new(Decimal128Array::from(vec![0]).with_data_type(SUM)));
             empty.push(Arc::new(UInt64Array::from(vec![0])));
@@ -127,11 +123,12 @@ impl Totals {
         let empty = rowcode::encode(&empty)?;
         let columns = rowcode::decode(&layout.types, stored.iter().map(|row| row.as_deref().unwrap_or(empty.row(0))))?;
         let counts = |column: &ArrayRef| column.as_primitive::<UInt64Type>().values().to_vec();
-        let sums = columns[1..=layout.sums.len() * 2]
+        let sums = columns[2..layout.last_from]
             .chunks_exact(2)
             .map(|pair| (pair[0].as_primitive::<Decimal128Type>().values().to_vec(), counts(&pair[1])))
             .collect();
-        Ok(Self { contributions: counts(&columns[0]), sums, last: columns[1 + layout.sums.len() * 2..].to_vec() })
+        let held = columns[1].as_boolean().values().iter().collect();
+        Ok(Self { contributions: counts(&columns[0]), held, sums, last: columns[layout.last_from..].to_vec() })
     }
 
     fn apply(
@@ -139,12 +136,12 @@ impl Totals {
         entity: &Entity,
         layout: &Layout<'_>,
         changes: &[ContributionChange],
-        keys: &Keys<'_>,
+        touched: &Touched<'_>,
     ) -> Result<Self, TransformError> {
         let (_, types) = field_types(entity);
         let side = |pick: fn(&ContributionChange) -> Option<&Contributed>| {
             let rows: Vec<&Contributed> = changes.iter().filter_map(pick).collect();
-            let slots: Vec<usize> = rows.iter().map(|(key, _)| keys.slots[key.as_slice()]).collect();
+            let slots: Vec<usize> = rows.iter().map(|(key, _)| touched.slots[key.as_slice()]).collect();
             rowcode::decode(&types, rows.iter().map(|(_, row)| row.as_slice())).map(|columns| (slots, columns))
         };
         let (old_slots, old) = side(|change| change.old.as_ref())?;
@@ -171,11 +168,14 @@ impl Totals {
             }
             last.push(interleave(&[held.as_ref(), new[*index].as_ref()], &sources)?);
         }
-        Ok(Self { contributions, sums, last })
+        Ok(Self { contributions, held: vec![false; self.held.len()], sums, last })
     }
 
     fn encode(&self) -> Result<rowcode::Rows, TransformError> {
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(self.contributions.clone()))];
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from(self.contributions.clone())),
+            Arc::new(BooleanArray::from(self.held.clone())),
+        ];
         for (totals, given) in &self.sums {
             columns.push(Arc::new(Decimal128Array::from(totals.clone()).with_data_type(SUM)));
             columns.push(Arc::new(UInt64Array::from(given.clone())));
@@ -184,40 +184,61 @@ impl Totals {
         Ok(rowcode::encode(&columns)?)
     }
 
-    /// True where a key's row, as sinks see it, is the same.
-    fn same(&self, other: &Self, slot: usize) -> Result<bool, TransformError> {
-        let sums = self.sums.iter().zip(&other.sums).all(|((sums, given), (was, was_given))| {
-            sums[slot] == was[slot] && (given[slot] == 0) == (was_given[slot] == 0)
-        });
-        Ok(sums && self.last.iter().zip(&other.last).all(|(now, was)| now.slice(slot, 1) == was.slice(slot, 1)))
+    /// Rows that are equal where sinks see no difference.
+    fn visible(&self, layout: &Layout<'_>) -> Result<rowcode::Rows, TransformError> {
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(layout.sums.len() + self.last.len());
+        for ((_, field), (totals, given)) in layout.sums.iter().zip(&self.sums) {
+            let values: Decimal128Array = totals
+                .iter()
+                .zip(given)
+                .map(|(&total, &given)| (field.required || given > 0).then_some(total))
+                .collect();
+            columns.push(Arc::new(values));
+        }
+        columns.extend(self.last.iter().cloned());
+        Ok(rowcode::encode(&columns)?)
     }
 
+    /// The rows of the changed slots, and why some of them cannot be.
     fn emit(
         &self,
         entity: &Entity,
         logic: &Logic,
         layout: &Layout<'_>,
-        keys: &Keys<'_>,
-        changed: &[u32],
-    ) -> Result<Emitted, TransformError> {
-        let slots: Vec<usize> = changed.iter().map(|&slot| slot as usize).collect();
+        touched: &Touched<'_>,
+        changed: &[usize],
+    ) -> Result<(Emitted, BTreeMap<usize, RowFault>), TransformError> {
         let (key_types, row_types) = field_types(entity);
-        let mut fields = rowcode::decode(&key_types, slots.iter().map(|&slot| keys.order[slot]))?;
-        fields.extend(row_types.iter().map(|data_type| new_null_array(data_type, slots.len())));
+        let mut fields = rowcode::decode(&key_types, changed.iter().map(|&slot| touched.keys[slot]))?;
+        fields.extend(row_types.iter().map(|data_type| new_null_array(data_type, changed.len())));
         let key_len = entity.key_len();
+        let mut bad: Vec<(usize, RowFault)> = Vec::new();
         for ((index, field), (totals, given)) in layout.sums.iter().zip(&self.sums) {
-            let values: Decimal128Array =
-                slots.iter().map(|&slot| (field.required || given[slot] > 0).then_some(totals[slot])).collect();
+            let mut value = |(row, &slot): (usize, &usize)| {
+                if !field.required && given[slot] == 0 {
+                    return None;
+                }
+                within(totals[slot]).map_err(|misfit| bad.push((row, misfit_fault(field, misfit)))).ok()
+            };
+            let values: Decimal128Array = changed.iter().enumerate().map(&mut value).collect();
             fields[key_len + index] = Arc::new(values.with_data_type(field.field_type.arrow()));
         }
-        let picks = UInt32Array::from(changed.to_vec());
+        let picks = changed.iter().map(|&slot| u64::try_from(slot).expect("usize fits u64"));
+        let picks = UInt64Array::from_iter_values(picks);
         for ((index, _), values) in layout.last.iter().zip(&self.last) {
             fields[key_len + index] = take(values, &picks, None)?;
         }
-        if let Some((_, fault)) = logic.derive(entity, &mut fields)?.into_iter().next() {
-            return Err(TransformError::State(format!("{}: {} ({})", entity.name, fault.reason, fault.rule)));
+        bad.extend(logic.derive(entity, &mut fields)?);
+        let mut faults = BTreeMap::new();
+        for (row, fault) in bad {
+            faults.entry(changed[row]).or_insert(fault);
         }
-        let lineage = slots.iter().map(|&slot| keys.lineage[slot]).collect();
-        Ok(Emitted { fields, upserts: vec![true; slots.len()], lineage })
+        if !faults.is_empty() {
+            let fits: BooleanArray = changed.iter().map(|slot| Some(!faults.contains_key(slot))).collect();
+            fields = fields.iter().map(|column| filter(column, &fits)).collect::<Result<_, _>>()?;
+        }
+        let lineage: Vec<Lineage> =
+            changed.iter().filter(|slot| !faults.contains_key(slot)).map(|&slot| touched.lineage[slot]).collect();
+        Ok((Emitted { fields, upserts: vec![true; lineage.len()], lineage }, faults))
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn accepts(from: &DataType, to: FieldType) -> Result<(), String> {
     }
     let remedy = match to {
         FieldType::Date => "; write CAST(... AS DATE)",
-        FieldType::Instant => "; write CAST(... AS TIMESTAMP)",
+        FieldType::Instant => "; write CAST(... AS TIMESTAMP(6))",
         FieldType::Integer => "; write CAST(... AS INT)",
         FieldType::String | FieldType::Code => "; write CAST(... AS VARCHAR)",
         FieldType::Boolean => "; write a comparison, as in x = 'Y'",
@@ -69,7 +69,7 @@ pub(crate) fn to_field(array: &ArrayRef, field: &Field, faults: &mut Vec<(usize,
     converted
 }
 
-fn misfit_fault(field: &Field, misfit: Misfit) -> RowFault {
+pub(crate) fn misfit_fault(field: &Field, misfit: Misfit) -> RowFault {
     let (rule, reason) = match misfit {
         Misfit::Overflow => ("DQ_OVERFLOW", "has more digits before the point than the field holds"),
         Misfit::NotANumber => ("DQ_DOMAIN", "is not a number"),

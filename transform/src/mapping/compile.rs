@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion_common::DFSchema;
 use datafusion_physical_expr::PhysicalExpr;
+use datafusion_sql::sqlparser::ast::Spanned;
 use datafusion_sql::sqlparser::tokenizer::Location;
 use syncline_schemas::entity::{Entity, Field, Kind, Merge};
 use syncline_schemas::table::TableSchema;
@@ -51,9 +52,14 @@ impl Compiled {
             reason: refused.reason,
         };
         let start = Location { line: 1, column: 1 };
+        if table.key_indexes().is_empty() {
+            let reason = format!("{} has no key to tell its rows apart; give it a PRIMARY KEY", table.table);
+            return Err(MappingFault { place: mapping.query.table.place(&mapping.file), reason });
+        }
+        let filter_at = mapping.query.filter.as_ref().map_or(start, |filter| filter.span().start);
         let scope = expression::qualified(&mapping.query.alias, &columns).map_err(|refused| fault(refused, start))?;
         let filter = match &mapping.query.filter {
-            Some(filter) => Some(Resolved::new(filter.clone(), &scope).map_err(|refused| fault(refused, start))?),
+            Some(filter) => Some(Resolved::new(filter.clone(), &scope).map_err(|refused| fault(refused, filter_at))?),
             None => None,
         };
         let mut outputs: Vec<Option<(Resolved, Location)>> = vec![None; mapping.entity.fields.len()];
@@ -87,12 +93,13 @@ impl Compiled {
                 None => unmapped(mapping.entity, field).map_err(|reason| fault(Refused { reason, at: None }, start)),
             })
             .collect::<Result<_, _>>()?;
-        let filter = filter.map(|filter| filter.bind(&scope)).transpose().map_err(|refused| fault(refused, start))?;
+        let filter =
+            filter.map(|filter| filter.bind(&scope)).transpose().map_err(|refused| fault(refused, filter_at))?;
         if let Some(filter) = &filter {
             let data_type = filter.data_type(&input_schema).unwrap_or(DataType::Null);
             if data_type != DataType::Boolean {
                 let reason = format!("WHERE gives {data_type}, not true or false");
-                return Err(fault(Refused { reason, at: None }, start));
+                return Err(fault(Refused { reason, at: None }, filter_at));
             }
         }
         let carried = inputs.iter().copied().filter(|&index| table.columns[index].can_be_absent).collect();

@@ -90,7 +90,8 @@ where
     Box::new(move |i| rescale(values[i].into(), 0, scale))
 }
 
-fn within(value: i128) -> Result<i128, Misfit> {
+/// Refuses what a field's digits cannot hold.
+pub(crate) fn within(value: i128) -> Result<i128, Misfit> {
     if value.unsigned_abs() < LIMIT.unsigned_abs() { Ok(value) } else { Err(Misfit::Overflow) }
 }
 

@@ -6,7 +6,7 @@
 
 pub(crate) mod coerce;
 pub(crate) mod compile;
-mod decimal;
+pub(crate) mod decimal;
 pub(crate) mod expression;
 mod sql;
 
@@ -87,6 +87,12 @@ impl Mapping {
             self.table_text(),
             self.source
         );
+        MappingFault { place: self.query.table.place(&self.file), reason }
+    }
+
+    /// The fault of an unqualified name that two captured tables answer to.
+    pub(crate) fn table_ambiguous(&self, one: &TableId, other: &TableId) -> MappingFault {
+        let reason = format!("{} is both {one} and {other}; write the schema's name before it", self.table_text());
         MappingFault { place: self.query.table.place(&self.file), reason }
     }
 

@@ -1,0 +1,46 @@
+//! The entity keys that a step's contribution changes touch, in the order of their first touch.
+
+use std::collections::HashMap;
+
+use super::ContributionChange;
+use super::emit::Lineage;
+use crate::TransformError;
+use crate::state::{Space, State};
+
+/// Touched keys, one slot each.
+pub(super) struct Touched<'a> {
+    pub(super) keys: Vec<&'a [u8]>,
+    pub(super) slots: HashMap<&'a [u8], usize>,
+    /// The last change that touched the key.
+    pub(super) lineage: Vec<Lineage>,
+    /// What state holds of the key.
+    pub(super) stored: Vec<Option<Vec<u8>>>,
+}
+
+impl<'a> Touched<'a> {
+    pub(super) fn load(
+        changes: &'a [ContributionChange],
+        prefix: &[u8],
+        state: &dyn State,
+    ) -> Result<Self, TransformError> {
+        let mut touched = Self {
+            keys: Vec::with_capacity(changes.len()),
+            slots: HashMap::with_capacity(changes.len()),
+            lineage: Vec::with_capacity(changes.len()),
+            stored: Vec::with_capacity(changes.len()),
+        };
+        for change in changes {
+            for (key, _) in change.old.iter().chain(&change.new) {
+                let next = touched.keys.len();
+                let slot = *touched.slots.entry(key).or_insert(next);
+                if slot == next {
+                    touched.keys.push(key);
+                    touched.lineage.push(change.lineage);
+                    touched.stored.push(state.get(Space::Entities, &[prefix, key].concat())?);
+                }
+                touched.lineage[slot] = change.lineage;
+            }
+        }
+        Ok(touched)
+    }
+}

@@ -1,0 +1,21 @@
+//! The fold against an oracle: any history of source rows, cut into any frames and crashed at any commit, must give the
+//! canonical rows that plain Rust computes from the final tables.
+
+#[path = "fold/faults.rs"]
+mod faults;
+#[path = "fold/frames.rs"]
+mod frames;
+#[path = "fold/held.rs"]
+mod held;
+#[path = "fold/history.rs"]
+mod history;
+#[path = "fold/memory.rs"]
+mod memory;
+#[path = "fold/oracle.rs"]
+mod oracle;
+#[path = "fold/outbox.rs"]
+mod outbox;
+#[path = "fold/truncate.rs"]
+mod truncate;
+#[path = "fold/vectors.rs"]
+mod vectors;

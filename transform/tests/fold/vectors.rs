@@ -1,0 +1,166 @@
+//! Golden vectors of the domain, as far as mappings over one table can show them. Numbers in the names are theirs.
+
+use syncline_schemas::frame::Op;
+use syncline_schemas::table::TableSchema;
+
+use crate::frames::{Change, Value, table};
+use crate::memory::Daemon;
+use crate::outbox::Delta;
+
+fn units(units: i64) -> Value {
+    Value::Decimal(i128::from(units) * 1_000)
+}
+
+fn balances(deltas: &[Delta], field: &str) -> Vec<String> {
+    deltas.iter().map(|delta| delta.quantity(field).to_owned()).collect()
+}
+
+fn quants() -> (TableSchema, Daemon) {
+    let quant = table("quant", &[("id", "bigint"), ("qty", "numeric(14,3)"), ("res", "numeric(14,3)")]);
+    let sql =
+        "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS on_hand, res AS reserved FROM quant";
+    (quant, Daemon::new(&[("erp/inventory_balance.sql", sql)]))
+}
+
+fn quant(id: i64, quantity: i64, reserved: i64) -> [Value; 3] {
+    [id.into(), units(quantity), units(reserved)]
+}
+
+#[test]
+fn v1_on_hand_of_d365_is_computed_from_its_five_columns() {
+    let names = ["recid", "postedqty", "received", "deducted", "registered", "picked", "reservphysical"];
+    let columns: Vec<_> =
+        names.iter().enumerate().map(|(i, name)| (*name, if i == 0 { "bigint" } else { "numeric(14,3)" })).collect();
+    let inventsum = table("inventsum", &columns);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, reservphysical AS reserved, picked AS picked, \
+               postedqty + received - deducted + registered - picked AS on_hand FROM inventsum";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    let row = [1.into(), units(100), units(20), units(5), units(3), units(8), units(10)];
+    let deltas = daemon.commit(&[(&inventsum, Change::insert(row))]);
+    for (field, wanted) in [("on_hand", "110"), ("picked", "8"), ("reserved", "10"), ("available", "100")] {
+        assert_eq!(balances(&deltas, field), [wanted], "{field}");
+    }
+}
+
+#[test]
+fn v2_stock_types_of_s4_land_in_their_own_measures() {
+    let matdoc = table("matdoc", &[("id", "bigint"), ("lbbsa", "text"), ("qty", "numeric(14,3)")]);
+    let resb = table("resb", &[("id", "bigint"), ("qty", "numeric(14,3)")]);
+    let stock = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS on_hand, \
+                 CASE WHEN lbbsa = '02' THEN qty ELSE 0 END AS quality_hold, CASE WHEN lbbsa = '07' THEN qty ELSE 0 END AS blocked \
+                 FROM matdoc";
+    let open = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS reserved FROM resb";
+    let mut daemon =
+        Daemon::new(&[("erp/inventory_balance.stock.sql", stock), ("erp/inventory_balance.open.sql", open)]);
+    let document =
+        |id: i64, kind: &str, quantity: i64| (&matdoc, Change::insert([id.into(), kind.into(), units(quantity)]));
+    let deltas = daemon.commit(&[
+        document(1, "01", 50),
+        document(2, "01", -10),
+        document(3, "02", 5),
+        document(4, "07", 2),
+        (&resb, Change::insert([1.into(), units(6)])),
+    ]);
+    let wanted = [("on_hand", "47"), ("quality_hold", "5"), ("blocked", "2"), ("reserved", "6"), ("available", "34")];
+    for (field, wanted) in wanted {
+        assert_eq!(balances(&deltas, field), [wanted], "{field}");
+    }
+}
+
+#[test]
+fn v6_quants_merged_in_one_transaction_show_no_change() {
+    let (table, mut daemon) = quants();
+    let deltas = daemon.commit(&[(&table, Change::insert(quant(1, 10, 2))), (&table, Change::insert(quant(2, 5, 1)))]);
+    assert_eq!((balances(&deltas, "on_hand"), balances(&deltas, "reserved")), (vec!["15".into()], vec!["3".into()]));
+    let merge = [(&table, Change::update(quant(1, 15, 3))), (&table, Change::removal(Op::Delete, 2, 3))];
+    assert_eq!(daemon.commit(&merge), []);
+}
+
+#[test]
+fn v7_an_issue_that_eats_up_a_stack_row_is_one_record() {
+    let (table, mut daemon) = quants();
+    daemon.commit(&[(&table, Change::insert(quant(1, 30, 0))), (&table, Change::insert(quant(2, 20, 0)))]);
+    let deltas =
+        daemon.commit(&[(&table, Change::removal(Op::Delete, 1, 3)), (&table, Change::update(quant(2, 15, 0)))]);
+    assert_eq!(balances(&deltas, "on_hand"), ["15"]);
+}
+
+#[test]
+fn v8_compensated_reservations_vanish_without_a_change() {
+    let reservation = table("reservation", &[("id", "bigint"), ("qty", "numeric(14,3)")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, -qty AS reserved FROM reservation";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    for (id, quantity, wanted) in [(1, -25, "25"), (2, 5, "20"), (3, 20, "0")] {
+        let deltas = daemon.commit(&[(&reservation, Change::insert([id.into(), units(quantity)]))]);
+        assert_eq!(balances(&deltas, "reserved"), [wanted]);
+    }
+    let clean: Vec<_> = (1..4).map(|id| (&reservation, Change::removal(Op::Delete, id, 2))).collect();
+    assert_eq!(daemon.commit(&clean), []);
+}
+
+#[test]
+fn v9_a_renamed_posting_stays_one_movement() {
+    let names = table("sle", &[("name", "text"), ("creation_id", "text"), ("qty", "numeric(14,3)")]);
+    let sql = "SELECT 'C1' AS company_id, creation_id AS movement_id, 'A' AS item_id, 'W1' AS location_id, \
+               'adjust_gain' AS movement_type, qty AS qty_delta, DATE '2026-03-01' AS posting_date FROM sle";
+    let mut daemon = Daemon::new(&[("erp/inventory_movement.sql", sql)]);
+    let row = |name: &str| vec![name.into(), "m-1".into(), units(3)];
+    assert_eq!(daemon.commit(&[(&names, Change::new(Op::Insert, row("a8f3")))]).len(), 1);
+    let old = Change::new(Op::MoveOut, vec!["a8f3".into(), Value::Null, Value::Null]);
+    assert_eq!(daemon.commit(&[(&names, old), (&names, Change::new(Op::MoveIn, row("SLE-0001")))]), []);
+}
+
+#[test]
+fn v12_the_last_quant_gone_is_an_upsert_of_zero() {
+    let (table, mut daemon) = quants();
+    let first = daemon.commit(&[(&table, Change::insert(quant(1, 10, 2)))]);
+    let last = daemon.commit(&[(&table, Change::removal(Op::Delete, 1, 3))]);
+    assert_eq!((balances(&last, "on_hand"), balances(&last, "available")), (vec!["0".into()], vec!["0".into()]));
+    assert!(last[0].version > first[0].version);
+}
+
+#[test]
+fn v16_a_quantity_beyond_the_field_is_held() {
+    let stock = table("stock", &[("id", "bigint"), ("qty", "numeric(38,3)")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS on_hand FROM stock";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    assert_eq!(daemon.commit(&[(&stock, Change::insert([1.into(), Value::Decimal(10_i128.pow(23))]))]), []);
+    assert!(daemon.held()[0].starts_with("DQ_OVERFLOW\non_hand\n"), "{:?}", daemon.held());
+}
+
+#[test]
+fn v17_a_gtin_with_a_wrong_check_digit_is_named() {
+    let codes = table("codes", &[("id", "bigint"), ("gtin", "text")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, 'GTIN' AS scheme, lpad(gtin, 14, '0') AS value FROM codes";
+    let mut daemon = Daemon::new(&[("erp/item_identifier.sql", sql)]);
+    assert_eq!(daemon.commit(&[(&codes, Change::insert([1.into(), "6291041500213".into()]))]).len(), 1);
+    let before = daemon.held().len();
+    daemon.log.push(crate::frames::frame(&[(&codes, Change::insert([2.into(), "6291041500214".into()]))], true));
+    let stats = daemon.run();
+    assert_eq!((before, daemon.held().len() as u64 + stats.warnings), (0, 1), "{:?}", daemon.held());
+}
+
+#[test]
+fn v19_ledger_entries_add_up_per_location() {
+    let entries = table("ile", &[("id", "bigint"), ("loc", "text"), ("qty", "numeric(14,3)")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, loc AS location_id, qty AS on_hand FROM ile";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    let entry =
+        |id: i64, loc: &str, quantity: i64| (&entries, Change::insert([id.into(), loc.into(), units(quantity)]));
+    daemon.commit(&[entry(1, "W1", 100)]);
+    assert_eq!(balances(&daemon.commit(&[entry(2, "W1", -30), entry(3, "W2", 30)]), "on_hand"), ["70", "30"]);
+    assert_eq!(balances(&daemon.commit(&[entry(4, "W1", -10)]), "on_hand"), ["60"]);
+}
+
+#[test]
+fn v20_a_planned_move_counts_only_when_it_is_done() {
+    let moves = table("move", &[("id", "bigint"), ("qty", "numeric(14,3)"), ("state", "text")]);
+    let sql =
+        "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS on_hand FROM move WHERE state = 'done'";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    let row = |state: &str| [1.into(), units(7), state.into()];
+    assert_eq!(daemon.commit(&[(&moves, Change::insert(row("draft")))]), []);
+    assert_eq!(daemon.commit(&[(&moves, Change::update(row("assigned")))]), []);
+    assert_eq!(balances(&daemon.commit(&[(&moves, Change::update(row("done")))]), "on_hand"), ["7"]);
+    assert_eq!(balances(&daemon.commit(&[(&moves, Change::update(row("draft")))]), "on_hand"), ["0"]);
+}
