@@ -8,6 +8,7 @@ mod command;
 mod config;
 mod demo;
 mod pipeline;
+mod usage;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -55,7 +56,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Demo(args) => {
             let options = DemoOptions { drain: args.drain, dir: args.dir, ..DemoOptions::default() };
             Ok(demo::run(options).await?)
-        },
+        }
     }
 }
 

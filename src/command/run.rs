@@ -14,6 +14,7 @@ use crate::cli::{RunArgs, SummaryFormat};
 use crate::config::Config;
 use crate::pipeline::Pipeline;
 use crate::pipeline::status::Status;
+use crate::usage;
 
 /// Runs until a signal, the end of a drain, or until nothing can go on.
 pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) -> Result<(), CommandError> {
@@ -24,8 +25,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let (name, listen) = (config.name.clone(), config.listen);
     super::check::refuse_unfit_mappings(&config).await?;
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
-    let facts =
-        Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
+    let facts = Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
     let api = tokio::spawn(api::serve(api::bind(listen).await?, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -80,6 +80,8 @@ fn summary(status: &Status) -> serde_json::Value {
         "deletes": sum(|progress| progress.deletes.load(Ordering::Relaxed)),
         "deltas": status.transform.deltas.load(Ordering::Relaxed),
         "first_event_ms": first_event_ms,
+        "cpu_seconds": usage::cpu_seconds(),
+        "peak_rss_bytes": usage::peak_rss_bytes(),
         "seconds": status.started.elapsed().as_secs_f64(),
     })
 }

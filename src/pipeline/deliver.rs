@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
-use syncline_journal::{Commit, Durability, JournalError, Store};
+use syncline_journal::{Commit, Durability, JournalError, Log, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Sink, SinkError, Span, Written};
@@ -34,6 +34,7 @@ pub(super) enum Mode {
 /// One sink at work.
 pub(super) struct Pump {
     pub(super) sink: Box<dyn Sink>,
+    pub(super) log: Log,
     pub(super) store: Store,
     pub(super) status: Arc<Status>,
     /// Place of the sink in the status.
@@ -102,6 +103,14 @@ impl Pump {
             Some(theirs) => theirs,
             None => LogOffset(ours.unwrap_or_default()),
         };
+        let end = self.log.durable();
+        if at > end {
+            return Err(SinkError::Refused {
+                target: format!("sink {}", sink.name),
+                reason: format!("it stands at {at}, beyond this data_dir's log, which ends at {end}"),
+                remedy: "another data_dir filled it: use that one, or give this sink an empty target".to_owned(),
+            });
+        }
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
         if at < trimmed {
             return Err(SinkError::Refused {

@@ -93,8 +93,14 @@ impl Pipeline {
         let mut pumps = Vec::new();
         for (index, sink) in config.sinks.into_iter().enumerate() {
             let built = build_sink(sink.kind).map_err(|error| PipelineError::Sink { name: sink.name, error })?;
-            let pump =
-                Pump { sink: built, store: store.clone(), status: Arc::clone(&status), index, mode: mode.subscribe() };
+            let pump = Pump {
+                sink: built,
+                log: log.clone(),
+                store: store.clone(),
+                status: Arc::clone(&status),
+                index,
+                mode: mode.subscribe(),
+            };
             pumps.push(tokio::spawn(pump.run()));
         }
         let (stop_sources, stop_transform) = (StopSignal::default(), StopSignal::default());

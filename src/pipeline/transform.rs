@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use syncline_capture::StopSignal;
 use syncline_journal::{Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
@@ -71,12 +71,7 @@ impl Transform {
         let narrow = |value: u64| u32::try_from(value).map_err(|error| TransformError::State(error.to_string()));
         let epoch = match cursor(EPOCH)? {
             Some(epoch) => narrow(epoch)?,
-            None => {
-                let mut commit = Commit::new();
-                commit.put_cursor(EPOCH, 1);
-                store.commit(commit, Durability::Synced).map_err(|error| unusable(&error))?;
-                1
-            }
+            None => first_epoch(&store)?,
         };
         let at = Cursor {
             folded: LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default()),
@@ -130,6 +125,16 @@ impl Transform {
         status.pulse();
         Ok(())
     }
+}
+
+/// Gives a new state its epoch: the time, so that what an older state delivered to the same targets is older.
+fn first_epoch(store: &Store) -> Result<u32, TransformError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let epoch = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
+    let mut commit = Commit::new();
+    commit.put_cursor(EPOCH, u64::from(epoch));
+    store.commit(commit, Durability::Synced).map_err(|error| unusable(&error))?;
+    Ok(epoch)
 }
 
 fn commit(store: &Store, step: Step) -> Result<(), TransformError> {
