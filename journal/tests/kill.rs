@@ -3,6 +3,8 @@
 //! Each test starts this test binary again as a child that runs one `child_*` test with a folder in its environment. The
 //! child prints what it was promised; the parent kills it in the middle and holds the journal to that.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its children share")]
+
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

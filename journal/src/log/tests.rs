@@ -29,7 +29,7 @@ fn append(log: &Log, source: &str, n: u64) -> Result<LogOffset, JournalError> {
 }
 
 fn fill(log: &Log, source: &str, count: u64) -> LogOffset {
-    let last = (0..count).map(|n| append(log, source, n).unwrap()).last().unwrap();
+    let last = (0..count).fold(LogOffset::START, |_, n| append(log, source, n).unwrap());
     assert!(log.wait_durable(last, PATIENCE).unwrap() >= last);
     last
 }

@@ -92,16 +92,16 @@ fn a_key_that_the_store_would_panic_on_is_refused() {
 fn more_state_than_its_buffers_is_written_out_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), Limits { cache_bytes: 1 << 20, ..Limits::default() }).unwrap();
-    for n in 0..200_u32 {
+    for n in 0..200_u8 {
         let mut commit = Commit::new();
         for i in 0..500_u32 {
-            commit.put(Space::Contributions, [i.to_be_bytes(), n.to_be_bytes()].concat(), vec![n as u8; 150]);
+            commit.put(Space::Contributions, [&i.to_be_bytes()[..], &[n]].concat(), vec![n; 150]);
         }
         store.commit(commit, Durability::Buffered).unwrap();
     }
-    for n in (0..200_u32).step_by(7) {
-        let value = store.get(Space::Contributions, &[123_u32.to_be_bytes(), n.to_be_bytes()].concat()).unwrap();
-        assert_eq!(*value.unwrap(), [n as u8; 150]);
+    for n in (0..200_u8).step_by(7) {
+        let value = store.get(Space::Contributions, &[&123_u32.to_be_bytes()[..], &[n]].concat()).unwrap();
+        assert_eq!(*value.unwrap(), [n; 150]);
     }
     assert_eq!(store.scan(Space::Contributions, ..).count(), 100_000);
 }
