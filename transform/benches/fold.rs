@@ -32,8 +32,11 @@ const PLAIN: &str = "SELECT mandant AS company_id, artnr AS item_id, artnr AS it
 const SUMMED: &str = "SELECT mandant AS company_id, warengruppe AS item_id, abc AS location_id, gewicht AS on_hand, \
      volumen AS reserved, ek AS stock_value FROM artikel WHERE aktiv = 1";
 
+/// A space by key.
+type Pairs = HashMap<Vec<u8>, Vec<u8>>;
+
 #[derive(Default)]
-struct Memory(RefCell<HashMap<Space, HashMap<Vec<u8>, Vec<u8>>>>);
+struct Memory(RefCell<HashMap<Space, Pairs>>);
 
 impl State for Memory {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {

@@ -49,11 +49,14 @@ const OPEN: &[u8] = b"open";
 
 type Writes = Vec<(Space, Vec<u8>, Option<Vec<u8>>)>;
 
-/// What one driving row contributed before and contributes now: entity key and other fields.
+/// Entity key and other fields, as bytes.
+type Contributed = (Vec<u8>, Vec<u8>);
+
+/// What one driving row contributed before and contributes now.
 struct ContributionChange {
     key: Vec<u8>,
-    old: Option<(Vec<u8>, Vec<u8>)>,
-    new: Option<(Vec<u8>, Vec<u8>)>,
+    old: Option<Contributed>,
+    new: Option<Contributed>,
     lineage: Lineage,
 }
 

@@ -13,7 +13,7 @@ use super::contribution::{Contribution, put_run, take_run};
 use super::emit::{Emitted, field_types, null_row};
 use super::held;
 use super::touched::Touched;
-use super::{ContributionChange, Writes};
+use super::{Contributed, ContributionChange, Writes};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -97,7 +97,7 @@ fn emit(
 fn row_of<'a>(
     owner: Option<&&[u8]>,
     changed: &HashMap<&[u8], &'a ContributionChange>,
-    side: fn(&ContributionChange) -> Option<&(Vec<u8>, Vec<u8>)>,
+    side: fn(&ContributionChange) -> Option<&Contributed>,
     state: &dyn State,
 ) -> Result<Option<Cow<'a, [u8]>>, TransformError> {
     let Some(owner) = owner else { return Ok(None) };

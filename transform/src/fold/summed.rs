@@ -25,7 +25,7 @@ use super::emit::{Emitted, Lineage, field_types};
 use super::held;
 use super::logic::Logic;
 use super::touched::Touched;
-use super::{ContributionChange, Writes};
+use super::{Contributed, ContributionChange, Writes};
 use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::coerce::misfit_fault;
@@ -62,9 +62,6 @@ impl<'a> Layout<'a> {
         Self { sums, last, types, last_from }
     }
 }
-
-/// Entity key and other fields.
-type Contributed = (Vec<u8>, Vec<u8>);
 
 /// Sums of every touched key, one vector slot per key.
 struct Totals {

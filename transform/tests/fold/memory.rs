@@ -24,10 +24,13 @@ pub(crate) enum Crash {
     After,
 }
 
+/// A space by key.
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// What survives a crash.
 #[derive(Default)]
 pub(crate) struct Memory {
-    spaces: RefCell<HashMap<Space, BTreeMap<Vec<u8>, Vec<u8>>>>,
+    spaces: RefCell<HashMap<Space, Pairs>>,
     cursor: RefCell<Cursor>,
     pub(crate) outbox: RefCell<Vec<OutboxStep>>,
     /// What the next commits do; `None` or nothing left: they succeed.
@@ -121,7 +124,8 @@ impl Daemon {
                 }
                 Err(TransformError::State(reason)) if reason == "crash" => {
                     // Every other time the same fold is tried again, as after a full disk.
-                    let same = fold.cursor() == self.memory.cursor() && self.memory.crashes.borrow().len() % 2 == 0;
+                    let same =
+                        fold.cursor() == self.memory.cursor() && self.memory.crashes.borrow().len().is_multiple_of(2);
                     self.fold = same.then_some(fold);
                 }
                 Err(error) => return Err(error),

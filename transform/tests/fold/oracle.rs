@@ -244,9 +244,9 @@ fn row(index: usize, serial: i64, dice: u32) -> Vec<Value> {
     let quantity = |seed: i64| Value::Decimal(i128::from((seed % 40 - 20) * 125));
     match index {
         ITEM => {
-            let days = if dice % 3 == 0 { Value::Null } else { Value::Int(d % 400) };
-            let price = if dice % 11 == 0 { Value::Null } else { quantity(d / 3) };
-            vec![Value::Int(0), code, note, price, Value::Int(i64::from(dice % 4 != 0)), days]
+            let days = if dice.is_multiple_of(3) { Value::Null } else { Value::Int(d % 400) };
+            let price = if dice.is_multiple_of(11) { Value::Null } else { quantity(d / 3) };
+            vec![Value::Int(0), code, note, price, Value::Int(i64::from(!dice.is_multiple_of(4))), days]
         }
         POSTING => {
             vec![Value::Int(0), code, Value::Text(format!("A{}", d % 4)), "W1".into(), quantity(d / 5), note]
