@@ -1,5 +1,7 @@
 //! The planning sink against the reference receiver, over real HTTP.
 
+#[path = "planning/check.rs"]
+mod check;
 #[path = "planning/contract.rs"]
 mod contract;
 #[path = "planning/outbox.rs"]

@@ -166,7 +166,7 @@ impl Page {
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 
-    /// Buckets never exceed the count, although rows are observed meanwhile: the count is written before they are read.
+    /// Rows are observed meanwhile, a bucket at a time: rising bounds never show falling counts all the same.
     fn histogram(&mut self, sink: &str, histogram: &Histogram) {
         let sum_ms = histogram.sum_ms.load(Ordering::Relaxed);
         let buckets = histogram.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed));

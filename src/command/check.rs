@@ -9,9 +9,9 @@ use rustix::fs::{Access, access, statvfs};
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
 use syncline_capture::{CaptureError, Class};
 use syncline_schemas::table::TableSchema;
-use syncline_sinks::SinkError;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::Mapping;
 use tracing::{info, warn};
@@ -65,7 +65,8 @@ struct Findings {
 impl Findings {
     fn say(&mut self, grade: Grade, part: &str, text: impl fmt::Display) {
         self.errors += usize::from(grade == Grade::Error);
-        println!("{grade:<8} {part}: {text}");
+        // Further lines of a text stand under its first.
+        println!("{grade:<8} {part}: {}", text.to_string().replace('\n', "\n         "));
     }
 
     /// `ok` with what holds, or the error.
@@ -85,7 +86,11 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
     }
     for sink in config.sinks {
         let part = format!("sink {}", sink.name);
-        findings.judge(&part, check_sink(sink).await);
+        let outcome = check_sink(sink).await.map_err(|error| match error.class() {
+            SinkClass::Transient => format!("{error}; check that it runs and that the sink's url is right"),
+            SinkClass::Definite => error.to_string(),
+        });
+        findings.judge(&part, outcome);
     }
     match findings.errors {
         0 => {
@@ -103,6 +108,8 @@ async fn check_source(source: &PostgresConfig, mappings: &[Mapping], findings: &
     let errors_before = findings.errors;
     for Finding { severity, object, message, remedy } in &found {
         let remedy = if *remedy == Remedy::None { String::new() } else { format!("; remedy: {remedy}") };
+        // An error of the reader names the source itself.
+        let message = message.strip_prefix(&format!("{part}: ")).unwrap_or(message);
         findings.say(Grade::from(*severity), &part, format_args!("{object} {message}{remedy}"));
     }
     let is_fit = findings.errors == errors_before;
