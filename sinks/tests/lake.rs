@@ -11,6 +11,7 @@ mod read;
 
 use std::time::Duration;
 
+use crash::Killer;
 use model::{Model, Random};
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::lake::{LakeConfig, LakeLimits, LakeSink, S3Options, Secret};
@@ -51,6 +52,7 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
         let mut sink = LakeSink::new(config.clone()).expect("opens");
         let mut done = sink.recall().await.expect("a new lake").unwrap_or_default();
         assert_eq!(done, LogOffset::START);
+        let mut killer = Killer::new();
         for _ in 0..24 {
             for _ in 0..random.below(6) {
                 model.entry(&mut random, 60);
@@ -60,8 +62,7 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
             if span.after == span.upto {
                 continue;
             }
-            let polls = if random.below(2) == 0 { random.below(120) } else { u64::MAX };
-            match crash::after(polls, sink.write(span, &model)).await {
+            match killer.run(&mut random, sink.write(span, &model)).await {
                 Some(written) => {
                     written.expect("write");
                     done = span.upto;
@@ -78,6 +79,8 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
         sink.write(span, &model).await.expect("write");
         read::check_equal(&url, &model).await;
         assert_eq!(sink.recall().await.expect("recall"), Some(model.last()));
+        println!("{} kills, {} whole writes", killer.kills, killer.whole);
+        assert!(killer.kills > 2 && killer.whole > 2, "the kills are spread over the steps");
     }
 }
 
@@ -178,10 +181,11 @@ async fn an_s3_server_gets_the_same_lake_and_a_killed_write_is_resumed() {
     let mut model = Model::default();
     let mut sink = LakeSink::new(config.clone()).expect("opens");
     let mut done = sink.recall().await.expect("recall").unwrap_or_default();
-    for _ in 0..6 {
+    let mut killer = Killer::new();
+    for _ in 0..10 {
         (0..3).for_each(|_| model.entry(&mut random, 40));
         let span = Span { after: done, upto: model.last() };
-        if let Some(written) = crash::after(random.below(400), sink.write(span, &model)).await {
+        if let Some(written) = killer.run(&mut random, sink.write(span, &model)).await {
             written.expect("write");
             done = span.upto;
         } else {
@@ -210,7 +214,10 @@ async fn a_bucket_that_does_not_exist_is_named_with_its_remedy() {
     let error = LakeSink::new(LakeConfig { s3, ..config(url, folder.path()) }).expect("opens").check().await;
     let error = error.expect_err("no bucket");
     assert_eq!(error.class(), Class::Definite);
-    assert!(error.to_string().contains("s3://no-such-bucket/lake") && error.to_string().contains("bucket exists"), "{error}");
+    assert!(
+        error.to_string().contains("s3://no-such-bucket/lake") && error.to_string().contains("bucket exists"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -97,3 +97,60 @@ fn millis_of_day(millis: i64) -> String {
     let (hours, minutes) = (of_day / 3_600_000, of_day / 60_000 % 60);
     format!("{hours:02}:{minutes:02}:{:02}.{:03}", of_day / 1_000 % 60, of_day % 1_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{
+        ArrayRef, Date32Array, Decimal128Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    };
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+
+    fn stats_of(columns: Vec<(&str, ArrayRef)>) -> Value {
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+                .expect("equal lengths");
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(2)).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("a writer");
+        writer.write(&batch).expect("written");
+        let footer = writer.finish().expect("finished");
+        serde_json::from_str(&json(&footer, &batch.schema())).expect("JSON")
+    }
+
+    #[test]
+    fn no_value_lies_outside_the_bounds_that_readers_skip_files_by() {
+        let long = "ü".repeat(100);
+        let stats = stats_of(vec![
+            ("text", Arc::new(StringArray::from(vec![Some("b"), None, Some(long.as_str()), Some("a")]))),
+            ("whole", Arc::new(Int32Array::from(vec![None, None, Some(-7), Some(7)]))),
+            ("day", Arc::new(Date32Array::from(vec![-1, 0, 1, 20_000]))),
+            ("at", Arc::new(TimestampMicrosecondArray::from(vec![-1, 0, 1, 1_999]).with_timezone("UTC"))),
+        ]);
+        assert_eq!(stats["numRecords"], 4);
+        assert_eq!(stats["nullCount"], serde_json::json!({"text": 1, "whole": 2, "day": 0, "at": 0}));
+        assert_eq!(stats["minValues"]["text"], "a");
+        assert!(stats["maxValues"]["text"].as_str().expect("text") >= long.as_str());
+        assert_eq!((&stats["minValues"]["whole"], &stats["maxValues"]["whole"]), (&(-7).into(), &7.into()));
+        assert_eq!(
+            (&stats["minValues"]["day"], &stats["maxValues"]["day"]),
+            (&"1969-12-31".into(), &"2024-10-04".into())
+        );
+        assert_eq!(stats["minValues"]["at"], "1969-12-31T23:59:59.999Z");
+        assert_eq!(stats["maxValues"]["at"], "1970-01-01T00:00:00.002Z");
+    }
+
+    #[test]
+    fn decimals_and_columns_of_nulls_get_no_bounds() {
+        let decimals = Decimal128Array::from(vec![1, 2]).with_precision_and_scale(28, 9).expect("28 digits");
+        let stats = stats_of(vec![
+            ("quantity", Arc::new(decimals)),
+            ("empty", Arc::new(Int32Array::from(vec![None::<i32>, None]))),
+        ]);
+        assert_eq!((&stats["minValues"], &stats["maxValues"]), (&serde_json::json!({}), &serde_json::json!({})));
+        assert_eq!(stats["nullCount"]["empty"], 2);
+    }
+}

@@ -132,3 +132,75 @@ fn s3(url: &Url, options: &S3Options) -> AmazonS3Builder {
     }
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutOptions,
+        PutResult, Result,
+    };
+
+    use super::*;
+    use crate::Class;
+
+    /// A store that takes every put for an overwrite, as some S3 servers do.
+    #[derive(Debug)]
+    struct Careless(InMemory);
+
+    impl fmt::Display for Careless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("careless")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Careless {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, _: PutOptions) -> Result<PutResult> {
+            self.0.put(location, payload).await
+        }
+
+        async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(at, opts).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            self.0.get_opts(location, options).await
+        }
+
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.0.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(from, to, options).await
+        }
+    }
+
+    fn place(root: Arc<dyn ObjectStore>) -> Place {
+        Place { url: Url::parse("s3://bucket/lake/").expect("a URL"), root, folder: Path::from("lake") }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_would_let_two_writers_overwrite_each_other_is_refused() {
+        let error = place(Arc::new(Careless(InMemory::new()))).try_conditional_put().await.expect_err("careless");
+        assert_eq!(error.class(), Class::Definite);
+        assert!(
+            error.to_string().contains("If-None-Match") && error.to_string().contains("s3://bucket/lake"),
+            "{error}"
+        );
+        place(Arc::new(InMemory::new())).try_conditional_put().await.expect("a store that keeps its word");
+    }
+}

@@ -36,6 +36,9 @@ impl Random {
 /// A row as an independent reader must see it: column to text, null left out.
 pub(crate) type Row = BTreeMap<String, String>;
 
+/// Key, upsert or delete, seed of the values.
+type Change = (u64, bool, u64);
+
 /// The outbox with the tables that follow from it.
 #[derive(Default)]
 pub(crate) struct Model {
@@ -70,7 +73,7 @@ impl Model {
         self.push(vec![(entity, keys.map(|key| (key, true, key * 7_919)).collect())]);
     }
 
-    fn push(&mut self, changes: Vec<(&'static str, Vec<(u64, bool, u64)>)>) {
+    fn push(&mut self, changes: Vec<(&'static str, Vec<Change>)>) {
         let offset = self.last().next();
         let mut row = 0;
         let mut deltas = Vec::new();
@@ -150,7 +153,7 @@ pub(crate) fn describe(batch: &RecordBatch, row: usize) -> Row {
     described
 }
 
-fn batch(entity: &str, changes: &[(u64, bool, u64)], versions: &[Version]) -> RecordBatch {
+fn batch(entity: &str, changes: &[Change], versions: &[Version]) -> RecordBatch {
     let entity = entity::get(entity).expect("known");
     let instant = |value: i64| {
         let values = changes.iter().map(|(_, _, seed)| value + i64::try_from(seed % 86_400_000_000).expect("small"));
@@ -172,7 +175,7 @@ fn batch(entity: &str, changes: &[(u64, bool, u64)], versions: &[Version]) -> Re
     ];
     let key_len = entity.key_len();
     for (i, field) in entity.fields.iter().enumerate() {
-        let value = |(key, upsert, seed): &(u64, bool, u64)| -> Option<i64> {
+        let value = |(key, upsert, seed): &Change| -> Option<i64> {
             let mixed = i64::try_from(seed.rotate_left(u32::try_from(i).expect("few fields")) >> 2).expect("62 bits");
             match i < key_len {
                 // The last key field tells keys apart, the others only shape their order.
@@ -189,7 +192,9 @@ fn batch(entity: &str, changes: &[(u64, bool, u64)], versions: &[Version]) -> Re
 fn column(data_type: &DataType, values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     let small = |value: i64| i32::try_from(value % 20_000).expect("small");
     match data_type {
-        DataType::Utf8 => Arc::new(values.map(|value| value.map(|value| format!("ä-{value:05}"))).collect::<StringArray>()),
+        DataType::Utf8 => {
+            Arc::new(values.map(|value| value.map(|value| format!("ä-{value:05}"))).collect::<StringArray>())
+        }
         DataType::Boolean => Arc::new(values.map(|value| value.map(|value| value % 2 == 0)).collect::<BooleanArray>()),
         DataType::Int32 => Arc::new(values.map(|value| value.map(small)).collect::<Int32Array>()),
         DataType::Date32 => Arc::new(values.map(|value| value.map(small)).collect::<Date32Array>()),

@@ -66,8 +66,10 @@ impl S3Server {
         // Read on, or the server blocks when the pipe is full.
         std::thread::spawn(move || lines.for_each(drop));
         let address = line.split("http://").nth(1).expect("an address").split_whitespace().next().expect("an address");
-        let server =
-            Self { process, endpoint: Url::parse(&format!("http://{}", address.trim_matches('\u{1b}'))).expect("a URL") };
+        let server = Self {
+            process,
+            endpoint: Url::parse(&format!("http://{}", address.trim_matches('\u{1b}'))).expect("a URL"),
+        };
         server.make_bucket().await;
         server
     }

@@ -43,7 +43,8 @@ async fn rows(lake: &Url, path: &str) -> Vec<Row> {
 /// Every table opens, no version is there twice, and nothing is there that the outbox never said.
 pub(crate) async fn check_readable(lake: &Url, model: &Model) {
     for entity in ENTITIES {
-        let known: BTreeSet<&str> = model.history.get(entity).into_iter().flatten().map(|row| row["_version"].as_str()).collect();
+        let known: BTreeSet<&str> =
+            model.history.get(entity).into_iter().flatten().map(|row| row["_version"].as_str()).collect();
         for kind in ["current", "history"] {
             let rows = rows(lake, &format!("{kind}/{entity}")).await;
             let versions: BTreeSet<&str> = rows.iter().map(|row| row["_version"].as_str()).collect();
