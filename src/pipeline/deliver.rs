@@ -96,20 +96,21 @@ impl Pump {
         Ok(())
     }
 
-    /// Where to go on: what the target says outranks what we remember.
+    /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
     async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
         let ours = self.store.cursor(&cursor_name(&sink.name)).map_err(|error| unreadable(&error))?;
-        let at = match self.sink.recall().await? {
-            Some(theirs) => theirs,
-            None => LogOffset(ours.unwrap_or_default()),
-        };
+        let theirs = self.sink.recall().await?;
+        let at = theirs.unwrap_or(LogOffset(ours.unwrap_or_default()));
         let end = self.log.durable();
-        if at > end {
+        if at > end || (ours.is_none() && at > LogOffset::START) {
             return Err(SinkError::Refused {
                 target: format!("sink {}", sink.name),
-                reason: format!("it stands at {at}, beyond this data_dir's log, which ends at {end}"),
+                reason: format!("it stands at {at} of a log that is not this data_dir's, which ends at {end}"),
                 remedy: "another data_dir filled it: use that one, or give this sink an empty target".to_owned(),
             });
+        }
+        if ours.is_none() {
+            self.remember(LogOffset::START, Durability::Synced, sink)?;
         }
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
         if at < trimmed {
@@ -186,14 +187,18 @@ impl Pump {
     }
 
     fn confirm(&self, upto: LogOffset, sink: &SinkStatus) -> Result<(), SinkError> {
-        let mut commit = Commit::new();
-        commit.put_cursor(&cursor_name(&sink.name), upto.0);
         // A power failure may take it back; the span is then written again, which changes nothing.
-        self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))?;
+        self.remember(upto, Durability::Buffered, sink)?;
         sink.cursor.store(upto.0, Ordering::Release);
         sink.reset_behind(self.status.visible() > upto);
         self.status.pulse();
         Ok(())
+    }
+
+    fn remember(&self, upto: LogOffset, durability: Durability, sink: &SinkStatus) -> Result<(), SinkError> {
+        let mut commit = Commit::new();
+        commit.put_cursor(&cursor_name(&sink.name), upto.0);
+        self.store.commit(commit, durability).map_err(|error| unreadable(&error))
     }
 }
 

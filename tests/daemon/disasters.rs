@@ -143,10 +143,12 @@ async fn a_restart_after_sigterm_repeats_nothing() {
     let mut drive = Drive::start(&world.connection(), pace(seed(), 200)).await.expect("the traffic starts");
     drive.finished().await.expect("the traffic is done");
     drive.stop().await.expect("the traffic stops");
+    let end = world.query_number("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").await;
     let daemon = world.daemon();
-    eventually("everything arrived", || async {
+    eventually("everything is confirmed to the server", || async { world.query_number(CONFIRMED).await >= end }).await;
+    eventually("every sink has it", || async {
         let status = world.status().await.unwrap_or_default();
-        status["rows_in"].as_u64().unwrap_or(0) > 0
+        status["transform"]["behind"] == 0
             && ["planning", "lake"].iter().all(|sink| status["sinks"][sink]["behind"] == 0)
     })
     .await;

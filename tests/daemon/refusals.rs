@@ -111,8 +111,8 @@ async fn a_second_daemon_on_the_same_folder_is_refused() {
 async fn a_full_disk_stops_the_daemon_with_its_name_and_loses_nothing() {
     let world = World::new(Scale::SHOP, &[]).await;
     let config = world.setup.config().display().to_string();
-    // A disk of 3 MiB that only this daemon sees; what it holds at the end is kept as the data folder.
-    let script = r#"mkdir -p "$1" && mount -t tmpfs -o size=3m tmpfs "$1"; "$2" run --drain --config "$3"; code=$?
+    // A disk of 1 MiB that only this daemon sees; what it holds at the end is kept as the data folder.
+    let script = r#"mkdir -p "$1" && mount -t tmpfs -o size=1m tmpfs "$1"; "$2" run --drain --config "$3"; code=$?
                     cp -a "$1" "$1.kept"; exit $code"#;
     let data = world.setup.dir.join("data");
     let namespace: &[&str] = if rustix::process::getuid().is_root() { &["-m"] } else { &["-m", "-r"] };
