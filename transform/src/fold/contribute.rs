@@ -11,7 +11,7 @@ use syncline_schemas::rowcode;
 use syncline_schemas::table::{Column, column_of_field};
 
 use super::changes::{Changes, Found};
-use super::contribution::{Contribution, must_carry};
+use super::contribution::{Contributed, Contribution, must_carry};
 use super::emit::Lineage;
 use super::evaluate::evaluate;
 use super::held;
@@ -56,9 +56,7 @@ impl Contributor<'_> {
         stats: &mut FoldStats,
     ) -> Result<(), TransformError> {
         let len = self.changes.changes.len();
-        let keys: Vec<Vec<u8>> = (0..len).map(|i| contribution_key(self.id, self.changes.key(i))).collect();
-        let old: Vec<Option<Vec<u8>>> =
-            keys.iter().map(|key| state.get(Space::Contributions, key)).collect::<Result<_, _>>()?;
+        let mut old = self.stored(state)?;
         let live: Vec<usize> = (0..len).filter(|&i| !self.changes.changes[i].removed).collect();
         let mut lacking = HashMap::new();
         let batch = self.input(&live, &old, &mut lacking)?;
@@ -76,13 +74,14 @@ impl Contributor<'_> {
         let (key_fields, other_fields) = evaluated.fields.split_at(self.entity.key_len());
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
         let mut carried = self.carried(&batch, &live)?;
-        for (i, (key, outcome)) in keys.into_iter().zip(outcomes).enumerate() {
+        let (mut bytes, mut changed) = (Vec::new(), Vec::new());
+        for (i, outcome) in outcomes.into_iter().enumerate() {
             let change = &self.changes.changes[i];
             let mut new = Contribution { carried: carried.remove(&i).unwrap_or_default(), ..Contribution::default() };
             let fault = match outcome {
                 Outcome::Nothing => None,
                 Outcome::Good(row) => {
-                    new.value = Some((entity_keys.row(row).to_vec(), rows.row(row).to_vec()));
+                    new.value = Some((entity_keys.row(row), rows.row(row)));
                     None
                 }
                 Outcome::Faulty(fault) => Some(fault),
@@ -90,14 +89,46 @@ impl Contributor<'_> {
             if fault.is_some() {
                 new.held = true;
                 // The last good one, which lies under the key that the row had when it was made.
-                new.value =
-                    old[change.origin].as_deref().map(Contribution::decode).transpose()?.unwrap_or_default().value;
+                new.value = decode(&old[change.origin])?.value;
             }
-            let lineage = Lineage { table: self.table, row: change.last };
-            let difference = Difference { key, old: old[i].as_deref(), new, fault, lineage };
-            difference.write(self.offset, writes, out, stats)?;
+            bytes.clear();
+            if !new.is_empty() {
+                new.encode(&mut bytes);
+            }
+            if fault.is_none() && old[i].as_deref().unwrap_or_default() == bytes {
+                stats.unchanged += 1;
+                continue;
+            }
+            let difference = Difference {
+                key: contribution_key(self.id, self.changes.key(i)),
+                old: decode(&old[i])?,
+                new,
+                fault,
+                bytes: &bytes,
+                lineage: Lineage { table: self.table, row: change.last },
+            };
+            if let Some(change) = difference.write(self.offset, writes, stats)? {
+                changed.push((i, change));
+            }
+        }
+        for (i, mut change) in changed {
+            change.old = old[i].take().map(Contributed::of).transpose()?.flatten();
+            out.push(change);
         }
         Ok(())
+    }
+
+    /// What state holds of each change's row.
+    fn stored(&self, state: &dyn State) -> Result<Vec<Option<Vec<u8>>>, TransformError> {
+        let mut key = Vec::new();
+        (0..self.changes.changes.len())
+            .map(|i| {
+                key.clear();
+                key.extend_from_slice(&self.id.to_be_bytes());
+                key.extend_from_slice(self.changes.key(i));
+                state.get(Space::Contributions, &key)
+            })
+            .collect()
     }
 
     /// The columns that the mapping reads, one row per live change.
@@ -194,44 +225,45 @@ pub(super) fn contribution_key(mapping: u32, driving_key: &[u8]) -> Vec<u8> {
     [&mapping.to_be_bytes(), driving_key].concat()
 }
 
+fn decode(record: &Option<Vec<u8>>) -> Result<Contribution<'_>, TransformError> {
+    Ok(record.as_deref().map(Contribution::decode).transpose()?.unwrap_or_default())
+}
+
 /// The record of one driving row before and after.
 struct Difference<'a> {
     key: Vec<u8>,
-    old: Option<&'a [u8]>,
-    new: Contribution,
+    old: Contribution<'a>,
+    new: Contribution<'a>,
     fault: Option<RowFault>,
+    /// The new record; empty for none.
+    bytes: &'a [u8],
     lineage: Lineage,
 }
 
 impl Difference<'_> {
+    /// Writes the records; gives what entities see of the change, its `old` left to the caller, who owns it.
     fn write(
         self,
         offset: LogOffset,
         writes: &mut Writes,
-        out: &mut Vec<ContributionChange>,
         stats: &mut FoldStats,
-    ) -> Result<(), TransformError> {
-        let Self { key, old: old_bytes, new, fault, lineage } = self;
-        let new_bytes = (!new.is_empty()).then(|| new.encode());
-        if fault.is_none() && old_bytes == new_bytes.as_deref() {
-            stats.unchanged += 1;
-            return Ok(());
-        }
-        let old = old_bytes.map(Contribution::decode).transpose()?.unwrap_or_default();
+    ) -> Result<Option<ContributionChange>, TransformError> {
+        let Self { key, old, new, fault, bytes, lineage } = self;
         if let Some(fault) = &fault {
             writes.push((Space::Held, held::fault_key(&key), Some(held::record(fault, offset))));
             stats.faulty += 1;
         } else if old.held {
             writes.push((Space::Held, held::fault_key(&key), None));
         }
-        if old_bytes != new_bytes.as_deref() {
-            writes.push((Space::Contributions, key.clone(), new_bytes));
+        if new != old {
+            let record = (!bytes.is_empty()).then(|| bytes.to_vec());
+            writes.push((Space::Contributions, key.clone(), record));
         }
         if new.value == old.value {
             stats.unchanged += 1;
-        } else {
-            out.push(ContributionChange { key, old: old.value, new: new.value, lineage });
+            return Ok(None);
         }
-        Ok(())
+        let new = if new.value.is_some() { Contributed::of(bytes.to_vec())? } else { None };
+        Ok(Some(ContributionChange { key, old: None, new, lineage }))
     }
 }

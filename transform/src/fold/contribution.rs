@@ -10,6 +10,8 @@
 //! carried { u8-length name | varint length + rowcode of the value } ...
 //! ```
 
+use std::ops::Range;
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Decimal128Type};
 use syncline_schemas::rowcode;
@@ -30,43 +32,41 @@ const STORED_AS_TEXT: [&str; 7] = ["text", "character varying", "varchar", "char
 
 /// The record of one driving row under one mapping.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Contribution {
+pub(crate) struct Contribution<'a> {
     /// The entity key and the other fields; none where the row is filtered out or was never good.
-    pub(crate) value: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) value: Option<(&'a [u8], &'a [u8])>,
     /// The row as it stands in the source is held; `value` is its last good contribution.
     pub(crate) held: bool,
     /// Source values by column name.
     pub(crate) carried: Vec<(String, Vec<u8>)>,
 }
 
-impl Contribution {
+impl<'a> Contribution<'a> {
     /// True where there is nothing worth keeping.
     pub(crate) fn is_empty(&self) -> bool {
         self.value.is_none() && !self.held && self.carried.is_empty()
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let body = self.value.as_ref().map_or(0, |(key, row)| key.len() + row.len() + 8);
-        let mut out = Vec::with_capacity(1 + body);
+    /// Appends the record's bytes.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(if self.value.is_some() { CONTRIBUTES } else { 0 } | if self.held { HELD } else { 0 });
         if let Some((key, row)) = &self.value {
-            put_run(&mut out, key);
-            put_run(&mut out, row);
+            put_run(out, key);
+            put_run(out, row);
         }
         for (name, value) in &self.carried {
-            put_run(&mut out, name.as_bytes());
-            put_run(&mut out, value);
+            put_run(out, name.as_bytes());
+            put_run(out, value);
         }
-        out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, TransformError> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, TransformError> {
         let damaged = || TransformError::State("a contribution does not decode".to_owned());
         let (&flags, mut rest) = bytes.split_first().ok_or_else(damaged)?;
-        let mut run = || -> Option<Vec<u8>> {
+        let mut run = || -> Option<&'a [u8]> {
             let (run, left) = take_run(rest)?;
             rest = left;
-            Some(run.to_vec())
+            Some(run)
         };
         let value = if flags & CONTRIBUTES == 0 {
             None
@@ -75,8 +75,8 @@ impl Contribution {
         };
         let mut carried = Vec::new();
         while let Some(name) = run() {
-            let name = String::from_utf8(name).map_err(|_| damaged())?;
-            carried.push((name, run().ok_or_else(damaged)?));
+            let name = std::str::from_utf8(name).map_err(|_| damaged())?;
+            carried.push((name.to_owned(), run().ok_or_else(damaged)?.to_vec()));
         }
         Ok(Self { value, held: flags & HELD != 0, carried })
     }
@@ -87,6 +87,42 @@ impl Contribution {
         let mut columns = rowcode::decode(std::slice::from_ref(&column.data_type), [bytes.as_slice()]).ok()?;
         columns.pop()
     }
+}
+
+/// What a record contributes, in the record's own bytes.
+#[derive(Debug)]
+pub(crate) struct Contributed {
+    record: Vec<u8>,
+    key: Range<usize>,
+    row: Range<usize>,
+}
+
+impl Contributed {
+    /// None where the record contributes nothing.
+    pub(crate) fn of(record: Vec<u8>) -> Result<Option<Self>, TransformError> {
+        let Some((key, row)) = Contribution::decode(&record)?.value else { return Ok(None) };
+        // The parts lie behind one another, each behind its length.
+        let key_at = 1 + length_len(key.len());
+        let key = key_at..key_at + key.len();
+        let row_at = key.end + length_len(row.len());
+        let row = row_at..row_at + row.len();
+        Ok(Some(Self { record, key, row }))
+    }
+
+    /// The entity key.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.record[self.key.clone()]
+    }
+
+    /// The entity's other fields.
+    pub(crate) fn row(&self) -> &[u8] {
+        &self.record[self.row.clone()]
+    }
+}
+
+/// How many bytes [`put_run`] takes for a length.
+fn length_len(len: usize) -> usize {
+    (1..).find(|bytes| len >> (7 * bytes) == 0).expect("a length has at most 64 bits")
 }
 
 /// Appends bytes with a LEB128 length in front.
@@ -142,8 +178,13 @@ mod tests {
         fn a_contribution_reads_back_as_written(
             value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
         ) {
-            let contribution = Contribution { value, held, carried };
-            prop_assert_eq!(Contribution::decode(&contribution.encode()).expect("own bytes"), contribution);
+            let borrowed = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
+            let contribution = Contribution { value: borrowed, held, carried };
+            let mut bytes = Vec::new();
+            contribution.encode(&mut bytes);
+            prop_assert_eq!(Contribution::decode(&bytes).expect("own bytes"), contribution);
+            let contributed = Contributed::of(bytes).expect("own bytes");
+            prop_assert_eq!(contributed.as_ref().map(|part| (part.key(), part.row())), borrowed);
         }
 
         #[test]

@@ -35,7 +35,7 @@ use syncline_schemas::table::{TableSchema, column_of_field};
 
 use self::changes::Changes;
 use self::contribute::Contributor;
-use self::contribution::Contribution;
+use self::contribution::{Contributed, Contribution};
 use self::emit::{Lineage, Origin, delta_batch};
 use self::roster::Roster;
 use crate::TransformError;
@@ -48,9 +48,6 @@ const TRUNCATE_STEP: usize = 16 * 1024;
 const OPEN: &[u8] = b"open";
 
 type Writes = Vec<(Space, Vec<u8>, Option<Vec<u8>>)>;
-
-/// Entity key and other fields, as bytes.
-type Contributed = (Vec<u8>, Vec<u8>);
 
 /// What one driving row contributed before and contributes now.
 struct ContributionChange {
@@ -203,13 +200,12 @@ impl Fold {
             let mut writes = Writes::new();
             let mut by_entity: Vec<Vec<ContributionChange>> = entity::all().iter().map(|_| Vec::new()).collect();
             for (key, bytes) in records {
-                let record = Contribution::decode(&bytes)?;
                 writes.push((Space::Contributions, key.clone(), None));
-                if record.held {
+                if Contribution::decode(&bytes)?.held {
                     writes.push((Space::Held, held::fault_key(&key), None));
                 }
-                if record.value.is_some() {
-                    by_entity[entity_index].push(ContributionChange { key, old: record.value, new: None, lineage });
+                if let Some(old) = Contributed::of(bytes)? {
+                    by_entity[entity_index].push(ContributionChange { key, old: Some(old), new: None, lineage });
                 }
             }
             let deltas = self.emit(by_entity, origin, state, &mut writes, stats)?;

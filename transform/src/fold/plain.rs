@@ -9,18 +9,29 @@ use std::collections::{HashMap, HashSet};
 use syncline_schemas::entity::Entity;
 use syncline_schemas::rowcode;
 
-use super::contribution::{Contribution, put_run, take_run};
+use super::contribution::{Contributed, Contribution, put_run, take_run};
 use super::emit::{Emitted, field_types, null_row};
 use super::held;
 use super::touched::Touched;
-use super::{Contributed, ContributionChange, Writes};
+use super::{ContributionChange, Writes};
 use crate::TransformError;
 use crate::state::{Space, State};
 
 /// Claims on one entity key, oldest first, before and after the step.
 struct Claims<'a> {
     before: Vec<&'a [u8]>,
-    now: Vec<&'a [u8]>,
+    /// None while the step has not changed them.
+    after: Option<Vec<&'a [u8]>>,
+}
+
+impl<'a> Claims<'a> {
+    fn now(&self) -> &[&'a [u8]] {
+        self.after.as_deref().unwrap_or(&self.before)
+    }
+
+    fn change(&mut self) -> &mut Vec<&'a [u8]> {
+        self.after.get_or_insert_with(|| self.before.clone())
+    }
 }
 
 /// Folds the changes of a step into the rows to emit.
@@ -35,18 +46,18 @@ pub(super) fn fold(
     let mut claims = touched
         .stored
         .iter()
-        .map(|bytes| decode(bytes.as_deref()).map(|before| Claims { now: before.clone(), before }))
+        .map(|bytes| decode(bytes.as_deref()).map(|before| Claims { before, after: None }))
         .collect::<Result<Vec<_>, _>>()?;
     let mut changed: HashMap<&[u8], &ContributionChange> = HashMap::with_capacity(changes.len());
     for change in changes {
-        let slot = |side: &Option<(Vec<u8>, Vec<u8>)>| side.as_ref().map(|(key, _)| touched.slots[key.as_slice()]);
+        let slot = |side: &Option<Contributed>| side.as_ref().map(|contributed| touched.slots[contributed.key()]);
         let (left, entered) = (slot(&change.old), slot(&change.new));
         if left != entered {
             if let Some(slot) = left {
-                claims[slot].now.retain(|claimant| *claimant != change.key);
+                claims[slot].change().retain(|claimant| *claimant != change.key);
             }
             if let Some(slot) = entered {
-                claims[slot].now.push(&change.key);
+                claims[slot].change().push(&change.key);
             }
         }
         changed.insert(&change.key, change);
@@ -67,12 +78,13 @@ fn emit(
     let (mut keys, mut images, mut upserts, mut lineage) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (slot, claim) in claims.iter().enumerate() {
         let key = touched.keys[slot];
-        if claim.now != claim.before {
-            let value = (!claim.now.is_empty()).then(|| encode(&claim.now));
+        let now = claim.now();
+        if now != claim.before {
+            let value = (!now.is_empty()).then(|| encode(now));
             writes.push((Space::Entities, [prefix, key].concat(), value));
             hold_waiting(claim, writes);
         }
-        let (owned, owns) = (claim.before.first(), claim.now.first());
+        let (owned, owns) = (claim.before.first(), now.first());
         // Only those that wait have changed.
         if owned == owns && owns.is_none_or(|owner| !changed.contains_key(owner)) {
             continue;
@@ -103,18 +115,17 @@ fn row_of<'a>(
     let Some(owner) = owner else { return Ok(None) };
     let missing = || TransformError::State("a claimant has no contribution".to_owned());
     if let Some(change) = changed.get(*owner) {
-        let (_, row) = side(change).ok_or_else(missing)?;
-        return Ok(Some(Cow::Borrowed(row)));
+        return Ok(Some(Cow::Borrowed(side(change).ok_or_else(missing)?.row())));
     }
     let record = state.get(Space::Contributions, owner)?.ok_or_else(missing)?;
     let (_, row) = Contribution::decode(&record)?.value.ok_or_else(missing)?;
-    Ok(Some(Cow::Owned(row)))
+    Ok(Some(Cow::Owned(row.to_vec())))
 }
 
 /// Those that wait for the key are held; those that wait no longer are not.
 fn hold_waiting(claim: &Claims<'_>, writes: &mut Writes) {
     let waited = claim.before.get(1..).unwrap_or_default();
-    let waits = claim.now.get(1..).unwrap_or_default();
+    let waits = claim.now().get(1..).unwrap_or_default();
     // Sets, because a mapping with too coarse a key makes a whole table wait for one row.
     let (were, are): (HashSet<_>, HashSet<_>) = (waited.iter().collect(), waits.iter().collect());
     for released in waited.iter().filter(|claimant| !are.contains(claimant)) {

@@ -21,11 +21,12 @@ use syncline_schemas::entity::{Entity, Field, Merge};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::rowcode;
 
+use super::contribution::Contributed;
 use super::emit::{Emitted, Lineage, field_types};
 use super::held;
 use super::logic::Logic;
 use super::touched::Touched;
-use super::{Contributed, ContributionChange, Writes};
+use super::{ContributionChange, Writes};
 use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::coerce::misfit_fault;
@@ -138,8 +139,8 @@ impl Totals {
         let (_, types) = field_types(entity);
         let side = |pick: fn(&ContributionChange) -> Option<&Contributed>| {
             let rows: Vec<&Contributed> = changes.iter().filter_map(pick).collect();
-            let slots: Vec<usize> = rows.iter().map(|(key, _)| touched.slots[key.as_slice()]).collect();
-            rowcode::decode(&types, rows.iter().map(|(_, row)| row.as_slice())).map(|columns| (slots, columns))
+            let slots: Vec<usize> = rows.iter().map(|row| touched.slots[row.key()]).collect();
+            rowcode::decode(&types, rows.iter().map(|row| row.row())).map(|columns| (slots, columns))
         };
         let (old_slots, old) = side(|change| change.old.as_ref())?;
         let (new_slots, new) = side(|change| change.new.as_ref())?;

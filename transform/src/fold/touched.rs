@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::ContributionChange;
+use super::contribution::Contributed;
 use super::emit::Lineage;
 use crate::TransformError;
 use crate::state::{Space, State};
@@ -29,14 +30,17 @@ impl<'a> Touched<'a> {
             lineage: Vec::with_capacity(changes.len()),
             stored: Vec::with_capacity(changes.len()),
         };
+        let mut place = prefix.to_vec();
         for change in changes {
-            for (key, _) in change.old.iter().chain(&change.new) {
+            for key in change.old.iter().chain(&change.new).map(Contributed::key) {
                 let next = touched.keys.len();
                 let slot = *touched.slots.entry(key).or_insert(next);
                 if slot == next {
                     touched.keys.push(key);
                     touched.lineage.push(change.lineage);
-                    touched.stored.push(state.get(Space::Entities, &[prefix, key].concat())?);
+                    place.truncate(prefix.len());
+                    place.extend_from_slice(key);
+                    touched.stored.push(state.get(Space::Entities, &place)?);
                 }
                 touched.lineage[slot] = change.lineage;
             }
