@@ -54,32 +54,6 @@ pub struct Cursor {
     pub visible: LogOffset,
 }
 
-impl Cursor {
-    /// The cursor's bytes: 8 + 4 + 4 + 8, big-endian.
-    #[must_use]
-    pub fn to_bytes(self) -> Vec<u8> {
-        let mut out = self.folded.0.to_be_bytes().to_vec();
-        out.extend_from_slice(&self.step.to_be_bytes());
-        out.extend_from_slice(&self.rows.to_be_bytes());
-        out.extend_from_slice(&self.visible.0.to_be_bytes());
-        out
-    }
-
-    /// Reads what [`Cursor::to_bytes`] gave; `None` for other bytes.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 24] = bytes.try_into().ok()?;
-        let u64_at = |at: usize| bytes[at..at + 8].try_into().ok().map(u64::from_be_bytes);
-        let u32_at = |at: usize| bytes[at..at + 4].try_into().ok().map(u32::from_be_bytes);
-        Some(Self {
-            folded: LogOffset(u64_at(0)?),
-            step: u32_at(8)?,
-            rows: u32_at(12)?,
-            visible: LogOffset(u64_at(16)?),
-        })
-    }
-}
-
 /// Deltas of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxStep {
