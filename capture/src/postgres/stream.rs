@@ -6,8 +6,8 @@
 //! - nothing has arrived: the frame is cut and handed over at once, durable positions are confirmed, and the thread
 //!   waits on the socket. Latency is the socket's.
 //! - a backlog drains (see [`Pace`]): the server sends one packet per row, and reading each at once makes it pay a
-//!   wake-up per row. A pause of half a millisecond after a short read collects many (measured: 45 % more rows per
-//!   second than `pg_recvlogical`), and a moment of silence does not end the frame yet.
+//!   wake-up per row. A pause of half a millisecond after a short read collects many, which halves our own processor
+//!   time, and a moment of silence does not end the frame yet.
 //!
 //! Invariants: `unconfirmed` rises in both parts; only whole transactions enter it; the server is never told a position
 //! before the log says that the frame which carries it is durable.
