@@ -22,6 +22,10 @@ use crate::command::CommandError;
 use crate::config::Config;
 use crate::demo::DemoOptions;
 
+/// Most allocations here are small, short-lived and of another thread than the one that frees them.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let started = Instant::now();
     let cli = Cli::parse();
@@ -61,7 +65,8 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
 }
 
 /// What libraries say of their own affairs matters only when it is a warning.
-const LOG_FILTER: &str = "warn,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
+/// `deltalake_core::table::builder` calls every folder that does not exist yet an error; where that is one we say so.
+const LOG_FILTER: &str = "warn,deltalake_core::table::builder=off,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
                           syncline_sinks=info";
 
 /// Log lines go to standard error, so that standard output holds only what was asked for.

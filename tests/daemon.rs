@@ -8,6 +8,7 @@ mod daemon {
     pub(crate) mod demo;
     mod disasters;
     mod lake;
+    mod memory;
     mod refusals;
     mod world;
 }

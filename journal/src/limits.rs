@@ -3,7 +3,7 @@
 //! The daemon must stay under 256 MiB resident, so what the journal may hold in memory is a budget, not a hope:
 //!
 //! ```text
-//! queue of the log            16 MiB   QUEUE_BYTES, and once more while a group is being written
+//! queue of the log             8 MiB   QUEUE_BYTES, and once more while a group is being written
 //! block cache of the store    24 MiB   CACHE_BYTES
 //! write buffers of the store  16 MiB   sum of Space::write_buffer_bytes, twice that while they are flushed
 //! ```
@@ -17,8 +17,8 @@ const MIB: u64 = 1024 * KIB;
 /// is fine-grained; large enough that creating a segment, which costs three syncs, is rare.
 pub const SEGMENT_BYTES: u64 = 64 * MIB;
 
-/// 16 MiB: some four frames of the largest usual size; a group of that size is one write of about 20 ms.
-pub const QUEUE_BYTES: u64 = 16 * MIB;
+/// 8 MiB: more than ten frames of the largest usual size; a group of that size is one write of about 10 ms.
+pub const QUEUE_BYTES: u64 = 8 * MIB;
 
 /// 256 MiB: the largest single entry. PostgreSQL sends values of up to 1 GiB, which would not fit the daemon's memory
 /// twice; such a column is to be left out of the publication.

@@ -18,6 +18,7 @@ pub mod ident;
 mod ipc;
 pub mod keycode;
 pub mod rowcode;
+pub mod secret;
 pub mod table;
 
 pub use error::SchemaError;

@@ -4,11 +4,11 @@
 //! whose value is not known yet has no sample, since a zero would be a claim.
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
 
 use super::Report;
 use super::report::{Journal, Sink, Source, Transform};
-use crate::pipeline::status::{Histogram, LAG_BUCKETS_MS, SinkStatus};
+use crate::pipeline::lag::{BUCKETS_MS, Lag};
+use crate::pipeline::status::Status;
 
 /// One family with one sample per part.
 struct Family<T> {
@@ -105,10 +105,11 @@ const SINK: [Family<Sink>; 10] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const LAG: &str = "syncline_delivery_lag_seconds";
+const DURABLE_LAG: &str = "syncline_durable_lag_seconds";
+const DELIVERY_LAG: &str = "syncline_delivery_lag_seconds";
 
-/// The whole page. The histograms are read from the sinks themselves: they are of use to Prometheus only.
-pub(super) fn render(report: &Report, sinks: &[SinkStatus]) -> String {
+/// The whole page. The histograms are read from the parts themselves: they are of use to Prometheus only.
+pub(super) fn render(report: &Report, status: &Status) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
     page.head("syncline_info", "gauge", "Always 1; what runs, in the labels.");
     page.sample("syncline_info", &[("version", &report.version), ("pipeline", &report.name)], 1.0);
@@ -126,9 +127,13 @@ pub(super) fn render(report: &Report, sinks: &[SinkStatus]) -> String {
     page.families(&LOG, None, [("", &report.journal)]);
     page.families(&TRANSFORM, None, [("", &report.transform)]);
     page.families(&SINK, Some("sink"), report.sinks.iter().map(|(name, it)| (name.as_str(), it)));
-    page.head(LAG, "histogram", "Commit at the source to confirmed at the target, by row.");
-    for sink in sinks {
-        page.histogram(&sink.name, &sink.lag);
+    page.head(DURABLE_LAG, "histogram", "Commit at the source to durable in the log, by streamed row.");
+    for source in &status.sources {
+        page.histogram(DURABLE_LAG, ("source", &source.name), &source.lag);
+    }
+    page.head(DELIVERY_LAG, "histogram", "Commit at the source to confirmed at the target, by row.");
+    for sink in &status.sinks {
+        page.histogram(DELIVERY_LAG, ("sink", &sink.name), &sink.lag);
     }
     page.0
 }
@@ -166,20 +171,15 @@ impl Page {
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 
-    /// Rows are observed meanwhile, a bucket at a time: rising bounds never show falling counts all the same.
-    fn histogram(&mut self, sink: &str, histogram: &Histogram) {
-        let sum_ms = histogram.sum_ms.load(Ordering::Relaxed);
-        let buckets = histogram.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed));
-        let count = histogram.count.load(Ordering::Relaxed).max(buckets.iter().copied().max().unwrap_or(0));
-        let name = format!("{LAG}_bucket");
-        let mut below = 0;
-        for (bound_ms, bucket) in LAG_BUCKETS_MS.into_iter().zip(buckets) {
-            below = bucket.max(below);
-            self.sample(&name, &[("sink", sink), ("le", &seconds(bound_ms).to_string())], below as f64);
+    fn histogram(&mut self, name: &str, (label, part): (&str, &str), lag: &Lag) {
+        let (buckets, count, sum) = lag.buckets();
+        let bucket = format!("{name}_bucket");
+        for (bound_ms, below) in BUCKETS_MS.into_iter().zip(buckets) {
+            self.sample(&bucket, &[(label, part), ("le", &seconds(bound_ms).to_string())], below as f64);
         }
-        self.sample(&name, &[("sink", sink), ("le", "+Inf")], count as f64);
-        self.sample(&format!("{LAG}_sum"), &[("sink", sink)], seconds(sum_ms));
-        self.sample(&format!("{LAG}_count"), &[("sink", sink)], count as f64);
+        self.sample(&bucket, &[(label, part), ("le", "+Inf")], count as f64);
+        self.sample(&format!("{name}_sum"), &[(label, part)], sum);
+        self.sample(&format!("{name}_count"), &[(label, part)], count as f64);
     }
 }
 

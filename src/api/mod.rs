@@ -88,7 +88,7 @@ async fn status(State(facts): State<Arc<Facts>>) -> Response {
 }
 
 async fn metrics(State(facts): State<Arc<Facts>>) -> Response {
-    fresh([(header::CONTENT_TYPE, METRICS_TYPE)], metrics::render(&Report::take(&facts), &facts.status.sinks))
+    fresh([(header::CONTENT_TYPE, METRICS_TYPE)], metrics::render(&Report::take(&facts), &facts.status))
 }
 
 async fn health(State(facts): State<Arc<Facts>>) -> Response {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use syncline_capture::postgres::Lsn;
 
 use super::Facts;
+use crate::pipeline::lag::Quantiles;
 use crate::pipeline::status::{SinkStatus, SourceStatus, TransformStatus};
 
 /// The daemon. Names end in their unit: `_s` seconds, `_ms` milliseconds; offsets count log entries.
@@ -58,6 +59,8 @@ pub(crate) struct Source {
     /// Since the server last said anything.
     pub(crate) last_message_age_ms: Option<u64>,
     pub(crate) retries: u64,
+    /// Commit at the source to durable here, of streamed rows.
+    pub(crate) lag: Quantiles,
     pub(crate) parked: Option<String>,
 }
 
@@ -109,6 +112,8 @@ pub(crate) struct Sink {
     pub(crate) lag_ms: u64,
     /// Commit at the source to confirmed, of the oldest row in the last write.
     pub(crate) last_lag_ms: u64,
+    /// Commit at the source to confirmed, of all rows.
+    pub(crate) lag: Quantiles,
     pub(crate) parked: Option<String>,
 }
 
@@ -176,6 +181,7 @@ impl Source {
             behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
             last_message_age_ms: position(&progress.last_message_us).map(age_ms),
             retries: count(&source.retries),
+            lag: source.lag.quantiles(),
             parked,
         }
     }
@@ -214,6 +220,7 @@ impl Sink {
             retries: count(&sink.retries),
             lag_ms: u64::try_from(sink.waiting().as_millis()).unwrap_or(u64::MAX),
             last_lag_ms: count(&sink.last_lag_ms),
+            lag: sink.lag.quantiles(),
             parked: sink.parked.reason(),
         }
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 use syncline_journal::{Journal, Limits};
 
 use super::*;
+use crate::pipeline::lag::Quantiles;
 
 /// A daemon that has done some things; the journal and its folder live as long as the facts are asked.
 struct Daemon {
@@ -54,8 +55,9 @@ impl Daemon {
             counter.store(value, Ordering::Relaxed);
         }
         for ms in [7, 14, 600, 1_000_000] {
-            status.sinks[0].lag.observe(ms, 2);
+            status.sinks[0].lag.observe(ms * 1_000, 2);
         }
+        status.sources[0].lag.observe(1_500, 6);
         this
     }
 
@@ -81,6 +83,9 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
     let mut report = Report::take(&daemon.facts);
     assert!(report.journal.log_bytes > 0 && report.journal.state_bytes.is_some());
     (report.uptime_s, report.journal.log_bytes, report.journal.state_bytes) = (60, 4_096, Some(8_192));
+    let lag = Quantiles { rows: 6, p50_us: 1_500, p99_us: 1_600, max_us: 1_700 };
+    report.sources.values_mut().for_each(|source| source.lag = lag.clone());
+    report.sinks.values_mut().for_each(|sink| sink.lag = lag.clone());
     let golden = json!({
         "version": env!("CARGO_PKG_VERSION"), "name": "north", "uptime_s": 60, "rows_in": 10, "deltas_out": 7,
         "parked": ["source erp: slot gone"],
@@ -88,7 +93,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
             "state": "parked", "rows": 10, "reads": 4, "inserts": 3, "updates": 2, "deletes": 1, "truncates": 0,
             "frames": 5, "bytes": 2048, "received_lsn": "16/100", "confirmed_lsn": "16/80",
             "server_end_lsn": "16/180", "behind_bytes": 128, "last_message_age_ms": null, "retries": 0,
-            "parked": "source erp: slot gone",
+            "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": "source erp: slot gone",
         } },
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
         "transform": {
@@ -97,7 +102,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         },
         "sinks": { "planning": {
             "cursor": 6, "behind": 2, "rows": 5, "bytes": 640, "rejected": 0, "writes": 2, "retries": 0,
-            "lag_ms": 0, "last_lag_ms": 14, "parked": null,
+            "lag_ms": 0, "last_lag_ms": 14, "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": null,
         } },
     });
     assert_eq!(serde_json::to_value(&report).expect("encodes"), golden);
@@ -129,7 +134,7 @@ fn parse_sample(line: &str, families: &[&str]) -> (String, f64) {
 #[test]
 fn prometheus_can_read_every_line_of_the_metrics() {
     let daemon = Daemon::busy();
-    let page = metrics::render(&Report::take(&daemon.facts), &daemon.facts.status.sinks);
+    let page = metrics::render(&Report::take(&daemon.facts), &daemon.facts.status);
     let (mut families, mut samples) = (Vec::new(), std::collections::BTreeMap::new());
     for line in page.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
@@ -153,6 +158,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
         ("syncline_transform_deltas_total", 7.0),
         ("syncline_sink_behind_entries{sink=\"planning\"}", 2.0),
         ("syncline_sink_last_lag_seconds{sink=\"planning\"}", 0.014),
+        ("syncline_durable_lag_seconds_bucket{source=\"erp\",le=\"0.002\"}", 6.0),
         ("syncline_delivery_lag_seconds_bucket{sink=\"planning\",le=\"0.01\"}", 2.0),
         ("syncline_delivery_lag_seconds_bucket{sink=\"planning\",le=\"0.015\"}", 4.0),
         ("syncline_delivery_lag_seconds_bucket{sink=\"planning\",le=\"1\"}", 6.0),
@@ -168,7 +174,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
 #[test]
 fn a_name_with_quotes_does_not_break_the_metrics() {
     let daemon = Daemon::new("odd \"name\"\\");
-    let page = metrics::render(&Report::take(&daemon.facts), &daemon.facts.status.sinks);
+    let page = metrics::render(&Report::take(&daemon.facts), &daemon.facts.status);
     assert!(page.contains(r#"syncline_sink_rows_total{sink="odd \"name\"\\"} 0"#), "{page}");
 }
 

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
+use syncline_schemas::secret::Secret;
 use syncline_sinks::EntityPatterns;
-use syncline_sinks::lake::{LakeConfig, S3Options, Secret as LakeSecret};
-use syncline_sinks::planning::{Auth, PlanningConfig, Secret as PlanningSecret};
+use syncline_sinks::lake::{LakeConfig, S3Options};
+use syncline_sinks::planning::{Auth, PlanningConfig};
 
 use super::Faults;
 use super::section::{Found, Section};
@@ -75,7 +76,7 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     config.max_bytes = max_bytes.unwrap_or(config.max_bytes);
     config.timeout = timeout.unwrap_or(config.timeout);
     if let Some(token) = token {
-        config.auth = Auth::Bearer(PlanningSecret::new(token));
+        config.auth = Auth::Bearer(Secret::new(token));
     }
     Some(SinkKind::Planning(Box::new(config)))
 }
@@ -95,9 +96,9 @@ fn lake(
         endpoint: self::url(section, "endpoint", false, faults).map(|found| found.value),
         region: section.text("region", faults).map(|found| found.value),
         allow_http: section.flag("allow_http", faults).unwrap_or(false),
-        access_key_id: section.secret("access_key_id", folder, faults).map(LakeSecret::new),
-        secret_access_key: section.secret("secret_access_key", folder, faults).map(LakeSecret::new),
-        session_token: section.secret("session_token", folder, faults).map(LakeSecret::new),
+        access_key_id: section.secret("access_key_id", folder, faults).map(Secret::new),
+        secret_access_key: section.secret("secret_access_key", folder, faults).map(Secret::new),
+        session_token: section.secret("session_token", folder, faults).map(Secret::new),
     };
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
     config.entities = entities?;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use syncline_capture::postgres::{
-    DrainTo, PostgresConfig, Secret, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
+    DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
 use syncline_schemas::ident::SourceId;
+use syncline_schemas::secret::Secret;
 
 use super::Faults;
 use super::section::Section;

@@ -195,7 +195,7 @@ fn spawn(program: &str) -> impl FnOnce(std::io::Error) -> DemoError {
 }
 
 /// The folder that has both programs: the newest of Debian's and Red Hat's, then PATH.
-fn find_programs() -> Result<PathBuf, DemoError> {
+pub(crate) fn find_programs() -> Result<PathBuf, DemoError> {
     let mut packaged: Vec<(u32, PathBuf)> = Vec::new();
     for (parent, prefix) in [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")] {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {

@@ -13,22 +13,24 @@ use syncline_schemas::ident::{LogOffset, Position, SourceId};
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
+use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
 /// The journal's log as the reader of one source sees it.
-struct JournalLog {
+struct JournalLog<'s> {
     log: Log,
+    status: &'s SourceStatus,
     /// Where the last appended frame took the source, durable or not.
     stands: Mutex<(Position, bool)>,
 }
 
-impl JournalLog {
-    fn new(log: Log, source: &SourceId) -> Self {
+impl<'s> JournalLog<'s> {
+    fn new(log: Log, source: &SourceId, status: &'s SourceStatus) -> Self {
         let stands = log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
-        Self { log, stands: Mutex::new(stands) }
+        Self { log, status, stands: Mutex::new(stands) }
     }
 }
 
@@ -36,15 +38,22 @@ fn refused(error: &JournalError) -> CaptureError {
     CaptureError::Log { reason: error.to_string() }
 }
 
-impl LogSink for JournalLog {
+impl LogSink for JournalLog<'_> {
     fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
         let payload = entry.encode().map_err(|error| CaptureError::Log { reason: error.to_string() })?;
         let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = Vec::new();
         // A shape does not move the source: it repeats where the source stands.
         if let LogEntry::Frame(frame) = &entry {
             *stands = (frame.position.clone(), frame.txn_end);
+            runs = streamed_runs(frame);
         }
-        self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))
+        let offset =
+            self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
+        self.status.on_the_way.note(offset, runs);
+        // It may have become durable before it was noted.
+        self.status.on_the_way.arrived(self.log.durable(), &self.status.lag);
+        Ok(offset)
     }
 
     fn durable(&self) -> Result<LogOffset, CaptureError> {
@@ -76,7 +85,7 @@ pub(super) fn start(
 fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
     let mut backoff = Backoff::new();
     while !stop.is_stopped() {
-        let log = JournalLog::new(log.clone(), &config.source);
+        let log = JournalLog::new(log.clone(), &config.source, source);
         match postgres::run(config, resume(&log.log, &config.source), &log, &source.progress, stop) {
             Ok(outcome) => {
                 info!(source = %config.source, ?outcome, "source ended");

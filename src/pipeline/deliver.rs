@@ -5,10 +5,8 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
-use arrow::datatypes::TimestampMicrosecondType;
 use syncline_journal::{Commit, Durability, JournalError, Log, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
@@ -17,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
+use super::lag::{self, Run};
 use super::outbox::{Cut, Cutter, Outbox};
 use super::status::{SinkStatus, Status};
 
@@ -205,8 +204,7 @@ impl Pump {
 /// The outbox, with the commit times of the rows that were read through it: their age counts from the confirmation.
 struct Observed {
     outbox: Outbox,
-    /// Oldest commit (microseconds since 1970) and rows of each batch.
-    commits: Mutex<Vec<(i64, u64)>>,
+    commits: Mutex<Vec<Run>>,
 }
 
 impl Observed {
@@ -216,26 +214,17 @@ impl Observed {
 
     fn observe(&self, entry: &OutboxEntry) {
         for batch in &entry.deltas {
-            let commits = batch.rows.column_by_name(delta::COMMIT_TS);
-            let commits = commits.map(|column| column.as_primitive::<TimestampMicrosecondType>());
-            if let Some(oldest) = commits.and_then(arrow::compute::min) {
-                let mut seen = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-                seen.push((oldest, batch.rows.num_rows() as u64));
-            }
+            let runs = lag::runs(&batch.rows, delta::COMMIT_TS);
+            self.commits.lock().unwrap_or_else(PoisonError::into_inner).extend(runs);
         }
     }
 
     fn record(&self, sink: &SinkStatus) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
-        let age_ms = |at: i64| u64::try_from(now.saturating_sub(at).max(0) / 1_000).unwrap_or(0);
         let commits = std::mem::take(&mut *self.commits.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some((oldest, _)) = commits.iter().min() {
-            sink.last_lag_ms.store(age_ms(*oldest), Ordering::Relaxed);
+            sink.last_lag_ms.store(lag::age_us(lag::now_us(), *oldest) / 1_000, Ordering::Relaxed);
         }
-        for (at, rows) in commits {
-            sink.lag.observe(age_ms(at), rows);
-        }
+        sink.lag.observe_runs(&commits);
     }
 }
 

@@ -11,6 +11,7 @@ mod backoff;
 mod capture;
 mod deliver;
 mod housekeeping;
+pub(crate) mod lag;
 mod outbox;
 pub(crate) mod status;
 mod transform;
@@ -104,6 +105,10 @@ impl Pipeline {
             pumps.push(tokio::spawn(pump.run()));
         }
         let (stop_sources, stop_transform) = (StopSignal::default(), StopSignal::default());
+        log.on_durable({
+            let status = Arc::clone(&status);
+            move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
+        });
         let mut threads = vec![transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?];
         for (index, source) in config.sources.into_iter().enumerate() {
             let status = Arc::clone(&status);

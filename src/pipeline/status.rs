@@ -12,8 +12,7 @@ use syncline_schemas::ident::LogOffset;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::watch;
 
-/// Upper bounds of the lag histogram's buckets, milliseconds.
-pub(crate) const LAG_BUCKETS_MS: [u64; 12] = [5, 10, 15, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000, 300_000];
+use super::lag::{Lag, OnTheWay};
 
 /// Why a part has stopped for good, if it has.
 #[derive(Debug, Default)]
@@ -39,6 +38,9 @@ pub(crate) struct SourceStatus {
     pub(crate) name: String,
     pub(crate) progress: Progress,
     pub(crate) retries: AtomicU64,
+    /// Commit at the source to durable in the log, of streamed rows.
+    pub(crate) lag: Lag,
+    pub(crate) on_the_way: OnTheWay,
     pub(crate) parked: Parked,
     /// Its reader has returned and will not be started again.
     pub(crate) finished: AtomicBool,
@@ -81,7 +83,8 @@ pub(crate) struct SinkStatus {
     pub(crate) last_lag_ms: AtomicU64,
     /// When the oldest row that is not confirmed became visible; none while nothing waits.
     behind_since: Mutex<Option<Instant>>,
-    pub(crate) lag: Histogram,
+    /// Commit at the source to confirmed here.
+    pub(crate) lag: Lag,
     pub(crate) parked: Parked,
 }
 
@@ -103,26 +106,6 @@ impl SinkStatus {
     }
 }
 
-/// Counts by upper bound, as Prometheus wants them.
-#[derive(Debug, Default)]
-pub(crate) struct Histogram {
-    pub(crate) buckets: [AtomicU64; LAG_BUCKETS_MS.len()],
-    pub(crate) count: AtomicU64,
-    pub(crate) sum_ms: AtomicU64,
-}
-
-impl Histogram {
-    pub(crate) fn observe(&self, ms: u64, times: u64) {
-        for (bucket, bound) in self.buckets.iter().zip(LAG_BUCKETS_MS) {
-            if ms <= bound {
-                bucket.fetch_add(times, Ordering::Relaxed);
-            }
-        }
-        self.count.fetch_add(times, Ordering::Relaxed);
-        self.sum_ms.fetch_add(ms.saturating_mul(times), Ordering::Relaxed);
-    }
-}
-
 /// The whole daemon.
 #[derive(Debug)]
 pub(crate) struct Status {
@@ -139,6 +122,8 @@ impl Status {
             name: name.clone(),
             progress: Progress::default(),
             retries: AtomicU64::new(0),
+            lag: Lag::default(),
+            on_the_way: OnTheWay::default(),
             parked: Parked::default(),
             finished: AtomicBool::new(false),
         };
@@ -152,7 +137,7 @@ impl Status {
             retries: AtomicU64::new(0),
             last_lag_ms: AtomicU64::new(0),
             behind_since: Mutex::default(),
-            lag: Histogram::default(),
+            lag: Lag::default(),
             parked: Parked::default(),
         };
         Self {

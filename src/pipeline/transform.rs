@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::Sender;
 use syncline_capture::StopSignal;
 use syncline_journal::{Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
@@ -21,12 +22,16 @@ use tracing::{debug, error};
 use super::outbox;
 use super::status::Status;
 
+/// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
+const READ_AHEAD: usize = 1;
 /// How long one wait for new entries lasts before the thread looks whether it should stop.
 const WAIT: Duration = Duration::from_millis(100);
 const STEP: &str = "transform.step";
 const ROWS: &str = "transform.rows";
 const VISIBLE: &str = "transform.visible";
 const EPOCH: &str = "epoch";
+
+type Decoded = Result<(LogOffset, LogEntry), TransformError>;
 
 /// The store as the fold sees it.
 struct FoldState<'s>(&'s Store);
@@ -100,17 +105,29 @@ impl Transform {
         })
     }
 
+    /// Folds entry after entry, while another thread reads and decodes the next one.
     fn run(&mut self, log: &Log, status: &Status, stop: &StopSignal) -> Result<(), TransformError> {
-        let mut reader = log.reader(self.cursor().folded).map_err(|error| unusable(&error))?;
-        while !stop.is_stopped() {
-            let Some(record) = reader.next().map_err(|error| unusable(&error))? else {
-                log.wait_durable(self.cursor().folded.next(), WAIT).map_err(|error| unusable(&error))?;
-                continue;
-            };
-            let entry = LogEntry::decode(&record.payload)?;
-            self.fold(record.offset, &entry, status)?;
-        }
-        Ok(())
+        let after = self.cursor().folded;
+        let (sender, entries) = crossbeam_channel::bounded(READ_AHEAD);
+        std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().name("transform-read".to_owned());
+            let spawned = reader.spawn_scoped(scope, move || {
+                if let Err(error) = read(log, after, stop, &sender) {
+                    // Nobody is there to be told where the fold has failed itself.
+                    let _ = sender.send(Err(error));
+                }
+            });
+            spawned.map_err(|error| TransformError::State(format!("cannot start a thread: {error}")))?;
+            // The loop ends, and with it the channel, when the reader stops or the fold fails.
+            for entry in entries {
+                let (offset, entry) = entry?;
+                self.fold(offset, &entry, status)?;
+                if stop.is_stopped() {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn fold(&mut self, offset: LogOffset, entry: &LogEntry, status: &Status) -> Result<(), TransformError> {
@@ -125,6 +142,23 @@ impl Transform {
         status.pulse();
         Ok(())
     }
+}
+
+/// Reads on until told to stop or until nobody takes what it reads.
+fn read(log: &Log, mut after: LogOffset, stop: &StopSignal, entries: &Sender<Decoded>) -> Result<(), TransformError> {
+    let mut reader = log.reader(after).map_err(|error| unusable(&error))?;
+    while !stop.is_stopped() {
+        let Some(record) = reader.next().map_err(|error| unusable(&error))? else {
+            log.wait_durable(after.next(), WAIT).map_err(|error| unusable(&error))?;
+            continue;
+        };
+        after = record.offset;
+        let entry = LogEntry::decode(&record.payload)?;
+        if entries.send(Ok((after, entry))).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Gives a new state its epoch: the time, so that what an older state delivered to the same targets is older.

@@ -8,7 +8,7 @@ use super::lake::assert_lake_equals_planner;
 use super::world::{World, eventually};
 
 /// A million rows in all mapped tables together.
-const MILLION: Scale =
+pub(crate) const MILLION: Scale =
     Scale { items: 30_000, customers: 10_000, suppliers: 1_000, orders: 80_000, purchases: 20_000, postings: 280_000 };
 const KILLS: u32 = 50;
 

@@ -1,9 +1,9 @@
 //! What the operator says about a PostgreSQL source.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use syncline_schemas::ident::SourceId;
+use syncline_schemas::secret::Secret;
 
 use super::lsn::Lsn;
 use super::pattern::TablePatterns;
@@ -15,28 +15,6 @@ pub enum Host {
     Tcp(String),
     /// The directory of a Unix socket.
     Unix(PathBuf),
-}
-
-/// A password; has no way to be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret text.
-    #[must_use]
-    pub const fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    pub(crate) fn expose(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// How the connection is protected. There is no mode that looks protected and is not.

@@ -30,7 +30,7 @@ pub mod url;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
-pub use config::{DrainTo, Host, PostgresConfig, Secret, SnapshotMode, SpecialValues, Tls};
+pub use config::{DrainTo, Host, PostgresConfig, SnapshotMode, SpecialValues, Tls};
 pub use lsn::{Lsn, LsnError};
 pub use pattern::{PatternError, TablePatterns};
 pub use preflight::{Finding, Remedy, Severity};

@@ -7,9 +7,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use syncline_schemas::secret::Secret;
 use url::Url;
 
-use super::config::{Host, Secret, Tls};
+use super::config::{Host, Tls};
 
 /// The part of a URL that is wrong, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,7 +158,7 @@ mod tests {
             port: 6432,
             database: "erp".into(),
             user: "sync@line".into(),
-            password: Some(Secret::new("p/w".into())),
+            password: Some(Secret::new("p/w")),
             tls: Tls::VerifyFull { ca_file: Some("/ca.pem".into()) },
         };
         assert_eq!(server, Ok(expected));

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use syncline_capture::Class;
-use syncline_capture::postgres::{PostgresConfig, Secret, Tls};
+use syncline_capture::postgres::{PostgresConfig, Tls};
+use syncline_schemas::secret::Secret;
 
 use crate::log::{MemoryLog, Reader};
 use crate::server::{Database, Server, run};

@@ -140,6 +140,12 @@ impl Log {
         self.inner.shared.lock().durable
     }
 
+    /// Has a function called with the last durable offset whenever that rises. It runs between two writes and holds the
+    /// next one up, so it must be short.
+    pub fn on_durable(&self, call: impl Fn(LogOffset) + Send + Sync + 'static) {
+        *self.inner.shared.on_durable.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(call));
+    }
+
     /// Waits until an offset is durable or the time is over; returns the last durable offset, which may be less.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ use crate::disk::Disk;
 use crate::error::JournalError;
 use crate::limits::Limits;
 
+/// Told of every rise of `durable`.
+pub(super) type OnDurable = Box<dyn Fn(LogOffset) + Send + Sync>;
+
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
@@ -29,6 +32,7 @@ pub(super) struct Shared {
     pub(super) room: Condvar,
     /// `durable` rose, or never will.
     pub(super) synced: Condvar,
+    pub(super) on_durable: Mutex<Option<OnDurable>>,
     /// One trim at a time, so that segments vanish oldest first.
     trim: Mutex<()>,
 }
@@ -113,6 +117,7 @@ impl Shared {
             work: Condvar::new(),
             room: Condvar::new(),
             synced: Condvar::new(),
+            on_durable: Mutex::new(None),
             trim: Mutex::new(()),
         }
     }
@@ -195,6 +200,9 @@ impl Shared {
         state.segments.insert(written.segment_first, written.segment_bytes);
         drop(state);
         self.synced.notify_all();
+        if let Some(call) = &*self.on_durable.lock().unwrap_or_else(PoisonError::into_inner) {
+            call(written.upto);
+        }
     }
 
     fn fail(&self, (path, error): Failure) {

@@ -1,9 +1,9 @@
 //! What an operator sets for a lake.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use syncline_schemas::secret::Secret;
 use url::Url;
 
 use crate::{EntityPatterns, SinkError};
@@ -86,7 +86,7 @@ impl Default for LakeLimits {
         Self {
             file_rows: 500_000,
             group_rows: 64 * 1024,
-            buffer_bytes: 48 * 1024 * 1024,
+            buffer_bytes: 32 * 1024 * 1024,
             fold_files: 16,
             vacuum_versions: 100,
         }
@@ -108,26 +108,4 @@ pub struct S3Options {
     pub secret_access_key: Option<Secret>,
     /// The token of temporary credentials.
     pub session_token: Option<Secret>,
-}
-
-/// Text that never reaches a log line.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps the text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }

@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use syncline_schemas::ident::LogOffset;
 
-pub use self::config::{LakeConfig, LakeLimits, S3Options, Secret};
+pub use self::config::{LakeConfig, LakeLimits, S3Options};
 use self::cut::Cut;
 use self::flush::Tables;
 use self::shape::{Kind, Shape};

@@ -1,8 +1,8 @@
 //! How to reach a planning platform and how much to send at a time.
 
-use std::fmt;
 use std::time::Duration;
 
+use syncline_schemas::secret::Secret;
 use url::Url;
 
 use crate::{EntityPatterns, SinkError};
@@ -17,28 +17,6 @@ pub const MAX_BYTES: usize = 950_000;
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a batch is tried before the write is given back to the pump, which tells the operator and goes on.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A secret that no log line can show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps it.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
 
 /// How to prove who we are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -41,7 +41,7 @@ use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
 use body::RecordWriter;
 use chunk::Chunk;
 use client::{Client, Stop};
-pub use config::{Auth, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, Secret, TIMEOUT};
+pub use config::{Auth, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT};
 use lane::{Flow, Lane};
 pub use stats::{PlanningCounts, PlanningStats};
 

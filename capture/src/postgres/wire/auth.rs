@@ -7,9 +7,10 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 
+use syncline_schemas::secret::Secret;
+
 use super::connection::Connection;
 use crate::CaptureError;
-use crate::postgres::config::Secret;
 
 const DURING: &str = "authenticating";
 
@@ -32,7 +33,7 @@ pub(super) fn authenticate(connection: &mut Connection, password: Option<&Secret
                     return Err(connection.protocol(DURING, "the salt is not 4 bytes"));
                 };
                 let secret = wanted(connection, password)?;
-                let hashed = md5_hash(connection.user.as_bytes(), secret.expose(), salt);
+                let hashed = md5_hash(connection.user.as_bytes(), secret.reveal().as_bytes(), salt);
                 give_password(connection, hashed.as_bytes())?;
             }
             10 => {
@@ -72,7 +73,7 @@ fn clear_text(connection: &mut Connection, password: Option<&Secret>) -> Result<
         ));
     }
     let secret = wanted(connection, password)?;
-    give_password(connection, secret.expose())
+    give_password(connection, secret.reveal().as_bytes())
 }
 
 fn give_password(connection: &mut Connection, bytes: &[u8]) -> Result<(), CaptureError> {
@@ -84,7 +85,7 @@ fn give_password(connection: &mut Connection, bytes: &[u8]) -> Result<(), Captur
 
 fn scram(connection: &mut Connection, password: Option<&Secret>) -> Result<(), CaptureError> {
     let secret = wanted(connection, password)?;
-    let mut scram = ScramSha256::new(secret.expose(), ChannelBinding::unsupported());
+    let mut scram = ScramSha256::new(secret.reveal().as_bytes(), ChannelBinding::unsupported());
     frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut connection.out)
         .map_err(|error| refusal(connection, &error.to_string()))?;
     connection.send(DURING)?;
