@@ -90,7 +90,8 @@ fn report(drains: &BTreeMap<&str, Vec<Drain>>) {
     let floor = drains.values().next().map(|drains| median(&rates(drains)));
     for (name, drains) in drains {
         let (rates, cpu) = (rates(drains), sorted(drains.iter().map(|drain| drain.cpu * 1e6 / drain.rows)));
-        let show = |values: Vec<f64>| if values.is_empty() { "-".to_owned() } else { format!("{:.0}", median(&values)) };
+        let show =
+            |values: Vec<f64>| if values.is_empty() { "-".to_owned() } else { format!("{:.0}", median(&values)) };
         println!(
             "| {name} | {:.0} | {:.0} | {:.2} | {:.2} | {} | {} |",
             median(&rates),

@@ -14,8 +14,8 @@ use std::time::Duration;
 use crash::Killer;
 use model::{Model, Random};
 use syncline_schemas::ident::LogOffset;
-use syncline_sinks::lake::{LakeConfig, LakeLimits, LakeSink, S3Options};
 use syncline_schemas::secret::Secret;
+use syncline_sinks::lake::{LakeConfig, LakeLimits, LakeSink, S3Options};
 use syncline_sinks::{Class, EntityPatterns, Sink, SinkError, Span};
 use url::Url;
 

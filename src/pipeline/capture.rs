@@ -48,8 +48,7 @@ impl LogSink for JournalLog<'_> {
             *stands = (frame.position.clone(), frame.txn_end);
             runs = streamed_runs(frame);
         }
-        let offset =
-            self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
+        let offset = self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
         self.status.on_the_way.note(offset, runs);
         // It may have become durable before it was noted.
         self.status.on_the_way.arrived(self.log.durable(), &self.status.lag);

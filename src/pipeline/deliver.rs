@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use syncline_journal::{Commit, Durability, JournalError, Log, Store};
@@ -28,6 +29,14 @@ pub(super) enum Mode {
     Flush,
     /// Start no further write.
     Stop,
+    /// Give up the write under way; it is begun again after the next start.
+    Abandon,
+}
+
+impl Mode {
+    const fn ends(self) -> bool {
+        matches!(self, Self::Stop | Self::Abandon)
+    }
 }
 
 /// One sink at work.
@@ -50,8 +59,23 @@ fn unreadable(error: &JournalError) -> SinkError {
 }
 
 impl Pump {
+    /// Starts its thread. Each sink has one of its own, with a runtime of its own: the lake computes for seconds, and the
+    /// planning sink answers within milliseconds.
+    pub(super) fn start(self, name: &str) -> std::io::Result<JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            let mut mode = self.mode.clone();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = self.run() => {}
+                    _ = mode.wait_for(|mode| *mode == Mode::Abandon) => {}
+                }
+            });
+        })
+    }
+
     /// Runs until stopped or parked.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         let status = Arc::clone(&self.status);
         let sink = &status.sinks[self.index];
         let mut backoff = Backoff::new();
@@ -78,7 +102,7 @@ impl Pump {
     }
 
     async fn stopped_within(&mut self, pause: Duration) -> bool {
-        tokio::time::timeout(pause, self.mode.wait_for(|mode| *mode == Mode::Stop)).await.is_ok()
+        tokio::time::timeout(pause, self.mode.wait_for(|mode| mode.ends())).await.is_ok()
     }
 
     /// Delivers span after span; returns when asked to stop.
@@ -132,7 +156,7 @@ impl Pump {
         let mut pulses = self.status.subscribe();
         loop {
             let mode = *self.mode.borrow_and_update();
-            if mode == Mode::Stop {
+            if mode.ends() {
                 return Ok(None);
             }
             let cut = cutter.look(self.status.visible(), batching.max_rows).map_err(|error| unreadable(&error))?;

@@ -1,7 +1,7 @@
 //! The daemon's parts put together: sources, transform and sinks around one journal.
 //!
 //! ```text
-//! capture-<source> threads -> log -> transform thread -> outbox -> one task per sink
+//! capture-<source> threads -> log -> transform thread -> outbox -> sink-<name> threads
 //! ```
 //!
 //! Nothing but the journal connects the stages, so each can stop, fail or be slow alone. Supervision is by part: what a
@@ -75,7 +75,6 @@ pub(crate) struct Pipeline {
     stop_transform: StopSignal,
     threads: Vec<JoinHandle<()>>,
     mode: watch::Sender<Mode>,
-    pumps: Vec<Task<()>>,
     housekeeping: Task<()>,
     /// Last: it holds the lock on the data folder.
     _journal: Journal,
@@ -91,9 +90,10 @@ impl Pipeline {
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
         status.transform.visible.store(cursor.visible.0, Ordering::Release);
         let mode = watch::Sender::new(Mode::Steady);
-        let mut pumps = Vec::new();
+        let mut threads = Vec::new();
         for (index, sink) in config.sinks.into_iter().enumerate() {
-            let built = build_sink(sink.kind).map_err(|error| PipelineError::Sink { name: sink.name, error })?;
+            let name = sink.name;
+            let built = build_sink(sink.kind).map_err(|error| PipelineError::Sink { name: name.clone(), error })?;
             let pump = Pump {
                 sink: built,
                 log: log.clone(),
@@ -102,32 +102,21 @@ impl Pipeline {
                 index,
                 mode: mode.subscribe(),
             };
-            pumps.push(tokio::spawn(pump.run()));
+            threads.push(pump.start(&name)?);
         }
         let (stop_sources, stop_transform) = (StopSignal::default(), StopSignal::default());
         log.on_durable({
             let status = Arc::clone(&status);
             move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
         });
-        let mut threads = vec![transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?];
+        threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
         for (index, source) in config.sources.into_iter().enumerate() {
             let status = Arc::clone(&status);
             threads.push(capture::start(source, log.clone(), status, index, stop_sources.clone())?);
         }
         let housekeeping =
             tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));
-        Ok(Self {
-            status,
-            log,
-            store,
-            stop_sources,
-            stop_transform,
-            threads,
-            mode,
-            pumps,
-            housekeeping,
-            _journal: journal,
-        })
+        Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping, _journal: journal })
     }
 
     /// Waits until every source has ended by itself and everything they gave is confirmed by every sink.
@@ -189,15 +178,14 @@ impl Pipeline {
         let _ = tokio::time::timeout(STOP_DEADLINE, drained).await;
         self.stop_transform.stop();
         self.mode.send_replace(Mode::Stop);
-        let (pumps, threads) = (self.pumps, self.threads);
-        for mut pump in pumps {
-            if tokio::time::timeout(STOP_DEADLINE, &mut pump).await.is_err() {
-                pump.abort();
-            }
-        }
         self.housekeeping.abort();
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-        let _ = tokio::time::timeout(STOP_DEADLINE, joined).await;
+        let threads = self.threads;
+        let mut joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        if tokio::time::timeout(STOP_DEADLINE, &mut joined).await.is_err() {
+            self.mode.send_replace(Mode::Abandon);
+            let _ = tokio::time::timeout(STOP_DEADLINE, joined).await;
+        }
     }
 }
 
