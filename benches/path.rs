@@ -3,6 +3,8 @@
 //! Run it through `benches/path`. All read the same bytes: each round drains copies of one slot, from copies of one data
 //! folder, lake and planner. Rounds are interleaved, so that a slow minute of the machine falls on everybody.
 
+#![allow(unused_imports, reason = "the demo's unit tests are compiled here, and run elsewhere")]
+
 #[path = "../tests/daemon/demo.rs"]
 mod demo;
 

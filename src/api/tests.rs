@@ -42,7 +42,6 @@ impl Daemon {
             (&progress.confirmed_lsn, 0x16_0000_0080),
             (&progress.server_end_lsn, 0x16_0000_0180),
             (&status.transform.folded, 9),
-            (&status.transform.visible, 8),
             (&status.transform.deltas, 7),
             (&status.transform.unchanged, 2),
             (&status.sinks[0].cursor, 6),
@@ -97,7 +96,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         } },
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
         "transform": {
-            "folded": 9, "visible": 8, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0,
+            "folded": 9, "visible": 9, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0,
             "parked": null,
         },
         "sinks": { "planning": {

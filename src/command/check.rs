@@ -81,8 +81,16 @@ impl Findings {
 async fn print_findings(config: Config) -> Result<(), CommandError> {
     let mut findings = Findings::default();
     findings.judge("data_dir", data_dir(&config.data_dir));
+    let mut tables = Tables::default();
     for source in &config.sources {
-        check_source(source, &config.mappings, &mut findings).await;
+        check_source(source, &mut tables, &mut findings).await;
+    }
+    for mapping in &config.mappings {
+        let part = format!("mapping {}", mapping.name);
+        match tables.check(mapping) {
+            Some(outcome) => findings.judge(&part, outcome),
+            None => findings.say(Grade::Info, &part, "is checked when its sources can be read"),
+        }
     }
     for sink in config.sinks {
         let part = format!("sink {}", sink.name);
@@ -102,7 +110,30 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
     }
 }
 
-async fn check_source(source: &PostgresConfig, mappings: &[Mapping], findings: &mut Findings) {
+/// The shapes of the tables that sources capture, as far as they can be seen.
+#[derive(Default)]
+struct Tables {
+    known: Vec<TableSchema>,
+    /// True where some source could not be read.
+    incomplete: bool,
+}
+
+impl Tables {
+    /// The tables that a mapping fits; none where that cannot be said yet.
+    fn check(&self, mapping: &Mapping) -> Option<Result<String, MappingFault>> {
+        match mapping.check(&self.known) {
+            Ok(tables) => {
+                let names: Vec<String> = tables.iter().map(|table| table.table.to_string()).collect();
+                Some(Ok(format!("fits {}", names.join(", "))))
+            }
+            // What is missing may be in the source that cannot be read.
+            Err(_) if self.incomplete => None,
+            Err(fault) => Some(Err(fault)),
+        }
+    }
+}
+
+async fn check_source(source: &PostgresConfig, tables: &mut Tables, findings: &mut Findings) {
     let part = format!("source {}", source.source);
     let found = inspect(source).await;
     let errors_before = findings.errors;
@@ -118,13 +149,13 @@ async fn check_source(source: &PostgresConfig, mappings: &[Mapping], findings: &
         findings.say(Grade::Ok, &part, place);
     }
     match table_schemas(source).await {
-        Ok(tables) => {
-            for (mapping, outcome) in check_mappings(source, mappings, &tables) {
-                findings.judge(&format!("mapping {}", mapping.name), outcome);
+        Ok(found) => tables.known.extend(found),
+        Err(error) => {
+            tables.incomplete = true;
+            if is_fit {
+                findings.say(Grade::Error, &part, error);
             }
         }
-        Err(error) if is_fit => findings.say(Grade::Error, &part, error),
-        Err(_) => findings.say(Grade::Info, &part, "mappings are checked when the source can be read"),
     }
 }
 
@@ -142,45 +173,25 @@ fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
     outcome.expect("nobody aborts it, and capture does not panic")
 }
 
-/// Each mapping of a source with the tables that it fits.
-fn check_mappings<'m>(
-    source: &PostgresConfig,
-    mappings: &'m [Mapping],
-    tables: &[TableSchema],
-) -> Vec<(&'m Mapping, Result<String, MappingFault>)> {
-    let of_source = mappings.iter().filter(|mapping| mapping.source == source.source);
-    of_source.map(|mapping| (mapping, check_mapping(mapping, tables))).collect()
-}
-
-fn check_mapping(mapping: &Mapping, tables: &[TableSchema]) -> Result<String, MappingFault> {
-    let driving: Vec<&TableSchema> = tables.iter().filter(|table| mapping.drives(&table.table)).collect();
-    if driving.is_empty() {
-        return Err(mapping.table_missing());
-    }
-    driving.iter().try_for_each(|table| mapping.check(table))?;
-    let names: Vec<String> = driving.iter().map(|table| table.table.to_string()).collect();
-    Ok(format!("fits {}", names.join(", ")))
-}
-
 /// Refuses to begin with mappings that do not fit their tables.
 ///
 /// Only at the very beginning: once something is captured, a mapping that stopped fitting must not keep capture from
 /// going on, because the source's log would be lost or fill its disk. The transform parks with the same fault then.
 pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), CommandError> {
     let begins = std::fs::read_dir(&config.data_dir).map_or(true, |mut entries| entries.next().is_none());
-    let mut faults = Vec::new();
+    let mut tables = Tables::default();
     for source in &config.sources {
-        let tables = match table_schemas(source).await {
-            Ok(tables) => tables,
+        match table_schemas(source).await {
+            Ok(found) => tables.known.extend(found),
             // The reader meets it again and is supervised; it says so itself.
             Err(error) => {
                 let later = if error.class() == Class::Transient { "tried again" } else { "reported by the source" };
                 info!(source = %source.source, %error, "mappings are not checked yet; the fault is {later}");
-                continue;
+                tables.incomplete = true;
             }
-        };
-        faults.extend(check_mappings(source, &config.mappings, &tables).into_iter().filter_map(|(_, it)| it.err()));
+        }
     }
+    let faults: Vec<MappingFault> = config.mappings.iter().filter_map(|mapping| tables.check(mapping)?.err()).collect();
     if begins && !faults.is_empty() {
         let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
         return Err(CommandError::Unfit(texts.join("\n")));
@@ -276,7 +287,8 @@ mod tests {
 
     #[test]
     fn a_mapping_with_an_unknown_column_or_table_is_named_with_its_place() {
-        let tables = [table(&["nr", "name"])];
+        let tables = Tables { known: vec![table(&["nr", "name"])], incomplete: false };
+        let check_mapping = |mapping: &Mapping, tables: &Tables| tables.check(mapping).expect("all sources were read");
         let fits = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name AS name FROM lieferant");
         assert_eq!(check_mapping(&fits, &tables).expect("fits"), "fits m.lieferant");
         let column = mapping("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
@@ -285,6 +297,8 @@ mod tests {
         let other = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
         let fault = check_mapping(&other, &tables).expect_err("no such table").to_string();
         assert!(fault.contains("lieferanten") && fault.contains("[sources.erp]"), "{fault}");
+        let blind = Tables { incomplete: true, ..tables };
+        assert!(blind.check(&other).is_none(), "it may be in a source that cannot be read");
     }
 
     #[test]

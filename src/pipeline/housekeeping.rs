@@ -32,9 +32,9 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: 
             old = marks.pop_front().map(|(_, offset)| offset);
         }
         let (log, store, delivered) = (log.clone(), store.clone(), delivered(&status));
-        let folded = status.folded();
+        let needs = LogOffset(status.transform.needs.load(Ordering::Acquire));
         let cleaned =
-            tokio::task::spawn_blocking(move || clean(&log, &store, delivered, old.map(|old| old.min(folded))));
+            tokio::task::spawn_blocking(move || clean(&log, &store, delivered, old.map(|old| old.min(needs))));
         if let Ok(Err(error)) = cleaned.await {
             warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be");
         }

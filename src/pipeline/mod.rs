@@ -88,7 +88,7 @@ impl Pipeline {
         let transform = Transform::open(store.clone(), config.mappings)?;
         let cursor = transform.cursor();
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
-        status.transform.visible.store(cursor.visible.0, Ordering::Release);
+        status.transform.needs.store(transform.needs_after().0, Ordering::Release);
         let mode = watch::Sender::new(Mode::Steady);
         let mut threads = Vec::new();
         for (index, sink) in config.sinks.into_iter().enumerate() {

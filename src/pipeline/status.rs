@@ -50,7 +50,8 @@ pub(crate) struct SourceStatus {
 #[derive(Debug, Default)]
 pub(crate) struct TransformStatus {
     pub(crate) folded: AtomicU64,
-    pub(crate) visible: AtomicU64,
+    /// The log is needed behind this entry: the fold asks for a transaction's frames again when its last one comes.
+    pub(crate) needs: AtomicU64,
     pub(crate) deltas: AtomicU64,
     pub(crate) unchanged: AtomicU64,
     pub(crate) faulty: AtomicU64,
@@ -178,7 +179,7 @@ impl Status {
     }
 
     pub(crate) fn visible(&self) -> LogOffset {
-        LogOffset(self.transform.visible.load(Ordering::Acquire))
+        self.folded()
     }
 
     pub(crate) fn folded(&self) -> LogOffset {

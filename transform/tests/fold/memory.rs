@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{Fold, FoldStats};
 use syncline_transform::mapping::Mapping;
-use syncline_transform::state::{Cursor, OutboxStep, Pair, Space, State, Step};
+use syncline_transform::state::{Cursor, OutboxStep, Pair, Replay, Space, State, Step, Visit};
 
 use crate::frames::{Change, frame};
 use crate::outbox::{Delta, deltas};
@@ -42,9 +42,11 @@ impl State for Memory {
         Ok(self.spaces.borrow().get(&space).and_then(|pairs| pairs.get(key).cloned()))
     }
 
-    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+    fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
         let spaces = self.spaces.borrow();
-        let pairs = spaces.get(&space).into_iter().flat_map(|pairs| pairs.range(prefix.to_vec()..));
+        let from = prefix.max(after).to_vec();
+        let pairs = spaces.get(&space).into_iter().flat_map(|pairs| pairs.range(from.clone()..));
+        let pairs = pairs.skip_while(|(key, _)| key.as_slice() == after);
         let pairs = pairs.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
         Ok(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
@@ -79,6 +81,28 @@ impl Memory {
         }
         self.outbox.borrow_mut().extend(step.outbox);
         *self.cursor.borrow_mut() = step.cursor;
+    }
+}
+
+/// A log in memory.
+struct Logged<'l>(&'l [LogEntry]);
+
+impl Replay for Logged<'_> {
+    fn frames(
+        &self,
+        source: &SourceId,
+        from: LogOffset,
+        to: LogOffset,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), TransformError> {
+        for (entry, offset) in self.0.iter().zip(1..).filter(|(entry, _)| entry.source() == source) {
+            if let LogEntry::Frame(frame) = entry
+                && (from.0..to.0).contains(&offset)
+            {
+                visit(LogOffset(offset), frame)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -117,7 +141,7 @@ impl Daemon {
                 self.fold = Some(fold);
                 return Ok(last);
             };
-            match fold.fold(offset, entry, &self.memory, &mut |step| self.memory.commit(step)) {
+            match fold.fold(offset, entry, &Logged(&self.log), &self.memory, &mut |step| self.memory.commit(step)) {
                 Ok(stats) => {
                     last = stats;
                     self.fold = Some(fold);
@@ -157,6 +181,6 @@ impl Daemon {
     }
 
     pub(crate) fn visible(&self) -> LogOffset {
-        self.memory.cursor().visible
+        self.memory.cursor().folded
     }
 }
