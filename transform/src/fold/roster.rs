@@ -120,9 +120,9 @@ impl Roster {
             registrations,
             calls: false,
         };
-        for (_, shape) in catalog::known_shapes(state)? {
-            roster.take_up(&shape)?;
-        }
+        let shapes = catalog::known_shapes(state)?;
+        shapes.values().try_for_each(|shape| roster.take_up(shape))?;
+        shapes.keys().try_for_each(|table| roster.compile_all(table))?;
         Ok(roster)
     }
 

@@ -113,6 +113,7 @@ pub(crate) struct Daemon {
     mappings: Vec<(String, String)>,
     fold: Option<Fold>,
     read: usize,
+    chunk: usize,
 }
 
 pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
@@ -123,7 +124,12 @@ pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
 impl Daemon {
     pub(crate) fn new(mappings: &[(&str, &str)]) -> Self {
         let mappings = mappings.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        Self { memory: Memory::default(), log: Vec::new(), mappings, fold: None, read: 0 }
+        Self { memory: Memory::default(), log: Vec::new(), mappings, fold: None, read: 0, chunk: 16 * 1024 }
+    }
+
+    /// With steps of so few rows.
+    pub(crate) fn with_chunk(self, chunk: usize) -> Self {
+        Self { chunk, ..self }
     }
 
     /// Folds the rest of the log, starting again from state after every crash; counts the commits that were tried.
@@ -134,7 +140,9 @@ impl Daemon {
         loop {
             let mut fold = match self.fold.take() {
                 Some(fold) => fold,
-                None => Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?,
+                None => {
+                    Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?.with_chunk(self.chunk)
+                }
             };
             let offset = fold.cursor().folded.next();
             let Some(entry) = self.log.get(usize::try_from(offset.0).expect("short") - 1) else {
