@@ -13,6 +13,7 @@ use syncline_schemas::ident::{LogOffset, Position, SourceId};
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
+use super::defect;
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 
@@ -75,9 +76,11 @@ pub(super) fn start(
     let name = format!("capture-{}", config.source);
     std::thread::Builder::new().name(name).spawn(move || {
         let source = &status.sources[index];
-        supervise(&config, &log, source, &status, &stop);
-        source.finished.store(true, Ordering::Release);
-        status.pulse();
+        let park = |why| source.park_finished(format!("source {}: {why}", source.name));
+        defect::watched(&status, park, || {
+            supervise(&config, &log, source, &status, &stop);
+            source.finish();
+        });
     })
 }
 

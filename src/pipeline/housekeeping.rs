@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::ident::LogOffset;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::outbox::Outbox;
 use super::status::Status;
@@ -35,8 +35,12 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: 
         let folded = status.folded();
         let cleaned =
             tokio::task::spawn_blocking(move || clean(&log, &store, delivered, old.map(|old| old.min(folded))));
-        if let Ok(Err(error)) = cleaned.await {
-            warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be");
+        match cleaned.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be"),
+            Err(error) => {
+                error!(%error, "removing what is no longer needed met a defect in Syncline: please report it")
+            }
         }
     }
 }

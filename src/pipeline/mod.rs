@@ -9,6 +9,7 @@
 
 mod backoff;
 mod capture;
+mod defect;
 mod deliver;
 mod housekeeping;
 pub(crate) mod lag;

@@ -46,6 +46,19 @@ pub(crate) struct SourceStatus {
     pub(crate) finished: AtomicBool,
 }
 
+impl SourceStatus {
+    /// Its reader has ended for good.
+    pub(crate) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+    }
+
+    /// Its reader has ended for good and for a reason.
+    pub(crate) fn park_finished(&self, reason: String) {
+        self.parked.park(reason);
+        self.finish();
+    }
+}
+
 /// The transform.
 #[derive(Debug, Default)]
 pub(crate) struct TransformStatus {

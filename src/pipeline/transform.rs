@@ -19,8 +19,8 @@ use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, Pair, Space, State, Step};
 use tracing::{debug, error};
 
-use super::outbox;
 use super::status::Status;
+use super::{defect, outbox};
 
 /// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
 const READ_AHEAD: usize = 1;
@@ -96,12 +96,15 @@ impl Transform {
     pub(super) fn start(self, log: Log, status: Arc<Status>, stop: StopSignal) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("transform".to_owned()).spawn(move || {
             let mut this = self;
-            if let Err(error) = this.run(&log, &status, &stop) {
-                error!(%error, folded = %status.folded(), "transform parked");
-                status.transform.parked.park(error.to_string());
-                status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
-            }
-            status.pulse();
+            // Not broken: its commits are atomic, so the state is as good as before, and capture goes on.
+            let park = |why| status.transform.parked.park(why);
+            defect::watched(&status, park, || {
+                if let Err(error) = this.run(&log, &status, &stop) {
+                    error!(%error, folded = %status.folded(), "transform parked");
+                    status.transform.parked.park(error.to_string());
+                    status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
+                }
+            });
         })
     }
 
