@@ -1,6 +1,6 @@
 //! A source: its reader on a thread of its own, its entries into the log, its failures into a retry or a park.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use super::status::{SourceStatus, Status};
 
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
+/// How long a source that is parked waits for its last entries; a disk that takes longer is a fault of its own.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// The journal's log as the reader of one source sees it.
 struct JournalLog<'s> {
@@ -26,12 +28,20 @@ struct JournalLog<'s> {
     status: &'s SourceStatus,
     /// Where the last appended frame took the source, durable or not.
     stands: Mutex<(Position, bool)>,
+    /// The last offset given.
+    appended: AtomicU64,
 }
 
 impl<'s> JournalLog<'s> {
     fn new(log: Log, source: &SourceId, status: &'s SourceStatus) -> Self {
         let stands = log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
-        Self { log, status, stands: Mutex::new(stands) }
+        Self { log, status, stands: Mutex::new(stands), appended: AtomicU64::new(0) }
+    }
+
+    /// Waits until what was appended is durable, so that whoever sees the source at its end sees all that it gave.
+    fn settle(&self) {
+        // A log that failed says so itself.
+        let _ = self.log.wait_durable(LogOffset(self.appended.load(Ordering::Relaxed)), SETTLE);
     }
 }
 
@@ -50,6 +60,7 @@ impl LogSink for JournalLog<'_> {
             runs = streamed_runs(frame);
         }
         let offset = self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
+        self.appended.store(offset.0, Ordering::Relaxed);
         self.status.on_the_way.note(offset, runs);
         // It may have become durable before it was noted.
         self.status.on_the_way.arrived(self.log.durable(), &self.status.lag);
@@ -103,6 +114,7 @@ fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: 
             }
             Err(error) => {
                 error!(source = %config.source, %error, "source parked");
+                log.settle();
                 source.parked.park(error.to_string());
                 return;
             }

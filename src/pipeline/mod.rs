@@ -127,7 +127,7 @@ impl Pipeline {
             .await;
         self.refuse_parked()?;
         let end = self.log.durable();
-        self.status.wait_for(|status| status.folded() >= end || status.transform.parked.is_parked()).await;
+        self.status.wait_for(|status| status.is_folded(end)).await;
         self.refuse_parked()?;
         self.flush().await;
         self.refuse_parked()
@@ -136,27 +136,16 @@ impl Pipeline {
     /// Waits until every sink has confirmed what is visible, or is parked.
     async fn flush(&self) {
         self.mode.send_replace(Mode::Flush);
-        self.status
-            .wait_for(|status| {
-                let visible = status.visible().0;
-                status
-                    .sinks
-                    .iter()
-                    .all(|sink| sink.cursor.load(Ordering::Acquire) >= visible || sink.parked.is_parked())
-            })
-            .await;
+        self.status.wait_for(Status::is_delivered).await;
     }
 
-    /// Waits until nothing is left that could go on: all sources parked, or the state store failed.
+    /// Waits until nothing is left that could go on: all sources parked and what they gave delivered as far as it can
+    /// be, or the state store failed.
     ///
-    /// A transform that is parked by a mapping does not count: capture goes on, so that nothing is lost meanwhile.
+    /// A transform that is parked by a mapping does not count: capture goes on, so that nothing is lost meanwhile. Nor
+    /// does a target that is down: it will be back, and what waits for it is worth a process.
     pub(crate) async fn hopeless(&self) -> PipelineError {
-        self.status
-            .wait_for(|status| {
-                status.sources.iter().all(|source| source.parked.is_parked())
-                    || status.transform.broken.load(Ordering::Acquire)
-            })
-            .await;
+        self.status.wait_for(|status| status.is_hopeless(self.log.durable())).await;
         self.refuse_parked().err().unwrap_or_else(|| PipelineError::Parked("nothing is left to do".to_owned()))
     }
 
@@ -172,7 +161,7 @@ impl Pipeline {
             let sources = |status: &Status| status.sources.iter().all(|source| source.finished.load(Ordering::Acquire));
             self.status.wait_for(sources).await;
             let end = self.log.durable();
-            self.status.wait_for(|status| status.folded() >= end || status.transform.parked.is_parked()).await;
+            self.status.wait_for(|status| status.is_folded(end)).await;
             self.flush().await;
         };
         // What is not confirmed by then is durable here and is delivered after the next start.
