@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod planner;
 pub(crate) mod run;
+mod signals;
 pub(crate) mod status;
 
 use thiserror::Error;

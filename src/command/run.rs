@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use syncline_capture::postgres::{DrainTo, Lsn};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::CommandError;
+use super::signals::Signals;
 use crate::api::{self, Facts};
 use crate::cli::{RunArgs, SummaryFormat};
 use crate::config::Config;
@@ -18,7 +18,11 @@ use crate::usage;
 
 /// Runs until a signal, the end of a drain, or until nothing can go on.
 pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) -> Result<(), CommandError> {
+    // First of all, so that whoever asks us to stop is heard from here on.
+    let mut signals = Signals::listen()?;
     let draining = set_drain(&mut config, args)?;
+    // Before anything touches the data folder: a daemon that nobody could ask does not start.
+    let listener = api::bind(config.listen).await?;
     let sources: Vec<String> = config.sources.iter().map(|source| source.source.to_string()).collect();
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
@@ -26,14 +30,12 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     super::check::refuse_unfit_mappings(&config).await?;
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
     let facts = Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
-    let api = tokio::spawn(api::serve(api::bind(listen).await?, Arc::new(facts)));
+    let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let outcome = tokio::select! {
         outcome = pipeline.drained(), if draining => outcome,
         error = pipeline.hopeless() => Err(error),
-        _ = terminate.recv() => { info!("stopping on SIGTERM"); Ok(()) }
-        _ = interrupt.recv() => { info!("stopping on SIGINT"); Ok(()) }
+        signal = signals.received() => { info!("stopping on {signal}"); Ok(()) }
     };
     pipeline.stop().await;
     api.abort();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::demo::erp::Scale;
+use super::demo::server::free_port;
 use super::world::{World, eventually};
 
 /// Runs `syncline run --drain`, which must fail, and gives what it said.
@@ -96,7 +97,12 @@ async fn a_second_daemon_on_the_same_folder_is_refused() {
     let world = World::new(Scale::SHOP, &[]).await;
     let daemon = world.daemon();
     eventually("the first one answers", || async { world.status().await.is_some() }).await;
-    assert_says(&refusal(&world).await, &["data", "another"]);
+    // The address comes first: whoever starts the same file twice does not even look at the data.
+    assert_says(&refusal(&world).await, &["cannot listen at ", "set listen in [daemon]"]);
+    let (listen, other) = (world.setup.listen(), format!("127.0.0.1:{}", free_port().expect("a port")));
+    world.reconfigure(&listen, &other);
+    assert_says(&refusal(&world).await, &["data/lock is locked", "another daemon", "data_dir"]);
+    world.reconfigure(&other, &listen);
     let health = reqwest::get(format!("http://{}/health", world.setup.listen())).await.expect("it answers");
     assert_eq!(health.status().as_u16(), 200);
     let metrics = reqwest::get(format!("http://{}/metrics", world.setup.listen())).await.expect("it answers");
