@@ -33,9 +33,13 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
     let outcome = tokio::select! {
-        outcome = pipeline.drained(), if draining => outcome,
-        error = pipeline.hopeless() => Err(error),
-        signal = signals.received() => { info!("stopping on {signal}"); Ok(()) }
+        outcome = pipeline.drained(), if draining => outcome.map_err(CommandError::from),
+        error = pipeline.hopeless() => Err(error.into()),
+        signal = signals.received() => {
+            info!("stopping on {signal}");
+            // Whoever drains goes on to what needs everything to be there.
+            if draining { Err(CommandError::Interrupted) } else { Ok(()) }
+        }
     };
     pipeline.stop().await;
     api.abort();

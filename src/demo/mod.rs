@@ -132,7 +132,7 @@ async fn with_books(
     };
     let (demo, drive) = tokio::select! {
         prepared = prepared => prepared?,
-        () = stop.asked() => return Ok(()),
+        () = stop.asked() => return if options.drain { Err(DemoError::Interrupted) } else { Ok(()) },
     };
     if !options.drain {
         return demo.watch(drive, stop).await;

@@ -44,6 +44,21 @@ async fn a_source_that_cannot_be_read_is_refused_with_the_remedy_and_nothing_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_is_interrupted_does_not_report_success() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let (right, wrong) = (world.server.port(), free_port().expect("a port"));
+    world.reconfigure(&format!(":{right}/"), &format!(":{wrong}/"));
+    let drain = world.setup.drain(&world.password).start().expect("the daemon starts");
+    eventually("it has tried in vain", || async {
+        world.status().await.unwrap_or_default()["sources"]["erp"]["retries"].as_u64() > Some(0)
+    })
+    .await;
+    let text = drain.stop().await.expect_err("nothing was drained").to_string();
+    assert_says(&text, &["exit status: 1", "interrupted before everything was confirmed", "after the next start"]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_logical_decoding_is_refused_with_the_setting_to_change() {
     let world = World::new(Scale::SHOP, &[("wal_level", "replica")]).await;
     assert_says(&refusal(&world).await, &["wal_level", "logical"]);
