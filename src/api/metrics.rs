@@ -45,16 +45,17 @@ const DAEMON: [Family<Report>; 2] = [
     gauge("syncline_healthy", "1 while no part has stopped for good.", |it| truth(it.parked.is_empty())),
 ];
 
-const SOURCE: [Family<Source>; 10] = [
+const SOURCE: [Family<Source>; 11] = [
     counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
     counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
     counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
     gauge("syncline_source_behind_bytes", "Bytes of the server's log that are not read yet.", |it| {
         it.behind_bytes.and_then(number)
     }),
-    gauge("syncline_source_last_message_age_seconds", "Since the server last said anything.", |it| {
+    gauge("syncline_source_last_message_age_seconds", "Since the server last said anything, or the start.", |it| {
         it.last_message_age_ms.map(seconds)
     }),
+    gauge("syncline_source_idle", "1 between two attempts to reach the server.", |it| truth(it.state == "idle")),
     gauge("syncline_source_connecting", "1 while the server is being reached.", |it| truth(it.state == "connecting")),
     gauge("syncline_source_copying", "1 while tables are copied.", |it| truth(it.state == "snapshot")),
     gauge("syncline_source_streaming", "1 while the log is followed.", |it| truth(it.state == "streaming")),

@@ -84,7 +84,10 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
     assert!(report.journal.log_bytes > 0 && report.journal.state_bytes.is_some());
     (report.uptime_s, report.journal.log_bytes, report.journal.state_bytes) = (60, 4_096, Some(8_192));
     let lag = Quantiles { rows: 6, p50_us: 1_500, p99_us: 1_600, max_us: 1_700 };
-    report.sources.values_mut().for_each(|source| source.lag = lag.clone());
+    for source in report.sources.values_mut() {
+        source.lag = lag.clone();
+        assert!(source.last_message_age_ms.replace(250).is_some(), "a silence since the start has an age, too");
+    }
     report.sinks.values_mut().for_each(|sink| sink.lag = lag.clone());
     let golden = json!({
         "version": env!("CARGO_PKG_VERSION"), "name": "north", "uptime_s": 60, "rows_in": 10, "deltas_out": 7,
@@ -92,7 +95,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         "sources": { "erp": {
             "state": "parked", "rows": 10, "reads": 4, "inserts": 3, "updates": 2, "deletes": 1, "truncates": 0,
             "frames": 5, "bytes": 2048, "received_lsn": "16/100", "confirmed_lsn": "16/80",
-            "server_end_lsn": "16/180", "behind_bytes": 128, "last_message_age_ms": null, "retries": 0,
+            "server_end_lsn": "16/180", "behind_bytes": 128, "last_message_age_ms": 250, "retries": 0,
             "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": "source erp: slot gone",
         } },
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
@@ -155,6 +158,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
     let expect = [
         ("syncline_source_rows_total{source=\"erp\",op=\"read\"}", 4.0),
         ("syncline_source_behind_bytes{source=\"erp\"}", 128.0),
+        ("syncline_source_idle{source=\"erp\"}", 1.0),
         ("syncline_transform_deltas_total", 7.0),
         ("syncline_sink_behind_entries{sink=\"planning\"}", 2.0),
         ("syncline_sink_last_lag_seconds{sink=\"planning\"}", 0.014),
@@ -168,7 +172,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
     for (series, value) in expect {
         assert_eq!(samples.get(series), Some(&value), "{series}");
     }
-    assert!(!page.contains("last_message_age_seconds{"), "an age before the first message would be a claim");
+    assert!(page.contains("last_message_age_seconds{"), "a server that never answered is an old silence");
 }
 
 #[test]

@@ -86,7 +86,11 @@ fn table(report: &Report, base: &str) -> String {
 
 fn source_row(name: &str, source: &Source) -> Vec<String> {
     let unknown = || "-".to_owned();
-    let heard = source.last_message_age_ms.map_or_else(unknown, |ms| ms_text(ms) + " ago");
+    let heard = match source.last_message_age_ms {
+        Some(ms) if source.bytes > 0 => ms_text(ms) + " ago",
+        Some(_) => "never".to_owned(),
+        None => unknown(),
+    };
     vec![
         name.to_owned(),
         source.state.clone(),

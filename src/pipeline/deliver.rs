@@ -126,6 +126,8 @@ impl Pump {
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
     async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
         let ours = self.store.cursor(&cursor_name(&sink.name)).map_err(|error| unreadable(&error))?;
+        // Before it is asked: of a target that does not answer, what waits for it must not look level.
+        sink.set_behind(self.status.visible() > LogOffset(ours.unwrap_or_default()));
         let theirs = self.sink.recall().await?;
         let at = theirs.unwrap_or(LogOffset(ours.unwrap_or_default()));
         let end = self.log.durable();
@@ -327,5 +329,21 @@ mod tests {
         pump.join().expect_err("it panicked");
         let reason = world.status.sinks[0].parked.reason().expect("parked");
         assert!(reason.contains("defect in Syncline") && reason.ends_with("(thread sink-planning)"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_target_that_is_down_from_the_start_is_seen_to_wait() {
+        let down = || {
+            let (target, reason) = ("planning".to_owned(), "connection refused".to_owned());
+            Err(SinkError::Unavailable { target, reason })
+        };
+        for (visible, waits) in [(9, true), (0, false)] {
+            let world = World::new(visible);
+            let pump = world.pump(down);
+            world.status.wait_for(|status| status.sinks[0].retries.load(Ordering::Relaxed) > 0).await;
+            assert_eq!(world.status.sinks[0].waiting() > Duration::ZERO, waits, "of {visible} entries");
+            world.mode.send_replace(Mode::Stop);
+            pump.join().expect("it ends");
+        }
     }
 }
