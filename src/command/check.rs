@@ -6,20 +6,20 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
+use syncline_capture::CaptureError;
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
-use syncline_capture::{CaptureError, Class};
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
 use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::Mapping;
-use tracing::{info, warn};
 
 use super::CommandError;
 use super::status::bytes_text;
 use crate::cli::CheckArgs;
 use crate::config::{Config, SinkConfig, SinkKind};
+use crate::pipeline::check_mapping;
 
 /// Prints the findings, or the scripts for the DBA.
 pub(crate) async fn run(config: Config, args: &CheckArgs) -> Result<(), CommandError> {
@@ -152,45 +152,6 @@ fn check_mappings<'m>(
     of_source.map(|mapping| (mapping, check_mapping(mapping, tables))).collect()
 }
 
-fn check_mapping(mapping: &Mapping, tables: &[TableSchema]) -> Result<String, MappingFault> {
-    let driving: Vec<&TableSchema> = tables.iter().filter(|table| mapping.drives(&table.table)).collect();
-    if driving.is_empty() {
-        return Err(mapping.table_missing());
-    }
-    driving.iter().try_for_each(|table| mapping.check(table))?;
-    let names: Vec<String> = driving.iter().map(|table| table.table.to_string()).collect();
-    Ok(format!("fits {}", names.join(", ")))
-}
-
-/// Refuses to begin with mappings that do not fit their tables.
-///
-/// Only at the very beginning: once something is captured, a mapping that stopped fitting must not keep capture from
-/// going on, because the source's log would be lost or fill its disk. The transform parks with the same fault then.
-pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), CommandError> {
-    let begins = std::fs::read_dir(&config.data_dir).map_or(true, |mut entries| entries.next().is_none());
-    let mut faults = Vec::new();
-    for source in &config.sources {
-        let tables = match table_schemas(source).await {
-            Ok(tables) => tables,
-            // The reader meets it again and is supervised; it says so itself.
-            Err(error) => {
-                let later = if error.class() == Class::Transient { "tried again" } else { "reported by the source" };
-                info!(source = %source.source, %error, "mappings are not checked yet; the fault is {later}");
-                continue;
-            }
-        };
-        faults.extend(check_mappings(source, &config.mappings, &tables).into_iter().filter_map(|(_, it)| it.err()));
-    }
-    if begins && !faults.is_empty() {
-        let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        return Err(CommandError::Unfit(texts.join("\n")));
-    }
-    for fault in &faults {
-        warn!(%fault, "mapping does not fit its table; capture goes on, the transform stops where the log says so");
-    }
-    Ok(())
-}
-
 /// Whether files can be made in the data folder, or where it will be made.
 fn data_dir(dir: &Path) -> Result<String, String> {
     let dir = std::path::absolute(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -252,40 +213,7 @@ fn commented(undo: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
-    use syncline_schemas::ident::{SourceId, TableId};
-    use syncline_schemas::table::Column;
-
     use super::*;
-
-    fn mapping(sql: &str) -> Mapping {
-        Mapping::parse("erp/supplier.sql", "mappings/erp/supplier.sql", sql).expect("parses")
-    }
-
-    fn table(columns: &[&str]) -> TableSchema {
-        let column = |(i, name): (usize, &&str)| Column {
-            name: (*name).to_owned(),
-            data_type: DataType::Utf8,
-            source_type: "text".to_owned(),
-            key_ordinal: (i == 0).then_some(0),
-            can_be_absent: false,
-        };
-        let columns = columns.iter().enumerate().map(column).collect();
-        TableSchema { source: SourceId::new("erp"), table: TableId::new("m", "lieferant"), version: 1, columns }
-    }
-
-    #[test]
-    fn a_mapping_with_an_unknown_column_or_table_is_named_with_its_place() {
-        let tables = [table(&["nr", "name"])];
-        let fits = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name AS name FROM lieferant");
-        assert_eq!(check_mapping(&fits, &tables).expect("fits"), "fits m.lieferant");
-        let column = mapping("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
-        let fault = check_mapping(&column, &tables).expect_err("no such column").to_string();
-        assert!(fault.starts_with("mappings/erp/supplier.sql:2:3: ") && fault.contains("nummer"), "{fault}");
-        let other = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
-        let fault = check_mapping(&other, &tables).expect_err("no such table").to_string();
-        assert!(fault.contains("lieferanten") && fault.contains("[sources.erp]"), "{fault}");
-    }
 
     #[test]
     fn a_data_folder_is_judged_without_being_made() {

@@ -27,7 +27,6 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
     let (name, listen) = (config.name.clone(), config.listen);
-    super::check::refuse_unfit_mappings(&config).await?;
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
     let facts = Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
     let api = tokio::spawn(api::serve(listener, Arc::new(facts)));

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::defect;
+use super::fit::Fit;
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 
@@ -79,6 +80,7 @@ impl LogSink for JournalLog<'_> {
 /// Starts the thread of a source; `index` is its place in the status.
 pub(super) fn start(
     config: PostgresConfig,
+    fit: Fit,
     log: Log,
     status: Arc<Status>,
     index: usize,
@@ -89,17 +91,26 @@ pub(super) fn start(
         let source = &status.sources[index];
         let park = |why| source.park_finished(format!("source {}: {why}", source.name));
         defect::watched(&status, park, || {
-            supervise(&config, &log, source, &status, &stop);
+            supervise(&config, fit, &log, source, &status, &stop);
             source.finish();
         });
     })
 }
 
-fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
+fn supervise(
+    config: &PostgresConfig,
+    mut fit: Fit,
+    log: &Log,
+    source: &SourceStatus,
+    status: &Status,
+    stop: &StopSignal,
+) {
     let mut backoff = Backoff::new();
     while !stop.is_stopped() {
         let log = JournalLog::new(log.clone(), &config.source, source);
-        match postgres::run(config, resume(&log.log, &config.source), &log, &source.progress, stop) {
+        let resume = resume(&log.log, &config.source);
+        let fits = fit.check(config, resume.is_none());
+        match fits.and_then(|()| postgres::run(config, resume, &log, &source.progress, stop)) {
             Ok(outcome) => {
                 info!(source = %config.source, ?outcome, "source ended");
                 return;

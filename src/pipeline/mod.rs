@@ -11,6 +11,7 @@ mod backoff;
 mod capture;
 mod defect;
 mod deliver;
+mod fit;
 mod housekeeping;
 pub(crate) mod lag;
 mod outbox;
@@ -34,6 +35,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle as Task;
 
 use self::deliver::{Mode, Pump};
+use self::fit::Fit;
+pub(crate) use self::fit::check_mapping;
 use self::status::Status;
 use self::transform::Transform;
 use crate::config::{Config, SinkKind};
@@ -86,7 +89,7 @@ impl Pipeline {
     pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let journal = Journal::open(&config.data_dir, Limits::default())?;
         let (log, store) = (journal.log.clone(), journal.store.clone());
-        let transform = Transform::open(store.clone(), config.mappings)?;
+        let transform = Transform::open(store.clone(), config.mappings.clone())?;
         let cursor = transform.cursor();
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
         status.transform.visible.store(cursor.visible.0, Ordering::Release);
@@ -113,7 +116,8 @@ impl Pipeline {
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
         for (index, source) in config.sources.into_iter().enumerate() {
             let status = Arc::clone(&status);
-            threads.push(capture::start(source, log.clone(), status, index, stop_sources.clone())?);
+            let fit = Fit::new(config.mappings.iter().filter(|it| it.source == source.source).cloned().collect());
+            threads.push(capture::start(source, fit, log.clone(), status, index, stop_sources.clone())?);
         }
         let housekeeping =
             tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));

@@ -82,6 +82,30 @@ async fn a_mistyped_mapping_or_setting_is_refused_with_its_line_and_all_faults_a
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_mapping_costs_no_copy_even_where_the_server_was_away_at_first() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let (right, wrong) = (format!(":{}/", world.server.port()), format!(":{}/", free_port().expect("a port")));
+    let mapping = world.setup.dir.join("mappings/erp/location.sql");
+    let good = fs::read_to_string(&mapping).expect("read the mapping");
+    fs::write(&mapping, good.replace("site_name AS name", "site_nam AS name")).expect("write the mapping");
+    world.reconfigure(&right, &wrong);
+    let daemon = world.daemon();
+    eventually("it has tried in vain", || async {
+        world.status().await.unwrap_or_default()["sources"]["erp"]["retries"].as_u64() > Some(0)
+    })
+    .await;
+    daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
+
+    world.reconfigure(&wrong, &right);
+    assert_says(&refusal(&world).await, &["location.sql:4:", "site_nam", "nothing is captured yet"]);
+    fs::write(&mapping, &good).expect("write the mapping");
+    let summary = world.drain().await;
+    assert_eq!((summary["rows"].as_u64() > Some(5_000), &summary["rows"]), (true, &summary["reads"]), "{summary}");
+    world.assert_planner_equals_source().await;
+    world.end().await;
+}
+
 /// The newest segment of the log.
 fn newest_segment(world: &World) -> PathBuf {
     let log = world.setup.dir.join("data/log");
