@@ -14,6 +14,7 @@ mod drive;
 mod erp;
 mod error;
 mod live;
+mod lives;
 mod process;
 mod server;
 mod setup;
@@ -28,6 +29,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::drive::{Drive, Pace};
 use self::erp::Scale;
 use self::live::{Live, grouped};
+use self::lives::Daemon;
 use self::process::{Process, Program};
 use self::server::Server;
 use self::setup::Setup;
@@ -36,10 +38,6 @@ pub(crate) use self::error::DemoError;
 
 /// How long the daemon and the planner may take until they answer.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// A daemon that dies again sooner than this after its start has not been killed for fun.
-const LIFE_MIN: Duration = Duration::from_secs(3);
-/// So many short lives in a row, and the demo gives up.
-const SHORT_LIVES_MAX: u32 = 5;
 
 /// What is asked of the demo.
 #[derive(Debug, Clone)]
@@ -143,33 +141,6 @@ async fn with_books(
     }
 }
 
-/// The daemon over all its lives.
-struct Daemon {
-    program: Program,
-    process: Process,
-    born: Instant,
-    short_lives: u32,
-}
-
-impl Daemon {
-    fn start(program: Program) -> Result<Self, DemoError> {
-        let process = program.start()?;
-        Ok(Self { program, process, born: Instant::now(), short_lives: 0 })
-    }
-
-    /// Starts it again where it has died; true where it had.
-    fn revive(&mut self) -> Result<bool, DemoError> {
-        let Some(status) = self.process.ended()? else { return Ok(false) };
-        self.short_lives = if self.born.elapsed() < LIFE_MIN { self.short_lives + 1 } else { 0 };
-        if self.short_lives >= SHORT_LIVES_MAX {
-            return Err(self.process.fault(status));
-        }
-        self.process = self.program.start()?;
-        self.born = Instant::now();
-        Ok(true)
-    }
-}
-
 struct Demo<'s> {
     setup: &'s Setup,
     planner: Process,
@@ -231,7 +202,7 @@ impl Demo<'_> {
         }
         self.live.say("stopping").map_err(stdout_fault)?;
         drive.stop().await?;
-        self.daemon.process.stop().await?;
+        self.daemon.stop().await?;
         self.planner.stop().await
     }
 
@@ -271,7 +242,7 @@ impl Demo<'_> {
         let counts = drive.counts();
         self.daemon.revive()?;
         let stopped = Instant::now();
-        self.daemon.process.stop().await?;
+        self.daemon.stop().await?;
         let summary = self.setup.drain(password).output().await?;
         let summary = summary.lines().last().unwrap_or_default();
         println!();
