@@ -147,7 +147,7 @@ flush_every = "5s"
 
     /// What to watch the daemon with.
     pub(crate) fn live(&self) -> Live {
-        Live::new(reqwest::Client::new(), &self.listen())
+        Live::new(http(), &self.listen())
     }
 
     /// A question to the lake, to be pasted into a shell.
@@ -164,6 +164,11 @@ flush_every = "5s"
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("syncline.toml")
     }
+}
+
+/// A client for what runs on this machine: a proxy of the environment is for others.
+pub(crate) fn http() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("a client without settings of its own")
 }
 
 /// Whether a folder is one that the demo would take.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::demo::erp::Scale;
 use super::demo::server::free_port;
-use super::world::{World, eventually};
+use super::world::{World, eventually, get};
 
 /// Runs `syncline run --drain`, which must fail, and gives what it said.
 async fn refusal(world: &World) -> String {
@@ -142,9 +142,9 @@ async fn a_second_daemon_on_the_same_folder_is_refused() {
     world.reconfigure(&listen, &other);
     assert_says(&refusal(&world).await, &["data/lock is locked", "another daemon", "data_dir"]);
     world.reconfigure(&other, &listen);
-    let health = reqwest::get(format!("http://{}/health", world.setup.listen())).await.expect("it answers");
+    let health = get(&format!("http://{}/health", world.setup.listen())).await.expect("it answers");
     assert_eq!(health.status().as_u16(), 200);
-    let metrics = reqwest::get(format!("http://{}/metrics", world.setup.listen())).await.expect("it answers");
+    let metrics = get(&format!("http://{}/metrics", world.setup.listen())).await.expect("it answers");
     assert!(metrics.text().await.expect("text").contains("syncline_"));
     let status = world.command(&["status", "--json"]).await;
     assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
