@@ -35,6 +35,7 @@ use self::server::Server;
 use self::setup::Setup;
 
 pub(crate) use self::error::DemoError;
+pub(crate) use self::process::end_with_parent;
 
 /// How long the daemon and the planner may take until they answer.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -50,15 +51,13 @@ pub(crate) struct DemoOptions {
     pub(crate) seed: u64,
     /// Business steps per second that the traffic aims at.
     pub(crate) rate: u32,
-    /// Business steps of a day with `drain`.
-    pub(crate) steps: u64,
-    /// Opening books in small, for tests.
+    /// Opening books and a day in small, for tests.
     pub(crate) small: bool,
 }
 
 impl Default for DemoOptions {
     fn default() -> Self {
-        Self { drain: false, dir: None, seed: 1, rate: 300, steps: 3_000, small: false }
+        Self { drain: false, dir: None, seed: 1, rate: 300, small: false }
     }
 }
 
@@ -67,12 +66,17 @@ impl DemoOptions {
         if self.small { Scale::SHOP } else { Scale::DISTRIBUTOR }
     }
 
+    /// Business steps of a day with `drain`.
+    fn steps(&self) -> u64 {
+        if self.small { 600 } else { 3_000 }
+    }
+
     fn pace(&self) -> Pace {
         Pace {
             seed: self.seed,
             connections: 4,
             rate: self.rate,
-            steps_max: self.drain.then_some(self.steps),
+            steps_max: self.drain.then_some(self.steps()),
             mass_rows: if self.small { 1_000 } else { 50_000 },
             mass_every: Duration::from_secs(60),
         }
@@ -200,7 +204,8 @@ impl Demo<'_> {
                 _ = seconds.tick() => self.beat(&drive).await?,
             }
         }
-        self.live.say("stopping").map_err(stdout_fault)?;
+        // Where the terminal is gone, nobody reads it, and everything is stopped all the same.
+        let _ = self.live.say("stopping");
         drive.stop().await?;
         self.daemon.stop().await?;
         self.planner.stop().await
@@ -230,7 +235,7 @@ impl Demo<'_> {
             tokio::select! {
                 ended = drive.finished() => break ended?,
                 _ = seconds.tick() => {
-                    if !killed && drive.counts().steps >= options.steps / 2 {
+                    if !killed && drive.counts().steps >= options.steps() / 2 {
                         killed = true;
                         self.daemon.process.kill();
                         self.live.say("daemon     killed with SIGKILL half way").map_err(stdout_fault)?;
@@ -273,10 +278,11 @@ fn stdout_fault(source: std::io::Error) -> DemoError {
     DemoError::File { what: "write to", path: PathBuf::from("standard output"), source }
 }
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C, SIGTERM, and the end of the terminal, after which nobody would be there to stop what the demo started.
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Stop {
@@ -285,6 +291,7 @@ impl Stop {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(fault)?,
             terminate: signal(SignalKind::terminate()).map_err(fault)?,
+            hangup: signal(SignalKind::hangup()).map_err(fault)?,
         })
     }
 
@@ -292,6 +299,7 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

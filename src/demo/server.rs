@@ -35,6 +35,7 @@ pub(crate) const OWNER: &str = "meridian";
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    guard: Child,
     port: u16,
     password: String,
     log: PathBuf,
@@ -99,7 +100,8 @@ impl Server {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
         let child = postgres.spawn().map_err(spawn("postgres"))?;
-        let mut server = Self { child, port, password, log };
+        let guard = guard(&child).map_err(spawn("sh"))?;
+        let mut server = Self { child, guard, port, password, log };
         server.wait_until_ready().await?;
         Ok(server)
     }
@@ -121,7 +123,11 @@ impl Server {
     pub(crate) async fn stop(mut self) -> Result<(), DemoError> {
         signal(&self.child, Signal::INT);
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
-            Ok(waited) => waited.map(drop).map_err(spawn("postgres")),
+            Ok(waited) => {
+                // Its pid is free for another process now, which is none of the guard's business.
+                let _ = self.guard.start_kill();
+                waited.map(drop).map_err(spawn("postgres"))
+            }
             Err(_) => Err(DemoError::TooSlow {
                 program: "postgres".into(),
                 what: "stop",
@@ -155,6 +161,21 @@ impl Server {
             })
         })
     }
+}
+
+/// A shell that tells a server to quit when this process is gone, however it went: the server is not ours to teach, and
+/// may run as a user who cannot even see our executable.
+fn guard(server: &Child) -> std::io::Result<Child> {
+    let pid = server.id().unwrap_or_default().to_string();
+    // The read ends with the pipe, whose other end nobody but us holds.
+    Command::new("sh")
+        .args(["-c", "read -r _; kill -QUIT \"$1\"", "sh", &pid])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
 }
 
 /// A server that nobody stopped in order is told to quit at once; it recovers from its log, should anyone care.
