@@ -27,6 +27,18 @@ pub(crate) enum DemoError {
         "PostgreSQL refuses to run as root and /etc/passwd has neither postgres nor nobody; start the demo as an ordinary user"
     )]
     NoUnprivilegedUser,
+    /// We are root, and the user who runs the server cannot get to its folder.
+    #[error(
+        "PostgreSQL refuses to run as root, and the user with uid {uid} who runs it cannot enter {place}; give another \
+         --dir, such as one under /tmp, or let that user through: `chmod o+x {place}`",
+        place = path.display()
+    )]
+    Closed {
+        /// The folder that is closed.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+    },
     /// A file or folder could not be worked with.
     #[error("could not {what} {}: {source}", path.display())]
     File {

@@ -95,9 +95,8 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), DemoError> {
     println!("folder     {}", setup.dir.display());
     let outcome = with_server(&options, &setup).await;
     match &outcome {
-        // What went wrong stands in the logs.
-        Err(_) => println!("kept       {}", setup.dir.display()),
-        Ok(()) => setup.clean_up(options.drain)?,
+        Ok(()) | Err(DemoError::Interrupted) => setup.clean_up()?,
+        Err(_) => setup::tell(&format!("kept       {}: what went wrong stands in its logs", setup.dir.display())),
     }
     outcome
 }

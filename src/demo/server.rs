@@ -10,6 +10,7 @@ use std::fs::{self, Permissions};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -53,6 +54,9 @@ impl Server {
         let data = folder.join("data");
         let log = folder.join("server.log");
         fs::create_dir_all(folder).map_err(DemoError::file("make", folder))?;
+        if let Some(user) = user {
+            ensure_enterable(folder, user)?;
+        }
         let password_file = folder.join("password");
         fs::write(&password_file, &password).map_err(DemoError::file("write", &password_file))?;
         fs::set_permissions(&password_file, Permissions::from_mode(0o600))
@@ -251,6 +255,24 @@ fn unprivileged_user() -> Result<Option<(u32, u32)>, DemoError> {
     ids("postgres").or_else(|| ids("nobody")).map(Some).ok_or(DemoError::NoUnprivilegedUser)
 }
 
+/// The server's user must be able to enter its folder, and with it every folder above.
+fn ensure_enterable(folder: &Path, (uid, gid): (u32, u32)) -> Result<(), DemoError> {
+    let mut above: Vec<&Path> = folder.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+    above.reverse();
+    for path in above {
+        // Asked of the system in that user's name, since modes alone do not say all of it.
+        let entered = std::process::Command::new("true").current_dir(path).uid(uid).gid(gid).status();
+        match entered {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(DemoError::Closed { path: path.to_owned(), uid });
+            }
+            Err(error) => return Err(spawn("true")(error)),
+        }
+    }
+    Ok(())
+}
+
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> Result<u16, DemoError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(DemoError::NoPort)?;
@@ -277,6 +299,22 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("open it");
         dir
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_the_servers_user_cannot_enter_is_named_with_the_remedy() {
+        // Only root lends the server to another user.
+        if !getuid().is_root() {
+            return;
+        }
+        let dir = open_folder();
+        let private = dir.path().join("private");
+        fs::create_dir(&private).expect("made");
+        fs::set_permissions(&private, Permissions::from_mode(0o700)).expect("closed");
+        let folder = private.join("demo/postgres");
+        let text = Server::start(&folder, &[]).await.expect_err("closed").to_string();
+        assert!(text.contains(&format!("cannot enter {};", private.display())), "{text}");
+        assert!(text.contains(&format!("chmod o+x {}", private.display())) && text.contains("--dir"), "{text}");
     }
 
     #[tokio::test]

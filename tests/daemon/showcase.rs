@@ -83,3 +83,19 @@ async fn a_demo_bears_being_killed_at_and_leaves_no_process_behind() {
     show.child.wait().await.expect("it ends");
     eventually("what it started ends with it", || std::future::ready(processes_in(folder.path()).is_empty())).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_drains_agrees_and_takes_its_temporary_folder_with_it() {
+    let folder = open_folder();
+    let output = Command::new(SYNCLINE)
+        .args(["demo", "--drain", "--small"])
+        .env("TMPDIR", folder.path())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the demo runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("source and planner agree key by key and value by value"), "{text}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 0, "{text}");
+}
