@@ -106,6 +106,7 @@ const SINK: [Family<Sink>; 10] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
+const HELD: &str = "syncline_transform_held_rows";
 const DURABLE_LAG: &str = "syncline_durable_lag_seconds";
 const DELIVERY_LAG: &str = "syncline_delivery_lag_seconds";
 
@@ -127,6 +128,16 @@ pub(super) fn render(report: &Report, status: &Status) -> String {
     page.families(&SOURCE, Some("source"), report.sources.iter().map(|(name, it)| (name.as_str(), it)));
     page.families(&LOG, None, [("", &report.journal)]);
     page.families(&TRANSFORM, None, [("", &report.transform)]);
+    page.head(
+        HELD,
+        "gauge",
+        "Rows held now by a mapping, or by the sums of an entity; up to 10000 of each are counted.",
+    );
+    for held in report.transform.held.iter().flat_map(|held| &held.by) {
+        let mapping = held.mapping.as_deref().unwrap_or("");
+        let labels = [("mapping", mapping), ("entity", held.entity.as_str()), ("rule", held.rule.as_str())];
+        page.sample(HELD, &labels, held.rows as f64);
+    }
     page.families(&SINK, Some("sink"), report.sinks.iter().map(|(name, it)| (name.as_str(), it)));
     page.head(DURABLE_LAG, "histogram", "Commit at the source to durable in the log, by streamed row.");
     for source in &status.sources {

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use syncline_capture::postgres::Lsn;
+use syncline_transform::fold::{self, HeldNow};
 
 use super::Facts;
 use crate::pipeline::lag::Quantiles;
@@ -92,7 +93,28 @@ pub(crate) struct Transform {
     pub(crate) faulty: u64,
     /// Delivered rows that break a warning rule.
     pub(crate) warnings: u64,
+    /// Rows that are held now; none before the state was first looked at.
+    pub(crate) held: Option<Held>,
     pub(crate) parked: Option<String>,
+}
+
+/// Rows that are held, as of the last few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) rows: u64,
+    /// False where a mapping holds more rows than were counted.
+    pub(crate) complete: bool,
+    pub(crate) by: Vec<HeldRows>,
+}
+
+/// Rows that one mapping holds for one rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldRows {
+    /// None for the sums of an entity, to which several mappings may add.
+    pub(crate) mapping: Option<String>,
+    pub(crate) entity: String,
+    pub(crate) rule: String,
+    pub(crate) rows: u64,
 }
 
 /// A sink.
@@ -206,8 +228,20 @@ impl Transform {
             unchanged: count(&transform.unchanged),
             faulty: count(&transform.faulty),
             warnings: count(&transform.warnings),
+            held: transform.held.now().map(Held::of),
             parked: transform.parked.reason(),
         }
+    }
+}
+
+impl Held {
+    fn of(now: HeldNow) -> Self {
+        let rows = now.by.iter().map(|held| held.rows).sum();
+        let by = now.by.into_iter().map(|held| {
+            let fold::HeldRows { mapping, entity, rule, rows } = held;
+            HeldRows { mapping, entity, rule, rows }
+        });
+        Self { rows, complete: now.complete, by: by.collect() }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use syncline_journal::{Journal, Limits};
+use syncline_transform::fold::{HeldNow, HeldRows};
 
 use super::*;
 use crate::pipeline::lag::Quantiles;
@@ -58,6 +59,13 @@ impl Daemon {
             status.sinks[0].lag.observe(ms * 1_000, 2);
         }
         status.sources[0].lag.observe(1_500, 6);
+        let held = |mapping: Option<&str>, entity: &str, rule: &str, rows| {
+            let mapping = mapping.map(str::to_owned);
+            HeldRows { mapping, entity: entity.to_owned(), rule: rule.to_owned(), rows }
+        };
+        let by =
+            vec![held(Some("erp/item"), "item", "DQ_REQUIRED", 3), held(None, "inventory_balance", "DQ_OVERFLOW", 1)];
+        status.transform.held.replace(HeldNow { by, complete: true });
         this
     }
 
@@ -101,6 +109,10 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
         "transform": {
             "folded": 9, "visible": 8, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0,
+            "held": { "rows": 4, "complete": true, "by": [
+                { "mapping": "erp/item", "entity": "item", "rule": "DQ_REQUIRED", "rows": 3 },
+                { "mapping": null, "entity": "inventory_balance", "rule": "DQ_OVERFLOW", "rows": 1 },
+            ] },
             "parked": null,
         },
         "sinks": { "planning": {
@@ -160,6 +172,8 @@ fn prometheus_can_read_every_line_of_the_metrics() {
         ("syncline_source_behind_bytes{source=\"erp\"}", 128.0),
         ("syncline_source_idle{source=\"erp\"}", 1.0),
         ("syncline_transform_deltas_total", 7.0),
+        ("syncline_transform_held_rows{mapping=\"erp/item\",entity=\"item\",rule=\"DQ_REQUIRED\"}", 3.0),
+        ("syncline_transform_held_rows{mapping=\"\",entity=\"inventory_balance\",rule=\"DQ_OVERFLOW\"}", 1.0),
         ("syncline_sink_behind_entries{sink=\"planning\"}", 2.0),
         ("syncline_sink_last_lag_seconds{sink=\"planning\"}", 0.014),
         ("syncline_durable_lag_seconds_bucket{source=\"erp\",le=\"0.002\"}", 6.0),

@@ -12,8 +12,8 @@ use super::signals::Signals;
 use crate::api::{self, Facts};
 use crate::cli::{RunArgs, SummaryFormat};
 use crate::config::Config;
-use crate::pipeline::Pipeline;
 use crate::pipeline::status::Status;
+use crate::pipeline::{Pipeline, held};
 use crate::usage;
 
 /// Runs until a signal, the end of a drain, or until nothing can go on.
@@ -28,6 +28,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let status = Arc::new(Status::new(started, &sources, &sinks));
     let (name, listen) = (config.name.clone(), config.listen);
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
+    let store = pipeline.store.clone();
     let facts = Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
     let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
@@ -44,7 +45,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     api.abort();
     outcome?;
     if args.summary == Some(SummaryFormat::Json) {
-        println!("{}", summary(&status));
+        println!("{}", summary(&status, held::count(&store)));
     }
     Ok(())
 }
@@ -71,7 +72,7 @@ fn set_drain(config: &mut Config, args: &RunArgs) -> Result<bool, CommandError> 
     Ok(draining)
 }
 
-fn summary(status: &Status) -> serde_json::Value {
+fn summary(status: &Status, held: usize) -> serde_json::Value {
     let sum = |pick: fn(&syncline_capture::Progress) -> u64| -> u64 {
         status.sources.iter().map(|source| pick(&source.progress)).sum()
     };
@@ -84,6 +85,9 @@ fn summary(status: &Status) -> serde_json::Value {
         "updates": sum(|progress| progress.updates.load(Ordering::Relaxed)),
         "deletes": sum(|progress| progress.deletes.load(Ordering::Relaxed)),
         "deltas": status.transform.deltas.load(Ordering::Relaxed),
+        "faulty": status.transform.faulty.load(Ordering::Relaxed),
+        "held": held,
+        "rejected": status.sinks.iter().map(|sink| sink.rejected.load(Ordering::Relaxed)).sum::<u64>(),
         "first_event_ms": first_event_ms,
         "cpu_seconds": usage::cpu_seconds(),
         "peak_rss_bytes": usage::peak_rss_bytes(),

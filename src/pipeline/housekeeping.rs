@@ -1,4 +1,5 @@
-//! Removes what nobody needs any longer: deltas that every sink has, log segments that are folded and old enough.
+//! Removes what nobody needs any longer: deltas that every sink has, log segments that are folded and old enough. Counts
+//! what is held on the way.
 //!
 //! How old a segment is says its file. A clock of this process would start anew with it, and a daemon that is restarted
 //! once a day would keep its log for ever.
@@ -11,6 +12,7 @@ use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::ident::LogOffset;
 use tracing::{error, warn};
 
+use super::held;
 use super::outbox::Outbox;
 use super::status::Status;
 
@@ -21,11 +23,19 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: Duration) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looked_at = None;
     loop {
         ticks.tick().await;
+        // Rows are held and let go by the fold alone.
+        let folded = status.folded();
+        let looks = looked_at.replace(folded) != Some(folded);
         let (log, store, status) = (log.clone(), store.clone(), Arc::clone(&status));
-        let cleaned =
-            tokio::task::spawn_blocking(move || clean(&log, &store, delivered(&status), status.folded(), retention));
+        let cleaned = tokio::task::spawn_blocking(move || {
+            if looks {
+                held::look(&store, &status);
+            }
+            clean(&log, &store, delivered(&status), folded, retention)
+        });
         match cleaned.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be"),

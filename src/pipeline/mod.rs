@@ -12,6 +12,7 @@ mod capture;
 mod defect;
 mod deliver;
 mod fit;
+pub(crate) mod held;
 mod housekeeping;
 pub(crate) mod lag;
 mod outbox;
@@ -180,6 +181,7 @@ impl Pipeline {
             self.mode.send_replace(Mode::Abandon);
             let _ = tokio::time::timeout(STOP_DEADLINE, joined).await;
         }
+        held::look(&self.store, &self.status);
     }
 }
 

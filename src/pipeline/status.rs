@@ -12,6 +12,7 @@ use syncline_schemas::ident::LogOffset;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::watch;
 
+use super::held::Held;
 use super::lag::{Lag, OnTheWay};
 
 /// Why a part has stopped for good, if it has.
@@ -68,6 +69,7 @@ pub(crate) struct TransformStatus {
     pub(crate) unchanged: AtomicU64,
     pub(crate) faulty: AtomicU64,
     pub(crate) warnings: AtomicU64,
+    pub(crate) held: Held,
     pub(crate) parked: Parked,
     /// The state store itself failed: nothing can go on without it.
     pub(crate) broken: AtomicBool,

@@ -14,7 +14,7 @@ use syncline_journal::{Commit, Durability, JournalError, Log, Space as StoreSpac
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::LogOffset;
 use syncline_transform::TransformError;
-use syncline_transform::fold::Fold;
+use syncline_transform::fold::{self, Fold, HeldNow};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, Pair, Space, State, Step};
 use tracing::{debug, error};
@@ -145,6 +145,11 @@ impl Transform {
         status.pulse();
         Ok(())
     }
+}
+
+/// What is held now, looking at so many rows of each mapping at most.
+pub(super) fn held_now(store: &Store, limit: usize) -> Result<HeldNow, TransformError> {
+    fold::held_now(&FoldState(store), limit)
 }
 
 /// Reads on until told to stop or until nobody takes what it reads.

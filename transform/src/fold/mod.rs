@@ -37,6 +37,7 @@ use self::changes::Changes;
 use self::contribute::Contributor;
 use self::contribution::{Contributed, Contribution};
 use self::emit::{Lineage, Origin, delta_batch};
+pub use self::held::{HeldNow, HeldRows, held_now};
 use self::roster::Roster;
 use crate::TransformError;
 use crate::mapping::Mapping;
