@@ -29,6 +29,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let started = Instant::now();
     let cli = Cli::parse();
+    if let Err(error) = demo::end_with_parent() {
+        eprintln!("syncline: cannot start: {error}");
+        return ExitCode::FAILURE;
+    }
     start_logging(cli.log_format);
     // Two providers are linked (object_store brings ring); whichever asks first must find one chosen.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -58,7 +62,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Status(args) => command::status::run(&cli.config, &args).await,
         Command::Planner(args) => command::planner::run(&args).await,
         Command::Demo(args) => {
-            let options = DemoOptions { drain: args.drain, dir: args.dir, ..DemoOptions::default() };
+            let options = DemoOptions { drain: args.drain, dir: args.dir, small: args.small, ..DemoOptions::default() };
             Ok(demo::run(options).await?)
         }
     }

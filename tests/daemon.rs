@@ -10,5 +10,6 @@ mod daemon {
     mod lake;
     mod memory;
     mod refusals;
+    mod showcase;
     mod world;
 }

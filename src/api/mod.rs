@@ -25,7 +25,7 @@ use syncline_journal::{Log, Store};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-pub(crate) use self::report::{Report, Sink, Source};
+pub(crate) use self::report::{Held, Report, Sink, Source};
 use crate::pipeline::status::Status;
 
 /// The page may run what stands in it and talk to this daemon, and nothing else.

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use syncline_capture::postgres::Lsn;
+use syncline_transform::fold::{self, HeldNow};
 
 use super::Facts;
 use crate::pipeline::lag::Quantiles;
@@ -56,7 +57,7 @@ pub(crate) struct Source {
     pub(crate) server_end_lsn: Option<String>,
     /// Bytes of the server's log that are not read yet.
     pub(crate) behind_bytes: Option<u64>,
-    /// Since the server last said anything.
+    /// Since the server last said anything; since the start where it has not yet.
     pub(crate) last_message_age_ms: Option<u64>,
     pub(crate) retries: u64,
     /// Commit at the source to durable here, of streamed rows.
@@ -92,7 +93,28 @@ pub(crate) struct Transform {
     pub(crate) faulty: u64,
     /// Delivered rows that break a warning rule.
     pub(crate) warnings: u64,
+    /// Rows that are held now; none before the state was first looked at.
+    pub(crate) held: Option<Held>,
     pub(crate) parked: Option<String>,
+}
+
+/// Rows that are held, as of the last few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) rows: u64,
+    /// False where a mapping holds more rows than were counted.
+    pub(crate) complete: bool,
+    pub(crate) by: Vec<HeldRows>,
+}
+
+/// Rows that one mapping holds for one rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldRows {
+    /// None for the sums of an entity, to which several mappings may add.
+    pub(crate) mapping: Option<String>,
+    pub(crate) entity: String,
+    pub(crate) rule: String,
+    pub(crate) rows: u64,
 }
 
 /// A sink.
@@ -126,7 +148,8 @@ impl Report {
         let (visible, folded) = (status.visible().0, status.folded().0);
         let durable = facts.log.durable().0;
         let sinks = status.sinks.iter().zip(cursors);
-        let sources: BTreeMap<_, _> = status.sources.iter().map(|it| (it.name.clone(), Source::take(it))).collect();
+        let sources: BTreeMap<_, _> =
+            status.sources.iter().map(|it| (it.name.clone(), Source::take(it, status.started))).collect();
         let transform = Transform::take(&status.transform, folded, visible, durable);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,8 +176,10 @@ fn count(counter: &AtomicU64) -> u64 {
 }
 
 impl Source {
-    fn take(source: &SourceStatus) -> Self {
+    fn take(source: &SourceStatus, started: Instant) -> Self {
         let progress = &source.progress;
+        // A server that was down when we started has been silent since then: silence without an age alarms nobody.
+        let silent_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let position = |lsn: &AtomicU64| Some(count(lsn)).filter(|&lsn| lsn > 0);
         let text = |lsn: Option<u64>| lsn.map(|lsn| Lsn(lsn).to_string());
         let received = position(&progress.received_lsn);
@@ -179,7 +204,7 @@ impl Source {
             confirmed_lsn: text(position(&progress.confirmed_lsn)),
             server_end_lsn: text(server_end),
             behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
-            last_message_age_ms: position(&progress.last_message_us).map(age_ms),
+            last_message_age_ms: Some(position(&progress.last_message_us).map_or_else(silent_ms, age_ms)),
             retries: count(&source.retries),
             lag: source.lag.quantiles(),
             parked,
@@ -203,8 +228,20 @@ impl Transform {
             unchanged: count(&transform.unchanged),
             faulty: count(&transform.faulty),
             warnings: count(&transform.warnings),
+            held: transform.held.now().map(Held::of),
             parked: transform.parked.reason(),
         }
+    }
+}
+
+impl Held {
+    fn of(now: HeldNow) -> Self {
+        let rows = now.by.iter().map(|held| held.rows).sum();
+        let by = now.by.into_iter().map(|held| {
+            let fold::HeldRows { mapping, entity, rule, rows } = held;
+            HeldRows { mapping, entity, rule, rows }
+        });
+        Self { rows, complete: now.complete, by: by.collect() }
     }
 }
 

@@ -6,15 +6,14 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
+use syncline_capture::CaptureError;
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
-use syncline_capture::{CaptureError, Class};
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
 use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::Mapping;
-use tracing::{info, warn};
 
 use super::CommandError;
 use super::status::bytes_text;
@@ -173,35 +172,6 @@ fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
     outcome.expect("nobody aborts it, and capture does not panic")
 }
 
-/// Refuses to begin with mappings that do not fit their tables.
-///
-/// Only at the very beginning: once something is captured, a mapping that stopped fitting must not keep capture from
-/// going on, because the source's log would be lost or fill its disk. The transform parks with the same fault then.
-pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), CommandError> {
-    let begins = std::fs::read_dir(&config.data_dir).map_or(true, |mut entries| entries.next().is_none());
-    let mut tables = Tables::default();
-    for source in &config.sources {
-        match table_schemas(source).await {
-            Ok(found) => tables.known.extend(found),
-            // The reader meets it again and is supervised; it says so itself.
-            Err(error) => {
-                let later = if error.class() == Class::Transient { "tried again" } else { "reported by the source" };
-                info!(source = %source.source, %error, "mappings are not checked yet; the fault is {later}");
-                tables.incomplete = true;
-            }
-        }
-    }
-    let faults: Vec<MappingFault> = config.mappings.iter().filter_map(|mapping| tables.check(mapping)?.err()).collect();
-    if begins && !faults.is_empty() {
-        let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        return Err(CommandError::Unfit(texts.join("\n")));
-    }
-    for fault in &faults {
-        warn!(%fault, "mapping does not fit its table; capture goes on, the transform stops where the log says so");
-    }
-    Ok(())
-}
-
 /// Whether files can be made in the data folder, or where it will be made.
 fn data_dir(dir: &Path) -> Result<String, String> {
     let dir = std::path::absolute(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -263,39 +233,38 @@ fn commented(undo: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
     use syncline_schemas::ident::{SourceId, TableId};
     use syncline_schemas::table::Column;
 
     use super::*;
 
-    fn mapping(sql: &str) -> Mapping {
-        Mapping::parse("erp/supplier.sql", "mappings/erp/supplier.sql", sql).expect("parses")
-    }
-
-    fn table(columns: &[&str]) -> TableSchema {
-        let column = |(i, name): (usize, &&str)| Column {
-            name: (*name).to_owned(),
-            data_type: DataType::Utf8,
+    #[test]
+    fn a_mapping_is_judged_by_the_tables_of_all_sources() {
+        let parse = |sql: &str| Mapping::parse("erp/supplier.sql", "mappings/erp/supplier.sql", sql).expect("parses");
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            data_type: arrow::datatypes::DataType::Utf8,
             source_type: "text".to_owned(),
-            key_ordinal: (i == 0).then_some(0),
+            key_ordinal: (name == "nr").then_some(0),
             can_be_absent: false,
         };
-        let columns = columns.iter().enumerate().map(column).collect();
-        TableSchema { source: SourceId::new("erp"), table: TableId::new("m", "lieferant"), version: 1, columns }
-    }
-
-    #[test]
-    fn a_mapping_with_an_unknown_column_or_table_is_named_with_its_place() {
-        let tables = Tables { known: vec![table(&["nr", "name"])], incomplete: false };
-        let check_mapping = |mapping: &Mapping, tables: &Tables| tables.check(mapping).expect("all sources were read");
-        let fits = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name AS name FROM lieferant");
-        assert_eq!(check_mapping(&fits, &tables).expect("fits"), "fits m.lieferant");
-        let column = mapping("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
-        let fault = check_mapping(&column, &tables).expect_err("no such column").to_string();
+        let table = |source: &str, name: &str| TableSchema {
+            source: SourceId::new(source),
+            table: TableId::new("m", name),
+            version: 1,
+            columns: vec![column("nr"), column("name")],
+        };
+        let tables = Tables { known: vec![table("erp", "lieferant"), table("wms", "kurz")], incomplete: false };
+        let check = |mapping: &Mapping, tables: &Tables| tables.check(mapping).expect("all sources were read");
+        let fits = parse(
+            "SELECT 'C1' AS company_id, l.nr AS supplier_id, k.name FROM lieferant l LEFT JOIN wms.kurz k ON k.nr = l.nr",
+        );
+        assert_eq!(check(&fits, &tables).expect("fits"), "fits m.lieferant, m.kurz");
+        let unknown = parse("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
+        let fault = check(&unknown, &tables).expect_err("no such column").to_string();
         assert!(fault.starts_with("mappings/erp/supplier.sql:2:3: ") && fault.contains("nummer"), "{fault}");
-        let other = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
-        let fault = check_mapping(&other, &tables).expect_err("no such table").to_string();
+        let other = parse("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
+        let fault = check(&other, &tables).expect_err("no such table").to_string();
         assert!(fault.contains("lieferanten") && fault.contains("[sources.erp]"), "{fault}");
         let blind = Tables { incomplete: true, ..tables };
         assert!(blind.check(&other).is_none(), "it may be in a source that cannot be read");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::CommandError;
-use crate::api::{Report, Sink, Source};
+use crate::api::{Held, Report, Sink, Source};
 use crate::cli::StatusArgs;
 use crate::config::Config;
 
@@ -68,9 +68,9 @@ fn table(report: &Report, base: &str) -> String {
     let state = journal.state_bytes.map_or_else(|| "?".to_owned(), bytes_text);
     let row = [grouped(journal.durable), grouped(journal.first), bytes_text(journal.log_bytes), state];
     align(&mut out, &header, [std::iter::once(String::new()).chain(row).collect()]);
-    let header = ["TRANSFORM", "FOLDED", "BEHIND", "DELTAS", "UNCHANGED", "FAULTY", "WARNINGS"];
+    let header = ["TRANSFORM", "FOLDED", "BEHIND", "DELTAS", "UNCHANGED", "FAULTY", "WARNINGS", "HELD NOW"];
     let row = [transform.folded, transform.behind, transform.deltas, transform.unchanged, transform.faulty];
-    let row = row.into_iter().chain([transform.warnings]).map(grouped);
+    let row = row.into_iter().chain([transform.warnings]).map(grouped).chain([held_text(transform.held.as_ref())]);
     let state = if transform.parked.is_some() { "parked" } else { "" };
     align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
     let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REJECTED", "RETRIES"];
@@ -84,9 +84,21 @@ fn table(report: &Report, base: &str) -> String {
     out
 }
 
+fn held_text(held: Option<&Held>) -> String {
+    match held {
+        Some(held) if held.complete => grouped(held.rows),
+        Some(held) => grouped(held.rows) + " or more",
+        None => "-".to_owned(),
+    }
+}
+
 fn source_row(name: &str, source: &Source) -> Vec<String> {
     let unknown = || "-".to_owned();
-    let heard = source.last_message_age_ms.map_or_else(unknown, |ms| ms_text(ms) + " ago");
+    let heard = match source.last_message_age_ms {
+        Some(ms) if source.bytes > 0 => ms_text(ms) + " ago",
+        Some(_) => "never".to_owned(),
+        None => unknown(),
+    };
     vec![
         name.to_owned(),
         source.state.clone(),

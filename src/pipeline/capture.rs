@@ -1,6 +1,6 @@
 //! A source: its reader on a thread of its own, its entries into the log, its failures into a retry or a park.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,11 +13,15 @@ use syncline_schemas::ident::{LogOffset, Position, SourceId};
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
+use super::defect;
+use super::fit::Fit;
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
+/// How long a source that is parked waits for its last entries; a disk that takes longer is a fault of its own.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// The journal's log as the reader of one source sees it.
 struct JournalLog<'s> {
@@ -25,12 +29,20 @@ struct JournalLog<'s> {
     status: &'s SourceStatus,
     /// Where the last appended frame took the source, durable or not.
     stands: Mutex<(Position, bool)>,
+    /// The last offset given.
+    appended: AtomicU64,
 }
 
 impl<'s> JournalLog<'s> {
     fn new(log: Log, source: &SourceId, status: &'s SourceStatus) -> Self {
         let stands = log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
-        Self { log, status, stands: Mutex::new(stands) }
+        Self { log, status, stands: Mutex::new(stands), appended: AtomicU64::new(0) }
+    }
+
+    /// Waits until what was appended is durable, so that whoever sees the source at its end sees all that it gave.
+    fn settle(&self) {
+        // A log that failed says so itself.
+        let _ = self.log.wait_durable(LogOffset(self.appended.load(Ordering::Relaxed)), SETTLE);
     }
 }
 
@@ -49,6 +61,7 @@ impl LogSink for JournalLog<'_> {
             runs = streamed_runs(frame);
         }
         let offset = self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
+        self.appended.store(offset.0, Ordering::Relaxed);
         self.status.on_the_way.note(offset, runs);
         // It may have become durable before it was noted.
         self.status.on_the_way.arrived(self.log.durable(), &self.status.lag);
@@ -67,6 +80,7 @@ impl LogSink for JournalLog<'_> {
 /// Starts the thread of a source; `index` is its place in the status.
 pub(super) fn start(
     config: PostgresConfig,
+    fit: Fit,
     log: Log,
     status: Arc<Status>,
     index: usize,
@@ -75,17 +89,28 @@ pub(super) fn start(
     let name = format!("capture-{}", config.source);
     std::thread::Builder::new().name(name).spawn(move || {
         let source = &status.sources[index];
-        supervise(&config, &log, source, &status, &stop);
-        source.finished.store(true, Ordering::Release);
-        status.pulse();
+        let park = |why| source.park_finished(format!("source {}: {why}", source.name));
+        defect::watched(&status, park, || {
+            supervise(&config, fit, &log, source, &status, &stop);
+            source.finish();
+        });
     })
 }
 
-fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
+fn supervise(
+    config: &PostgresConfig,
+    mut fit: Fit,
+    log: &Log,
+    source: &SourceStatus,
+    status: &Status,
+    stop: &StopSignal,
+) {
     let mut backoff = Backoff::new();
     while !stop.is_stopped() {
         let log = JournalLog::new(log.clone(), &config.source, source);
-        match postgres::run(config, resume(&log.log, &config.source), &log, &source.progress, stop) {
+        let resume = resume(&log.log, &config.source);
+        let fits = fit.check(config, resume.is_none());
+        match fits.and_then(|()| postgres::run(config, resume, &log, &source.progress, stop)) {
             Ok(outcome) => {
                 info!(source = %config.source, ?outcome, "source ended");
                 return;
@@ -100,6 +125,7 @@ fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: 
             }
             Err(error) => {
                 error!(source = %config.source, %error, "source parked");
+                log.settle();
                 source.parked.park(error.to_string());
                 return;
             }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
+use super::defect;
 use super::lag::{self, Run};
 use super::outbox::{Cut, Cutter, Outbox};
 use super::status::{SinkStatus, Status};
@@ -64,12 +65,16 @@ impl Pump {
     pub(super) fn start(self, name: &str) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            let (status, index) = (Arc::clone(&self.status), self.index);
             let mut mode = self.mode.clone();
-            runtime.block_on(async {
-                tokio::select! {
-                    () = self.run() => {}
-                    _ = mode.wait_for(|mode| *mode == Mode::Abandon) => {}
-                }
+            let park = |why| status.sinks[index].parked.park(why);
+            defect::watched(&status, park, || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = self.run() => {}
+                        _ = mode.wait_for(|mode| *mode == Mode::Abandon) => {}
+                    }
+                });
             });
         })
     }
@@ -98,7 +103,6 @@ impl Pump {
                 }
             }
         }
-        status.pulse();
     }
 
     async fn stopped_within(&mut self, pause: Duration) -> bool {
@@ -122,6 +126,8 @@ impl Pump {
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
     async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
         let ours = self.store.cursor(&cursor_name(&sink.name)).map_err(|error| unreadable(&error))?;
+        // Before it is asked: of a target that does not answer, what waits for it must not look level.
+        sink.set_behind(self.status.visible() > LogOffset(ours.unwrap_or_default()));
         let theirs = self.sink.recall().await?;
         let at = theirs.unwrap_or(LogOffset(ours.unwrap_or_default()));
         let end = self.log.durable();
@@ -260,5 +266,84 @@ impl DeltaSource for Observed {
                 self.observe(entry);
             }
         })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use syncline_journal::{Journal, Limits};
+    use syncline_sinks::Batching;
+
+    use super::*;
+
+    type Answer = fn() -> Result<Option<LogOffset>, SinkError>;
+
+    /// A target that is asked how far it has got, and for nothing else.
+    struct Asked(Answer);
+
+    #[async_trait]
+    impl Sink for Asked {
+        async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
+            (self.0)()
+        }
+
+        async fn write(&mut self, _: Span, _: &dyn DeltaSource) -> Result<Written, SinkError> {
+            unreachable!("there is nothing to write")
+        }
+
+        fn batching(&self) -> Batching {
+            Batching { max_rows: 1, linger: Duration::ZERO }
+        }
+    }
+
+    /// A journal whose outbox is visible up to an offset, and a pump that meets it with a fresh cursor.
+    struct World {
+        status: Arc<Status>,
+        mode: watch::Sender<Mode>,
+        journal: Journal,
+        _folder: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new(visible: u64) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let journal = Journal::open(folder.path(), Limits::default()).expect("opens");
+            let status = Arc::new(Status::new(Instant::now(), &[], &["planning".to_owned()]));
+            status.transform.visible.store(visible, Ordering::Release);
+            Self { status, mode: watch::Sender::new(Mode::Steady), journal, _folder: folder }
+        }
+
+        fn pump(&self, answer: Answer) -> JoinHandle<()> {
+            let (log, store) = (self.journal.log.clone(), self.journal.store.clone());
+            let (status, mode) = (Arc::clone(&self.status), self.mode.subscribe());
+            let pump = Pump { sink: Box::new(Asked(answer)), log, store, status, index: 0, mode };
+            pump.start("planning").expect("a thread")
+        }
+    }
+
+    #[test]
+    fn a_sink_that_panics_is_parked_like_one_that_is_refused() {
+        let world = World::new(0);
+        let pump = world.pump(|| std::panic::resume_unwind(Box::new(())));
+        pump.join().expect_err("it panicked");
+        let reason = world.status.sinks[0].parked.reason().expect("parked");
+        assert!(reason.contains("defect in Syncline") && reason.ends_with("(thread sink-planning)"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_target_that_is_down_from_the_start_is_seen_to_wait() {
+        let down = || {
+            let (target, reason) = ("planning".to_owned(), "connection refused".to_owned());
+            Err(SinkError::Unavailable { target, reason })
+        };
+        for (visible, waits) in [(9, true), (0, false)] {
+            let world = World::new(visible);
+            let pump = world.pump(down);
+            world.status.wait_for(|status| status.sinks[0].retries.load(Ordering::Relaxed) > 0).await;
+            assert_eq!(world.status.sinks[0].waiting() > Duration::ZERO, waits, "of {visible} entries");
+            world.mode.send_replace(Mode::Stop);
+            pump.join().expect("it ends");
+        }
     }
 }

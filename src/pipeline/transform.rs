@@ -15,13 +15,13 @@ use syncline_journal::{Bytes, Commit, Durability, JournalError, Log, Space as St
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_transform::TransformError;
-use syncline_transform::fold::Fold;
+use syncline_transform::fold::{self, Fold, HeldNow};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, Pair, Replay, Space, State, Step, Visit};
 use tracing::{debug, error};
 
-use super::outbox;
 use super::status::Status;
+use super::{defect, outbox};
 
 /// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
 const READ_AHEAD: usize = 1;
@@ -137,12 +137,15 @@ impl Transform {
     pub(super) fn start(self, log: Log, status: Arc<Status>, stop: StopSignal) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("transform".to_owned()).spawn(move || {
             let mut this = self;
-            if let Err(error) = this.run(&log, &status, &stop) {
-                error!(%error, folded = %status.folded(), "transform parked");
-                status.transform.parked.park(error.to_string());
-                status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
-            }
-            status.pulse();
+            // Not broken: its commits are atomic, so the state is as good as before, and capture goes on.
+            let park = |why| status.transform.parked.park(why);
+            defect::watched(&status, park, || {
+                if let Err(error) = this.run(&log, &status, &stop) {
+                    error!(%error, folded = %status.folded(), "transform parked");
+                    status.transform.parked.park(error.to_string());
+                    status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
+                }
+            });
         })
     }
 
@@ -183,6 +186,11 @@ impl Transform {
         status.pulse();
         Ok(())
     }
+}
+
+/// What is held now, looking at so many rows of each mapping at most.
+pub(super) fn held_now(store: &Store, limit: usize) -> Result<HeldNow, TransformError> {
+    fold::held_now(&FoldState(store), limit)
 }
 
 /// Reads on until told to stop or until nobody takes what it reads.

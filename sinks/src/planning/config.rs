@@ -75,7 +75,7 @@ impl PlanningConfig {
     pub fn check(&self) -> Result<(), SinkError> {
         let fault = |setting, reason: String| Err(SinkError::Setting { setting, reason });
         if !matches!(self.url.scheme(), "http" | "https") || self.url.cannot_be_a_base() {
-            return fault("url", format!("{} is not an http or https URL", self.url.scheme()));
+            return fault("url", format!("has the scheme {}; must be http or https", self.url.scheme()));
         }
         if !self.url.username().is_empty() || self.url.password().is_some() {
             return fault("url", "holds a user name or password; give them as a secret instead".into());

@@ -51,6 +51,7 @@ use syncline_schemas::table::{TableSchema, column_of_field};
 
 use self::contribution::Contributed;
 use self::emit::Lineage;
+pub use self::held::{HeldNow, HeldRows, held_now};
 use self::roster::Roster;
 use self::unit::Progress;
 use crate::TransformError;

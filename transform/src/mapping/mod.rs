@@ -74,6 +74,13 @@ impl Mapping {
         self.roles().any(|role| role.means(&self.source, source, table))
     }
 
+    /// True where it reads a table that is not among these and may be another source's, because its name is qualified.
+    #[must_use]
+    pub fn reads_elsewhere(&self, tables: &[TableSchema]) -> bool {
+        let is_here = |role: &TableRef| tables.iter().any(|it| role.means(&self.source, &it.source, &it.table));
+        self.roles().any(|role| role.is_qualified() && !is_here(role))
+    }
+
     /// The fault of a table that no source captures.
     fn table_missing(&self, role: &TableRef) -> MappingFault {
         let reason = format!(

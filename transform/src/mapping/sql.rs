@@ -49,6 +49,11 @@ impl TableRef {
         place(file, self.at)
     }
 
+    /// True where more than the table's own name is written.
+    pub(crate) const fn is_qualified(&self) -> bool {
+        self.parts.len() > 1
+    }
+
     /// True where a table is meant; `own` is the source of the mapping.
     pub(crate) fn means(&self, own: &SourceId, source: &SourceId, table: &TableId) -> bool {
         let named = |part: &str, name: &str| part == name;
