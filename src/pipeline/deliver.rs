@@ -310,7 +310,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let journal = Journal::open(folder.path(), Limits::default()).expect("opens");
             let status = Arc::new(Status::new(Instant::now(), &[], &["planning".to_owned()]));
-            status.transform.visible.store(visible, Ordering::Release);
+            status.transform.folded.store(visible, Ordering::Release);
             Self { status, mode: watch::Sender::new(Mode::Steady), journal, _folder: folder }
         }
 
