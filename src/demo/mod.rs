@@ -27,10 +27,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::drive::{Drive, Pace};
 use self::erp::Scale;
-use self::live::{Live, grouped};
+use self::live::Live;
 use self::process::{Process, Program};
 use self::server::Server;
 use self::setup::Setup;
+use crate::figures::{self, grouped};
 
 pub(crate) use self::error::DemoError;
 
