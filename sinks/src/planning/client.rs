@@ -177,7 +177,7 @@ impl Client {
                     }
                 }
             }
-            let pause = failure.wait.unwrap_or_else(|| backoff.pause());
+            let pause = pause(failure.wait, backoff.pause());
             tracing::debug!(url = %url, reason = %failure.reason, pause_ms = pause.as_millis(), "asking again");
             tokio::time::sleep(pause).await;
             stats.retries(1);
@@ -204,6 +204,11 @@ impl Client {
         let verdict = judge(status.as_u16(), problem.name(), wait);
         Err(Failure { verdict, reason: told(status, &problem), wait })
     }
+}
+
+/// A target that asks for no time at all, or for a moment that is over, would otherwise be asked in a hot loop.
+fn pause(asked: Option<Duration>, ours: Duration) -> Duration {
+    asked.map_or(ours, |asked| asked.max(ours))
 }
 
 /// What the target said, cut where it says too much; a body that is no problem could hold anything and is not told.
@@ -257,5 +262,18 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_asks_to_come_back_at_once_is_not_asked_in_a_hot_loop() {
+        let ours = Duration::from_millis(80);
+        assert_eq!(pause(Some(Duration::ZERO), ours), ours);
+        assert_eq!(pause(None, ours), ours);
+        assert_eq!(pause(Some(Duration::from_secs(7)), ours), Duration::from_secs(7));
     }
 }
