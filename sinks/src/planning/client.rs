@@ -211,14 +211,12 @@ fn pause(asked: Option<Duration>, ours: Duration) -> Duration {
     asked.map_or(ours, |asked| asked.max(ours))
 }
 
-/// What the target said, cut where it says too much; a body that is no problem could hold anything and is not told.
+/// The status and the problem's name, or else its title. What else the target says may repeat a value of a row, and no
+/// log line holds one.
 fn told(status: StatusCode, problem: &Problem) -> String {
-    const DETAIL_CHARS: usize = 300;
-    let detail: String = problem.detail.chars().take(DETAIL_CHARS).collect();
-    match (problem.name(), detail.as_str()) {
-        ("", _) => format!("answered {status}"),
-        (name, "") => format!("answered {status}, {name}"),
-        (name, detail) => format!("answered {status}, {name}: {detail}"),
+    match contract::word(Some(problem.name()).filter(|name| *name != "about:blank").unwrap_or(&problem.title)).as_str() {
+        "" => format!("answered {status}"),
+        word => format!("answered {status}, {word}"),
     }
 }
 
@@ -244,7 +242,13 @@ fn unanswered(error: &reqwest::Error) -> Failure {
 fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
     SinkError::Refused {
         target: url.to_string(),
-        reason: format!("answered 200 with something that is not {wanted}: {error}"),
+        // Never the error itself: it repeats the value that it did not like.
+        reason: format!(
+            "answered 200 with something that is not {wanted}: {:?} error in line {}, column {}",
+            error.classify(),
+            error.line(),
+            error.column()
+        ),
         remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".into(),
     }
 }
@@ -275,5 +279,20 @@ mod tests {
         assert_eq!(pause(Some(Duration::ZERO), ours), ours);
         assert_eq!(pause(None, ours), ours);
         assert_eq!(pause(Some(Duration::from_secs(7)), ours), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn what_a_target_says_about_a_row_never_reaches_a_message() {
+        let problem = |text| serde_json::from_str::<Problem>(text).expect("a problem");
+        let said = told(
+            StatusCode::BAD_REQUEST,
+            &problem(r#"{"type":"https://x/bad-header","detail":"4711 of ACME is 12.50"}"#),
+        );
+        assert_eq!(said, "answered 400 Bad Request, bad-header");
+        let said = told(StatusCode::CONFLICT, &problem(r#"{"type":"about:blank","title":"Closed\n\u001b[2J period"}"#));
+        assert_eq!(said, "answered 409 Conflict, Closed2J period");
+        let error = serde_json::from_str::<Watermark>(r#"{"partition":"4711","epoch":1}"#).expect_err("no number");
+        let said = not_pdx(&Url::parse("http://host/pdx/v1").expect("a URL"), "a watermark", &error).to_string();
+        assert!(!said.contains("4711") && said.contains("Data error in line 1"), "{said}");
     }
 }

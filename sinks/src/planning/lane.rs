@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::body::{Correlation, Head, RecordWriter, assemble};
 use super::client::{Batch, Client, Stop};
 use super::config::PlanningConfig;
-use super::contract::{Receipt, Rejected, Watermark};
+use super::contract::{self, Receipt, Rejected, Watermark};
 use super::deal::RowRef;
 use super::stats::PlanningStats;
 use crate::{Reject, SinkError, Written};
@@ -192,12 +192,14 @@ fn account(flow: &Flow<'_>, receipt: &Receipt, sent: &[RowRef], bytes: usize) ->
 
 fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: &[RowRef]) -> Reject {
     let row = sent.get(rejected.index);
+    let code = Some(contract::word(&rejected.code)).filter(|code| !code.is_empty());
+    let field = rejected.field.clone().filter(|name| flow.entity.field(name).is_some());
     Reject {
         entity: flow.entity.name.clone(),
         key: row.map(|row| flow.records.key(row.row)).unwrap_or_default(),
         version: row.map(|row| row.version.to_string()).unwrap_or_default(),
-        code: rejected.code.clone(),
-        field: rejected.field.clone(),
+        code: code.unwrap_or_else(|| "unspecified".to_owned()),
+        field,
         detail: rejected.detail.clone(),
         retryable: rejected.retryable,
     }
