@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::{RequestBuilder, StatusCode, Url};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use syncline_schemas::entity::{Criticality, Entity};
 
 use super::backoff::Backoff;
@@ -13,6 +13,10 @@ use super::contract::{self, Capabilities, Problem, Receipt, Watermark};
 use super::stats::PlanningStats;
 use super::verdict::{Verdict, judge, retry_after};
 use crate::SinkError;
+
+/// 8 MiB: a receipt that refuses every row of the largest batch, a sentence each. An answer without an end must not take
+/// the daemon's memory.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// Why a delivery stopped.
 #[derive(Debug)]
@@ -196,7 +200,12 @@ impl Client {
             .get(reqwest::header::RETRY_AFTER)
             .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
         // A body that breaks off is a lost reply, whatever its status was.
-        let body = response.bytes().await.map_err(|error| unanswered(&error))?;
+        let Some(body) = bounded(response).await.map_err(|error| unanswered(&error))? else {
+            let reason = format!("answered {status} with more than {ANSWER_BYTES_MAX} bytes");
+            // Of a failure the status says enough.
+            let verdict = if status == StatusCode::OK { Verdict::Endless } else { judge(status.as_u16(), "", wait) };
+            return Err(Failure { verdict, reason, wait });
+        };
         if status == StatusCode::OK {
             return Ok(body);
         }
@@ -204,6 +213,18 @@ impl Client {
         let verdict = judge(status.as_u16(), problem.name(), wait);
         Err(Failure { verdict, reason: told(status, &problem), wait })
     }
+}
+
+/// Reads an answer; none where there is more of it than of any receipt.
+async fn bounded(mut response: Response) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.into()))
 }
 
 /// A target that asks for no time at all, or for a moment that is over, would otherwise be asked in a hot loop.

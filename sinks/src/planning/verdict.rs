@@ -30,6 +30,8 @@ pub(super) enum Verdict {
     FatalConfig,
     /// The target answers with a job to be followed.
     Asynchronous,
+    /// The answer is longer than any that we could use.
+    Endless,
 }
 
 /// Judges a status with the name of its problem.
@@ -67,6 +69,7 @@ impl Verdict {
                 Some("a daemon with a newer state writes to this target; stop this one, or rebuild its state")
             }
             Self::FatalConfig => Some("check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1"),
+            Self::Endless => Some("lower max_records, so that the answer to a batch is smaller; or look who answers there"),
             Self::Asynchronous => Some("asynchronous jobs are not supported yet; let the target answer synchronously"),
         }
     }
