@@ -23,6 +23,8 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 pub(super) enum Stop {
     /// The target expects another batch: begin again from its watermark.
     Rewind,
+    /// The target takes less at once; the error is for where nothing smaller can be sent.
+    TooLarge(SinkError),
     /// The write fails.
     Failed(SinkError),
 }
@@ -165,7 +167,11 @@ impl Client {
             };
             if let Some(remedy) = failure.verdict.remedy() {
                 let (reason, remedy) = (failure.reason, remedy.to_owned());
-                return Err(SinkError::Refused { target: url.to_string(), reason, remedy }.into());
+                let refused = SinkError::Refused { target: url.to_string(), reason, remedy };
+                return Err(match failure.verdict {
+                    Verdict::TooLarge => Stop::TooLarge(refused),
+                    _ => Stop::Failed(refused),
+                });
             }
             match failure.verdict {
                 Verdict::Rewind => return Err(Stop::Rewind),

@@ -19,6 +19,9 @@ use super::deal::RowRef;
 use super::stats::PlanningStats;
 use crate::{Reject, SinkError, Written};
 
+/// Our word for a row that the target answers with 413 although it travels alone.
+const TOO_LARGE: &str = "payload_too_large";
+
 /// One partition of one flow.
 pub(super) struct Lane {
     partition: u32,
@@ -26,6 +29,8 @@ pub(super) struct Lane {
     reached: Option<Reached>,
     /// The highest version that the target acknowledged to this process: it must never fall behind it.
     acknowledged: Option<Version>,
+    /// Rows that the target takes at once, as far as it has shown; grows again with every batch that passes.
+    most: usize,
 }
 
 /// Where the target is in a lane.
@@ -48,7 +53,7 @@ pub(super) struct Flow<'a> {
 impl Lane {
     /// A lane about which nothing is known.
     pub(super) const fn new(partition: u32) -> Self {
-        Self { partition, reached: None, acknowledged: None }
+        Self { partition, reached: None, acknowledged: None, most: usize::MAX }
     }
 
     /// Forgets where the target is: something went wrong, and only the target knows.
@@ -78,7 +83,20 @@ impl Lane {
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
             let (batch, count) = self.next_batch(flow, rest, epoch, number, &mut correlation);
             let sent = &rest[..count];
-            let receipt = flow.client.deliver(flow.entity, &batch, flow.stats).await?;
+            let receipt = match flow.client.deliver(flow.entity, &batch, flow.stats).await {
+                Ok(receipt) => receipt,
+                Err(Stop::TooLarge(_)) if count > 1 => {
+                    self.most = count / 2;
+                    continue;
+                }
+                Err(Stop::TooLarge(_)) => {
+                    written.absorb(account_too_large(flow, *first));
+                    rest = &rest[1..];
+                    continue;
+                }
+                Err(stop) => return Err(stop),
+            };
+            self.most = self.most.saturating_mul(2);
             written.absorb(account(flow, &receipt, sent, batch.body.len()));
             let version = sent.last().map(|row| row.version);
             reached = Reached { epoch, batch: number, version };
@@ -135,7 +153,7 @@ impl Lane {
         Ok(Reached { epoch: watermark.epoch, batch: watermark.last_batch, version })
     }
 
-    /// Fills a batch: as many rows of one epoch as the limits allow, at least one.
+    /// Fills a batch: as many rows of one epoch as the limits allow, at least one. The limit in bytes is that of the body.
     fn next_batch(
         &self,
         flow: &Flow<'_>,
@@ -144,32 +162,32 @@ impl Lane {
         number: u64,
         correlation: &mut Correlation,
     ) -> (Batch, usize) {
-        let mut records = Vec::with_capacity(flow.config.max_bytes.min(rows.len() * 512));
+        let name = format!("{}\n{}\n{}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name, self.partition);
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
+        let mut head = Head {
+            id: &id,
+            source: &flow.config.pipeline,
+            produced_at: now_micros(),
+            count: flow.config.max_records,
+            partitions: flow.config.partitions,
+        };
+        let bytes_max = flow.config.max_bytes.saturating_sub(assemble(&head, &[]).len());
+        let mut records = Vec::with_capacity(bytes_max.min(rows.len() * 512));
         let mut count = 0;
-        for row in rows.iter().take(flow.config.max_records).take_while(|row| row.version.epoch() == epoch) {
+        for row in rows.iter().take(flow.config.max_records.min(self.most)).take_while(|row| row.version.epoch() == epoch) {
             let before = records.len();
             if count > 0 {
                 records.push(b',');
             }
             flow.records.put(row.row, correlation, &mut records);
-            if count > 0 && records.len() > flow.config.max_bytes {
+            if count > 0 && records.len() > bytes_max {
                 records.truncate(before);
                 break;
             }
             count += 1;
         }
-        let name = format!("{}\n{}\n{}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name, self.partition);
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
-        let body = assemble(
-            &Head {
-                id: &id,
-                source: &flow.config.pipeline,
-                produced_at: now_micros(),
-                count,
-                partitions: flow.config.partitions,
-            },
-            &records,
-        );
+        head.count = count;
+        let body = assemble(&head, &records);
         (Batch { partition: self.partition, epoch, number, id, body: Bytes::from(body) }, count)
     }
 }
@@ -187,6 +205,22 @@ fn account(flow: &Flow<'_>, receipt: &Receipt, sent: &[RowRef], bytes: usize) ->
     flow.stats.rejected(written.rejected);
     flow.stats.unchanged(receipt.unchanged);
     flow.stats.stale(receipt.stale);
+    written
+}
+
+/// Books a row that the target cannot take even alone; somebody may raise its limit.
+fn account_too_large(flow: &Flow<'_>, row: RowRef) -> Written {
+    let mut written = Written::default();
+    written.reject(Reject {
+        entity: flow.entity.name.clone(),
+        key: flow.records.key(row.row),
+        version: row.version.to_string(),
+        code: TOO_LARGE.to_owned(),
+        field: None,
+        detail: String::new(),
+        retryable: true,
+    });
+    flow.stats.rejected(1);
     written
 }
 

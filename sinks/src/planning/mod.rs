@@ -11,6 +11,7 @@
 //! - nothing is sent twice after a crash: a lane resumes behind the version in the target's watermark;
 //! - a lost reply is repeated with the same bytes and the same `Idempotency-Key`;
 //! - a row that the target refuses is counted and told in [`Written::rejects`]; the others go on;
+//! - a batch that is too large for the target is halved, down to the one row that does not fit by itself;
 //! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
 //!
 //! Dropping the future of a write is a crash: lanes forget what they knew and ask the target again.
@@ -190,7 +191,7 @@ impl Sink for PlanningSink {
         for _ in 0..REWINDS_MAX {
             match self.attempt(span, deltas).await {
                 Ok(written) => return Ok(written),
-                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Failed(error) | Stop::TooLarge(error)) => return Err(error),
                 Err(Stop::Rewind) => self.stats.rewinds(1),
             }
         }

@@ -1,9 +1,14 @@
 //! One trouble at a time.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::new_null_array;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use serde_json::{Value, json};
 use syncline_schemas::delta::{DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::planner::Faults;
@@ -11,6 +16,7 @@ use syncline_sinks::planning::PlanningSink;
 use syncline_sinks::{Class, Sink as _, SinkError, Span};
 
 use crate::outbox::{Change, Outbox, canonical, rows};
+use crate::scripted;
 use crate::target::Target;
 
 const BALANCE: &str = "inventory_balance";
@@ -187,6 +193,42 @@ async fn a_refused_row_is_told_with_its_key_and_the_others_go_on() {
     assert!(reject.key.contains(r#""stock_class":"k\"2""#), "{}", reject.key);
     assert_eq!(reject.version, changes[2].version.to_string());
     assert_eq!(target.stat("rejected").await, 1);
+}
+
+#[tokio::test]
+async fn a_batch_too_large_for_the_target_is_halved_down_to_the_row_that_does_not_fit() {
+    const TAKES: usize = 2_500;
+    let (held, sizes) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (into, seen) = (Arc::clone(&held), Arc::clone(&sizes));
+    let mut config = scripted::target(move |asked| {
+        if asked.method == "GET" {
+            return Json(json!({"partition": 0, "epoch": 0, "last_batch": 0})).into_response();
+        }
+        seen.lock().expect("sound").push(asked.body.len());
+        let body: Value = serde_json::from_slice(&asked.body).expect("JSON");
+        let records = body["records"].as_array().expect("records");
+        let poisoned = records.iter().any(|record| record["key"]["stock_class"] == "k\"7");
+        if asked.body.len() > TAKES || poisoned {
+            return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+        }
+        into.lock().expect("sound").extend(records.iter().map(|record| record["version"].to_string()));
+        let batch: u64 = asked.headers["pdx-sequence"].to_str().expect("ASCII")[15..].parse().expect("a number");
+        Json(json!({"batch_id": "b", "received": records.len(), "applied": records.len(), "unchanged": 0, "stale": 0,
+                    "rejected": 0, "watermark": {"partition": 0, "epoch": 1, "last_batch": batch}}))
+        .into_response()
+    })
+    .await;
+    config.max_bytes = 4_000;
+    let outbox = balances(1, 40);
+    let mut sink = PlanningSink::new(config).expect("a sink");
+    let written = sink.write(outbox.span(), &outbox).await.expect("delivered but one");
+    assert_eq!((written.rows, written.rejected), (39, 1));
+    assert_eq!(written.rejects[0].code, "payload_too_large");
+    assert!(written.rejects[0].key.contains("k\\\"7"), "{}", written.rejects[0].key);
+    let held = held.lock().expect("sound");
+    assert_eq!((held.len(), held.is_sorted()), (39, true), "every other row once and in order");
+    let largest = *sizes.lock().expect("sound").iter().max().expect("some");
+    assert!((TAKES..=4_000).contains(&largest), "max_bytes is the size of the body: {largest}");
 }
 
 #[tokio::test]
