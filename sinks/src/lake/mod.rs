@@ -12,7 +12,8 @@
 //!   whole, in part or with other bounds, changes nothing;
 //! - durable: on local disks files, names and folders are fsynced in that order (`durable`); object stores are tried
 //!   for conditional puts before anything is written (`store`);
-//! - cancel-safe: a crash at any step leaves files that no table refers to; a vacuum removes them within the hour;
+//! - cancel-safe: a crash at any step leaves files that no table refers to; a vacuum, and for half-written ones the next
+//!   start, removes them once they are an hour old;
 //! - bounded: rows beyond [`LakeLimits::buffer_bytes`] wait in sorted runs on local disk (`runs`).
 //!
 //! Another writer may commit to the tables (a compaction, a repair): its commit is never overwritten, its files are
@@ -89,6 +90,9 @@ impl LakeSink {
     /// Tries the store and reads the cut, once.
     async fn prepare(&mut self) -> Result<Option<LogOffset>, SinkError> {
         self.check().await?;
+        if !self.ready {
+            self.place.sweep().await;
+        }
         let cut = Cut::read(&self.place).await?;
         if let Some(cut) = &cut {
             if cut.pipeline != self.config.pipeline {
