@@ -75,10 +75,12 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
                 }
             }
             read::check_readable(&url, &model).await;
+            read::check_cut(&url, &model).await;
         }
         let span = Span { after: done, upto: model.last() };
         sink.write(span, &model).await.expect("write");
         read::check_equal(&url, &model).await;
+        read::check_cut(&url, &model).await;
         assert_eq!(sink.recall().await.expect("recall"), Some(model.last()));
         println!("{} kills, {} whole writes", killer.kills, killer.whole);
         assert!(killer.kills > 2 && killer.whole > 2, "the kills are spread over the steps");
@@ -143,7 +145,7 @@ async fn a_table_that_lost_versions_is_not_silently_continued() {
     write_all(&mut LakeSink::new(config.clone()).expect("opens"), &model).await;
     std::fs::remove_dir_all(folder.path().join("lake/history/item")).expect("delete a table");
     let error = LakeSink::new(config).expect("opens").recall().await.expect_err("a table is gone");
-    assert!(error.to_string().contains("history/item") && error.to_string().contains("replay"), "{error}");
+    assert!(error.to_string().contains("history/item") && error.to_string().contains("start over"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

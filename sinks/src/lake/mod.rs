@@ -59,9 +59,11 @@ pub struct LakeSink {
     tables: Tables,
     /// Delta version by table path, as the last cut says.
     versions: BTreeMap<String, u64>,
-    /// True after the store was tried and the cut was read.
+    /// The offset that some table had reached when the tables were looked at.
+    ahead: LogOffset,
+    /// True after the store was tried and cut and tables were read.
     ready: bool,
-    /// True while a write runs, so that one which was cancelled is noticed.
+    /// True from the start of a write to its good end: what is known of the tables is not to be trusted otherwise.
     writing: bool,
 }
 
@@ -76,7 +78,7 @@ impl LakeSink {
         let tables = Tables::new(config.entities.entities().flat_map(|entity| {
             [Kind::Current, Kind::History].map(|kind| Table::new(&place, Shape::new(entity, kind), &config.pipeline))
         }));
-        Ok(Self { config, place, tables, versions: BTreeMap::new(), ready: false, writing: false })
+        Ok(Self { config, place, tables, versions: BTreeMap::new(), ahead: LogOffset::START, ready: false, writing: false })
     }
 
     /// Tries that the store can be read and written, and that it keeps two writers apart.
@@ -87,75 +89,76 @@ impl LakeSink {
         self.place.try_conditional_put().await
     }
 
-    /// Tries the store and reads the cut, once.
+    /// Tries the store, reads the cut and looks at every table.
     async fn prepare(&mut self) -> Result<Option<LogOffset>, SinkError> {
         self.check().await?;
         if !self.ready {
             self.place.sweep().await;
         }
+        self.tables.forget();
         let cut = Cut::read(&self.place).await?;
-        if let Some(cut) = &cut {
-            if cut.pipeline != self.config.pipeline {
-                return Err(SinkError::Refused {
-                    target: self.place.target().to_owned(),
-                    reason: format!(
-                        "the lake belongs to the pipeline {:?}, this one is {:?}",
-                        cut.pipeline, self.config.pipeline
-                    ),
-                    remedy: "give this pipeline a lake of its own, or its old name".to_owned(),
-                });
-            }
-            self.check_versions(cut).await?;
-            self.versions.clone_from(&cut.tables);
+        if let Some(cut) = &cut
+            && cut.pipeline != self.config.pipeline
+        {
+            return Err(SinkError::Refused {
+                target: self.place.target().to_owned(),
+                reason: format!(
+                    "the lake belongs to the pipeline {:?}, this one is {:?}",
+                    cut.pipeline, self.config.pipeline
+                ),
+                remedy: "give this pipeline a lake of its own, or its old name".to_owned(),
+            });
         }
+        self.tables.load().boxed().await?;
+        self.versions = self.check_versions(cut.as_ref())?;
+        self.ahead = self.tables.open().map(Table::applied).max().unwrap_or_default();
         self.ready = true;
+        self.writing = false;
         Ok(cut.map(|cut| LogOffset(cut.offset)))
     }
 
-    /// A table that is older than the cut, or gone, was tampered with: going on would leave a hole in it.
-    async fn check_versions(&mut self, cut: &Cut) -> Result<(), SinkError> {
-        for table in self.tables.iter_mut() {
-            let Some(wanted) = cut.tables.get(&table.shape.path()) else { continue };
-            let found = table.load().await?.then(|| table.version());
-            if found.is_none_or(|found| found < *wanted) {
+    /// The cut's versions of our tables. One that is older than the cut, or gone, was tampered with: going on would leave
+    /// a hole in it.
+    fn check_versions(&self, cut: Option<&Cut>) -> Result<BTreeMap<String, u64>, SinkError> {
+        let mut versions = BTreeMap::new();
+        for table in self.tables.iter() {
+            let path = table.shape.path();
+            let Some(&wanted) = cut.and_then(|cut| cut.tables.get(&path)) else { continue };
+            let found = table.is_open().then(|| table.version());
+            if found.is_none_or(|found| found < wanted) {
                 let found = found.map_or("there is no table".to_owned(), |found| format!("the table is at {found}"));
                 return Err(SinkError::Refused {
                     target: table.url.clone(),
                     reason: format!("the last flush left it at version {wanted}, but {found}"),
-                    remedy: "restore the table, or delete the whole lake folder and replay".to_owned(),
+                    remedy: "restore the table, or delete the whole lake folder and start over".to_owned(),
                 });
             }
+            versions.insert(path, wanted);
         }
-        Ok(())
+        Ok(versions)
     }
 }
 
 #[async_trait]
 impl Sink for LakeSink {
     async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
-        self.tables.forget();
         self.prepare().await
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {
-        if !self.ready {
+        if !self.ready || self.writing {
             self.prepare().boxed().await?;
         }
-        if std::mem::replace(&mut self.writing, true) {
-            self.tables.forget();
-        }
-        let mut written = Written::default();
+        self.writing = true;
+        // Where a broken flush left some tables ahead, the others have to reach the same offset before a cut can be made.
+        let span = Span { upto: span.upto.max(self.ahead), ..span };
         for _ in 0..STARTS_MAX {
-            let mut versions = self.versions.clone();
-            let flushed = self.tables.flush(span, deltas, &self.config, &mut versions).boxed().await?;
+            let Some(written) = self.tables.flush(span, deltas, &self.config).boxed().await? else { continue };
+            let versions = self.tables.versions(span.upto, &self.versions)?;
+            Cut::new(&self.config.pipeline, span.upto.0, versions.clone()).write(self.place.clone()).await?;
             self.versions = versions;
-            if let Some(flushed) = flushed {
-                let cut = Cut::new(&self.config.pipeline, span.upto.0, self.versions.clone());
-                cut.write(self.place.clone()).await?;
-                self.writing = false;
-                written.absorb(flushed);
-                return Ok(written);
-            }
+            self.writing = false;
+            return Ok(written);
         }
         Err(SinkError::Unavailable {
             target: self.place.target().to_owned(),
