@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syncline_journal::{Commit, Durability, JournalError, Log, Store};
+use syncline_journal::{Log, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Sink, SinkError, Span, Written};
@@ -17,7 +17,8 @@ use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
 use super::lag::{self, Run};
-use super::outbox::{Cut, Cutter, Outbox};
+use super::memory::Memory;
+use super::outbox::{Cut, Cutter, Outbox, unreadable};
 use super::status::{SinkStatus, Status};
 
 /// What the pump is asked to do beside its work.
@@ -48,14 +49,6 @@ pub(super) struct Pump {
     /// Place of the sink in the status.
     pub(super) index: usize,
     pub(super) mode: watch::Receiver<Mode>,
-}
-
-fn cursor_name(sink: &str) -> String {
-    format!("sink/{sink}")
-}
-
-fn unreadable(error: &JournalError) -> SinkError {
-    SinkError::Outbox { reason: error.to_string() }
 }
 
 impl Pump {
@@ -113,7 +106,7 @@ impl Pump {
                 self.write(cut, sink).await?;
                 backoff.reset();
             }
-            self.confirm(cut.span.upto, sink)?;
+            self.confirm(cut, sink)?;
             cutter.delivered(cut.span.upto);
         }
         Ok(())
@@ -121,19 +114,19 @@ impl Pump {
 
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
     async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
-        let ours = self.store.cursor(&cursor_name(&sink.name)).map_err(|error| unreadable(&error))?;
-        let theirs = self.sink.recall().await?;
-        let at = theirs.unwrap_or(LogOffset(ours.unwrap_or_default()));
+        let memory = Memory::new(&self.store, &sink.name);
+        let remembered = memory.read()?;
+        let at = remembered.resume(self.sink.recall().await?);
         let end = self.log.durable();
-        if at > end || (ours.is_none() && at > LogOffset::START) {
+        if at > end || (remembered.cursor.is_none() && at > LogOffset::START) {
             return Err(SinkError::Refused {
                 target: format!("sink {}", sink.name),
                 reason: format!("it stands at {at} of a log that is not this data_dir's, which ends at {end}"),
                 remedy: "another data_dir filled it: use that one, or give this sink an empty target".to_owned(),
             });
         }
-        if ours.is_none() {
-            self.remember(LogOffset::START, Durability::Synced, sink)?;
+        if remembered.cursor.is_none() {
+            memory.begin()?;
         }
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
         if at < trimmed {
@@ -209,19 +202,12 @@ impl Pump {
         debug!(sink = sink.name, upto = %cut.span.upto, rows = cut.rows, took_ms = took.as_millis(), "delivered");
     }
 
-    fn confirm(&self, upto: LogOffset, sink: &SinkStatus) -> Result<(), SinkError> {
-        // A power failure may take it back; the span is then written again, which changes nothing.
-        self.remember(upto, Durability::Buffered, sink)?;
-        sink.cursor.store(upto.0, Ordering::Release);
-        sink.reset_behind(self.status.visible() > upto);
+    fn confirm(&self, cut: Cut, sink: &SinkStatus) -> Result<(), SinkError> {
+        Memory::new(&self.store, &sink.name).confirm(cut.span.upto, cut.rows > 0)?;
+        sink.cursor.store(cut.span.upto.0, Ordering::Release);
+        sink.reset_behind(self.status.visible() > cut.span.upto);
         self.status.pulse();
         Ok(())
-    }
-
-    fn remember(&self, upto: LogOffset, durability: Durability, sink: &SinkStatus) -> Result<(), SinkError> {
-        let mut commit = Commit::new();
-        commit.put_cursor(&cursor_name(&sink.name), upto.0);
-        self.store.commit(commit, durability).map_err(|error| unreadable(&error))
     }
 }
 
@@ -262,3 +248,7 @@ impl DeltaSource for Observed {
         })))
     }
 }
+
+#[cfg(test)]
+#[path = "deliver_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ mod capture;
 mod deliver;
 mod housekeeping;
 pub(crate) mod lag;
+mod memory;
 mod outbox;
 pub(crate) mod status;
 mod transform;

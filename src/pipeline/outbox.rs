@@ -141,7 +141,8 @@ impl Outbox {
     }
 }
 
-fn unreadable(error: &JournalError) -> SinkError {
+/// A store that cannot be read is an outbox that cannot be.
+pub(super) fn unreadable(error: &JournalError) -> SinkError {
     SinkError::Outbox { reason: error.to_string() }
 }
 

@@ -1,0 +1,153 @@
+//! Pumps over a real journal and real sinks, over restarts.
+
+use std::path::Path;
+
+use arrow::array::{
+    ArrayRef, FixedSizeBinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array, new_null_array,
+};
+use syncline_journal::{Commit, Durability, Journal, Limits};
+use syncline_schemas::delta::{DeltaBatch, UPSERT};
+use syncline_schemas::entity;
+use syncline_schemas::ident::{Position, SourceId, Version};
+use syncline_sinks::lake::{LakeConfig, LakeSink};
+use syncline_transform::state::OutboxStep;
+
+use super::super::outbox;
+use super::*;
+
+const EPOCH: u32 = 3;
+const SINK: &str = "target";
+
+/// A data folder and what the daemon would do with it.
+struct Daemon {
+    folder: tempfile::TempDir,
+    journal: Journal,
+    end: u64,
+}
+
+impl Daemon {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(&folder.path().join("data"), Limits::default()).expect("opens");
+        let mut commit = Commit::new();
+        commit.put_cursor("epoch", u64::from(EPOCH));
+        journal.store.commit(commit, Durability::Synced).expect("commits");
+        Self { folder, journal, end: 0 }
+    }
+
+    fn lake(&self) -> LakeSink {
+        lake(self.folder.path())
+    }
+
+    /// Adds an entry that makes an item of each number.
+    fn items(&mut self, numbers: &[u32]) {
+        let offset = self.entry();
+        let deltas = [items(offset, numbers)];
+        let step = OutboxStep {
+            offset,
+            step: 0,
+            rows: u32::try_from(numbers.len()).expect("few"),
+            bytes: syncline_schemas::delta::encode(&deltas).expect("encodes"),
+        };
+        let mut commit = Commit::new();
+        outbox::put(&mut commit, step, true);
+        self.journal.store.commit(commit, Durability::Synced).expect("commits");
+    }
+
+    /// Adds an entry that changes nothing canonical.
+    fn entry(&mut self) -> LogOffset {
+        let log = &self.journal.log;
+        let offset = log.append(&SourceId::new("erp"), &Position::default(), true, vec![0; 8]).expect("appended");
+        log.wait_durable(offset, Duration::from_secs(60)).expect("durable");
+        self.end = offset.0;
+        offset
+    }
+
+    /// Runs a pump until it has confirmed everything or is parked; its status.
+    async fn run(&self, sink: impl Sink + 'static) -> Arc<Status> {
+        let status = Arc::new(Status::new(Instant::now(), &[], &[SINK.to_owned()]));
+        status.transform.visible.store(self.end, Ordering::Release);
+        let mode = watch::Sender::new(Mode::Flush);
+        let pump = Pump {
+            sink: Box::new(sink),
+            log: self.journal.log.clone(),
+            store: self.journal.store.clone(),
+            status: Arc::clone(&status),
+            index: 0,
+            mode: mode.subscribe(),
+        };
+        let thread = pump.start(SINK).expect("a thread");
+        let done = |status: &Status| {
+            let sink = &status.sinks[0];
+            sink.cursor.load(Ordering::Acquire) >= self.end || sink.parked.is_parked()
+        };
+        tokio::time::timeout(Duration::from_secs(60), status.wait_for(done)).await.expect("within a minute");
+        mode.send_replace(Mode::Stop);
+        tokio::task::spawn_blocking(move || thread.join()).await.expect("not aborted").expect("no panic");
+        status
+    }
+
+    /// Runs a pump that must get everything across.
+    async fn deliver(&self, sink: impl Sink + 'static) {
+        let status = self.run(sink).await;
+        assert_eq!(status.sinks[0].parked.reason(), None);
+    }
+
+    /// Runs a pump that must park; why it did.
+    async fn refusal(&self, sink: impl Sink + 'static) -> String {
+        let status = self.run(sink).await;
+        status.sinks[0].parked.reason().expect("refused")
+    }
+
+    /// What housekeeping does once every sink has everything.
+    fn trim(&self) {
+        Outbox::new(self.journal.store.clone()).trim(LogOffset(self.end)).expect("trims");
+    }
+}
+
+fn lake(folder: &Path) -> LakeSink {
+    let url = reqwest::Url::from_directory_path(folder.join("lake")).expect("absolute");
+    let mut config = LakeConfig::new(url, "test", folder.join("scratch"));
+    config.flush_every = Duration::ZERO;
+    LakeSink::new(config).expect("opens")
+}
+
+fn items(offset: LogOffset, numbers: &[u32]) -> DeltaBatch {
+    let (entity, count) = (entity::get("item").expect("canonical"), numbers.len());
+    let text = |text: &str| Arc::new(StringArray::from(vec![text; count])) as ArrayRef;
+    let instant =
+        || Arc::new(TimestampMicrosecondArray::from(vec![1_779_789_601_120_000; count]).with_timezone("UTC")) as ArrayRef;
+    let versions = (0..).zip(numbers).map(|(row, _)| *Version::new(EPOCH, offset, row).as_bytes());
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt8Array::from(vec![UPSERT; count])),
+        Arc::new(FixedSizeBinaryArray::try_from_iter(versions).expect("16 bytes each")),
+        text("erp"),
+        text("public.item"),
+        text("0/16B3748"),
+        instant(),
+        instant(),
+    ];
+    for field in &entity.fields {
+        columns.push(match field.name.as_str() {
+            "item_id" => Arc::new(StringArray::from_iter_values(numbers.iter().map(ToString::to_string))),
+            _ if field.key => text("DE01"),
+            _ => new_null_array(&field.field_type.arrow(), count),
+        });
+    }
+    let rows = RecordBatch::try_new(entity.delta_schema(), columns).expect("canonical shape");
+    DeltaBatch { entity: entity.name.clone(), rows }
+}
+
+#[tokio::test]
+async fn spans_without_rows_that_a_lake_never_heard_of_do_not_part_it_from_its_outbox() {
+    let mut daemon = Daemon::new();
+    daemon.items(&[1, 2]);
+    daemon.deliver(daemon.lake()).await;
+    for _ in 0..3 {
+        daemon.entry();
+        daemon.deliver(daemon.lake()).await;
+        daemon.trim();
+    }
+    daemon.items(&[3]);
+    daemon.deliver(daemon.lake()).await;
+}
