@@ -177,13 +177,12 @@ impl<'c> Writer<'c> {
             watermark.last_batch = job.number;
             watermark.source = job.batch.source.take();
             watermark.partitions = job.batch.partitions;
-            let newest = job.batch.changes.iter().map(|change| change.version.to_string()).max();
-            // Hex of a fixed width orders like the versions.
-            watermark.last_version = watermark.last_version.max(newest);
-            self.keep(flow, &watermark)?;
         } else {
             counts.replays = 1;
         }
+        // Hex of a fixed width orders like the versions.
+        watermark.last_version = watermark.last_version.max(job.batch.newest.map(|version| version.to_string()));
+        self.keep(flow, &watermark)?;
         let receipt = self.answer(flow, job, &counts, watermark)?;
         Ok(Outcome::Receipt(receipt, counts))
     }

@@ -101,7 +101,8 @@ impl Lane {
             let version = sent.last().map(|row| row.version);
             reached = Reached { epoch, batch: number, version };
             self.reached = Some(reached);
-            self.acknowledged = version;
+            // What the target itself says it received: it is compared with what it says later.
+            self.acknowledged = receipt.watermark.last_version.as_ref().and_then(|text| text.parse().ok());
             rest = &rest[count..];
         }
         Ok(written)

@@ -193,6 +193,12 @@ async fn a_refused_row_is_told_with_its_key_and_the_others_go_on() {
     assert!(reject.key.contains(r#""stock_class":"k\"2""#), "{}", reject.key);
     assert_eq!(reject.version, changes[2].version.to_string());
     assert_eq!(target.stat("rejected").await, 1);
+
+    // After a broken write the lane asks again: a refused row has arrived, and nothing is missing.
+    outbox.push(1, &[(BALANCE, 9, Some(1))]);
+    let broken_off = tokio::time::timeout(Duration::ZERO, sink.write(outbox.span(), &outbox)).await;
+    assert!(broken_off.is_err(), "it waits for the target");
+    assert_eq!(sink.write(outbox.span(), &outbox).await.expect("no row is missing").rows, 4);
 }
 
 #[tokio::test]
