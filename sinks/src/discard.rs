@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Known, Sink, SinkError, Span, Written};
 
 /// Reads every delta and keeps none.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Discard;
 
 #[async_trait]
 impl Sink for Discard {
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
+    async fn recall(&mut self, _: &Known) -> Result<Option<LogOffset>, SinkError> {
         Ok(None)
     }
 

@@ -1,5 +1,6 @@
 //! What a sink is asked to do, and what it is given for it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,6 +42,13 @@ pub trait DeltaSource: Send + Sync {
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError>;
 }
 
+/// What is remembered of a target over restarts, for [`Sink::recall`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// The last note of each name in [`Written::notes`] of writes that were confirmed.
+    pub notes: BTreeMap<String, Vec<u8>>,
+}
+
 /// A target.
 ///
 /// - **Durable**: [`Sink::write`] returns when everything in the span is durable at the target.
@@ -53,10 +61,11 @@ pub trait DeltaSource: Send + Sync {
 #[async_trait]
 pub trait Sink: Send {
     /// How far the target says it has got, where it can remember; its answer outranks our cursor. `None`: it cannot tell.
+    /// Called before the first write, and again after one that failed.
     ///
     /// # Errors
-    /// Where the target cannot be asked.
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError>;
+    /// Where the target cannot be asked, and where it does not hold what is known to be there: going on would leave a hole.
+    async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError>;
 
     /// Makes a span durable at the target.
     ///
@@ -88,6 +97,8 @@ pub struct Written {
     pub rejected: u64,
     /// The first of the refused rows, at most [`Written::REJECTS_MAX`].
     pub rejects: Vec<Reject>,
+    /// What to remember by name, together with the confirmation of the span: see [`Known::notes`].
+    pub notes: Vec<(String, Vec<u8>)>,
 }
 
 impl Written {
@@ -109,6 +120,7 @@ impl Written {
         self.rejected += part.rejected;
         self.rejects.extend(part.rejects);
         self.rejects.truncate(Self::REJECTS_MAX);
+        self.notes.extend(part.notes);
     }
 }
 

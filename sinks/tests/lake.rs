@@ -16,7 +16,7 @@ use model::{Model, Random};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{LakeConfig, LakeLimits, LakeSink, S3Options};
-use syncline_sinks::{Class, EntityPatterns, Sink, SinkError, Span};
+use syncline_sinks::{Class, EntityPatterns, Known, Sink, SinkError, Span};
 use url::Url;
 
 /// So small that a few hundred rows split leaves, spill runs, fold history and pass checkpoints.
@@ -51,7 +51,7 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
         let mut random = Random::new(seed);
         let mut model = Model::default();
         let mut sink = LakeSink::new(config.clone()).expect("opens");
-        let mut done = sink.recall().await.expect("a new lake").unwrap_or_default();
+        let mut done = sink.recall(&Known::default()).await.expect("a new lake").unwrap_or_default();
         assert_eq!(done, LogOffset::START);
         let mut killer = Killer::new();
         for _ in 0..24 {
@@ -71,7 +71,7 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
                 None if random.below(2) == 0 => {}
                 None => {
                     sink = LakeSink::new(config.clone()).expect("opens");
-                    done = sink.recall().await.expect("recall").unwrap_or_default();
+                    done = sink.recall(&Known::default()).await.expect("recall").unwrap_or_default();
                 }
             }
             read::check_readable(&url, &model).await;
@@ -81,7 +81,7 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
         sink.write(span, &model).await.expect("write");
         read::check_equal(&url, &model).await;
         read::check_cut(&url, &model).await;
-        assert_eq!(sink.recall().await.expect("recall"), Some(model.last()));
+        assert_eq!(sink.recall(&Known::default()).await.expect("recall"), Some(model.last()));
         println!("{} kills, {} whole writes", killer.kills, killer.whole);
         assert!(killer.kills > 2 && killer.whole > 2, "the kills are spread over the steps");
     }
@@ -131,7 +131,7 @@ async fn another_pipeline_cannot_mix_its_rows_into_a_lake() {
     let ours = config(file_url(folder.path()), folder.path());
     write_all(&mut LakeSink::new(ours.clone()).expect("opens"), &model).await;
     let mut other = LakeSink::new(LakeConfig { pipeline: "other".into(), ..ours }).expect("opens");
-    let error = other.recall().await.expect_err("belongs to somebody");
+    let error = other.recall(&Known::default()).await.expect_err("belongs to somebody");
     assert_eq!(error.class(), Class::Definite);
     assert!(error.to_string().contains("\"test\"") && error.to_string().contains("\"other\""), "{error}");
 }
@@ -144,7 +144,7 @@ async fn a_table_that_lost_versions_is_not_silently_continued() {
     let config = config(file_url(folder.path()), folder.path());
     write_all(&mut LakeSink::new(config.clone()).expect("opens"), &model).await;
     std::fs::remove_dir_all(folder.path().join("lake/history/item")).expect("delete a table");
-    let error = LakeSink::new(config).expect("opens").recall().await.expect_err("a table is gone");
+    let error = LakeSink::new(config).expect("opens").recall(&Known::default()).await.expect_err("a table is gone");
     assert!(error.to_string().contains("history/item") && error.to_string().contains("start over"), "{error}");
 }
 
@@ -183,7 +183,7 @@ async fn an_s3_server_gets_the_same_lake_and_a_killed_write_is_resumed() {
     let mut random = Random::new(3);
     let mut model = Model::default();
     let mut sink = LakeSink::new(config.clone()).expect("opens");
-    let mut done = sink.recall().await.expect("recall").unwrap_or_default();
+    let mut done = sink.recall(&Known::default()).await.expect("recall").unwrap_or_default();
     let mut killer = Killer::new();
     for _ in 0..10 {
         (0..3).for_each(|_| model.entry(&mut random, 40));
@@ -193,7 +193,7 @@ async fn an_s3_server_gets_the_same_lake_and_a_killed_write_is_resumed() {
             done = span.upto;
         } else {
             sink = LakeSink::new(config.clone()).expect("opens");
-            done = sink.recall().await.expect("recall").unwrap_or_default();
+            done = sink.recall(&Known::default()).await.expect("recall").unwrap_or_default();
         }
     }
     sink.write(Span { after: done, upto: model.last() }, &model).await.expect("write");

@@ -102,11 +102,11 @@ impl Pump {
     async fn deliver(&mut self, sink: &SinkStatus, backoff: &mut Backoff) -> Result<(), SinkError> {
         let mut cutter = Cutter::new(self.store.clone(), self.begin(sink).await?);
         while let Some(cut) = self.next_cut(&mut cutter, sink).await? {
-            if cut.rows > 0 {
-                self.write(cut, sink).await?;
+            let written = if cut.rows > 0 { Some(self.write(cut, sink).await?) } else { None };
+            if written.is_some() {
                 backoff.reset();
             }
-            self.confirm(cut, sink)?;
+            self.confirm(cut, written, sink)?;
             cutter.delivered(cut.span.upto);
         }
         Ok(())
@@ -116,7 +116,7 @@ impl Pump {
     async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
         let memory = Memory::new(&self.store, &sink.name);
         let remembered = memory.read()?;
-        let at = remembered.resume(self.sink.recall().await?);
+        let at = remembered.resume(self.sink.recall(&remembered.known).await?);
         let end = self.log.durable();
         if at > end || (remembered.cursor.is_none() && at > LogOffset::START) {
             return Err(SinkError::Refused {
@@ -174,13 +174,13 @@ impl Pump {
         }
     }
 
-    async fn write(&mut self, cut: Cut, sink: &SinkStatus) -> Result<(), SinkError> {
+    async fn write(&mut self, cut: Cut, sink: &SinkStatus) -> Result<Written, SinkError> {
         let deltas = Observed::new(Outbox::new(self.store.clone()));
         let began = Instant::now();
         let written = self.sink.write(cut.span, &deltas).await?;
         deltas.record(sink);
         self.note(cut, &written, sink, began.elapsed());
-        Ok(())
+        Ok(written)
     }
 
     fn note(&self, cut: Cut, written: &Written, sink: &SinkStatus, took: Duration) {
@@ -202,8 +202,8 @@ impl Pump {
         debug!(sink = sink.name, upto = %cut.span.upto, rows = cut.rows, took_ms = took.as_millis(), "delivered");
     }
 
-    fn confirm(&self, cut: Cut, sink: &SinkStatus) -> Result<(), SinkError> {
-        Memory::new(&self.store, &sink.name).confirm(cut.span.upto, cut.rows > 0)?;
+    fn confirm(&self, cut: Cut, written: Option<Written>, sink: &SinkStatus) -> Result<(), SinkError> {
+        Memory::new(&self.store, &sink.name).confirm(cut.span.upto, written)?;
         sink.cursor.store(cut.span.upto.0, Ordering::Release);
         sink.reset_behind(self.status.visible() > cut.span.upto);
         self.status.pulse();

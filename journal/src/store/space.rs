@@ -25,12 +25,14 @@ pub enum Space {
     Outbox,
     /// How far the transform and each sink are.
     Cursors,
+    /// What is remembered of each sink's target.
+    Sinks,
 }
 
 impl Space {
     /// Every space.
-    pub const ALL: [Self; 6] =
-        [Self::Contributions, Self::Entities, Self::Tables, Self::Held, Self::Outbox, Self::Cursors];
+    pub const ALL: [Self; 7] =
+        [Self::Contributions, Self::Entities, Self::Tables, Self::Held, Self::Outbox, Self::Cursors, Self::Sinks];
 
     /// Its name on disk; never changes.
     pub(super) const fn name(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Space {
             Self::Held => "held",
             Self::Outbox => "outbox",
             Self::Cursors => "cursors",
+            Self::Sinks => "sinks",
         }
     }
 
@@ -52,7 +55,7 @@ impl Space {
             // Schemas and exceptions are rare.
             Self::Tables | Self::Held => 2 * MIB,
             // A few keys, overwritten by every commit.
-            Self::Cursors => MIB / 2,
+            Self::Cursors | Self::Sinks => MIB / 2,
         }
     }
 
@@ -74,7 +77,7 @@ impl Space {
                     Some(KvSeparationOptions::default().compression(CompressionType::None).file_target_size(16 * MIB)),
                 )
             }
-            Self::Held | Self::Cursors => options,
+            Self::Held | Self::Cursors | Self::Sinks => options,
         }
     }
 }

@@ -47,7 +47,7 @@ use self::flush::Tables;
 use self::shape::{Kind, Shape};
 use self::store::Place;
 use self::table::Table;
-use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Known, Sink, SinkError, Span, Written};
 
 /// How often a flush starts over because of other writers before the pump is told to wait.
 const STARTS_MAX: usize = 5;
@@ -141,7 +141,7 @@ impl LakeSink {
 
 #[async_trait]
 impl Sink for LakeSink {
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
+    async fn recall(&mut self, _: &Known) -> Result<Option<LogOffset>, SinkError> {
         self.prepare().await
     }
 

@@ -15,6 +15,9 @@
 //! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
 //!
 //! Dropping the future of a write is a crash: lanes forget what they knew and ask the target again.
+//!
+//! What each lane was acknowledged is remembered with the cursor. A start asks every such lane where it is, so that a
+//! target that was set back or emptied is noticed at once and not when a row happens to come.
 
 mod backoff;
 mod body;
@@ -25,6 +28,7 @@ pub(crate) mod contract;
 mod deal;
 mod json;
 mod lane;
+mod reached;
 mod stats;
 mod verdict;
 
@@ -34,20 +38,26 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::future::try_join_all;
-use syncline_schemas::entity::Entity;
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Known, Sink, SinkError, Span, Written};
 use body::RecordWriter;
 use chunk::Chunk;
 use client::{Client, Stop};
 pub use config::{Auth, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT};
-use lane::{Flow, Lane};
+use lane::{Flow, Lane, Load, parse_note_name};
+use reached::Reached;
 pub use stats::{PlanningCounts, PlanningStats};
 
 /// How often a write begins again because the target expects another batch, before that is a fault.
 const REWINDS_MAX: u32 = 5;
+
+/// Lanes that are asked side by side at a start.
+const RECALLED_AT_ONCE: usize = 16;
 
 /// Delivers to one planning platform.
 pub struct PlanningSink {
@@ -125,7 +135,35 @@ impl PlanningSink {
         }
         epochs.check(&self.config)?;
         self.unfinished = false;
+        for entity in self.config.entities.entities() {
+            let lanes = self.lanes.get_mut(entity.name.as_str()).into_iter().flatten();
+            written.notes.extend(lanes.filter_map(|lane| lane.note(entity)));
+        }
         Ok(written)
+    }
+
+    /// Asks every lane that was ever acknowledged whether the target still holds that.
+    async fn recall_lanes(&mut self, known: &Known) -> Result<(), Stop> {
+        let Self { client, config, stats, lanes, .. } = self;
+        for (name, note) in &known.notes {
+            let Some((entity, partition)) = parse_note_name(name) else { continue };
+            // An entity that is no longer delivered is not asked for; one lane less is refused by those that remain.
+            let Some(entity) = config.entities.entities().find(|it| it.name == entity) else { continue };
+            let lane = lanes_of(lanes, entity, config).get_mut(partition);
+            if let Some((lane, acknowledged)) = lane.zip(Reached::from_note(note)) {
+                lane.remember(acknowledged);
+            }
+        }
+        let mut recalls: Vec<BoxFuture<'_, Result<(), Stop>>> = Vec::new();
+        for (name, of_entity) in lanes.iter_mut() {
+            let Some(entity) = entity::get(name) else { continue };
+            let flow = Flow { entity, client, config, stats };
+            for lane in of_entity.iter_mut().filter(|lane| lane.is_acknowledged()) {
+                lane.forget();
+                recalls.push(async move { lane.recall(&flow).await.map(drop) }.boxed());
+            }
+        }
+        futures::stream::iter(recalls).buffer_unordered(RECALLED_AT_ONCE).try_collect().await
     }
 
     /// Delivers the rows of one entity, all lanes at once.
@@ -139,11 +177,11 @@ impl PlanningSink {
         let dealt = deal::deal(entity, &rows, self.config.partitions)?;
         self.stats.coalesced(dealt.coalesced);
         let records = RecordWriter::new(entity, &rows)?;
-        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, records: &records };
-        let lanes =
-            self.lanes.entry(&entity.name).or_insert_with(|| (0..self.config.partitions).map(Lane::new).collect());
+        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats };
+        let lanes = lanes_of(&mut self.lanes, entity, &self.config);
         let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
-        let parts = try_join_all(busy.map(|(lane, rows)| lane.send(&flow, rows))).await?;
+        let parts =
+            try_join_all(busy.map(|(lane, rows)| lane.send(&flow, Load { records: &records, rows }))).await?;
         let newest = dealt.partitions.iter().flatten().map(|row| row.version.epoch()).max();
         epochs.sent = epochs.sent.max(newest);
         epochs.seen = epochs.seen.max(lanes.iter().map(Lane::epoch).max());
@@ -152,6 +190,15 @@ impl PlanningSink {
             sum
         }))
     }
+}
+
+/// The lanes of an entity.
+fn lanes_of<'l>(
+    lanes: &'l mut HashMap<&'static str, Vec<Lane>>,
+    entity: &'static Entity,
+    config: &PlanningConfig,
+) -> &'l mut Vec<Lane> {
+    lanes.entry(&entity.name).or_insert_with(|| (0..config.partitions).map(Lane::new).collect())
 }
 
 /// Epochs met during a write: ours, and the target's.
@@ -182,9 +229,17 @@ impl Epochs {
 
 #[async_trait]
 impl Sink for PlanningSink {
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
-        // A watermark is per lane and speaks of versions; no single offset follows from it.
-        Ok(None)
+    async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError> {
+        match self.recall_lanes(known).await {
+            // A watermark is per lane and speaks of versions; no single offset follows from it.
+            Ok(()) => Ok(None),
+            Err(Stop::Failed(error) | Stop::TooLarge(error)) => Err(error),
+            Err(Stop::Rewind) => Err(SinkError::Refused {
+                target: self.config.url.to_string(),
+                reason: "answered the question for a watermark as if it were a batch".to_owned(),
+                remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".to_owned(),
+            }),
+        }
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {

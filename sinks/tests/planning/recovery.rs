@@ -13,7 +13,7 @@ use syncline_schemas::delta::{DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::planner::Faults;
 use syncline_sinks::planning::PlanningSink;
-use syncline_sinks::{Class, Sink as _, SinkError, Span};
+use syncline_sinks::{Class, Known, Sink as _, SinkError, Span};
 
 use crate::outbox::{Change, Outbox, canonical, rows};
 use crate::scripted;
@@ -116,25 +116,35 @@ async fn a_dead_target_is_reported_and_delivered_to_once_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_target_that_lost_acknowledged_rows_is_never_continued_silently() {
+async fn a_target_that_lost_acknowledged_rows_is_never_continued_silently_also_not_after_a_restart() {
     let target = Target::start(Faults::default()).await;
     let outbox = balances(2, 20);
+    let (first, second) =
+        (Span { after: LogOffset::START, upto: LogOffset(1) }, Span { after: LogOffset(1), upto: LogOffset(2) });
     let mut sink = target.sink();
-    sink.write(Span { after: LogOffset::START, upto: LogOffset(1) }, &outbox).await.expect("delivered");
-    let db = target.db();
-    let _target = target
-        .restart(async || {
-            for suffix in ["", "-wal", "-shm"] {
-                let mut file = db.clone().into_os_string();
-                file.push(suffix);
-                // SQLite removes the side files of a database that was closed well.
-                let _ = std::fs::remove_file(file);
-            }
-        })
-        .await;
-    let error = sink.write(Span { after: LogOffset(1), upto: LogOffset(2) }, &outbox).await.expect_err("a hole");
-    assert_eq!(error.class(), Class::Definite);
-    assert!(error.to_string().contains("lost rows that it acknowledged"), "{error}");
+    let known = Known { notes: sink.write(first, &outbox).await.expect("delivered").notes.into_iter().collect() };
+    assert!(!known.notes.is_empty(), "one of each lane that took rows");
+    let (db, copy) = (target.db(), target.folder.path().join("backup.db"));
+    // What comes after the backup is what a restored target lacks.
+    let target = target.restart(async || drop(std::fs::copy(&db, &copy).expect("a backup"))).await;
+    let mut notes = known.notes.clone();
+    notes.extend(sink.write(second, &outbox).await.expect("delivered").notes);
+    let later = Known { notes };
+    target.sink().recall(&later).await.expect("everything is there");
+
+    let target = target.restart(async || drop(std::fs::copy(&copy, &db).expect("restored"))).await;
+    target.sink().recall(&known).await.expect("as far as an older state knows");
+    for error in [
+        target.sink().recall(&later).await.expect_err("a hole"),
+        sink.write(Span { after: LogOffset(2), upto: LogOffset(3) }, &balances(3, 20)).await.expect_err("a hole"),
+    ] {
+        assert_eq!(error.class(), Class::Definite);
+        assert!(error.to_string().contains("has lost rows that it acknowledged"), "{error}");
+    }
+
+    let target = target.restart(async || std::fs::remove_file(&db).expect("emptied")).await;
+    let error = target.sink().recall(&known).await.expect_err("nothing is there");
+    assert!(error.to_string().contains("it is at the start, was at batch 1 of epoch 1"), "{error}");
 }
 
 #[tokio::test]
