@@ -45,6 +45,8 @@ pub trait DeltaSource: Send + Sync {
 /// What is remembered of a target over restarts, for [`Sink::recall`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
+    /// Tells this state from that of every other data folder, whose offsets mean other rows.
+    pub epoch: u32,
     /// The last note of each name in [`Written::notes`] of writes that were confirmed.
     pub notes: BTreeMap<String, Vec<u8>>,
 }

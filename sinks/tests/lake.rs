@@ -137,6 +137,34 @@ async fn another_pipeline_cannot_mix_its_rows_into_a_lake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_data_folder_never_takes_the_tables_of_one_for_its_own() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = file_url(folder.path());
+    let config = config(url.clone(), folder.path());
+    let (first, second) =
+        (Known { epoch: 1, ..Known::default() }, Known { epoch: 2, ..Known::default() });
+    let mut model = Model::default();
+    model.upserts("item", 0..5);
+    let mut sink = LakeSink::new(config.clone()).expect("opens");
+    assert_eq!(sink.recall(&first).await.expect("a new lake"), None);
+    let mut killer = Killer::new();
+    let mut random = Random::new(1);
+    while killer.run(&mut random, sink.write(Span { after: LogOffset::START, upto: model.last() }, &model)).await.is_none() {
+        let claimed = folder.path().join("lake/_syncline/cut.json").exists();
+        let tables = read::files(&url, "current/item").await.len() + read::files(&url, "history/item").await.len();
+        assert!(claimed || tables == 0, "a table before the cut that says whose it is");
+    }
+    let error = LakeSink::new(config.clone()).expect("opens").recall(&second).await.expect_err("another's");
+    assert_eq!(error.class(), Class::Definite);
+    assert!(error.to_string().contains("of epoch 1, ours is of epoch 2"), "{error}");
+    // Also where somebody took the cut away.
+    std::fs::remove_file(folder.path().join("lake/_syncline/cut.json")).expect("the cut is removed");
+    let error = LakeSink::new(config.clone()).expect("opens").recall(&second).await.expect_err("another's");
+    assert!(error.to_string().contains("/item: it holds rows up to 1 of the data_dir of epoch 1"), "{error}");
+    LakeSink::new(config).expect("opens").recall(&first).await.expect("its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_lost_versions_is_not_silently_continued() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut model = Model::default();

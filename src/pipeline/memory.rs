@@ -15,6 +15,7 @@ use syncline_schemas::ident::LogOffset;
 use syncline_sinks::{Known, SinkError, Written};
 
 use super::outbox::unreadable;
+use super::transform::EPOCH;
 
 /// The memory of one sink.
 pub(super) struct Memory {
@@ -68,7 +69,10 @@ impl Memory {
         Ok(Remembered {
             cursor: cursor(&self.cursor_name())?.map(LogOffset),
             delivered: LogOffset(cursor(&self.delivered_name())?.unwrap_or_default()),
-            known: Known { notes: self.notes()? },
+            known: Known {
+                epoch: cursor(EPOCH)?.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default(),
+                notes: self.notes()?,
+            },
         })
     }
 

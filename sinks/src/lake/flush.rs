@@ -102,12 +102,14 @@ impl Tables {
         Self { tables, by_entity: by_entity.into_iter().map(|(entity, of)| (entity, pair(of))).collect() }
     }
 
-    pub(super) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.tables.iter_mut().for_each(Table::forget);
     }
 
-    /// Loads every table that is there.
-    pub(super) async fn load(&mut self) -> Result<(), SinkError> {
+    /// Looks anew at every table that is there, as the state of an epoch.
+    pub(super) async fn load(&mut self, epoch: u32) -> Result<(), SinkError> {
+        self.forget();
+        self.tables.iter_mut().for_each(|table| table.epoch = epoch);
         let loads: Vec<BoxFuture<'_, Result<bool, SinkError>>> =
             self.tables.iter_mut().map(|table| table.load().boxed()).collect();
         futures::stream::iter(loads).buffer_unordered(LOADED_AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await

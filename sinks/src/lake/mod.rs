@@ -46,7 +46,7 @@ use self::cut::Cut;
 use self::flush::Tables;
 use self::shape::{Kind, Shape};
 use self::store::Place;
-use self::table::Table;
+use self::table::{ANOTHER_FOLDER, Table};
 use crate::{Batching, DeltaSource, Known, Sink, SinkError, Span, Written};
 
 /// How often a flush starts over because of other writers before the pump is told to wait.
@@ -59,6 +59,10 @@ pub struct LakeSink {
     tables: Tables,
     /// Delta version by table path, as the last cut says.
     versions: BTreeMap<String, u64>,
+    /// Of the state whose rows it takes.
+    epoch: u32,
+    /// True where there is a cut, which says that the lake is ours.
+    claimed: bool,
     /// The offset that some table had reached when the tables were looked at.
     ahead: LogOffset,
     /// True after the store was tried and cut and tables were read.
@@ -78,7 +82,17 @@ impl LakeSink {
         let tables = Tables::new(config.entities.entities().flat_map(|entity| {
             [Kind::Current, Kind::History].map(|kind| Table::new(&place, Shape::new(entity, kind), &config.pipeline))
         }));
-        Ok(Self { config, place, tables, versions: BTreeMap::new(), ahead: LogOffset::START, ready: false, writing: false })
+        Ok(Self {
+            config,
+            place,
+            tables,
+            versions: BTreeMap::new(),
+            epoch: 0,
+            claimed: false,
+            ahead: LogOffset::START,
+            ready: false,
+            writing: false,
+        })
     }
 
     /// Tries that the store can be read and written, and that it keeps two writers apart.
@@ -95,26 +109,43 @@ impl LakeSink {
         if !self.ready {
             self.place.sweep().await;
         }
-        self.tables.forget();
         let cut = Cut::read(&self.place).await?;
-        if let Some(cut) = &cut
-            && cut.pipeline != self.config.pipeline
-        {
-            return Err(SinkError::Refused {
-                target: self.place.target().to_owned(),
-                reason: format!(
-                    "the lake belongs to the pipeline {:?}, this one is {:?}",
-                    cut.pipeline, self.config.pipeline
-                ),
-                remedy: "give this pipeline a lake of its own, or its old name".to_owned(),
-            });
+        if let Some(cut) = &cut {
+            self.check_owner(cut)?;
         }
-        self.tables.load().boxed().await?;
+        self.tables.load(self.epoch).boxed().await?;
         self.versions = self.check_versions(cut.as_ref())?;
         self.ahead = self.tables.open().map(Table::applied).max().unwrap_or_default();
+        self.claimed = cut.is_some();
         self.ready = true;
         self.writing = false;
         Ok(cut.map(|cut| LogOffset(cut.offset)))
+    }
+
+    fn cut(&self, offset: LogOffset, versions: BTreeMap<String, u64>) -> Cut {
+        Cut::new(&self.config.pipeline, self.epoch, offset.0, versions)
+    }
+
+    /// A lake of another pipeline or of another data folder has rows that we know nothing of.
+    fn check_owner(&self, cut: &Cut) -> Result<(), SinkError> {
+        let refused = |reason: String, remedy: &str| SinkError::Refused {
+            target: self.place.target().to_owned(),
+            reason,
+            remedy: remedy.to_owned(),
+        };
+        if cut.pipeline != self.config.pipeline {
+            return Err(refused(
+                format!("the lake belongs to the pipeline {:?}, this one is {:?}", cut.pipeline, self.config.pipeline),
+                "give this pipeline a lake of its own, or its old name",
+            ));
+        }
+        if cut.epoch != self.epoch {
+            return Err(refused(
+                format!("the lake was filled from the data_dir of epoch {}, ours is of epoch {}", cut.epoch, self.epoch),
+                ANOTHER_FOLDER,
+            ));
+        }
+        Ok(())
     }
 
     /// The cut's versions of our tables. One that is older than the cut, or gone, was tampered with: going on would leave
@@ -141,7 +172,8 @@ impl LakeSink {
 
 #[async_trait]
 impl Sink for LakeSink {
-    async fn recall(&mut self, _: &Known) -> Result<Option<LogOffset>, SinkError> {
+    async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError> {
+        self.epoch = known.epoch;
         self.prepare().await
     }
 
@@ -150,12 +182,16 @@ impl Sink for LakeSink {
             self.prepare().boxed().await?;
         }
         self.writing = true;
+        if !self.claimed {
+            self.cut(LogOffset::START, BTreeMap::new()).create(self.place.clone()).await?;
+            self.claimed = true;
+        }
         // Where a broken flush left some tables ahead, the others have to reach the same offset before a cut can be made.
         let span = Span { upto: span.upto.max(self.ahead), ..span };
         for _ in 0..STARTS_MAX {
             let Some(written) = self.tables.flush(span, deltas, &self.config).boxed().await? else { continue };
             let versions = self.tables.versions(span.upto, &self.versions)?;
-            Cut::new(&self.config.pipeline, span.upto.0, versions.clone()).write(self.place.clone()).await?;
+            self.cut(span.upto, versions.clone()).write(self.place.clone()).await?;
             self.versions = versions;
             self.writing = false;
             return Ok(written);

@@ -1,7 +1,8 @@
 //! One Delta table: made, opened, checked, committed to.
 //!
 //! Exactly once: every commit carries the application transaction `syncline-<pipeline>` with the log offset reached, in
-//! the same atomic log entry as the files. What a table says there is the truth about it; nothing else is asked.
+//! the same atomic log entry as the files. What a table says there is the truth about it; nothing else is asked. Beside it
+//! stands `syncline-<pipeline>-epoch`: an offset of another data folder's log would mean other rows.
 //!
 //! Optimistic: a commit names the version it was prepared on. If anybody committed meanwhile, even ourselves through a
 //! request whose reply was lost, nothing is written and the caller starts again from the new snapshot.
@@ -27,6 +28,9 @@ use super::fault;
 use super::shape::Shape;
 use super::store::Place;
 use crate::SinkError;
+
+/// What to do about a lake or a table that another data folder filled.
+pub(super) const ANOTHER_FOLDER: &str = "go on with the data_dir that filled it, or give this one an empty lake";
 
 /// A checkpoint every so many versions: readers then open at most so many small files, writers pay 30 ms.
 const CHECKPOINT_VERSIONS: u64 = 20;
@@ -70,6 +74,9 @@ pub(super) struct Table {
     pub(super) shape: Shape,
     pub(super) url: String,
     app_id: String,
+    /// Of the state whose rows it takes.
+    pub(super) epoch: u32,
+    epoch_id: String,
     log: LogStoreRef,
     snapshot: Option<Snapshot>,
     /// Key ranges by path; a file never changes.
@@ -84,6 +91,8 @@ impl Table {
             log: place.log_store(&path),
             shape,
             app_id: format!("syncline-{pipeline}"),
+            epoch: 0,
+            epoch_id: format!("syncline-{pipeline}-epoch"),
             snapshot: None,
             ranges: HashMap::new(),
         }
@@ -130,12 +139,29 @@ impl Table {
             }
         }
         let state = table.state.take().ok_or_else(|| self.refused("has no state", "restore its _delta_log"))?;
-        let applied = state.snapshot().transaction_version(self.log.as_ref(), &self.app_id).await;
-        let applied = applied.map_err(|error| fault::delta(&self.url, "read the table's transaction", &error))?;
-        let applied = LogOffset(applied.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0));
+        let applied = self.transaction(&state, &self.app_id).await?;
+        if let Some(applied) = applied {
+            let epoch = self.transaction(&state, &self.epoch_id).await?;
+            if epoch != Some(u64::from(self.epoch)) {
+                let reason = format!(
+                    "it holds rows up to {applied} of the data_dir of epoch {}, ours is of epoch {}",
+                    epoch.map_or_else(|| "?".to_owned(), |epoch| epoch.to_string()),
+                    self.epoch
+                );
+                return Err(self.refused(&reason, ANOTHER_FOLDER));
+            }
+        }
+        let applied = LogOffset(applied.unwrap_or(0));
         self.check_protocol(&state)?;
         self.snapshot = Some(Snapshot { state, applied, checked: false });
         Ok(true)
+    }
+
+    /// What an application transaction stands at.
+    async fn transaction(&self, state: &DeltaTableState, id: &str) -> Result<Option<u64>, SinkError> {
+        let found = state.snapshot().transaction_version(self.log.as_ref(), id).await;
+        let found = found.map_err(|error| fault::delta(&self.url, "read the table's transaction", &error))?;
+        Ok(found.and_then(|version| u64::try_from(version).ok()))
     }
 
     /// Loads or makes the table and brings its columns up to date.
@@ -286,6 +312,7 @@ impl Table {
     pub(super) async fn commit(&mut self, mut actions: Vec<Action>, upto: LogOffset) -> Result<Committed, SinkError> {
         let epoch_id = i64::try_from(upto.0).map_err(|_| self.refused("the log offset exceeds 2^63", "replay"))?;
         actions.push(Action::Txn(Transaction::new(&self.app_id, epoch_id)));
+        actions.push(Action::Txn(Transaction::new(&self.epoch_id, i64::from(self.epoch))));
         let operation = DeltaOperation::StreamingUpdate {
             output_mode: OutputMode::Update,
             query_id: self.app_id.clone(),

@@ -122,14 +122,15 @@ async fn a_target_that_lost_acknowledged_rows_is_never_continued_silently_also_n
     let (first, second) =
         (Span { after: LogOffset::START, upto: LogOffset(1) }, Span { after: LogOffset(1), upto: LogOffset(2) });
     let mut sink = target.sink();
-    let known = Known { notes: sink.write(first, &outbox).await.expect("delivered").notes.into_iter().collect() };
+    let notes = sink.write(first, &outbox).await.expect("delivered").notes.into_iter().collect();
+    let known = Known { notes, ..Known::default() };
     assert!(!known.notes.is_empty(), "one of each lane that took rows");
     let (db, copy) = (target.db(), target.folder.path().join("backup.db"));
     // What comes after the backup is what a restored target lacks.
     let target = target.restart(async || drop(std::fs::copy(&db, &copy).expect("a backup"))).await;
     let mut notes = known.notes.clone();
     notes.extend(sink.write(second, &outbox).await.expect("delivered").notes);
-    let later = Known { notes };
+    let later = Known { notes, ..Known::default() };
     target.sink().recall(&later).await.expect("everything is there");
 
     let target = target.restart(async || drop(std::fs::copy(&copy, &db).expect("restored"))).await;
