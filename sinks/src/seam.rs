@@ -43,12 +43,38 @@ pub trait DeltaSource: Send + Sync {
 }
 
 /// What is remembered of a target over restarts, for [`Sink::recall`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// Tells this state from that of every other data folder, whose offsets mean other rows.
     pub epoch: u32,
+    /// No process of this state has delivered anything beyond it; what is there comes from a newer copy of the state.
+    pub end: LogOffset,
     /// The last note of each name in [`Written::notes`] of writes that were confirmed.
     pub notes: BTreeMap<String, Vec<u8>>,
+}
+
+impl Default for Known {
+    /// Nothing is remembered and nothing ruled out.
+    fn default() -> Self {
+        Self { epoch: 0, end: LogOffset(u64::MAX), notes: BTreeMap::new() }
+    }
+}
+
+impl Known {
+    /// Refuses a target that has rows of ours that we never delivered.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] where `at` is beyond [`Known::end`].
+    pub fn refuse_beyond(&self, target: &str, at: LogOffset) -> Result<(), SinkError> {
+        if at <= self.end {
+            return Ok(());
+        }
+        Err(SinkError::Refused {
+            target: target.to_owned(),
+            reason: format!("it stands at {at}, and this data_dir had got no further than {} when it started", self.end),
+            remedy: "this data_dir is an older copy: go on with the newer one, or start over".to_owned(),
+        })
+    }
 }
 
 /// A target.

@@ -72,8 +72,9 @@ impl Pump {
         let status = Arc::clone(&self.status);
         let sink = &status.sinks[self.index];
         let mut backoff = Backoff::new();
+        let mut memory = Memory::new(&self.store, &sink.name);
         loop {
-            match self.deliver(sink, &mut backoff).await {
+            match self.deliver(sink, &mut memory, &mut backoff).await {
                 Ok(()) => break,
                 Err(error) if error.class() == Class::Transient => {
                     let pause = backoff.pause();
@@ -99,44 +100,32 @@ impl Pump {
     }
 
     /// Delivers span after span; returns when asked to stop.
-    async fn deliver(&mut self, sink: &SinkStatus, backoff: &mut Backoff) -> Result<(), SinkError> {
-        let mut cutter = Cutter::new(self.store.clone(), self.begin(sink).await?);
+    async fn deliver(
+        &mut self,
+        sink: &SinkStatus,
+        memory: &mut Memory,
+        backoff: &mut Backoff,
+    ) -> Result<(), SinkError> {
+        let mut cutter = Cutter::new(self.store.clone(), self.begin(sink, memory).await?);
         while let Some(cut) = self.next_cut(&mut cutter, sink).await? {
             let written = if cut.rows > 0 { Some(self.write(cut, sink).await?) } else { None };
             if written.is_some() {
                 backoff.reset();
             }
-            self.confirm(cut, written, sink)?;
+            memory.confirm(cut.span.upto, written)?;
+            self.confirm(cut.span.upto, sink);
             cutter.delivered(cut.span.upto);
         }
         Ok(())
     }
 
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
-    async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
-        let memory = Memory::new(&self.store, &sink.name);
-        let remembered = memory.read()?;
-        let at = remembered.resume(self.sink.recall(&remembered.known).await?);
-        let end = self.log.durable();
-        if at > end || (remembered.cursor.is_none() && at > LogOffset::START) {
-            return Err(SinkError::Refused {
-                target: format!("sink {}", sink.name),
-                reason: format!("it stands at {at} of a log that is not this data_dir's, which ends at {end}"),
-                remedy: "another data_dir filled it: use that one, or give this sink an empty target".to_owned(),
-            });
-        }
-        if remembered.cursor.is_none() {
-            memory.begin()?;
-        }
+    async fn begin(&mut self, sink: &SinkStatus, memory: &mut Memory) -> Result<LogOffset, SinkError> {
+        let remembered = memory.read(self.log.durable())?;
+        let theirs = self.sink.recall(&remembered.known).await?;
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
-        if at < trimmed {
-            return Err(SinkError::Refused {
-                target: format!("sink {}", sink.name),
-                reason: format!("it stands at {at}, and deltas up to {trimmed} were delivered elsewhere and removed"),
-                remedy: "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot"
-                    .to_owned(),
-            });
-        }
+        let at = remembered.resume(&sink.name, theirs, trimmed)?;
+        memory.begin(&remembered)?;
         sink.cursor.store(at.0, Ordering::Release);
         self.status.pulse();
         Ok(at)
@@ -202,12 +191,10 @@ impl Pump {
         debug!(sink = sink.name, upto = %cut.span.upto, rows = cut.rows, took_ms = took.as_millis(), "delivered");
     }
 
-    fn confirm(&self, cut: Cut, written: Option<Written>, sink: &SinkStatus) -> Result<(), SinkError> {
-        Memory::new(&self.store, &sink.name).confirm(cut.span.upto, written)?;
-        sink.cursor.store(cut.span.upto.0, Ordering::Release);
-        sink.reset_behind(self.status.visible() > cut.span.upto);
+    fn confirm(&self, upto: LogOffset, sink: &SinkStatus) {
+        sink.cursor.store(upto.0, Ordering::Release);
+        sink.reset_behind(self.status.visible() > upto);
         self.status.pulse();
-        Ok(())
     }
 }
 

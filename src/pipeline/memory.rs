@@ -3,10 +3,14 @@
 //! ```text
 //! cursor sink/<name>           everything up to here is confirmed
 //! cursor sink.rows/<name>      the end of the last confirmed span that had rows
+//! cursor sink.end/<name>       the log's end when a process began to ask the target, until it has answered
 //! sinks  <name> 0 n <note>     what the sink wants to be told again, as it was at the cursor
 //! ```
 //!
-//! The cursors differ because a target is not told of spans without rows: it stands at the second, we at the first.
+//! The first two differ because a target is not told of spans without rows: it stands at the second, we at the first.
+//!
+//! The third finds out an older copy of the data folder. Its target stands beyond the log's end; but capture goes on while
+//! the sink is parked, so after some time and a restart the log would have grown past it with other rows.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +25,8 @@ use super::transform::EPOCH;
 pub(super) struct Memory {
     store: Store,
     sink: String,
+    /// True after the target has answered this process and was found to fit.
+    answered: bool,
 }
 
 /// What it holds.
@@ -38,7 +44,7 @@ const NOTE: u8 = b'n';
 
 impl Memory {
     pub(super) fn new(store: &Store, sink: &str) -> Self {
-        Self { store: store.clone(), sink: sink.to_owned() }
+        Self { store: store.clone(), sink: sink.to_owned(), answered: false }
     }
 
     fn cursor_name(&self) -> String {
@@ -47,6 +53,14 @@ impl Memory {
 
     fn delivered_name(&self) -> String {
         format!("sink.rows/{}", self.sink)
+    }
+
+    fn end_name(&self) -> String {
+        format!("sink.end/{}", self.sink)
+    }
+
+    fn commit(&self, commit: Commit, durability: Durability) -> Result<(), SinkError> {
+        self.store.commit(commit, durability).map_err(|error| unreadable(&error))
     }
 
     /// A place in [`Space::Sinks`].
@@ -64,23 +78,46 @@ impl Memory {
         notes.collect()
     }
 
-    pub(super) fn read(&self) -> Result<Remembered, SinkError> {
-        let cursor = |name: &str| self.store.cursor(name).map_err(|error| unreadable(&error));
+    fn cursor(&self, name: &str) -> Result<Option<u64>, SinkError> {
+        self.store.cursor(name).map_err(|error| unreadable(&error))
+    }
+
+    /// The offset beyond which nothing was delivered by this state; `log_end` is where its log ends now.
+    fn end(&self, log_end: LogOffset) -> Result<LogOffset, SinkError> {
+        if self.answered {
+            return Ok(log_end);
+        }
+        if let Some(end) = self.cursor(&self.end_name())? {
+            return Ok(LogOffset(end));
+        }
+        let mut commit = Commit::new();
+        commit.put_cursor(&self.end_name(), log_end.0);
+        self.commit(commit, Durability::Synced)?;
+        Ok(log_end)
+    }
+
+    pub(super) fn read(&self, log_end: LogOffset) -> Result<Remembered, SinkError> {
         Ok(Remembered {
-            cursor: cursor(&self.cursor_name())?.map(LogOffset),
-            delivered: LogOffset(cursor(&self.delivered_name())?.unwrap_or_default()),
+            cursor: self.cursor(&self.cursor_name())?.map(LogOffset),
+            delivered: LogOffset(self.cursor(&self.delivered_name())?.unwrap_or_default()),
             known: Known {
-                epoch: cursor(EPOCH)?.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default(),
+                epoch: self.cursor(EPOCH)?.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default(),
+                end: self.end(log_end)?,
                 notes: self.notes()?,
             },
         })
     }
 
-    /// Remembers that the sink has begun, so that a target which somebody else filled is told from one of ours.
-    pub(super) fn begin(&self) -> Result<(), SinkError> {
-        let mut commit = Commit::new();
-        commit.put_cursor(&self.cursor_name(), LogOffset::START.0);
-        self.store.commit(commit, Durability::Synced).map_err(|error| unreadable(&error))
+    /// Remembers, before anything is written, that the target was asked and fits.
+    pub(super) fn begin(&mut self, remembered: &Remembered) -> Result<(), SinkError> {
+        if !self.answered {
+            let mut commit = Commit::new();
+            commit.put_cursor(&self.cursor_name(), remembered.cursor.unwrap_or_default().0);
+            commit.delete(Space::Cursors, self.end_name());
+            self.commit(commit, Durability::Synced)?;
+            self.answered = true;
+        }
+        Ok(())
     }
 
     /// Remembers a confirmed span, and what its write said where it had rows.
@@ -94,35 +131,88 @@ impl Memory {
             }
         }
         // A power failure may take it back; the span is then written again, which changes nothing.
-        self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))
+        self.commit(commit, Durability::Buffered)
     }
 }
 
 impl Remembered {
     /// Where to go on: what the target says outranks what we remember. One that has all rows also has the spans without
     /// any that we confirmed since.
-    pub(super) fn resume(&self, theirs: Option<LogOffset>) -> LogOffset {
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] where the target is not ours, or needs deltas up to `trimmed`, which are gone.
+    pub(super) fn resume(
+        &self,
+        sink: &str,
+        theirs: Option<LogOffset>,
+        trimmed: LogOffset,
+    ) -> Result<LogOffset, SinkError> {
+        let target = format!("sink {sink}");
+        let refused = |reason: String, remedy: &str| {
+            Err(SinkError::Refused { target: target.clone(), reason, remedy: remedy.to_owned() })
+        };
         let ours = self.cursor.unwrap_or_default();
-        match theirs {
+        let at = match theirs {
             None => ours,
             Some(theirs) if theirs >= self.delivered => theirs.max(ours),
             Some(theirs) => theirs,
+        };
+        self.known.refuse_beyond(&target, theirs.unwrap_or_default())?;
+        if self.cursor.is_none() && at > LogOffset::START {
+            return refused(
+                format!("it stands at {at}, but nothing was ever delivered to it from this data_dir"),
+                "another data_dir filled it: use that one, or give this sink an empty target",
+            );
         }
+        if at < trimmed {
+            return refused(
+                format!("it stands at {at}, and deltas up to {trimmed} were delivered elsewhere and removed"),
+                "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot",
+            );
+        }
+        Ok(at)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use syncline_journal::Limits;
+
     use super::*;
+
+    fn remembered(cursor: Option<u64>) -> Remembered {
+        Remembered { cursor: cursor.map(LogOffset), delivered: LogOffset(100), known: Known::default() }
+    }
 
     #[test]
     fn a_target_with_all_rows_goes_on_where_we_are_and_one_that_lost_some_where_it_is() {
-        let remembered =
-            Remembered { cursor: Some(LogOffset(5_000)), delivered: LogOffset(100), known: Known::default() };
-        assert_eq!(remembered.resume(None), LogOffset(5_000));
-        assert_eq!(remembered.resume(Some(LogOffset(100))), LogOffset(5_000));
-        assert_eq!(remembered.resume(Some(LogOffset(6_000))), LogOffset(6_000), "confirmed there, not yet here");
-        assert_eq!(remembered.resume(Some(LogOffset(99))), LogOffset(99));
-        assert_eq!(Remembered { cursor: None, ..remembered }.resume(None), LogOffset::START);
+        let resume = |theirs: Option<u64>, trimmed| {
+            remembered(Some(5_000)).resume("lake", theirs.map(LogOffset), LogOffset(trimmed)).ok()
+        };
+        assert_eq!(resume(None, 5_000), Some(LogOffset(5_000)));
+        assert_eq!(resume(Some(100), 5_000), Some(LogOffset(5_000)));
+        assert_eq!(resume(Some(6_000), 5_000), Some(LogOffset(6_000)), "confirmed there, not yet here");
+        assert_eq!(resume(Some(99), 90), Some(LogOffset(99)));
+        assert_eq!(resume(Some(99), 100), None, "what it lacks is gone");
+        assert_eq!(remembered(None).resume("lake", None, LogOffset::START).ok(), Some(LogOffset::START));
+        let foreign = remembered(None).resume("lake", Some(LogOffset(7)), LogOffset::START);
+        assert!(foreign.expect_err("another's").to_string().contains("another data_dir filled it"));
+    }
+
+    #[test]
+    fn an_older_copy_of_the_state_is_found_out_however_far_its_log_has_grown_since() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path(), Limits::default()).expect("opens");
+        let memory = || Memory::new(&store, "lake");
+        let beyond = |remembered: &Remembered, at| remembered.known.refuse_beyond("lake", LogOffset(at)).is_err();
+        assert!(beyond(&memory().read(LogOffset(4_000)).expect("reads"), 5_000));
+        assert!(beyond(&memory().read(LogOffset(6_000)).expect("reads"), 5_000), "no process has asked it yet");
+        // The target was brought back to where this copy was.
+        let mut answered = memory();
+        let known = answered.read(LogOffset(7_000)).expect("reads");
+        assert!(!beyond(&known, 4_000));
+        answered.begin(&known).expect("commits");
+        assert!(!beyond(&answered.read(LogOffset(8_000)).expect("reads"), 8_000));
+        assert!(!beyond(&memory().read(LogOffset(8_000)).expect("reads"), 8_000));
     }
 }

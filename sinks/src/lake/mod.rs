@@ -174,7 +174,9 @@ impl LakeSink {
 impl Sink for LakeSink {
     async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError> {
         self.epoch = known.epoch;
-        self.prepare().await
+        let at = self.prepare().await?;
+        known.refuse_beyond(self.place.target(), self.ahead.max(at.unwrap_or_default()))?;
+        Ok(at)
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {

@@ -19,7 +19,7 @@ use super::contract::{self, Receipt, Rejected, Watermark};
 use super::deal::RowRef;
 use super::reached::Reached;
 use super::stats::PlanningStats;
-use crate::{Reject, SinkError, Written};
+use crate::{Known, Reject, SinkError, Written};
 
 /// Our word for a row that the target answers with 413 although it travels alone.
 const TOO_LARGE: &str = "payload_too_large";
@@ -33,6 +33,8 @@ pub(super) struct Lane {
     acknowledged: Reached,
     /// True while that is not remembered yet.
     unremembered: bool,
+    /// True after this process found nothing there that it cannot know.
+    trusted: bool,
     /// Rows that the target takes at once, as far as it has shown; grows again with every batch that passes.
     most: usize,
 }
@@ -44,6 +46,7 @@ pub(super) struct Flow<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a PlanningConfig,
     pub(super) stats: &'a PlanningStats,
+    pub(super) known: &'a Known,
 }
 
 /// Rows on their way: where they lie, and which of them are a lane's.
@@ -68,7 +71,7 @@ impl Lane {
     /// A lane about which nothing is known.
     pub(super) const fn new(partition: u32) -> Self {
         let acknowledged = Reached { epoch: 0, batch: 0, version: None };
-        Self { partition, reached: None, acknowledged, unremembered: false, most: usize::MAX }
+        Self { partition, reached: None, acknowledged, unremembered: false, trusted: false, most: usize::MAX }
     }
 
     /// Takes up what an earlier process was told.
@@ -153,7 +156,7 @@ impl Lane {
     }
 
     /// Refuses a watermark that is not ours to continue.
-    fn judge(&self, flow: &Flow<'_>, watermark: &Watermark) -> Result<Reached, SinkError> {
+    fn judge(&mut self, flow: &Flow<'_>, watermark: &Watermark) -> Result<Reached, SinkError> {
         let refuse = |reason: String, remedy: &str| SinkError::Refused {
             target: flow.config.endpoint(&["flows", &flow.entity.name]).to_string(),
             reason: format!("partition {}: {reason}", self.partition),
@@ -178,6 +181,12 @@ impl Lane {
                 "it was probably restored from a backup or emptied; restore it to what it was, or start over",
             ));
         }
+        let ours = reached.version.filter(|version| !self.trusted && version.epoch() == flow.known.epoch);
+        if let Some(version) = ours {
+            let target = flow.config.endpoint(&["flows", &flow.entity.name]);
+            flow.known.refuse_beyond(target.as_str(), version.offset())?;
+        }
+        self.trusted = true;
         Ok(reached)
     }
 

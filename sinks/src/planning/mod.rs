@@ -65,6 +65,8 @@ pub struct PlanningSink {
     client: Client,
     stats: Arc<PlanningStats>,
     lanes: HashMap<&'static str, Vec<Lane>>,
+    /// As it was when this process began.
+    known: Option<Known>,
     /// True from the start of a write to its good end: what lanes know is not to be trusted otherwise.
     unfinished: bool,
 }
@@ -81,6 +83,7 @@ impl PlanningSink {
             config,
             stats: Arc::default(),
             lanes: HashMap::new(),
+            known: None,
             unfinished: false,
         })
     }
@@ -145,6 +148,7 @@ impl PlanningSink {
     /// Asks every lane that was ever acknowledged whether the target still holds that.
     async fn recall_lanes(&mut self, known: &Known) -> Result<(), Stop> {
         let Self { client, config, stats, lanes, .. } = self;
+        let began = self.known.get_or_insert_with(|| known.clone());
         for (name, note) in &known.notes {
             let Some((entity, partition)) = parse_note_name(name) else { continue };
             // An entity that is no longer delivered is not asked for; one lane less is refused by those that remain.
@@ -157,7 +161,7 @@ impl PlanningSink {
         let mut recalls: Vec<BoxFuture<'_, Result<(), Stop>>> = Vec::new();
         for (name, of_entity) in lanes.iter_mut() {
             let Some(entity) = entity::get(name) else { continue };
-            let flow = Flow { entity, client, config, stats };
+            let flow = Flow { entity, client, config, stats, known: began };
             for lane in of_entity.iter_mut().filter(|lane| lane.is_acknowledged()) {
                 lane.forget();
                 recalls.push(async move { lane.recall(&flow).await.map(drop) }.boxed());
@@ -177,7 +181,8 @@ impl PlanningSink {
         let dealt = deal::deal(entity, &rows, self.config.partitions)?;
         self.stats.coalesced(dealt.coalesced);
         let records = RecordWriter::new(entity, &rows)?;
-        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats };
+        let known = self.known.get_or_insert_default();
+        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, known };
         let lanes = lanes_of(&mut self.lanes, entity, &self.config);
         let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
         let parts =

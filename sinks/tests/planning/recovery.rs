@@ -164,6 +164,26 @@ async fn a_daemon_with_an_older_state_is_stopped_not_ignored() {
 }
 
 #[tokio::test]
+async fn rows_that_an_older_copy_of_the_data_folder_never_sent_are_not_taken_for_its_own() {
+    let target = Target::start(Faults::default()).await;
+    let outbox = balances(2, 20);
+    let mut newer = target.sink();
+    newer.recall(&Known { epoch: 1, ..Known::default() }).await.expect("nothing to ask for");
+    newer.write(outbox.span(), &outbox).await.expect("delivered");
+    let older = |epoch, end| Known { epoch, end: LogOffset(end), ..Known::default() };
+    for (known, fits) in [(older(1, 2), true), (older(2, 1), true), (older(1, 1), false)] {
+        let mut sink = target.sink();
+        sink.recall(&known).await.expect("it does not know yet of any lane");
+        let written = sink.write(outbox.span(), &outbox).await;
+        assert_eq!(written.is_ok(), fits, "{known:?}");
+        if let Err(error) = written {
+            assert_eq!(error.class(), Class::Definite);
+            assert!(error.to_string().contains("it stands at 2, and this data_dir had got no further than 1"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_pipeline_or_another_number_of_partitions_is_refused_by_name() {
     let target = Target::start(Faults::default()).await;
     let outbox = balances(1, 40);
