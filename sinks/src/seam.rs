@@ -53,6 +53,31 @@ pub struct Known {
     pub notes: BTreeMap<String, Vec<u8>>,
 }
 
+/// What a sink is to deliver, and where to. A target that does not hold what another one was given is not a continuation
+/// of it, and neither are entities that were left out so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The kind of target, as in `lake`.
+    pub kind: &'static str,
+    /// Its place, without secrets.
+    pub target: String,
+    /// Every entity that is delivered.
+    pub entities: Vec<String>,
+}
+
+/// What a target says about what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recalled {
+    /// There is nothing to ask it for.
+    Unknown,
+    /// It remembers how far it is, and holds nothing of ours.
+    Nothing,
+    /// It holds whatever it acknowledged, and has no single offset for that.
+    Everything,
+    /// It holds everything up to here. That outranks our cursor.
+    Upto(LogOffset),
+}
+
 impl Default for Known {
     /// Nothing is remembered and nothing ruled out.
     fn default() -> Self {
@@ -88,12 +113,14 @@ impl Known {
 ///   parks the sink after [`Class::Definite`](crate::Class).
 #[async_trait]
 pub trait Sink: Send {
-    /// How far the target says it has got, where it can remember; its answer outranks our cursor. `None`: it cannot tell.
-    /// Called before the first write, and again after one that failed.
+    /// What it delivers and where to; asks nobody.
+    fn identity(&self) -> Identity;
+
+    /// Asks the target what it holds: before the first write, and again after one that failed.
     ///
     /// # Errors
     /// Where the target cannot be asked, and where it does not hold what is known to be there: going on would leave a hole.
-    async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError>;
+    async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError>;
 
     /// Makes a span durable at the target.
     ///

@@ -3,6 +3,7 @@
 //! Each sink goes at its own pace. A slow or dead one costs disk, because the outbox keeps what it has not confirmed; it
 //! never holds back capture, the transform or another sink.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
+use super::claim::Claim;
 use super::lag::{self, Run};
 use super::memory::Memory;
 use super::outbox::{Cut, Cutter, Outbox, unreadable};
@@ -46,6 +48,8 @@ pub(super) struct Pump {
     pub(super) log: Log,
     pub(super) store: Store,
     pub(super) status: Arc<Status>,
+    /// Entities that some mapping fills.
+    pub(super) mapped: Arc<BTreeSet<String>>,
     /// Place of the sink in the status.
     pub(super) index: usize,
     pub(super) mode: watch::Receiver<Mode>,
@@ -122,10 +126,11 @@ impl Pump {
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
     async fn begin(&mut self, sink: &SinkStatus, memory: &mut Memory) -> Result<LogOffset, SinkError> {
         let remembered = memory.read(self.log.durable())?;
-        let theirs = self.sink.recall(&remembered.known).await?;
+        let recalled = self.sink.recall(&remembered.known).await?;
+        let claim = Claim::new(self.sink.identity(), &self.mapped);
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
-        let at = remembered.resume(&sink.name, theirs, trimmed)?;
-        memory.begin(&remembered)?;
+        let at = remembered.resume(&sink.name, &claim, recalled, trimmed)?;
+        memory.begin(&remembered, &claim)?;
         sink.cursor.store(at.0, Ordering::Release);
         self.status.pulse();
         Ok(at)

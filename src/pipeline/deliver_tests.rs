@@ -1,7 +1,5 @@
 //! Pumps over a real journal and real sinks, over restarts.
 
-use std::path::Path;
-
 use arrow::array::{
     ArrayRef, FixedSizeBinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array, new_null_array,
 };
@@ -9,6 +7,7 @@ use syncline_journal::{Commit, Durability, Journal, Limits};
 use syncline_schemas::delta::{DeltaBatch, UPSERT};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{Position, SourceId, Version};
+use syncline_sinks::EntityPatterns;
 use syncline_sinks::lake::{LakeConfig, LakeSink};
 use syncline_transform::state::OutboxStep;
 
@@ -36,7 +35,15 @@ impl Daemon {
     }
 
     fn lake(&self) -> LakeSink {
-        lake(self.folder.path())
+        self.lake_at("lake", &["item"])
+    }
+
+    fn lake_at(&self, name: &str, entities: &[&str]) -> LakeSink {
+        let url = reqwest::Url::from_directory_path(self.folder.path().join(name)).expect("absolute");
+        let mut config = LakeConfig::new(url, "test", self.folder.path().join("scratch"));
+        config.flush_every = Duration::ZERO;
+        config.entities = EntityPatterns::new(entities.iter().copied()).expect("canonical");
+        LakeSink::new(config).expect("opens")
     }
 
     /// Adds an entry that makes an item of each number.
@@ -73,6 +80,7 @@ impl Daemon {
             log: self.journal.log.clone(),
             store: self.journal.store.clone(),
             status: Arc::clone(&status),
+            mapped: Arc::new(["item", "supplier"].map(ToOwned::to_owned).into()),
             index: 0,
             mode: mode.subscribe(),
         };
@@ -103,13 +111,6 @@ impl Daemon {
     fn trim(&self) {
         Outbox::new(self.journal.store.clone()).trim(LogOffset(self.end)).expect("trims");
     }
-}
-
-fn lake(folder: &Path) -> LakeSink {
-    let url = reqwest::Url::from_directory_path(folder.join("lake")).expect("absolute");
-    let mut config = LakeConfig::new(url, "test", folder.join("scratch"));
-    config.flush_every = Duration::ZERO;
-    LakeSink::new(config).expect("opens")
 }
 
 fn items(offset: LogOffset, numbers: &[u32]) -> DeltaBatch {
@@ -150,4 +151,24 @@ async fn spans_without_rows_that_a_lake_never_heard_of_do_not_part_it_from_its_o
     }
     daemon.items(&[3]);
     daemon.deliver(daemon.lake()).await;
+}
+
+#[tokio::test]
+async fn a_lake_that_does_not_hold_what_was_delivered_is_never_continued_with_a_hole() {
+    let mut daemon = Daemon::new();
+    daemon.items(&[1, 2]);
+    daemon.deliver(daemon.lake()).await;
+    daemon.items(&[3]);
+    let wider = daemon.refusal(daemon.lake_at("lake", &["item", "supplier"])).await;
+    assert!(wider.contains("takes supplier along, whose rows up to 1 went by"), "{wider}");
+    daemon.deliver(daemon.lake_at("lake", &["item", "location"])).await;
+    let elsewhere = daemon.refusal(daemon.lake_at("elsewhere", &["item"])).await;
+    assert!(elsewhere.contains("/elsewhere does not hold"), "{elsewhere}");
+
+    let folder = daemon.folder.path();
+    std::fs::rename(folder.join("lake"), folder.join("moved")).expect("moved");
+    daemon.items(&[4]);
+    let empty = daemon.refusal(daemon.lake()).await;
+    assert!(empty.contains("/lake is empty, but rows up to 2 were delivered to it"), "{empty}");
+    daemon.deliver(daemon.lake_at("moved", &["item"])).await;
 }

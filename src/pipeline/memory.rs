@@ -4,6 +4,7 @@
 //! cursor sink/<name>           everything up to here is confirmed
 //! cursor sink.rows/<name>      the end of the last confirmed span that had rows
 //! cursor sink.end/<name>       the log's end when a process began to ask the target, until it has answered
+//! sinks  <name> 0 c            what the target is claimed to hold, JSON      claim
 //! sinks  <name> 0 n <note>     what the sink wants to be told again, as it was at the cursor
 //! ```
 //!
@@ -16,8 +17,9 @@ use std::collections::BTreeMap;
 
 use syncline_journal::{Commit, Durability, Space, Store};
 use syncline_schemas::ident::LogOffset;
-use syncline_sinks::{Known, SinkError, Written};
+use syncline_sinks::{Known, Recalled, SinkError, Written};
 
+use super::claim::Claim;
 use super::outbox::unreadable;
 use super::transform::EPOCH;
 
@@ -37,9 +39,12 @@ pub(super) struct Remembered {
     /// The end of the last confirmed span that had rows.
     pub(super) delivered: LogOffset,
     pub(super) known: Known,
+    /// What the target was claimed to hold at the last start.
+    pub(super) claim: Option<Claim>,
 }
 
 /// Kinds of keys in [`Space::Sinks`].
+const CLAIM: u8 = b'c';
 const NOTE: u8 = b'n';
 
 impl Memory {
@@ -78,6 +83,12 @@ impl Memory {
         notes.collect()
     }
 
+    fn claim(&self) -> Result<Option<Claim>, SinkError> {
+        let found = self.store.get(Space::Sinks, &self.key(CLAIM, b"")).map_err(|error| unreadable(&error))?;
+        let claim = found.map(|claim| serde_json::from_slice(&claim)).transpose();
+        claim.map_err(|error| SinkError::Outbox { reason: format!("what sink {} delivered: {error}", self.sink) })
+    }
+
     fn cursor(&self, name: &str) -> Result<Option<u64>, SinkError> {
         self.store.cursor(name).map_err(|error| unreadable(&error))
     }
@@ -105,15 +116,17 @@ impl Memory {
                 end: self.end(log_end)?,
                 notes: self.notes()?,
             },
+            claim: self.claim()?,
         })
     }
 
     /// Remembers, before anything is written, that the target was asked and fits.
-    pub(super) fn begin(&mut self, remembered: &Remembered) -> Result<(), SinkError> {
+    pub(super) fn begin(&mut self, remembered: &Remembered, claim: &Claim) -> Result<(), SinkError> {
         if !self.answered {
             let mut commit = Commit::new();
             commit.put_cursor(&self.cursor_name(), remembered.cursor.unwrap_or_default().0);
             commit.delete(Space::Cursors, self.end_name());
+            commit.put(Space::Sinks, self.key(CLAIM, b""), serde_json::to_vec(claim).expect("a claim is plain data"));
             self.commit(commit, Durability::Synced)?;
             self.answered = true;
         }
@@ -140,11 +153,13 @@ impl Remembered {
     /// any that we confirmed since.
     ///
     /// # Errors
-    /// [`SinkError::Refused`] where the target is not ours, or needs deltas up to `trimmed`, which are gone.
+    /// [`SinkError::Refused`] where the target is not ours or not the one that we filled, and where it needs deltas up to
+    /// `trimmed`, which are gone.
     pub(super) fn resume(
         &self,
         sink: &str,
-        theirs: Option<LogOffset>,
+        claim: &Claim,
+        recalled: Recalled,
         trimmed: LogOffset,
     ) -> Result<LogOffset, SinkError> {
         let target = format!("sink {sink}");
@@ -152,12 +167,18 @@ impl Remembered {
             Err(SinkError::Refused { target: target.clone(), reason, remedy: remedy.to_owned() })
         };
         let ours = self.cursor.unwrap_or_default();
-        let at = match theirs {
-            None => ours,
-            Some(theirs) if theirs >= self.delivered => theirs.max(ours),
-            Some(theirs) => theirs,
+        let at = match recalled {
+            Recalled::Upto(theirs) => {
+                self.known.refuse_beyond(&target, theirs)?;
+                if theirs >= self.delivered { theirs.max(ours) } else { theirs }
+            }
+            Recalled::Unknown | Recalled::Nothing | Recalled::Everything => ours,
         };
-        self.known.refuse_beyond(&target, theirs.unwrap_or_default())?;
+        if self.delivered > LogOffset::START
+            && let Some(was) = &self.claim
+        {
+            was.continues(claim, sink, recalled, self.delivered)?;
+        }
         if self.cursor.is_none() && at > LogOffset::START {
             return refused(
                 format!("it stands at {at}, but nothing was ever delivered to it from this data_dir"),
@@ -176,26 +197,37 @@ impl Remembered {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use syncline_journal::Limits;
+    use syncline_sinks::Identity;
 
     use super::*;
 
     fn remembered(cursor: Option<u64>) -> Remembered {
-        Remembered { cursor: cursor.map(LogOffset), delivered: LogOffset(100), known: Known::default() }
+        let cursor = cursor.map(LogOffset);
+        Remembered { cursor, delivered: LogOffset(100), known: Known::default(), claim: None }
+    }
+
+    fn claim() -> Claim {
+        let identity = Identity { kind: "lake", target: "file:///lake".to_owned(), entities: Vec::new() };
+        Claim::new(identity, &BTreeSet::new())
     }
 
     #[test]
     fn a_target_with_all_rows_goes_on_where_we_are_and_one_that_lost_some_where_it_is() {
-        let resume = |theirs: Option<u64>, trimmed| {
-            remembered(Some(5_000)).resume("lake", theirs.map(LogOffset), LogOffset(trimmed)).ok()
+        let upto = |offset| Recalled::Upto(LogOffset(offset));
+        let resume = |recalled, trimmed| {
+            remembered(Some(5_000)).resume("lake", &claim(), recalled, LogOffset(trimmed)).ok()
         };
-        assert_eq!(resume(None, 5_000), Some(LogOffset(5_000)));
-        assert_eq!(resume(Some(100), 5_000), Some(LogOffset(5_000)));
-        assert_eq!(resume(Some(6_000), 5_000), Some(LogOffset(6_000)), "confirmed there, not yet here");
-        assert_eq!(resume(Some(99), 90), Some(LogOffset(99)));
-        assert_eq!(resume(Some(99), 100), None, "what it lacks is gone");
-        assert_eq!(remembered(None).resume("lake", None, LogOffset::START).ok(), Some(LogOffset::START));
-        let foreign = remembered(None).resume("lake", Some(LogOffset(7)), LogOffset::START);
+        assert_eq!(resume(Recalled::Unknown, 5_000), Some(LogOffset(5_000)));
+        assert_eq!(resume(upto(100), 5_000), Some(LogOffset(5_000)));
+        assert_eq!(resume(upto(6_000), 5_000), Some(LogOffset(6_000)), "confirmed there, not yet here");
+        assert_eq!(resume(upto(99), 90), Some(LogOffset(99)));
+        assert_eq!(resume(upto(99), 100), None, "what it lacks is gone");
+        let new = |recalled| remembered(None).resume("lake", &claim(), recalled, LogOffset::START);
+        assert_eq!(new(Recalled::Nothing).ok(), Some(LogOffset::START));
+        let foreign = new(upto(7));
         assert!(foreign.expect_err("another's").to_string().contains("another data_dir filled it"));
     }
 
@@ -211,7 +243,7 @@ mod tests {
         let mut answered = memory();
         let known = answered.read(LogOffset(7_000)).expect("reads");
         assert!(!beyond(&known, 4_000));
-        answered.begin(&known).expect("commits");
+        answered.begin(&known, &claim()).expect("commits");
         assert!(!beyond(&answered.read(LogOffset(8_000)).expect("reads"), 8_000));
         assert!(!beyond(&memory().read(LogOffset(8_000)).expect("reads"), 8_000));
     }

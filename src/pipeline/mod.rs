@@ -9,6 +9,7 @@
 
 mod backoff;
 mod capture;
+mod claim;
 mod deliver;
 mod housekeeping;
 pub(crate) mod lag;
@@ -86,6 +87,7 @@ impl Pipeline {
     pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let journal = Journal::open(&config.data_dir, Limits::default())?;
         let (log, store) = (journal.log.clone(), journal.store.clone());
+        let mapped = Arc::new(config.mappings.iter().map(|mapping| mapping.entity.name.clone()).collect());
         let transform = Transform::open(store.clone(), config.mappings)?;
         let cursor = transform.cursor();
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
@@ -100,6 +102,7 @@ impl Pipeline {
                 log: log.clone(),
                 store: store.clone(),
                 status: Arc::clone(&status),
+                mapped: Arc::clone(&mapped),
                 index,
                 mode: mode.subscribe(),
             };

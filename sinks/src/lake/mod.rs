@@ -47,7 +47,7 @@ use self::flush::Tables;
 use self::shape::{Kind, Shape};
 use self::store::Place;
 use self::table::{ANOTHER_FOLDER, Table};
-use crate::{Batching, DeltaSource, Known, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 
 /// How often a flush starts over because of other writers before the pump is told to wait.
 const STARTS_MAX: usize = 5;
@@ -172,11 +172,16 @@ impl LakeSink {
 
 #[async_trait]
 impl Sink for LakeSink {
-    async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError> {
+    fn identity(&self) -> Identity {
+        let target = self.place.target().trim_end_matches('/').to_owned();
+        Identity { kind: "lake", target, entities: self.config.entities.names() }
+    }
+
+    async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError> {
         self.epoch = known.epoch;
         let at = self.prepare().await?;
         known.refuse_beyond(self.place.target(), self.ahead.max(at.unwrap_or_default()))?;
-        Ok(at)
+        Ok(at.map_or(Recalled::Nothing, Recalled::Upto))
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {

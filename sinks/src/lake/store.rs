@@ -116,6 +116,8 @@ impl Place {
 /// A URL to which table paths can be joined.
 fn folder_url(url: &Url) -> Url {
     let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }

@@ -42,9 +42,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use syncline_schemas::entity::{self, Entity};
-use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Known, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 use body::RecordWriter;
 use chunk::Chunk;
 use client::{Client, Stop};
@@ -234,10 +233,16 @@ impl Epochs {
 
 #[async_trait]
 impl Sink for PlanningSink {
-    async fn recall(&mut self, known: &Known) -> Result<Option<LogOffset>, SinkError> {
+    fn identity(&self) -> Identity {
+        let target = self.config.url.as_str().trim_end_matches('/').to_owned();
+        Identity { kind: "planning", target, entities: self.config.entities.names() }
+    }
+
+    async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError> {
         match self.recall_lanes(known).await {
             // A watermark is per lane and speaks of versions; no single offset follows from it.
-            Ok(()) => Ok(None),
+            Ok(()) if known.notes.is_empty() => Ok(Recalled::Unknown),
+            Ok(()) => Ok(Recalled::Everything),
             Err(Stop::Failed(error) | Stop::TooLarge(error)) => Err(error),
             Err(Stop::Rewind) => Err(SinkError::Refused {
                 target: self.config.url.to_string(),

@@ -13,7 +13,7 @@ use syncline_schemas::delta::{DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::planner::Faults;
 use syncline_sinks::planning::PlanningSink;
-use syncline_sinks::{Class, Known, Sink as _, SinkError, Span};
+use syncline_sinks::{Class, Known, Recalled, Sink as _, SinkError, Span};
 
 use crate::outbox::{Change, Outbox, canonical, rows};
 use crate::scripted;
@@ -131,7 +131,7 @@ async fn a_target_that_lost_acknowledged_rows_is_never_continued_silently_also_n
     let mut notes = known.notes.clone();
     notes.extend(sink.write(second, &outbox).await.expect("delivered").notes);
     let later = Known { notes, ..Known::default() };
-    target.sink().recall(&later).await.expect("everything is there");
+    assert_eq!(target.sink().recall(&later).await.expect("it answers"), Recalled::Everything);
 
     let target = target.restart(async || drop(std::fs::copy(&copy, &db).expect("restored"))).await;
     target.sink().recall(&known).await.expect("as far as an older state knows");
@@ -173,7 +173,7 @@ async fn rows_that_an_older_copy_of_the_data_folder_never_sent_are_not_taken_for
     let older = |epoch, end| Known { epoch, end: LogOffset(end), ..Known::default() };
     for (known, fits) in [(older(1, 2), true), (older(2, 1), true), (older(1, 1), false)] {
         let mut sink = target.sink();
-        sink.recall(&known).await.expect("it does not know yet of any lane");
+        assert_eq!(sink.recall(&known).await.expect("nobody is asked"), Recalled::Unknown);
         let written = sink.write(outbox.span(), &outbox).await;
         assert_eq!(written.is_ok(), fits, "{known:?}");
         if let Err(error) = written {
