@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use syncline_schemas::delta::DeltaBatch;
 use syncline_schemas::ident::LogOffset;
@@ -40,6 +41,13 @@ pub trait DeltaSource: Send + Sync {
     /// # Errors
     /// [`SinkError::Outbox`] where the outbox no longer holds the span or cannot be read.
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError>;
+
+    /// Takes the rows that the target refused. They are told as soon as that is known, before the write goes on: whatever
+    /// was read and not told is taken for delivered once the write returns.
+    ///
+    /// # Errors
+    /// [`SinkError::Outbox`] where they cannot be written down; the write must fail with it.
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError>;
 }
 
 /// What is remembered of a target over restarts, for [`Sink::recall`].
@@ -128,6 +136,16 @@ pub trait Sink: Send {
     /// Nothing is known about the span then, except that writing it again is safe.
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError>;
 
+    /// Sends rows again that the target refused as retryable, whatever their versions; `rows` gives all of them for any
+    /// span. Those that are refused once more are told as in a write. A target that never refuses single rows needs none.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    async fn retry(&mut self, rows: &dyn DeltaSource) -> Result<Written, SinkError> {
+        let _ = rows;
+        Ok(Written::default())
+    }
+
     /// How the pump should cut spans.
     fn batching(&self) -> Batching;
 }
@@ -150,40 +168,27 @@ pub struct Written {
     pub bytes: u64,
     /// Rows that the target refused one by one; the others of their batch went through.
     pub rejected: u64,
-    /// The first of the refused rows, at most [`Written::REJECTS_MAX`].
-    pub rejects: Vec<Reject>,
     /// What to remember by name, together with the confirmation of the span: see [`Known::notes`].
     pub notes: Vec<(String, Vec<u8>)>,
 }
 
 impl Written {
-    /// How many refused rows are told in full: enough to see the cause, and bounded when a target refuses everything.
-    pub const REJECTS_MAX: usize = 1_000;
-
-    /// Adds a refused row.
-    pub fn reject(&mut self, reject: Reject) {
-        self.rejected += 1;
-        if self.rejects.len() < Self::REJECTS_MAX {
-            self.rejects.push(reject);
-        }
-    }
-
     /// Adds up what parts of a write did.
     pub fn absorb(&mut self, part: Self) {
         self.rows += part.rows;
         self.bytes += part.bytes;
         self.rejected += part.rejected;
-        self.rejects.extend(part.rejects);
-        self.rejects.truncate(Self::REJECTS_MAX);
         self.notes.extend(part.notes);
     }
 }
 
-/// A row that the target refused. Holds the key, never other values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A row that the target refused.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reject {
     /// The entity.
     pub entity: String,
+    /// The row itself, in the shape of its entity's deltas.
+    pub row: RecordBatch,
     /// The key as the target was given it, JSON.
     pub key: String,
     /// The version as 32 hex digits.
@@ -192,8 +197,6 @@ pub struct Reject {
     pub code: String,
     /// The field at fault, where the target names one.
     pub field: Option<String>,
-    /// The target's explanation.
-    pub detail: String,
     /// True where the target says that a later attempt can succeed.
     pub retryable: bool,
 }

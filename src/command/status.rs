@@ -16,6 +16,9 @@ use crate::figures::{bytes_text, duration_text, grouped, ms_text};
 /// The daemon answers from memory; what takes longer is not well.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// Refused rows of a sink that get a line; `--json` has more.
+const REFUSED_LINES: usize = 5;
+
 /// Prints what the daemon says.
 pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
     let base = base(Config::read_listen(config)?);
@@ -74,8 +77,14 @@ fn table(report: &Report, base: &str) -> String {
     let row = row.into_iter().chain([transform.warnings]).map(grouped);
     let state = if transform.parked.is_some() { "parked" } else { "" };
     align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
-    let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REJECTED", "RETRIES"];
+    let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REFUSED", "RETRIES"];
     align(&mut out, &header, report.sinks.iter().map(|(name, sink)| sink_row(name, sink)));
+    for (name, sink) in &report.sinks {
+        for row in sink.refused_rows.iter().take(REFUSED_LINES) {
+            let field = row.field.as_ref().map(|field| format!(" of {field}")).unwrap_or_default();
+            let _ = writeln!(out, "refused by {name}: {} {}: {}{field}, {} times", row.entity, row.key, row.code, row.attempts);
+        }
+    }
     for reason in &report.parked {
         let _ = writeln!(out, "parked: {}", reason.replace('\n', "\n        "));
     }
@@ -108,7 +117,7 @@ fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
         grouped(sink.rows),
         ms_text(sink.lag_ms),
         ms_text(sink.last_lag_ms),
-        grouped(sink.rejected),
+        grouped(sink.refused),
         grouped(sink.retries),
     ]
 }

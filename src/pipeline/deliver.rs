@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use syncline_journal::{Log, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
-use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Sink, SinkError, Span, Written};
+use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, SinkError, Span, Written};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
@@ -21,6 +21,7 @@ use super::claim::Claim;
 use super::lag::{self, Run};
 use super::memory::Memory;
 use super::outbox::{Cut, Cutter, Outbox, unreadable};
+use super::refused::{Again, Refused};
 use super::status::{SinkStatus, Status};
 
 /// What the pump is asked to do beside its work.
@@ -76,7 +77,7 @@ impl Pump {
         let status = Arc::clone(&self.status);
         let sink = &status.sinks[self.index];
         let mut backoff = Backoff::new();
-        let mut memory = Memory::new(&self.store, &sink.name);
+        let mut memory = None;
         loop {
             match self.deliver(sink, &mut memory, &mut backoff).await {
                 Ok(()) => break,
@@ -103,24 +104,41 @@ impl Pump {
         tokio::time::timeout(pause, self.mode.wait_for(|mode| mode.ends())).await.is_ok()
     }
 
-    /// Delivers span after span; returns when asked to stop.
+    /// Delivers span after span, and at times what was refused; returns when asked to stop.
     async fn deliver(
         &mut self,
         sink: &SinkStatus,
-        memory: &mut Memory,
+        memory: &mut Option<Memory>,
         backoff: &mut Backoff,
     ) -> Result<(), SinkError> {
+        let memory = match memory {
+            Some(memory) => memory,
+            none => none.insert(Memory::open(&self.store, &sink.name)?),
+        };
+        let refused = memory.refused();
+        sink.refused.store(refused.count(), Ordering::Relaxed);
         let mut cutter = Cutter::new(self.store.clone(), self.begin(sink, memory).await?);
-        while let Some(cut) = self.next_cut(&mut cutter, sink).await? {
-            let written = if cut.rows > 0 { Some(self.write(cut, sink).await?) } else { None };
+        loop {
+            let cut = tokio::select! {
+                cut = self.next_cut(&mut cutter, sink) => cut?,
+                () = at(refused.due()) => {
+                    refused.begin(true);
+                    memory.retried(self.sink.retry(&Again(&refused)).await?)?;
+                    sink.refused.store(refused.count(), Ordering::Relaxed);
+                    self.status.pulse();
+                    continue;
+                }
+            };
+            let Some(cut) = cut else { return Ok(()) };
+            let written = if cut.rows > 0 { Some(self.write(cut, &refused, sink).await?) } else { None };
             if written.is_some() {
                 backoff.reset();
             }
             memory.confirm(cut.span.upto, written)?;
+            sink.refused.store(refused.count(), Ordering::Relaxed);
             self.confirm(cut.span.upto, sink);
             cutter.delivered(cut.span.upto);
         }
-        Ok(())
     }
 
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
@@ -168,8 +186,9 @@ impl Pump {
         }
     }
 
-    async fn write(&mut self, cut: Cut, sink: &SinkStatus) -> Result<Written, SinkError> {
-        let deltas = Observed::new(Outbox::new(self.store.clone()));
+    async fn write(&mut self, cut: Cut, refused: &Refused, sink: &SinkStatus) -> Result<Written, SinkError> {
+        refused.begin(false);
+        let deltas = Observed::new(Outbox::new(self.store.clone()), refused);
         let began = Instant::now();
         let written = self.sink.write(cut.span, &deltas).await?;
         deltas.record(sink);
@@ -182,17 +201,6 @@ impl Pump {
         sink.bytes.fetch_add(written.bytes, Ordering::Relaxed);
         sink.rejected.fetch_add(written.rejected, Ordering::Relaxed);
         sink.writes.fetch_add(1, Ordering::Relaxed);
-        for reject in &written.rejects {
-            let field = reject.field.as_deref().unwrap_or("");
-            warn!(
-                sink = sink.name,
-                entity = reject.entity,
-                version = reject.version,
-                code = reject.code,
-                field,
-                "row refused by the target"
-            );
-        }
         debug!(sink = sink.name, upto = %cut.span.upto, rows = cut.rows, took_ms = took.as_millis(), "delivered");
     }
 
@@ -203,22 +211,33 @@ impl Pump {
     }
 }
 
+/// Ends at a moment, or never.
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The outbox, with the commit times of the rows that were read through it: their age counts from the confirmation.
-struct Observed {
+struct Observed<'r> {
     outbox: Outbox,
+    refused: &'r Refused,
     commits: Mutex<Vec<Run>>,
 }
 
-impl Observed {
-    const fn new(outbox: Outbox) -> Self {
-        Self { outbox, commits: Mutex::new(Vec::new()) }
+impl<'r> Observed<'r> {
+    const fn new(outbox: Outbox, refused: &'r Refused) -> Self {
+        Self { outbox, refused, commits: Mutex::new(Vec::new()) }
     }
 
-    fn observe(&self, entry: &OutboxEntry) {
+    fn observe(&self, entry: &OutboxEntry) -> Result<(), SinkError> {
         for batch in &entry.deltas {
             let runs = lag::runs(&batch.rows, delta::COMMIT_TS);
             self.commits.lock().unwrap_or_else(PoisonError::into_inner).extend(runs);
+            self.refused.observe(batch)?;
         }
+        Ok(())
     }
 
     fn record(&self, sink: &SinkStatus) {
@@ -230,14 +249,18 @@ impl Observed {
     }
 }
 
-impl DeltaSource for Observed {
+impl DeltaSource for Observed<'_> {
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
         let entries = self.outbox.read(span)?;
-        Ok(Box::new(entries.inspect(|entry| {
-            if let Ok(entry) = entry {
-                self.observe(entry);
-            }
+        Ok(Box::new(entries.map(|entry| {
+            let entry = entry?;
+            self.observe(&entry)?;
+            Ok(entry)
         })))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        self.refused.keep(rejects)
     }
 }
 

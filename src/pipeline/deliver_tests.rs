@@ -1,17 +1,17 @@
 //! Pumps over a real journal and real sinks, over restarts.
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array, new_null_array,
+    ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array, new_null_array,
 };
 use syncline_journal::{Commit, Durability, Journal, Limits};
 use syncline_schemas::delta::{DeltaBatch, UPSERT};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{Position, SourceId, Version};
-use syncline_sinks::EntityPatterns;
+use syncline_sinks::{Batching, EntityPatterns, Identity, Known, Recalled};
 use syncline_sinks::lake::{LakeConfig, LakeSink};
 use syncline_transform::state::OutboxStep;
 
-use super::super::outbox;
+use super::super::{outbox, refused};
 use super::*;
 
 const EPOCH: u32 = 3;
@@ -72,6 +72,11 @@ impl Daemon {
 
     /// Runs a pump until it has confirmed everything or is parked; its status.
     async fn run(&self, sink: impl Sink + 'static) -> Arc<Status> {
+        self.run_until(sink, |_| true).await
+    }
+
+    /// Runs a pump that also waits for something else.
+    async fn run_until(&self, sink: impl Sink + 'static, holds: impl Fn(&Status) -> bool + Send) -> Arc<Status> {
         let status = Arc::new(Status::new(Instant::now(), &[], &[SINK.to_owned()]));
         status.transform.visible.store(self.end, Ordering::Release);
         let mode = watch::Sender::new(Mode::Flush);
@@ -87,7 +92,7 @@ impl Daemon {
         let thread = pump.start(SINK).expect("a thread");
         let done = |status: &Status| {
             let sink = &status.sinks[0];
-            sink.cursor.load(Ordering::Acquire) >= self.end || sink.parked.is_parked()
+            (sink.cursor.load(Ordering::Acquire) >= self.end && holds(status)) || sink.parked.is_parked()
         };
         tokio::time::timeout(Duration::from_secs(60), status.wait_for(done)).await.expect("within a minute");
         mode.send_replace(Mode::Stop);
@@ -171,4 +176,88 @@ async fn a_lake_that_does_not_hold_what_was_delivered_is_never_continued_with_a_
     let empty = daemon.refusal(daemon.lake()).await;
     assert!(empty.contains("/lake is empty, but rows up to 2 were delivered to it"), "{empty}");
     daemon.deliver(daemon.lake_at("moved", &["item"])).await;
+}
+
+/// A target that refuses some items, the first of them for good.
+struct Choosy {
+    refuses: &'static [&'static str],
+}
+
+impl Choosy {
+    fn take(&self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {
+        let mut written = Written::default();
+        for entry in deltas.read(span)? {
+            for batch in entry?.deltas {
+                let items = batch.rows.column_by_name("item_id").expect("items").as_string::<i32>().clone();
+                for (row, item) in items.iter().enumerate() {
+                    let item = item.expect("a key");
+                    let Some(place) = self.refuses.iter().position(|refused| *refused == item) else {
+                        written.rows += 1;
+                        continue;
+                    };
+                    written.rejected += 1;
+                    let version = batch.rows.column(1).as_fixed_size_binary().value(row).try_into().expect("16 bytes");
+                    deltas.refused(vec![Reject {
+                        entity: batch.entity.clone(),
+                        row: batch.rows.slice(row, 1),
+                        key: format!("{{\"item_id\":{item:?}}}"),
+                        version: Version::from_bytes(version).to_string(),
+                        code: "unknown_item".to_owned(),
+                        field: None,
+                        retryable: place > 0,
+                    }])?;
+                }
+            }
+        }
+        Ok(written)
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for Choosy {
+    fn identity(&self) -> Identity {
+        Identity { kind: "choosy", target: String::new(), entities: vec!["item".to_owned()] }
+    }
+
+    async fn recall(&mut self, _: &Known) -> Result<Recalled, SinkError> {
+        Ok(Recalled::Everything)
+    }
+
+    async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {
+        self.take(span, deltas)
+    }
+
+    async fn retry(&mut self, rows: &dyn DeltaSource) -> Result<Written, SinkError> {
+        self.take(Span { after: LogOffset::START, upto: LogOffset::START }, rows)
+    }
+
+    fn batching(&self) -> Batching {
+        Batching { max_rows: 100, linger: Duration::ZERO }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_row_is_listed_until_it_or_a_newer_version_is_taken() {
+    let mut daemon = Daemon::new();
+    let keys = |daemon: &Daemon| {
+        let rows = refused::list(&daemon.journal.store, SINK, 10);
+        rows.into_iter().map(|row| (row.key, row.attempts)).collect::<Vec<_>>()
+    };
+    let key = |item: &str, attempts| (format!("{{\"item_id\":\"{item}\"}}"), attempts);
+    daemon.items(&[1, 2, 3, 4]);
+    let status = daemon.run(Choosy { refuses: &["2", "3", "4"] }).await;
+    assert_eq!(status.sinks[0].refused.load(Ordering::Relaxed), 3);
+    assert_eq!(keys(&daemon)[0], key("2", 1));
+    // After a restart the target takes 3, and still neither 2, which it refuses for good, nor 4.
+    daemon.run_until(Choosy { refuses: &["2", "4"] }, |status| status.sinks[0].refused.load(Ordering::Relaxed) == 2).await;
+    let listed = keys(&daemon);
+    assert_eq!((listed.len(), &listed[0]), (2, &key("2", 1)), "what is refused for good is not sent again");
+    assert!(listed[1].1 > 1, "4 was sent again and refused again: {listed:?}");
+    // Both are corrected at the source.
+    daemon.items(&[2, 4]);
+    daemon.deliver(Choosy { refuses: &["2"] }).await;
+    assert_eq!(keys(&daemon), [key("2", 1)], "the newer version was refused, too");
+    daemon.items(&[2]);
+    daemon.deliver(Choosy { refuses: &[] }).await;
+    assert_eq!(keys(&daemon), []);
 }

@@ -6,6 +6,7 @@
 //! cursor sink.end/<name>       the log's end when a process began to ask the target, until it has answered
 //! sinks  <name> 0 c            what the target is claimed to hold, JSON      claim
 //! sinks  <name> 0 n <note>     what the sink wants to be told again, as it was at the cursor
+//! sinks  <name> 0 r ...        rows that the target refused                 refused
 //! ```
 //!
 //! The first two differ because a target is not told of spans without rows: it stands at the second, we at the first.
@@ -14,6 +15,7 @@
 //! the sink is parked, so after some time and a restart the log would have grown past it with other rows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use syncline_journal::{Commit, Durability, Space, Store};
 use syncline_schemas::ident::LogOffset;
@@ -21,6 +23,7 @@ use syncline_sinks::{Known, Recalled, SinkError, Written};
 
 use super::claim::Claim;
 use super::outbox::unreadable;
+use super::refused::Refused;
 use super::transform::EPOCH;
 
 /// The memory of one sink.
@@ -29,6 +32,7 @@ pub(super) struct Memory {
     sink: String,
     /// True after the target has answered this process and was found to fit.
     answered: bool,
+    refused: Arc<Refused>,
 }
 
 /// What it holds.
@@ -47,9 +51,19 @@ pub(super) struct Remembered {
 const CLAIM: u8 = b'c';
 const NOTE: u8 = b'n';
 
+/// A key of a sink in [`Space::Sinks`].
+pub(super) fn place(sink: &str, kind: u8, name: &[u8]) -> Vec<u8> {
+    [sink.as_bytes(), &[0, kind], name].concat()
+}
+
 impl Memory {
-    pub(super) fn new(store: &Store, sink: &str) -> Self {
-        Self { store: store.clone(), sink: sink.to_owned(), answered: false }
+    pub(super) fn open(store: &Store, sink: &str) -> Result<Self, SinkError> {
+        let refused = Arc::new(Refused::open(store, sink)?);
+        Ok(Self { store: store.clone(), sink: sink.to_owned(), answered: false, refused })
+    }
+
+    pub(super) fn refused(&self) -> Arc<Refused> {
+        Arc::clone(&self.refused)
     }
 
     fn cursor_name(&self) -> String {
@@ -68,9 +82,8 @@ impl Memory {
         self.store.commit(commit, durability).map_err(|error| unreadable(&error))
     }
 
-    /// A place in [`Space::Sinks`].
     fn key(&self, kind: u8, name: &[u8]) -> Vec<u8> {
-        [self.sink.as_bytes(), &[0, kind], name].concat()
+        place(&self.sink, kind, name)
     }
 
     fn notes(&self) -> Result<BTreeMap<String, Vec<u8>>, SinkError> {
@@ -139,12 +152,24 @@ impl Memory {
         commit.put_cursor(&self.cursor_name(), upto.0);
         if let Some(written) = written {
             commit.put_cursor(&self.delivered_name(), upto.0);
-            for (name, note) in written.notes {
-                commit.put(Space::Sinks, self.key(NOTE, name.as_bytes()), note);
-            }
+            self.settle(written, &mut commit);
         }
         // A power failure may take it back; the span is then written again, which changes nothing.
         self.commit(commit, Durability::Buffered)
+    }
+
+    /// Remembers what became of refused rows that were sent again.
+    pub(super) fn retried(&self, written: Written) -> Result<(), SinkError> {
+        let mut commit = Commit::new();
+        self.settle(written, &mut commit);
+        self.commit(commit, Durability::Buffered)
+    }
+
+    fn settle(&self, written: Written, commit: &mut Commit) {
+        for (name, note) in written.notes {
+            commit.put(Space::Sinks, self.key(NOTE, name.as_bytes()), note);
+        }
+        self.refused.settle(written.rejected, commit);
     }
 }
 
@@ -235,7 +260,7 @@ mod tests {
     fn an_older_copy_of_the_state_is_found_out_however_far_its_log_has_grown_since() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), Limits::default()).expect("opens");
-        let memory = || Memory::new(&store, "lake");
+        let memory = || Memory::open(&store, "lake").expect("reads");
         let beyond = |remembered: &Remembered, at| remembered.known.refuse_beyond("lake", LogOffset(at)).is_err();
         assert!(beyond(&memory().read(LogOffset(4_000)).expect("reads"), 5_000));
         assert!(beyond(&memory().read(LogOffset(6_000)).expect("reads"), 5_000), "no process has asked it yet");

@@ -15,6 +15,7 @@ mod housekeeping;
 pub(crate) mod lag;
 mod memory;
 mod outbox;
+pub(crate) mod refused;
 pub(crate) mod status;
 mod transform;
 

@@ -8,6 +8,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use syncline_schemas::entity::Entity;
 use uuid::Uuid;
@@ -19,7 +20,7 @@ use super::contract::{self, Receipt, Rejected, Watermark};
 use super::deal::RowRef;
 use super::reached::Reached;
 use super::stats::PlanningStats;
-use crate::{Known, Reject, SinkError, Written};
+use crate::{DeltaSource, Known, Reject, SinkError, Written};
 
 /// Our word for a row that the target answers with 413 although it travels alone.
 const TOO_LARGE: &str = "payload_too_large";
@@ -52,8 +53,13 @@ pub(super) struct Flow<'a> {
 /// Rows on their way: where they lie, and which of them are a lane's.
 #[derive(Clone, Copy)]
 pub(super) struct Load<'a> {
+    pub(super) batch: &'a RecordBatch,
     pub(super) records: &'a RecordWriter<'a>,
     pub(super) rows: &'a [RowRef],
+    /// Where refused rows are told.
+    pub(super) told: &'a dyn DeltaSource,
+    /// True where rows are sent although the target has later ones.
+    pub(super) again: bool,
 }
 
 /// The name under which a lane is remembered.
@@ -106,17 +112,19 @@ impl Lane {
     /// Sends rows, which are in version order, one batch after the other.
     pub(super) async fn send(&mut self, flow: &Flow<'_>, load: Load<'_>) -> Result<Written, Stop> {
         let mut reached = self.recall(flow).await?;
-        let Load { records, rows } = load;
-        let known = rows.partition_point(|row| reached.version.is_some_and(|version| row.version <= version));
+        let known = match reached.version.filter(|_| !load.again) {
+            Some(version) => load.rows.partition_point(|row| row.version <= version),
+            None => 0,
+        };
         flow.stats.already_there(known as u64);
         let mut written = Written { rows: known as u64, ..Written::default() };
-        let mut rest = &rows[known..];
+        let mut rest = &load.rows[known..];
         let mut correlation = Correlation::default();
         while let Some(first) = rest.first() {
             let epoch = first.version.epoch();
             // A new epoch counts its batches from 1 again.
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
-            let (batch, count) = self.next_batch(flow, Load { records, rows: rest }, epoch, number, &mut correlation);
+            let (batch, count) = self.next_batch(flow, Load { rows: rest, ..load }, epoch, number, &mut correlation);
             let sent = &rest[..count];
             let receipt = match flow.client.deliver(flow.entity, &batch, flow.stats).await {
                 Ok(receipt) => receipt,
@@ -125,15 +133,16 @@ impl Lane {
                     continue;
                 }
                 Err(Stop::TooLarge(_)) => {
-                    written.absorb(account_too_large(flow, records, *first));
+                    written.absorb(account_too_large(flow, load, *first)?);
                     rest = &rest[1..];
                     continue;
                 }
                 Err(stop) => return Err(stop),
             };
             self.most = self.most.saturating_mul(2);
-            written.absorb(account(flow, &receipt, Load { records, rows: sent }, batch.body.len()));
-            reached = Reached { epoch, batch: number, version: sent.last().map(|row| row.version) };
+            written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.body.len())?);
+            let version = reached.version.max(sent.last().map(|row| row.version));
+            reached = Reached { epoch, batch: number, version };
             self.reached = Some(reached);
             // In the target's own words: it is compared with what it says later.
             let version = receipt.watermark.last_version.as_ref().and_then(|text| text.parse().ok());
@@ -229,50 +238,52 @@ impl Lane {
     }
 }
 
-/// Books a receipt, and names the rows that were refused by our own key and version.
-fn account(flow: &Flow<'_>, receipt: &Receipt, sent: Load<'_>, bytes: usize) -> Written {
-    let mut written = Written { bytes: bytes as u64, ..Written::default() };
-    for rejected in &receipt.rejects {
-        written.reject(reject(flow, rejected, sent));
+/// Books a receipt, and tells the rows that were refused by our own key and version.
+fn account(flow: &Flow<'_>, receipt: &Receipt, sent: Load<'_>, bytes: usize) -> Result<Written, SinkError> {
+    let rejects: Vec<Reject> = receipt.rejects.iter().filter_map(|rejected| reject(flow, rejected, sent)).collect();
+    let rejected = receipt.rejected.max(receipt.rejects.len() as u64);
+    if !rejects.is_empty() {
+        sent.told.refused(rejects)?;
     }
-    written.rejected = receipt.rejected.max(written.rejected);
-    written.rows = (sent.rows.len() as u64).saturating_sub(written.rejected);
-    flow.stats.rows(written.rows);
-    flow.stats.bytes(written.bytes);
-    flow.stats.rejected(written.rejected);
+    let rows = (sent.rows.len() as u64).saturating_sub(rejected);
+    flow.stats.rows(rows);
+    flow.stats.bytes(bytes as u64);
+    flow.stats.rejected(rejected);
     flow.stats.unchanged(receipt.unchanged);
     flow.stats.stale(receipt.stale);
-    written
+    Ok(Written { rows, bytes: bytes as u64, rejected, ..Written::default() })
+}
+
+fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Option<Reject> {
+    let code = Some(contract::word(&rejected.code)).filter(|code| !code.is_empty());
+    let field = rejected.field.clone().filter(|name| flow.entity.field(name).is_some());
+    let code = code.unwrap_or_else(|| "unspecified".to_owned());
+    Some(compose(flow, sent, *sent.rows.get(rejected.index)?, code, field, rejected.retryable))
 }
 
 /// Books a row that the target cannot take even alone; somebody may raise its limit.
-fn account_too_large(flow: &Flow<'_>, records: &RecordWriter<'_>, row: RowRef) -> Written {
-    let mut written = Written::default();
-    written.reject(Reject {
-        entity: flow.entity.name.clone(),
-        key: records.key(row.row),
-        version: row.version.to_string(),
-        code: TOO_LARGE.to_owned(),
-        field: None,
-        detail: String::new(),
-        retryable: true,
-    });
+fn account_too_large(flow: &Flow<'_>, load: Load<'_>, row: RowRef) -> Result<Written, SinkError> {
+    load.told.refused(vec![compose(flow, load, row, TOO_LARGE.to_owned(), None, true)])?;
     flow.stats.rejected(1);
-    written
+    Ok(Written { rejected: 1, ..Written::default() })
 }
 
-fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Reject {
-    let row = sent.rows.get(rejected.index);
-    let code = Some(contract::word(&rejected.code)).filter(|code| !code.is_empty());
-    let field = rejected.field.clone().filter(|name| flow.entity.field(name).is_some());
+fn compose(
+    flow: &Flow<'_>,
+    load: Load<'_>,
+    row: RowRef,
+    code: String,
+    field: Option<String>,
+    retryable: bool,
+) -> Reject {
     Reject {
         entity: flow.entity.name.clone(),
-        key: row.map(|row| sent.records.key(row.row)).unwrap_or_default(),
-        version: row.map(|row| row.version.to_string()).unwrap_or_default(),
-        code: code.unwrap_or_else(|| "unspecified".to_owned()),
+        row: load.batch.slice(row.row, 1),
+        key: load.records.key(row.row),
+        version: row.version.to_string(),
+        code,
         field,
-        detail: rejected.detail.clone(),
-        retryable: rejected.retryable,
+        retryable,
     }
 }
 

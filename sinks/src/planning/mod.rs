@@ -10,7 +10,7 @@
 //! - per key, versions arrive in rising order: a key has one lane, a lane one request under way;
 //! - nothing is sent twice after a crash: a lane resumes behind the version in the target's watermark;
 //! - a lost reply is repeated with the same bytes and the same `Idempotency-Key`;
-//! - a row that the target refuses is counted and told in [`Written::rejects`]; the others go on;
+//! - a row that the target refuses is told to [`DeltaSource::refused`]; the others go on;
 //! - a batch that is too large for the target is halved, down to the one row that does not fit by itself;
 //! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
 //!
@@ -42,6 +42,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use syncline_schemas::entity::{self, Entity};
+use syncline_schemas::ident::LogOffset;
 
 use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 use body::RecordWriter;
@@ -121,8 +122,24 @@ impl PlanningSink {
         Ok(())
     }
 
+    /// Delivers a span, beginning again where the target wants another batch.
+    async fn persist(&mut self, span: Span, deltas: &dyn DeltaSource, again: bool) -> Result<Written, SinkError> {
+        for _ in 0..REWINDS_MAX {
+            match self.attempt(span, deltas, again).await {
+                Ok(written) => return Ok(written),
+                Err(Stop::Failed(error) | Stop::TooLarge(error)) => return Err(error),
+                Err(Stop::Rewind) => self.stats.rewinds(1),
+            }
+        }
+        Err(SinkError::Refused {
+            target: self.config.url.to_string(),
+            reason: format!("expected other batch numbers than it had announced, {REWINDS_MAX} times in a row"),
+            remedy: "look for a second daemon that writes to this target under the same pipeline name".into(),
+        })
+    }
+
     /// Delivers a span once, as far as it gets.
-    async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, Stop> {
+    async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource, again: bool) -> Result<Written, Stop> {
         if std::mem::replace(&mut self.unfinished, true) {
             self.lanes.values_mut().flatten().for_each(Lane::forget);
         }
@@ -132,7 +149,7 @@ impl PlanningSink {
         while let Some(chunk) = Chunk::read(&mut entries, &self.config.entities)? {
             for (entity, batches) in chunk.flows() {
                 // A flow is done before the next begins, so that a fact never overtakes the master it cites.
-                written.absorb(self.deliver(entity, batches, &mut epochs).await?);
+                written.absorb(self.deliver(entity, batches, deltas, again, &mut epochs).await?);
             }
         }
         epochs.check(&self.config)?;
@@ -174,6 +191,8 @@ impl PlanningSink {
         &mut self,
         entity: &'static Entity,
         batches: &[RecordBatch],
+        told: &dyn DeltaSource,
+        again: bool,
         epochs: &mut Epochs,
     ) -> Result<Written, Stop> {
         let rows = deal::join(entity, batches)?;
@@ -185,7 +204,7 @@ impl PlanningSink {
         let lanes = lanes_of(&mut self.lanes, entity, &self.config);
         let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
         let parts =
-            try_join_all(busy.map(|(lane, rows)| lane.send(&flow, Load { records: &records, rows }))).await?;
+            try_join_all(busy.map(|(lane, of_lane)| lane.send(&flow, Load { batch: &rows, records: &records, rows: of_lane, told, again }))).await?;
         let newest = dealt.partitions.iter().flatten().map(|row| row.version.epoch()).max();
         epochs.sent = epochs.sent.max(newest);
         epochs.seen = epochs.seen.max(lanes.iter().map(Lane::epoch).max());
@@ -253,18 +272,12 @@ impl Sink for PlanningSink {
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {
-        for _ in 0..REWINDS_MAX {
-            match self.attempt(span, deltas).await {
-                Ok(written) => return Ok(written),
-                Err(Stop::Failed(error) | Stop::TooLarge(error)) => return Err(error),
-                Err(Stop::Rewind) => self.stats.rewinds(1),
-            }
-        }
-        Err(SinkError::Refused {
-            target: self.config.url.to_string(),
-            reason: format!("expected other batch numbers than it had announced, {REWINDS_MAX} times in a row"),
-            remedy: "look for a second daemon that writes to this target under the same pipeline name".into(),
-        })
+        self.persist(span, deltas, false).await
+    }
+
+    async fn retry(&mut self, rows: &dyn DeltaSource) -> Result<Written, SinkError> {
+        let every = Span { after: LogOffset::START, upto: LogOffset(u64::MAX) };
+        self.persist(every, rows, true).await
     }
 
     fn batching(&self) -> Batching {

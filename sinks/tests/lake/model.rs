@@ -12,7 +12,7 @@ use arrow::datatypes::DataType;
 use syncline_schemas::delta::{self, DeltaBatch};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, SinkError, Span};
+use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
 
 /// A wide key of text, and one with a date in it.
 pub(crate) const ENTITIES: [&str; 3] = ["item", "inventory_balance", "supplier_item"];
@@ -124,6 +124,10 @@ impl DeltaSource for Model {
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
         let within = move |entry: &&OutboxEntry| entry.offset > span.after && entry.offset <= span.upto;
         Ok(Box::new(self.entries.iter().filter(within).cloned().map(Ok)))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        panic!("a lake refuses nothing: {rejects:?}");
     }
 }
 

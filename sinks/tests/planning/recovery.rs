@@ -1,6 +1,6 @@
 //! One trouble at a time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -218,7 +218,7 @@ async fn a_refused_row_is_told_with_its_key_and_the_others_go_on() {
     let mut sink = target.sink();
     let written = sink.write(outbox.span(), &outbox).await.expect("delivered but one");
     assert_eq!((written.rows, written.rejected), (2, 1));
-    let reject = &written.rejects[0];
+    let reject = outbox.refused.lock().expect("sound").pop().expect("told");
     assert_eq!(reject.code, "schema_violation");
     assert_eq!(reject.field.as_deref(), Some("on_hand"));
     assert!(reject.key.contains(r#""stock_class":"k\"2""#), "{}", reject.key);
@@ -230,6 +230,49 @@ async fn a_refused_row_is_told_with_its_key_and_the_others_go_on() {
     let broken_off = tokio::time::timeout(Duration::ZERO, sink.write(outbox.span(), &outbox)).await;
     assert!(broken_off.is_err(), "it waits for the target");
     assert_eq!(sink.write(outbox.span(), &outbox).await.expect("no row is missing").rows, 4);
+}
+
+#[tokio::test]
+async fn a_row_that_the_target_may_take_later_is_sent_again_behind_newer_ones() {
+    let mended = Arc::new(AtomicBool::new(false));
+    let (is_mended, held) = (Arc::clone(&mended), Arc::new(Mutex::new(Vec::new())));
+    let into = Arc::clone(&held);
+    let config = scripted::target(move |asked| {
+        if asked.method == "GET" {
+            return Json(json!({"partition": 0, "epoch": 0, "last_batch": 0})).into_response();
+        }
+        let body: Value = serde_json::from_slice(&asked.body).expect("JSON");
+        let records = body["records"].as_array().expect("records");
+        let (mut rejects, mut into) = (Vec::new(), into.lock().expect("sound"));
+        for (index, record) in records.iter().enumerate() {
+            if record["key"]["stock_class"] == "k\"1" && !is_mended.load(Ordering::Relaxed) {
+                let odd = "unknown item 4711 of ACME, which is far too much to be the name of a reason \n and more";
+                rejects.push(json!({"index": index, "code": odd, "field": "ACME", "retryable": true}));
+            } else {
+                into.push(record["version"].to_string());
+            }
+        }
+        let batch: u64 = asked.headers["pdx-sequence"].to_str().expect("ASCII")[15..].parse().expect("a number");
+        Json(json!({"batch_id": "b", "received": records.len(), "applied": 0, "unchanged": 0, "stale": 0,
+                    "rejected": rejects.len(), "rejects": rejects,
+                    "watermark": {"partition": 0, "epoch": 1, "last_batch": batch}}))
+        .into_response()
+    })
+    .await;
+    let outbox = balances(2, 2);
+    let mut sink = PlanningSink::new(config).expect("a sink");
+    assert_eq!(sink.write(outbox.span(), &outbox).await.expect("delivered but one").rejected, 1);
+    let reject = outbox.refused.lock().expect("sound").pop().expect("told");
+    assert!(reject.retryable && reject.code.len() <= 80 && !reject.code.contains('\n'), "{}", reject.code);
+    assert_eq!((reject.row.num_rows(), reject.field), (1, None), "only a field of ours is repeated");
+    let mut again = Outbox::default();
+    again.push_raw(vec![DeltaBatch { entity: reject.entity, rows: reject.row }]);
+    assert_eq!(sink.retry(&again).await.expect("refused once more").rejected, 1);
+    mended.store(true, Ordering::Relaxed);
+    assert_eq!(sink.retry(&again).await.expect("delivered").rejected, 0);
+    let held = held.lock().expect("sound");
+    assert_eq!(held.len(), 4);
+    assert!(held[3] < held[2], "an older version travels in a later batch");
 }
 
 #[tokio::test]
@@ -260,8 +303,9 @@ async fn a_batch_too_large_for_the_target_is_halved_down_to_the_row_that_does_no
     let mut sink = PlanningSink::new(config).expect("a sink");
     let written = sink.write(outbox.span(), &outbox).await.expect("delivered but one");
     assert_eq!((written.rows, written.rejected), (39, 1));
-    assert_eq!(written.rejects[0].code, "payload_too_large");
-    assert!(written.rejects[0].key.contains("k\\\"7"), "{}", written.rejects[0].key);
+    let reject = outbox.refused.lock().expect("sound").pop().expect("told");
+    assert_eq!(reject.code, "payload_too_large");
+    assert!(reject.key.contains("k\\\"7"), "{}", reject.key);
     let held = held.lock().expect("sound");
     assert_eq!((held.len(), held.is_sorted()), (39, true), "every other row once and in order");
     let largest = *sizes.lock().expect("sound").iter().max().expect("some");
