@@ -78,6 +78,8 @@ pub(super) struct Table {
     pub(super) epoch: u32,
     epoch_id: String,
     log: LogStoreRef,
+    /// True after a table was found there.
+    exists: bool,
     snapshot: Option<Snapshot>,
     /// Key ranges by path; a file never changes.
     pub(super) ranges: HashMap<String, KeyRange>,
@@ -93,6 +95,7 @@ impl Table {
             app_id: format!("syncline-{pipeline}"),
             epoch: 0,
             epoch_id: format!("syncline-{pipeline}-epoch"),
+            exists: false,
             snapshot: None,
             ranges: HashMap::new(),
         }
@@ -125,18 +128,20 @@ impl Table {
     }
 
     /// Loads the newest snapshot; false where there is no table.
+    ///
+    /// Whether there is one is asked before it is loaded for the first time: the library logs an error where there is none.
     pub(super) async fn load(&mut self) -> Result<bool, SinkError> {
-        let mut table = DeltaTable::new(Arc::clone(&self.log));
-        match table.load().await {
-            Ok(()) => {}
-            Err(DeltaTableError::NotATable(_)) => return Ok(false),
-            Err(error) => {
-                let exists = self.log.is_delta_table_location().await;
-                return match exists {
-                    Ok(false) => Ok(false),
-                    _ => Err(fault::delta(&self.url, "open the table", &error)),
-                };
+        if !self.exists {
+            let exists = self.log.is_delta_table_location().await;
+            self.exists = exists.map_err(|error| fault::delta(&self.url, "look for the table", &error))?;
+            if !self.exists {
+                return Ok(false);
             }
+        }
+        let mut table = DeltaTable::new(Arc::clone(&self.log));
+        if let Err(error) = table.load().await {
+            self.exists = !matches!(self.log.is_delta_table_location().await, Ok(false));
+            return if self.exists { Err(fault::delta(&self.url, "open the table", &error)) } else { Ok(false) };
         }
         let state = table.state.take().ok_or_else(|| self.refused("has no state", "restore its _delta_log"))?;
         let applied = self.transaction(&state, &self.app_id).await?;
