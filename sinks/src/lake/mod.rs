@@ -19,6 +19,7 @@
 //! Another writer may commit to the tables (a compaction, a repair): its commit is never overwritten, its files are
 //! merged correctly. A change that we cannot honour, such as a higher protocol, stops the sink with a remedy.
 
+mod columns;
 mod config;
 mod cut;
 mod datafile;

@@ -10,10 +10,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
-use deltalake_core::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use arrow::datatypes::Field;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
-use deltalake_core::kernel::{Action, Remove, StructField, Transaction};
+use deltalake_core::kernel::{Action, Remove, Transaction};
 use deltalake_core::logstore::LogStoreRef;
 use deltalake_core::operations::vacuum::VacuumMode;
 use deltalake_core::protocol::{DeltaOperation, OutputMode};
@@ -24,7 +23,7 @@ use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
 use super::datafile::KeyRange;
-use super::fault;
+use super::{columns, fault};
 use super::shape::Shape;
 use super::store::Place;
 use crate::SinkError;
@@ -199,7 +198,7 @@ impl Table {
     }
 
     async fn create(&self) -> Result<(), SinkError> {
-        let fields = self.kernel_fields(self.shape.schema.fields().iter().map(AsRef::as_ref))?;
+        let fields = columns::kernel(&self.shape, self.shape.schema.fields().iter().map(AsRef::as_ref))?;
         let mut builder = DeltaTable::new(Arc::clone(&self.log))
             .create()
             .with_columns(fields)
@@ -221,17 +220,6 @@ impl Table {
         }
     }
 
-    fn kernel_fields<'f>(&self, fields: impl Iterator<Item = &'f Field>) -> Result<Vec<StructField>, SinkError> {
-        fields
-            .map(|field| {
-                field.try_into_kernel().map_err(|error| SinkError::Shape {
-                    entity: self.shape.entity.clone(),
-                    reason: format!("column {} has no Delta type: {error}", field.name()),
-                })
-            })
-            .collect()
-    }
-
     fn check_protocol(&self, state: &DeltaTableState) -> Result<(), SinkError> {
         let protocol = serde_json::to_value(state.protocol()).unwrap_or_default();
         let version = |name: &str| protocol.get(name).and_then(serde_json::Value::as_i64).unwrap_or(i64::MAX);
@@ -249,38 +237,13 @@ impl Table {
     /// Columns that the table lacks; anything else that differs is refused.
     fn missing_columns(&self) -> Result<Vec<Field>, SinkError> {
         let remedy = "move the table elsewhere and replay, or run the Syncline release that wrote it";
-        let schema = self.snapshot().state.schema();
-        let mut found: HashMap<&str, &StructField> =
-            schema.fields().map(|field| (field.name().as_str(), field)).collect();
-        let mut missing = Vec::new();
-        for wanted in self.shape.schema.fields() {
-            let Some(field) = found.remove(wanted.name().as_str()) else {
-                if !wanted.is_nullable() {
-                    return Err(self.refused(&format!("the table has no column {}", wanted.name()), remedy));
-                }
-                missing.push(wanted.as_ref().clone());
-                continue;
-            };
-            let data_type: Result<DataType, _> = field.data_type().try_into_arrow();
-            let same = data_type.as_ref().is_ok_and(|found| found == wanted.data_type());
-            if !same {
-                let reason =
-                    format!("column {} is {}, wanted {}", wanted.name(), field.data_type(), wanted.data_type());
-                return Err(self.refused(&reason, remedy));
-            }
-        }
-        let mut unknown: Vec<_> = found.into_keys().collect();
-        unknown.sort_unstable();
-        match unknown.as_slice() {
-            [] => Ok(missing),
-            names => Err(self.refused(&format!("the table has unknown columns: {}", names.join(", ")), remedy)),
-        }
+        columns::missing(&self.shape, &self.snapshot().state.schema()).map_err(|reason| self.refused(&reason, remedy))
     }
 
     async fn add_columns(&mut self, missing: Vec<Field>) -> Result<(), SinkError> {
         let names: Vec<_> = missing.iter().map(|field| field.name().as_str()).collect();
         info!(table = %self.url, columns = names.join(", "), "adding columns");
-        let fields = self.kernel_fields(missing.iter())?;
+        let fields = columns::kernel(&self.shape, missing.iter())?;
         let mut table = DeltaTable::new(Arc::clone(&self.log));
         let doing = "add columns";
         table.load().await.map_err(|error| fault::delta(&self.url, doing, &error))?;
@@ -371,72 +334,5 @@ impl Table {
             Ok((_, metrics)) => info!(table = %self.url, files = metrics.files_deleted.len(), "vacuumed"),
             Err(error) => warn!(table = %self.url, error = %error, "vacuum failed, the next one repeats it"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use syncline_schemas::entity::{self, Entity};
-    use url::Url;
-
-    use super::*;
-    use crate::Class;
-    use crate::lake::config::LakeConfig;
-    use crate::lake::shape::Kind;
-
-    fn table(folder: &Path, entity: &Entity) -> Table {
-        let url = Url::from_directory_path(folder).expect("absolute");
-        let place = Place::open(&LakeConfig::new(url, "test", folder.to_owned())).expect("a place");
-        Table::new(&place, Shape::new(entity, Kind::Current), "test")
-    }
-
-    fn without(field: &str) -> Entity {
-        let mut entity = entity::get("item").expect("known").clone();
-        let before = entity.fields.len();
-        entity.fields.retain(|other| other.name != field);
-        assert_eq!(entity.fields.len(), before - 1);
-        entity
-    }
-
-    #[tokio::test]
-    async fn a_field_that_a_release_adds_becomes_a_column_of_the_table_that_is_there() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let full = entity::get("item").expect("known");
-        let added = &full.fields.last().expect("fields").name;
-        table(folder.path(), &without(added)).open().await.expect("made");
-        let mut newer = table(folder.path(), full);
-        newer.open().await.expect("brought up to date");
-        assert_eq!(newer.version(), 1);
-        assert!(newer.missing_columns().expect("compared").is_empty());
-        let mut again = table(folder.path(), full);
-        assert!(again.load().await.expect("there"));
-        again.open().await.expect("nothing to do");
-        assert_eq!(again.version(), 1, "columns are added once");
-    }
-
-    #[tokio::test]
-    async fn an_older_release_refuses_a_table_with_columns_that_it_does_not_know() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let full = entity::get("item").expect("known");
-        let added = &full.fields.last().expect("fields").name;
-        table(folder.path(), full).open().await.expect("made");
-        let error = table(folder.path(), &without(added)).open().await.expect_err("unknown column");
-        assert_eq!(error.class(), Class::Definite);
-        assert!(error.to_string().contains(added.as_str()) && error.to_string().contains("current/item"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_column_of_another_type_is_named_with_both_types() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let full = entity::get("item").expect("known");
-        let mut other = full.clone();
-        let field = other.fields.last_mut().expect("fields");
-        field.field_type = entity::FieldType::Rate;
-        let name = field.name.clone();
-        table(folder.path(), &other).open().await.expect("made");
-        let error = table(folder.path(), full).open().await.expect_err("another type").to_string();
-        assert!(error.contains(&name) && error.contains("decimal(28,12)"), "{error}");
     }
 }
