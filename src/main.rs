@@ -7,6 +7,7 @@ mod cli;
 mod command;
 mod config;
 mod demo;
+mod figures;
 mod pipeline;
 mod usage;
 
@@ -69,8 +70,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
 }
 
 /// What libraries say of their own affairs matters only when it is a warning.
-/// `deltalake_core::table::builder` calls every folder that does not exist yet an error; where that is one we say so.
-const LOG_FILTER: &str = "warn,deltalake_core::table::builder=off,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
+const LOG_FILTER: &str = "warn,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
                           syncline_sinks=info";
 
 /// Log lines go to standard error, so that standard output holds only what was asked for.

@@ -85,12 +85,13 @@ const TRANSFORM: [Family<Transform>; 8] = [
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const SINK: [Family<Sink>; 10] = [
+const SINK: [Family<Sink>; 11] = [
     gauge("syncline_sink_cursor_offset", "The last entry confirmed.", |it| number(it.cursor)),
     gauge("syncline_sink_behind_entries", "Visible entries that are not confirmed yet.", |it| number(it.behind)),
     counter("syncline_sink_rows_total", "Rows delivered.", |it| number(it.rows)),
     counter("syncline_sink_written_bytes_total", "Bytes delivered.", |it| number(it.bytes)),
-    counter("syncline_sink_rejected_rows_total", "Rows that the target refused.", |it| number(it.rejected)),
+    counter("syncline_sink_rejected_rows_total", "Refusals of single rows by the target.", |it| number(it.rejected)),
+    gauge("syncline_sink_refused_rows", "Rows that the target lacks because it refused them.", |it| number(it.refused)),
     counter("syncline_sink_writes_total", "Spans delivered.", |it| number(it.writes)),
     counter("syncline_sink_retries_total", "Deliveries started again after a failure.", |it| number(it.retries)),
     gauge(

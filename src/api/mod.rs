@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Read-only: nothing here changes what the daemon does, so that it may be looked at from anywhere it is let listen.
-//! All four show one [`Report`], and no row value and no secret is part of it.
+//! All four show one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows.
 
 mod metrics;
 mod report;

@@ -9,11 +9,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use syncline_capture::postgres::Lsn;
+use syncline_journal::Store;
 use syncline_transform::fold::{self, HeldNow};
 
 use super::Facts;
 use crate::pipeline::lag::Quantiles;
+use crate::pipeline::refused::{self, RefusedRow};
 use crate::pipeline::status::{SinkStatus, SourceStatus, TransformStatus};
+
+/// Refused rows that are shown of a sink: enough to see the cause.
+const REFUSED_ROWS: usize = 100;
 
 /// The daemon. Names end in their unit: `_s` seconds, `_ms` milliseconds; offsets count log entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,8 +131,12 @@ pub(crate) struct Sink {
     pub(crate) behind: u64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    /// Rows that the target refused.
+    /// Refusals of single rows.
     pub(crate) rejected: u64,
+    /// Rows that the target lacks because it refused them and no newer version of them.
+    pub(crate) refused: u64,
+    /// The first of them.
+    pub(crate) refused_rows: Vec<RefusedRow>,
     pub(crate) writes: u64,
     pub(crate) retries: u64,
     /// Age of the oldest row that waits to be confirmed; 0 where none waits.
@@ -166,7 +175,9 @@ impl Report {
                 state_bytes: facts.store.bytes_on_disk().ok(),
             },
             transform,
-            sinks: sinks.map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, visible))).collect(),
+            sinks: sinks
+                .map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, visible, &facts.store)))
+                .collect(),
         }
     }
 }
@@ -246,13 +257,16 @@ impl Held {
 }
 
 impl Sink {
-    fn take(sink: &SinkStatus, cursor: u64, visible: u64) -> Self {
+    fn take(sink: &SinkStatus, cursor: u64, visible: u64, store: &Store) -> Self {
+        let refused = count(&sink.refused);
         Self {
             cursor,
             behind: visible.saturating_sub(cursor),
             rows: count(&sink.rows),
             bytes: count(&sink.bytes),
             rejected: count(&sink.rejected),
+            refused,
+            refused_rows: if refused == 0 { Vec::new() } else { refused::list(store, &sink.name, REFUSED_ROWS) },
             writes: count(&sink.writes),
             retries: count(&sink.retries),
             lag_ms: u64::try_from(sink.waiting().as_millis()).unwrap_or(u64::MAX),

@@ -16,9 +16,9 @@ use syncline_transform::MappingFault;
 use syncline_transform::mapping::Mapping;
 
 use super::CommandError;
-use super::status::bytes_text;
 use crate::cli::CheckArgs;
 use crate::config::{Config, SinkConfig, SinkKind};
+use crate::figures::bytes_text;
 
 /// Prints the findings, or the scripts for the DBA.
 pub(crate) async fn run(config: Config, args: &CheckArgs) -> Result<(), CommandError> {

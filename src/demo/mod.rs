@@ -28,11 +28,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::drive::{Drive, Pace};
 use self::erp::Scale;
-use self::live::{Live, grouped};
+use self::live::Live;
 use self::lives::Daemon;
 use self::process::{Process, Program};
 use self::server::Server;
 use self::setup::Setup;
+use crate::figures::{self, grouped};
 
 pub(crate) use self::error::DemoError;
 pub(crate) use self::process::end_with_parent;

@@ -9,13 +9,16 @@
 
 mod backoff;
 mod capture;
+mod claim;
 mod defect;
 mod deliver;
 mod fit;
 pub(crate) mod held;
 mod housekeeping;
 pub(crate) mod lag;
+mod memory;
 mod outbox;
+pub(crate) mod refused;
 pub(crate) mod status;
 mod transform;
 
@@ -89,6 +92,7 @@ impl Pipeline {
     pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let journal = Journal::open(&config.data_dir, Limits::default())?;
         let (log, store) = (journal.log.clone(), journal.store.clone());
+        let mapped = Arc::new(config.mappings.iter().map(|mapping| mapping.entity.name.clone()).collect());
         let transform = Transform::open(store.clone(), config.mappings.clone())?;
         let cursor = transform.cursor();
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
@@ -103,6 +107,7 @@ impl Pipeline {
                 log: log.clone(),
                 store: store.clone(),
                 status: Arc::clone(&status),
+                mapped: Arc::clone(&mapped),
                 index,
                 mode: mode.subscribe(),
             };

@@ -93,6 +93,8 @@ pub(crate) struct SinkStatus {
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) rejected: AtomicU64,
+    /// Rows that the target lacks because it refused them.
+    pub(crate) refused: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
     /// Commit at the source to confirmed here, of the oldest row of the last write.
@@ -149,6 +151,7 @@ impl Status {
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             last_lag_ms: AtomicU64::new(0),

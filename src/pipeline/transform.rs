@@ -29,7 +29,8 @@ const READ_AHEAD: usize = 1;
 const WAIT: Duration = Duration::from_millis(100);
 const STEP: &str = "transform.step";
 const ROWS: &str = "transform.rows";
-const EPOCH: &str = "epoch";
+/// Cursor that tells this state from every other.
+pub(super) const EPOCH: &str = "epoch";
 
 type Decoded = Result<(LogOffset, LogEntry), TransformError>;
 

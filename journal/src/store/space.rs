@@ -29,11 +29,13 @@ pub enum Space {
     Rows,
     /// Which rows look for which joined row.
     Index,
+    /// What is remembered of each sink's target.
+    Sinks,
 }
 
 impl Space {
     /// Every space.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Contributions,
         Self::Entities,
         Self::Tables,
@@ -42,6 +44,7 @@ impl Space {
         Self::Cursors,
         Self::Rows,
         Self::Index,
+        Self::Sinks,
     ];
 
     /// Its name on disk; never changes.
@@ -55,6 +58,7 @@ impl Space {
             Self::Cursors => "cursors",
             Self::Rows => "rows",
             Self::Index => "index",
+            Self::Sinks => "sinks",
         }
     }
 
@@ -67,7 +71,7 @@ impl Space {
             Self::Rows => 2 * MIB,
             Self::Index => 3 * MIB / 2,
             // Schemas and exceptions are rare; cursors are a few keys, overwritten by every commit.
-            Self::Tables | Self::Held | Self::Cursors => MIB / 2,
+            Self::Tables | Self::Held | Self::Cursors | Self::Sinks => 3 * MIB / 8,
         }
     }
 
@@ -89,7 +93,7 @@ impl Space {
                     Some(KvSeparationOptions::default().compression(CompressionType::None).file_target_size(16 * MIB)),
                 )
             }
-            Self::Held | Self::Cursors | Self::Index => options,
+            Self::Held | Self::Cursors | Self::Index | Self::Sinks => options,
         }
     }
 }

@@ -80,6 +80,9 @@ impl PlanningConfig {
         if !self.url.username().is_empty() || self.url.password().is_some() {
             return fault("url", "holds a user name or password; give them as a secret instead".into());
         }
+        if self.url.query().is_some() || self.url.fragment().is_some() {
+            return fault("url", "holds a query or a fragment; give the base of the service alone".into());
+        }
         if self.pipeline.is_empty() {
             return fault("pipeline", "is empty; name the pipeline".into());
         }
@@ -117,7 +120,9 @@ mod tests {
         assert!(!format!("{config:?}").contains("hunter2"));
         config.check().expect("sound");
         assert_eq!(config.endpoint(&["flows", "item"]).as_str(), "http://host/pdx/v1/flows/item");
-        config.url = "http://me:hunter2@host/pdx/v1".parse().expect("url");
-        assert!(!config.check().expect_err("refused").to_string().contains("hunter2"));
+        for url in ["http://me:hunter2@host/pdx/v1", "http://host/pdx/v1?key=hunter2", "http://host/pdx/v1#hunter2"] {
+            config.url = url.parse().expect("url");
+            assert!(!config.check().expect_err("refused").to_string().contains("hunter2"));
+        }
     }
 }
