@@ -228,7 +228,7 @@ fn read_mappings(mut section: Section<'_>, folder: &Path, document: &Document, f
     section.finish(faults);
     let root = folder.join(&dir.value);
     let mut mappings = Vec::new();
-    let (files, stray) = match sql_files(&root) {
+    let SqlFiles { files, stray } = match sql_files(&root) {
         Ok(files) => files,
         Err(error) => {
             faults.add(document.line(dir.at), format!("mappings.dir: {}: {error}", root.display()));
@@ -256,9 +256,16 @@ fn read_mappings(mut section: Section<'_>, folder: &Path, document: &Document, f
     mappings
 }
 
-/// Mapping files by their name relative to the mapping folder, sorted; and the names of those that lie beside the
-/// sources' folders. A folder may be a link to one that several daemons share.
-fn sql_files(root: &Path) -> std::io::Result<(Vec<(String, PathBuf)>, Vec<PathBuf>)> {
+/// What lies in a mapping folder, sorted.
+struct SqlFiles {
+    /// Mapping files by their name relative to the folder.
+    files: Vec<(String, PathBuf)>,
+    /// Names of those that lie beside the sources' folders.
+    stray: Vec<PathBuf>,
+}
+
+/// A source's folder may be a link to one that several daemons share.
+fn sql_files(root: &Path) -> std::io::Result<SqlFiles> {
     let is_sql = |file: &Path| file.extension().is_some_and(|extension| extension == "sql");
     let (mut files, mut stray) = (Vec::new(), Vec::new());
     for source in std::fs::read_dir(root)? {
@@ -277,7 +284,7 @@ fn sql_files(root: &Path) -> std::io::Result<(Vec<(String, PathBuf)>, Vec<PathBu
     }
     files.sort();
     stray.sort();
-    Ok((files, stray))
+    Ok(SqlFiles { files, stray })
 }
 
 #[cfg(test)]

@@ -99,10 +99,10 @@ impl Task {
 
     fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u32::from_be_bytes(key.get(at..at + 4)?.try_into().ok()?));
-        let what = match key.get(1)? {
-            &FILL => What::Fill { table: number(2)?, index: number(6)? },
-            &ALL => What::All { mapping: number(2)? },
-            &VALUES => {
+        let what = match *key.get(1)? {
+            FILL => What::Fill { table: number(2)?, index: number(6)? },
+            ALL => What::All { mapping: number(2)? },
+            VALUES => {
                 What::Values { mapping: number(2)?, join: usize::from(*key.get(6)?), values: key.get(7..)?.to_vec() }
             }
             _ => return None,
