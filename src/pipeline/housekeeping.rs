@@ -88,7 +88,7 @@ mod tests {
             let position = Position::new(n.to_be_bytes().to_vec());
             journal.log.append(&SourceId::new("erp"), &position, true, vec![0; 1000]).expect("appended")
         };
-        if let Some(last) = (0..entries).map(append).last() {
+        if let Some(last) = (0..entries).map(append).reduce(|_, last| last) {
             journal.log.wait_durable(last, Duration::from_secs(60)).expect("durable");
         }
         journal
