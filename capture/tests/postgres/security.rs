@@ -97,3 +97,12 @@ fn a_wrong_password_is_told_and_not_tried_again() {
     assert!(clear_text.contains("clear text"), "{clear_text}");
     reads(&as_user(&database, "localhost", "plain", "right", Some(&authority)));
 }
+
+#[test]
+fn a_statement_larger_than_a_tls_buffer_is_sent_whole() {
+    let (database, authority) = guarded();
+    // The copy repeats the row filter in its statement.
+    let filter = format!("ALTER PUBLICATION syncline SET TABLE t WHERE (id <> length('{}'))", "x".repeat(70_000));
+    database.sql(&filter);
+    reads(&as_user(&database, "localhost", "scrammed", "right", Some(&authority)));
+}

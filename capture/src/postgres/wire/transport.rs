@@ -116,9 +116,14 @@ impl Transport {
 
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return self.socket.write_all(bytes) };
-        tls.writer().write_all(bytes)?;
-        while tls.wants_write() {
-            tls.write_tls(&mut self.socket)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // Takes no more than its buffer of 64 KiB has room for.
+            let taken = tls.writer().write(rest)?;
+            rest = &rest[taken..];
+            while tls.wants_write() {
+                tls.write_tls(&mut self.socket)?;
+            }
         }
         Ok(())
     }
