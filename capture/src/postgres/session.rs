@@ -29,7 +29,8 @@ use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal}
 /// Reads a PostgreSQL source for one session, until it is stopped, has drained or fails.
 ///
 /// Blocks; give it a thread. After an error of class `Transient` the caller starts it again with the newest position
-/// that the journal holds for the source. Nothing is confirmed to the server before [`LogSink::durable`] covers it.
+/// that was appended for the source, and not before that is durable: an older position would read rows a second time
+/// that are still on their way. Nothing is confirmed to the server before [`LogSink::durable`] covers it.
 ///
 /// # Errors
 /// [`CaptureError`]; its class says whether another session can help.
