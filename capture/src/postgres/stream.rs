@@ -195,9 +195,6 @@ impl<'a> Stream<'a> {
         let table = syncline_schemas::ident::TableId::new(&relation.schema, &relation.name);
         let config = self.session.config;
         if !config.tables.matches(&table) {
-            if self.decoder.must_cut_for(relation.id, None) {
-                self.hand_over()?;
-            }
             self.decoder.define(relation.id, None);
             return Ok(());
         }
@@ -209,7 +206,7 @@ impl<'a> Stream<'a> {
             }
         }
         let shape = self.catalog.shape(&config.source, relation)?;
-        if self.decoder.must_cut_for(relation.id, Some(&shape)) {
+        if self.decoder.must_cut_for(&shape) {
             self.hand_over()?;
         }
         if self.decoder.shape_of(relation.id).is_none_or(|known| known.schema != shape.schema) {
