@@ -120,9 +120,7 @@ pub enum CaptureError {
         reason: String,
     },
     /// A value that its column's type cannot hold.
-    #[error(
-        "source {source_id}: at {at}: table {table} column {column}: {problem}; set special_values = \"null\" to take such values as NULL, or exclude the table"
-    )]
+    #[error("source {source_id}: at {at}: table {table} column {column}: {problem}; {}", value_remedy(*is_key))]
     Value {
         /// The source.
         source_id: SourceId,
@@ -134,6 +132,8 @@ pub enum CaptureError {
         column: String,
         /// What kind of value it is, never the value.
         problem: &'static str,
+        /// Whether the column is a part of the key.
+        is_key: bool,
     },
     /// The log behind the reader failed or stopped.
     #[error("log: {reason}")]
@@ -178,6 +178,14 @@ fn class_of_sqlstate(sqlstate: &str) -> Class {
             Some("08" | "53" | "57" | "58") => Class::Transient,
             _ => Class::Definite,
         },
+    }
+}
+
+const fn value_remedy(is_key: bool) -> &'static str {
+    if is_key {
+        "a key cannot be NULL, whatever special_values says: change the value, or exclude the table"
+    } else {
+        "set special_values = \"null\" to take such values as NULL, or exclude the table"
     }
 }
 

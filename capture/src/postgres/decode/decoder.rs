@@ -381,6 +381,7 @@ impl Shape {
                 table: table.clone(),
                 column: columns[column].name.clone(),
                 problem,
+                is_key: columns[column].key_ordinal.is_some(),
             },
         }
     }

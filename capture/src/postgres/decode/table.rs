@@ -143,7 +143,12 @@ impl TableBuilder {
             match text.map(|text| column.append(text)) {
                 Some(Ok(())) => {}
                 None => column.append_null(),
-                Some(Err(ValueFault::Special(_))) if self.special_values == SpecialValues::Null => column.append_null(),
+                // A key without its value would be another row's.
+                Some(Err(ValueFault::Special(_)))
+                    if self.special_values == SpecialValues::Null && !self.shape.keys.contains(&i) =>
+                {
+                    column.append_null();
+                }
                 Some(Err(fault)) => return Err(Fault::Value { column: i, fault }),
             }
         }
