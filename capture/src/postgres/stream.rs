@@ -164,6 +164,11 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Whether there is something that no frame holds: rows, or the end of a transaction whose last row filled one.
+    fn has_news(&self) -> bool {
+        self.decoder.has_rows() || self.decoder.end() > self.appended
+    }
+
     const fn progress(&self) -> &Progress {
         self.session.progress
     }
@@ -252,7 +257,7 @@ impl<'a> Stream<'a> {
                 self.advanced_at = Instant::now();
                 self.decoder.advance(self.sent);
             }
-            if self.decoder.has_rows() || self.decoder.end() > self.appended {
+            if self.has_news() {
                 self.hand_over()?;
             }
         }
@@ -316,7 +321,7 @@ impl<'a> Stream<'a> {
 
     /// Ends in order: what is whole becomes durable and is confirmed, then the server is told goodbye.
     fn end(mut self, outcome: Outcome) -> Result<Outcome, CaptureError> {
-        if self.decoder.has_rows() && !self.decoder.is_in_transaction() {
+        if self.has_news() && !self.decoder.is_in_transaction() {
             self.hand_over()?;
         }
         let deadline = Instant::now() + FAREWELL;

@@ -50,6 +50,20 @@ fn a_transaction_cut_in_the_middle_goes_on_exactly_there() {
 }
 
 #[test]
+fn a_drain_delivers_the_end_of_a_transaction_whose_rows_fill_the_frame() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    // As many rows as a frame takes.
+    database.sql("INSERT INTO t SELECT generate_series(1, 16384)");
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    let frames = log.frames();
+    assert!(frames.iter().any(|frame| frame.row_count() == 16_384 && !frame.txn_end), "the rows fill a frame");
+    assert!(frames.last().unwrap().txn_end, "nothing of it is visible before its end");
+}
+
+#[test]
 fn a_slot_that_somebody_else_moved_is_refused_because_changes_are_missing() {
     let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
     let log = Arc::new(MemoryLog::default());
