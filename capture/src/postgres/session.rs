@@ -13,6 +13,7 @@
 //! lost, and no existing slot is ever dropped, whoever created it.
 
 use std::io;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -58,6 +59,8 @@ pub(crate) struct Identity {
     pub(crate) system_id: u64,
     pub(crate) timeline: u32,
     pub(crate) log_end: Lsn,
+    /// How long the server bears silence; zero where it bears any.
+    pub(crate) wal_sender_timeout: Duration,
 }
 
 pub(crate) struct Session<'a> {
@@ -227,8 +230,15 @@ const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";
 fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
     const DURING: &str = "identifying the server";
     let rows = stream.query(DURING, "IDENTIFY_SYSTEM")?;
-    let identity = rows.first().and_then(|row| {
-        Some(Identity { system_id: row.parsed(0)?, timeline: row.parsed(1)?, log_end: row.parsed(2)? })
+    let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+    let patience = stream.query(DURING, sql)?;
+    let identity = rows.first().zip(patience.first()).and_then(|(row, patience)| {
+        Some(Identity {
+            system_id: row.parsed(0)?,
+            timeline: row.parsed(1)?,
+            log_end: row.parsed(2)?,
+            wal_sender_timeout: Duration::from_millis(patience.parsed(0)?),
+        })
     });
     identity.ok_or_else(|| stream.protocol(DURING, "the answer has another form"))
 }

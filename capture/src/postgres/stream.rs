@@ -32,7 +32,7 @@ use crate::{CaptureError, Outcome, Progress};
 
 const DURING: &str = "following the log";
 
-/// The server must hear from us well within `wal_sender_timeout` (60 s by default).
+/// The server must hear from us well within its `wal_sender_timeout` (60 s by default).
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Durable positions are told sooner than that, but not more often than this.
 const CONFIRM_EVERY: Duration = Duration::from_millis(20);
@@ -42,8 +42,10 @@ const ADVANCE_EVERY: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// While something waits to become durable: about the time of a few fsyncs.
 const WAIT_UNCONFIRMED: Duration = Duration::from_millis(5);
-/// After this silence a sign of life is asked for, and after twice more the connection counts as lost.
+/// After this silence a sign of life is asked for.
 const SILENCE: Duration = Duration::from_secs(10);
+/// After this one the connection counts as lost, or later where the server is that patient.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// A read below this is short: while a backlog drains, more is on its way.
 const SHORT_READ: usize = 64 << 10;
 /// How long a short read is followed by a pause then.
@@ -60,6 +62,13 @@ pub(crate) struct StreamStart {
     pub(crate) drain_to: Option<Lsn>,
     pub(crate) start: Lsn,
     pub(crate) cut: Option<Cut>,
+}
+
+/// How long the server may be silent. It answers only between two pieces of work, and decoding a large transaction that
+/// holds nothing for us is one: its own patience with us says how long it thinks that this may take. Without such a
+/// limit the silence has none either; a machine that is gone is found out by the keepalives of TCP.
+fn silence_max(wal_sender_timeout: Duration) -> Option<Duration> {
+    (!wal_sender_timeout.is_zero()).then(|| SILENCE_MAX.max(wal_sender_timeout * 2))
 }
 
 pub(crate) struct Stream<'a> {
@@ -272,9 +281,9 @@ impl<'a> Stream<'a> {
 
     fn ensure_alive(&mut self) -> Result<(), CaptureError> {
         let silence = self.heard_at.elapsed();
-        if silence > SILENCE * 3 {
-            let error = io::Error::new(io::ErrorKind::TimedOut, "the server has been silent for 30 s");
-            return Err(self.connection.lost(DURING, error));
+        if silence_max(self.identity.wal_sender_timeout).is_some_and(|most| silence > most) {
+            let reason = format!("the server has been silent for {} s", silence.as_secs());
+            return Err(self.connection.lost(DURING, io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
         if silence > SILENCE && self.status_at.elapsed() >= STATUS_EVERY {
             self.tell(true)?;
@@ -342,5 +351,17 @@ impl<'a> Stream<'a> {
             _ if outcome == Outcome::Drained && all_confirmed => Ok(Outcome::Drained),
             _ => Ok(Outcome::Stopped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_its_time_is_not_given_up_sooner_than_it_gives_up_on_us() {
+        assert_eq!(silence_max(Duration::from_secs(60)), Some(Duration::from_secs(120)));
+        assert_eq!(silence_max(Duration::from_millis(500)), Some(Duration::from_secs(30)));
+        assert_eq!(silence_max(Duration::ZERO), None);
     }
 }
