@@ -53,6 +53,16 @@ pub enum CaptureError {
         #[source]
         error: io::Error,
     },
+    /// The server replays another one's log: nothing can be read from it before it is promoted.
+    #[error(
+        "source {source_id}: {address} is a standby in recovery; wait until it is promoted, or point the url at the primary"
+    )]
+    Standby {
+        /// The source.
+        source_id: SourceId,
+        /// Host and port, or socket path.
+        address: String,
+    },
     /// TLS could not be agreed on, or the server's certificate does not prove who it is.
     #[error("source {source_id}: tls with {address}: {reason}")]
     Tls {
@@ -159,7 +169,7 @@ impl CaptureError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Standby { .. } => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
             _ => Class::Definite,
         }

@@ -116,6 +116,7 @@ struct Settings {
     senders: (u32, u32),
     can_replicate: bool,
     can_create: bool,
+    in_recovery: bool,
 }
 
 /// Looks at everything that reading the source depends on.
@@ -125,6 +126,9 @@ pub(crate) fn inspect(
     intent: Intent,
 ) -> Result<Inspection, CaptureError> {
     let settings = load_settings(connection)?;
+    if settings.in_recovery {
+        return Err(CaptureError::Standby { source_id: config.source.clone(), address: config.address() });
+    }
     let catalog = Catalog::load(connection, &config.tables)?;
     let publication = Publication::load(connection, &config.publication, settings.version)?;
     let slot = load_slot(connection, &config.slot)?;
@@ -366,7 +370,7 @@ fn load_settings(connection: &mut Connection) -> Result<Settings, CaptureError> 
          (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
          OR EXISTS (SELECT FROM pg_catalog.pg_roles \
                     WHERE rolname = 'rds_replication' AND pg_catalog.pg_has_role(oid, 'MEMBER')), \
-         pg_catalog.has_database_privilege(current_database(), 'CREATE')",
+         pg_catalog.has_database_privilege(current_database(), 'CREATE'), pg_catalog.pg_is_in_recovery()",
     )?;
     let settings = rows.first().and_then(|row| {
         Some(Settings {
@@ -376,6 +380,7 @@ fn load_settings(connection: &mut Connection) -> Result<Settings, CaptureError> 
             senders: (row.parsed(4)?, row.parsed(5)?),
             can_replicate: row.is_true(6),
             can_create: row.is_true(7),
+            in_recovery: row.is_true(8),
         })
     });
     settings.ok_or_else(|| connection.protocol(DURING, "the server's settings have another form"))

@@ -112,3 +112,22 @@ fn another_reader_on_the_slot_is_waited_for() {
     assert_eq!(error.class(), Class::Transient, "{error}");
     first.stop();
 }
+
+#[test]
+fn a_standby_is_waited_for_until_it_is_promoted() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
+    let mut database = server.database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    server.restart(|data| std::fs::write(data.join("standby.signal"), "").unwrap());
+    let stop = syncline_capture::StopSignal::default();
+    let error = syncline_capture::postgres::run(&database.config, log.resume(), &*log, &Default::default(), &stop);
+    let error = error.unwrap_err();
+    assert!(matches!(error, CaptureError::Standby { .. }), "{error}");
+    assert_eq!(error.class(), Class::Transient);
+    database.sql("SELECT pg_promote()");
+    database.sql("INSERT INTO t VALUES (2)");
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.state().len(), 2);
+}
