@@ -155,7 +155,7 @@ impl Session<'_> {
     fn ensure_publication(&self, queries: &mut Connection, inspection: &mut Inspection) -> Result<(), CaptureError> {
         if inspection.publication.is_none() {
             let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
-            queries.query("creating the publication", &sql)?;
+            queries.command("creating the publication", &sql)?;
             info!(source = %self.config.source, publication = self.config.publication, "created the publication");
         }
         Ok(())
@@ -247,7 +247,7 @@ fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
 fn create_slot(stream: &mut Connection, slot: &str) -> Result<Lsn, CaptureError> {
     const DURING: &str = "creating the slot";
     let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", quote_identifier(slot));
-    let rows = stream.query(DURING, &sql)?;
+    let rows = stream.command(DURING, &sql)?;
     let consistent_point = rows.first().and_then(|row| row.parsed(1));
     info!(source = %stream.source(), slot, "created the slot");
     consistent_point.ok_or_else(|| stream.protocol(DURING, "the answer has no consistent point"))

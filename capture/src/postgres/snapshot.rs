@@ -98,7 +98,7 @@ fn export_snapshot(stream: &mut Connection, slot: &str) -> Result<(Lsn, String, 
     let clock = stream.query(DURING, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")?;
     // The snapshot lives until the next command on this connection.
     let sql = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(slot));
-    let created = stream.query(DURING, &sql)?;
+    let created = stream.command(DURING, &sql)?;
     let parts = created
         .first()
         .zip(clock.first())
