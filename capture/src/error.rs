@@ -182,7 +182,8 @@ fn class_of_sqlstate(sqlstate: &str) -> Class {
         // 58P01, 58P02: files of the log are gone. 57P04: the database was dropped.
         "58P01" | "58P02" | "57P04" => Class::Definite,
         // 55006, 55P03: in use by another session. 40xxx: a conflict. XX000: internal, often a crash next door.
-        "55006" | "55P03" | "40001" | "40P01" | "XX000" => Class::Transient,
+        // 25P03, 25P04: a transaction took longer than the server allows.
+        "55006" | "55P03" | "40001" | "40P01" | "XX000" | "25P03" | "25P04" => Class::Transient,
         _ => match sqlstate.get(..2) {
             // Connection exceptions, too few resources, operator intervention (shutdown, start-up), system errors.
             Some("08" | "53" | "57" | "58") => Class::Transient,
@@ -228,6 +229,7 @@ mod tests {
         assert_eq!(class_of_sqlstate("57P01"), Class::Transient);
         assert_eq!(class_of_sqlstate("57P03"), Class::Transient);
         assert_eq!(class_of_sqlstate("55006"), Class::Transient);
+        assert_eq!(class_of_sqlstate("25P04"), Class::Transient);
         assert_eq!(class_of_sqlstate("28P01"), Class::Definite);
         assert_eq!(class_of_sqlstate("55000"), Class::Definite);
         assert_eq!(class_of_sqlstate(""), Class::Definite);

@@ -37,6 +37,10 @@ const SESSION: [(&str, &str); 10] = [
     ("application_name", "syncline"),
 ];
 
+/// Time-outs of a session that older servers do not have, and refuse at the start.
+const NEWER_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+                              WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
+
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -100,7 +104,7 @@ impl Connection {
             connection.start(config, purpose)?;
             auth::authenticate(connection, config.password.as_ref())?;
             while connection.receive("starting the session")?.tag != b'Z' {}
-            Ok(())
+            connection.command("starting the session", NEWER_TIMEOUTS).map(drop)
         })?;
         Ok(connection)
     }
@@ -265,6 +269,8 @@ impl Drop for Connection {
 }
 
 /// The fields of an `ErrorResponse`: a type byte and a text each, closed by a zero byte.
+///
+/// Messages about data (class 22) and constraints (class 23) quote it, so of those only the code is kept.
 fn server_error(source: &SourceId, during: &str, body: &[u8]) -> CaptureError {
     let (mut sqlstate, mut message) = (String::new(), String::new());
     let mut rest = body;
@@ -277,6 +283,9 @@ fn server_error(source: &SourceId, during: &str, body: &[u8]) -> CaptureError {
             _ => {}
         }
         rest = &tail[end + 1..];
+    }
+    if sqlstate.starts_with("22") || sqlstate.starts_with("23") {
+        "not shown, because it may hold a row's value; the server's own log has it".clone_into(&mut message);
     }
     let remedy = remedy_of_sqlstate(&sqlstate);
     CaptureError::Server { source_id: source.clone(), during: during.to_owned(), sqlstate, message, remedy }
@@ -330,7 +339,7 @@ mod tests {
         let error = Connection::open_within(soon, &silent, Purpose::Query, &stop).err().expect("it never answers");
         assert!(is_late(&error), "{error}");
 
-        let greets = falls_silent_after(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I");
+        let greets = falls_silent_after(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05IZ\0\0\0\x05I");
         let mut connection = Connection::open(&greets, Purpose::Query, &stop).expect("it greets");
         let error = connection.within(soon, |connection| connection.receive("waiting")).expect_err("it is silent");
         assert!(is_late(&error), "{error}");
