@@ -4,7 +4,9 @@ use syncline_schemas::table::TableSchema;
 
 use super::catalog::Catalog;
 use super::config::PostgresConfig;
-use super::preflight::{self, Finding, Intent, Remedy, Severity};
+use super::finding::{Finding, Remedy, Severity};
+use super::preflight::{self, Intent};
+use super::publication::Publication;
 use super::wire::{Connection, Purpose, quote_identifier, quote_literal};
 use crate::{CaptureError, StopSignal};
 
@@ -48,7 +50,7 @@ pub fn table_schemas(config: &PostgresConfig) -> Result<Vec<TableSchema>, Captur
 /// The selected tables as the stream will describe them.
 pub(crate) fn relations<'a>(
     catalog: &'a Catalog,
-    publication: Option<&'a super::catalog::Publication>,
+    publication: Option<&'a Publication>,
 ) -> impl Iterator<Item = super::decode::Relation> + 'a {
     catalog.tables.iter().map(move |table| {
         let published = publication.and_then(|publication| publication.tables.get(&table.id));

@@ -3,82 +3,19 @@
 //! `check` shows the findings; a reader's session starts with the same inspection and refuses to go on while one of
 //! them is an error. One code path, so that a check that passes is worth something.
 
-use std::fmt;
-
 use syncline_schemas::ident::TableId;
 
-use super::catalog::{Catalog, CatalogTable, Publication};
+use super::catalog::{Catalog, CatalogTable};
 use super::config::{PostgresConfig, SnapshotMode};
+use super::finding::{Finding, Remedy, Severity};
 use super::lsn::Lsn;
+use super::publication::Publication;
 use super::wire::{Connection, quote_identifier, quote_literal};
 use crate::CaptureError;
 
 const DURING: &str = "checking the server";
 const RESTART: &str = "then restart the server";
 const COPY_AGAIN: &str = "copy the tables again into an empty data_dir";
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth knowing.
-    Info,
-    /// The source can be read, but not as the operator may expect.
-    Warning,
-    /// The source cannot be read.
-    Error,
-}
-
-/// One thing that a check found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is about: a setting, a role, a table, the slot.
-    pub object: String,
-    /// What is the case.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: Remedy,
-}
-
-/// What to do about a finding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remedy {
-    /// Nothing.
-    None,
-    /// Something that a person has to decide or do outside the database.
-    Advice(String),
-    /// A statement for the DBA.
-    Sql {
-        /// The statement.
-        apply: String,
-        /// The statement that takes it back.
-        undo: String,
-        /// What has to follow, as in `then restart the server`.
-        then: &'static str,
-    },
-}
-
-impl Remedy {
-    fn advice(text: impl Into<String>) -> Self {
-        Self::Advice(text.into())
-    }
-
-    const fn sql(apply: String, undo: String) -> Self {
-        Self::Sql { apply, undo, then: "" }
-    }
-}
-
-impl fmt::Display for Remedy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => Ok(()),
-            Self::Advice(text) => f.write_str(text),
-            Self::Sql { apply, then: "", .. } => f.write_str(apply),
-            Self::Sql { apply, then, .. } => write!(f, "{apply} {then}"),
-        }
-    }
-}
 
 /// A slot as found.
 #[derive(Debug, Clone)]

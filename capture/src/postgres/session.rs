@@ -19,9 +19,10 @@ use tracing::{info, warn};
 
 use super::catalog::Catalog;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
+use super::finding::Severity;
 use super::lsn::Lsn;
 use super::position::{Cut, PgPosition, Unfinished};
-use super::preflight::{self, Inspection, Intent, Severity};
+use super::preflight::{self, Inspection, Intent};
 use super::snapshot;
 use super::stream::{Stream, StreamStart};
 use super::wire::{Connection, Purpose, quote_identifier};
