@@ -72,7 +72,12 @@ pub(crate) fn inspect(
     let copies = intent == Intent::BeginAgain || (intent == Intent::Begin && config.snapshot == SnapshotMode::Initial);
 
     let mut report = Report { findings: Vec::new() };
-    report.server(config, &settings, slot.is_none(), copies);
+    report.server(config, &settings);
+    if intent == Intent::Begin {
+        // Later the last session may not be gone yet and still count; the server itself says when there is no room.
+        report.headroom("max_replication_slots", settings.slots, u32::from(slot.is_none()) + u32::from(copies));
+        report.headroom("max_wal_senders", settings.senders, 1);
+    }
     report.slot(config, slot.as_ref(), intent);
     report.tables(config, &catalog.tables, copies);
     match &publication {
@@ -126,7 +131,7 @@ impl Report {
         self.add(Severity::Info, object, message, Remedy::None);
     }
 
-    fn server(&mut self, config: &PostgresConfig, settings: &Settings, needs_slot: bool, copies: bool) {
+    fn server(&mut self, config: &PostgresConfig, settings: &Settings) {
         if settings.wal_level != "logical" {
             let message = format!("is {:?}, logical replication needs \"logical\"", settings.wal_level);
             self.error(
@@ -152,9 +157,6 @@ impl Report {
                 Remedy::sql(format!("ALTER ROLE {role} REPLICATION;"), format!("ALTER ROLE {role} NOREPLICATION;")),
             );
         }
-        let wanted = u32::from(needs_slot) + u32::from(copies);
-        self.headroom("max_replication_slots", settings.slots, wanted);
-        self.headroom("max_wal_senders", settings.senders, 1);
     }
 
     fn headroom(&mut self, setting: &str, (used, allowed): (u32, u32), wanted: u32) {

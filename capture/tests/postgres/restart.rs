@@ -114,6 +114,23 @@ fn another_reader_on_the_slot_is_waited_for() {
 }
 
 #[test]
+fn a_server_whose_last_sender_is_taken_is_waited_for() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical"), ("max_wal_senders", "1")], |_| {}));
+    let mut database = server.database("CREATE TABLE t (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    // As a session of the same source whose connection broke and that the server has not noticed yet.
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let stop = syncline_capture::StopSignal::default();
+    let error = syncline_capture::postgres::run(&database.config, log.resume(), &*log, &Default::default(), &stop);
+    let error = error.unwrap_err();
+    assert!(error.class() == Class::Transient && error.to_string().contains("53300"), "{error}");
+    reader.stop();
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+}
+
+#[test]
 fn a_standby_is_waited_for_until_it_is_promoted() {
     let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
     let mut database = server.database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
