@@ -59,28 +59,48 @@ pub(crate) struct Catalog {
     types: Types,
     /// Names of types that only older log uses.
     type_names: HashMap<(u32, i32), String>,
+    server_version: u32,
 }
 
 impl Catalog {
     /// Reads the tables that the patterns select. Partitions are read through their root.
-    pub(crate) fn load(connection: &mut Connection, patterns: &TablePatterns) -> Result<Self, CaptureError> {
+    pub(crate) fn load(
+        connection: &mut Connection,
+        patterns: &TablePatterns,
+        server_version: u32,
+    ) -> Result<Self, CaptureError> {
         let mut tables = load_tables(connection, patterns)?;
         if !tables.is_empty() {
             let oids = tables.iter().map(|table| table.oid.to_string()).collect::<Vec<_>>().join(",");
             load_columns(connection, &mut tables, &oids)?;
             load_keys(connection, &mut tables, &oids)?;
         }
-        Ok(Self { tables, types: Types::load(connection)?, type_names: HashMap::new() })
+        Ok(Self { tables, types: Types::load(connection)?, type_names: HashMap::new(), server_version })
     }
 
-    pub(crate) fn table(&self, id: &TableId) -> Option<&CatalogTable> {
-        self.tables.iter().find(|table| table.id == *id)
+    /// As in `server_version_num`: 150004 is 15.4.
+    pub(crate) const fn server_version(&self) -> u32 {
+        self.server_version
+    }
+
+    /// The table of this number. A name can lead to another table than it did at the log's place.
+    pub(crate) fn table(&self, oid: u32) -> Option<&CatalogTable> {
+        self.tables.iter().find(|table| table.oid == oid)
+    }
+
+    /// The numbers of the partitioned tables.
+    pub(crate) fn partitioned(&self) -> impl Iterator<Item = u32> {
+        self.tables.iter().filter(|table| table.is_partitioned).map(|table| table.oid)
+    }
+
+    /// A table's key as [`Shape::key`] says it; empty where it has none.
+    pub(crate) fn key(&self, source: &SourceId, table: &CatalogTable) -> String {
+        self.shape(source, &table.as_relation(|_| true)).map(|shape| shape.key()).unwrap_or_default()
     }
 
     /// True where the stream describes the table as the catalog does.
     pub(crate) fn agrees_with(&self, relation: &Relation) -> bool {
-        let id = TableId::new(&relation.schema, &relation.name);
-        self.table(&id).is_some_and(|table| {
+        self.table(relation.id).is_some_and(|table| {
             table.replica_identity == relation.replica_identity
                 && relation.columns.iter().all(|column| table.column_like(column).is_some())
         })
@@ -104,7 +124,7 @@ impl Catalog {
     /// The shape of a table as the stream describes it.
     pub(crate) fn shape(&self, source: &SourceId, relation: &Relation) -> Result<Shape, CaptureError> {
         let id = TableId::new(&relation.schema, &relation.name);
-        let known = self.table(&id);
+        let known = self.table(relation.id);
         let keys = key_indexes(source, &id, relation, known)?;
         let mut kinds = Vec::with_capacity(relation.columns.len());
         let mut columns = Vec::with_capacity(relation.columns.len());

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+use syncline_schemas::ident::SourceId;
+
+use crate::CaptureError;
+
+/// The remedy where the log lacks what the source needs.
+pub(crate) const COPY_AGAIN: &str = "copy the tables again into an empty data_dir";
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -63,4 +70,20 @@ impl fmt::Display for Remedy {
             Self::Sql { apply, then, .. } => write!(f, "{apply} {then}"),
         }
     }
+}
+
+/// Refuses to go on with an error among the findings; the others are counted in the message.
+pub(crate) fn ensure_fit(source: &SourceId, findings: &[Finding]) -> Result<(), CaptureError> {
+    let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let Some(first) = errors.next() else { return Ok(()) };
+    let more = match errors.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    Err(CaptureError::Unfit {
+        source_id: source.clone(),
+        object: first.object.clone(),
+        reason: first.message.clone(),
+        remedy: format!("{}{more}", first.remedy),
+    })
 }

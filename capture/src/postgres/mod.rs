@@ -6,10 +6,12 @@
 //! decode/                pgoutput and COPY text to Arrow; pure
 //! catalog, types         the tables as the server describes them
 //! publication            what of them the server gives
+//! scope, mark            which tables are read, and whether they are still what they were
 //! preflight, check       what must hold, and the DBA's script
 //! session                connect, inspect, create, copy or continue
 //! snapshot               the tables as of one moment
 //! stream, pace           the loop that follows the log
+//! watch                  the tables meanwhile
 //! ```
 
 mod catalog;
@@ -20,16 +22,19 @@ mod finding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod lsn;
+mod mark;
 mod pace;
 mod pattern;
 mod position;
 mod preflight;
 mod publication;
+mod scope;
 mod session;
 mod snapshot;
 mod stream;
 mod types;
 pub mod url;
+mod watch;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};

@@ -7,15 +7,16 @@ use syncline_schemas::ident::TableId;
 
 use super::catalog::{Catalog, CatalogTable};
 use super::config::{PostgresConfig, SnapshotMode};
-use super::finding::{Finding, Remedy, Severity};
+use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::lsn::Lsn;
+use super::mark::Mark;
 use super::publication::Publication;
+use super::scope::{self, Scope};
 use super::wire::{Connection, quote_identifier, quote_literal};
 use crate::CaptureError;
 
 const DURING: &str = "checking the server";
 const RESTART: &str = "then restart the server";
-const COPY_AGAIN: &str = "copy the tables again into an empty data_dir";
 
 /// A slot as found.
 #[derive(Debug, Clone)]
@@ -33,17 +34,19 @@ pub(crate) struct Inspection {
     pub(crate) catalog: Catalog,
     pub(crate) publication: Option<Publication>,
     pub(crate) slot: Option<Slot>,
+    /// What will be read; nothing where there is no publication yet.
+    pub(crate) scope: Scope,
 }
 
 /// What a session wants of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Intent {
+pub(crate) enum Intent<'a> {
     /// Begin: with a copy of the tables, where configured.
     Begin,
     /// Begin again with the copy, because the last one was not finished.
     BeginAgain,
-    /// Go on behind what the journal holds.
-    Continue,
+    /// Go on behind what the journal holds, of the tables that it holds.
+    Continue(&'a Mark),
 }
 
 struct Settings {
@@ -60,13 +63,13 @@ struct Settings {
 pub(crate) fn inspect(
     connection: &mut Connection,
     config: &PostgresConfig,
-    intent: Intent,
+    intent: Intent<'_>,
 ) -> Result<Inspection, CaptureError> {
     let settings = load_settings(connection)?;
     if settings.in_recovery {
         return Err(CaptureError::Standby { source_id: config.source.clone(), address: config.address() });
     }
-    let catalog = Catalog::load(connection, &config.tables)?;
+    let catalog = Catalog::load(connection, &config.tables, settings.version)?;
     let publication = Publication::load(connection, &config.publication, settings.version)?;
     let slot = load_slot(connection, &config.slot)?;
     let copies = intent == Intent::BeginAgain || (intent == Intent::Begin && config.snapshot == SnapshotMode::Initial);
@@ -79,30 +82,21 @@ pub(crate) fn inspect(
         report.headroom("max_wal_senders", settings.senders, 1);
     }
     report.slot(config, slot.as_ref(), intent);
-    report.tables(config, &catalog.tables, copies);
+    let held = if let Intent::Continue(held) = intent { Some(held) } else { None };
+    let (scope, findings) = scope::compare(connection, &catalog, config, held, None)?;
+    report.findings.extend(findings);
+    // Of a source that runs only the tables count that it reads: what else appears in the database must not stop it.
+    let judged = catalog.tables.iter().filter(|table| held.is_none() || scope.table(table.oid).is_some());
+    let judged: Vec<&CatalogTable> = judged.collect();
+    report.selection(config, &catalog.tables);
+    report.tables(config, &judged, copies);
     match &publication {
-        Some(publication) => report.publication(config, publication, &catalog.tables, intent),
+        Some(publication) => report.publication(config, publication, &judged),
+        // That it is gone has been found.
+        None if held.is_some() => {}
         None => report.missing_publication(config, &settings, &catalog.tables),
     }
-    Ok(Inspection { findings: report.findings, catalog, publication, slot })
-}
-
-impl Inspection {
-    /// Refuses to go on with an error among the findings; the others are counted in the message.
-    pub(crate) fn ensure_fit(&self, config: &PostgresConfig) -> Result<(), CaptureError> {
-        let mut errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
-        let Some(first) = errors.next() else { return Ok(()) };
-        let more = match errors.count() {
-            0 => String::new(),
-            more => format!(" (and {more} more, see `syncline check`)"),
-        };
-        Err(CaptureError::Unfit {
-            source_id: config.source.clone(),
-            object: first.object.clone(),
-            reason: first.message.clone(),
-            remedy: format!("{}{more}", first.remedy),
-        })
-    }
+    Ok(Inspection { findings: report.findings, catalog, publication, slot, scope })
 }
 
 /// The SQL that creates the publication for the selected tables.
@@ -173,10 +167,10 @@ impl Report {
         }
     }
 
-    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent) {
+    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent<'_>) {
         let object = format!("slot {}", config.slot);
         let Some(slot) = slot else {
-            if intent == Intent::Continue {
+            if matches!(intent, Intent::Continue(_)) {
                 let message = "is gone, so changes after the journal's position are lost to it";
                 return self.error(object, message, Remedy::advice(COPY_AGAIN));
             }
@@ -203,7 +197,7 @@ impl Report {
         }
     }
 
-    fn tables(&mut self, config: &PostgresConfig, tables: &[CatalogTable], copies: bool) {
+    fn selection(&mut self, config: &PostgresConfig, tables: &[CatalogTable]) {
         let ids: Vec<TableId> = tables.iter().map(|table| table.id.clone()).collect();
         for pattern in config.tables.missing(&ids) {
             self.error(
@@ -219,6 +213,9 @@ impl Report {
                 Remedy::advice("correct the patterns in tables, as in \"public.*\""),
             );
         }
+    }
+
+    fn tables(&mut self, config: &PostgresConfig, tables: &[&CatalogTable], copies: bool) {
         for table in tables {
             if let Some((message, remedy)) = table.key_fault() {
                 self.error(format!("table {}", table.id), message, Remedy::Advice(remedy));
@@ -238,13 +235,7 @@ impl Report {
         }
     }
 
-    fn publication(
-        &mut self,
-        config: &PostgresConfig,
-        publication: &Publication,
-        tables: &[CatalogTable],
-        intent: Intent,
-    ) {
+    fn publication(&mut self, config: &PostgresConfig, publication: &Publication, tables: &[&CatalogTable]) {
         let object = format!("publication {}", config.publication);
         let name = quote_identifier(&config.publication);
         let set = |option: &str, old: &str| {
@@ -264,10 +255,7 @@ impl Report {
             self.error(object, message, set(&format!("{option} = true"), &format!("{option} = false")));
         }
         for table in tables.iter().filter(|table| !publication.tables.contains_key(&table.id)) {
-            // A table that came later must not stop a source that runs; it is not read until it is published.
-            let severity = if intent == Intent::Continue { Severity::Warning } else { Severity::Error };
-            self.add(
-                severity,
+            self.error(
                 format!("table {}", table.id),
                 format!("is selected but not in the publication {}", config.publication),
                 Remedy::sql(

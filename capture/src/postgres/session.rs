@@ -4,7 +4,7 @@
 //! journal holds      slot     what happens
 //! nothing            any      copy (or, with snapshot = "never", start at the slot's position)
 //! unfinished copy    any      copy again; its first frame empties every table of what the last attempt left
-//! position           exists   same server and history, slot not ahead: continue right behind the position
+//! position           exists   same server, history and tables, slot not ahead: continue right behind the position
 //! position           gone     definite error: the changes in between are lost to this slot
 //! ```
 //!
@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::catalog::Catalog;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
-use super::finding::Severity;
+use super::finding::{Severity, ensure_fit};
 use super::lsn::Lsn;
+use super::mark::Mark;
 use super::position::{Cut, PgPosition, Unfinished};
 use super::preflight::{self, Inspection, Intent};
 use super::snapshot;
 use super::stream::{Stream, StreamStart};
+use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
@@ -74,18 +75,15 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     fn run(&self, resume: Option<&Resume>) -> Result<Outcome, CaptureError> {
         let held = self.held_position(resume)?;
-        let intent = match &held {
-            None => Intent::Begin,
-            Some(held) if held.unfinished == Unfinished::Snapshot => Intent::BeginAgain,
-            Some(_) => Intent::Continue,
+        let mark = held.as_ref().map(|held| Mark::decode(&held.mark)).transpose();
+        let mark = mark.map_err(|reason| self.misfit(reason.to_owned(), KEEP_DATA))?;
+        let intent = match (&held, &mark) {
+            (Some(held), Some(_)) if held.unfinished == Unfinished::Snapshot => Intent::BeginAgain,
+            (Some(_), Some(mark)) => Intent::Continue(mark),
+            _ => Intent::Begin,
         };
         let mut queries = Connection::open(self.config, Purpose::Query, self.stop)?;
-        let mut inspection = preflight::inspect(&mut queries, self.config, intent)?;
-        inspection.ensure_fit(self.config)?;
-        for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
-            warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
-        }
-        self.ensure_publication(&mut queries, &mut inspection)?;
+        let inspection = self.inspect(&mut queries, intent)?;
         let mut stream = Connection::open(self.config, Purpose::Replication, self.stop)?;
         let identity = identify(&mut stream)?;
         let drain_to = self.config.drain_to.map(|target| match target {
@@ -93,30 +91,35 @@ impl Session<'_> {
             DrainTo::Lsn(lsn) => lsn,
         });
         let start = match (&held, intent) {
-            (Some(held), Intent::Continue) => {
+            (Some(held), Intent::Continue(_)) => {
                 self.ensure_same_history(&mut stream, held, identity, &inspection)?;
                 let cut = if let Unfinished::Cut(cut) = held.unfinished { Some(cut) } else { None };
                 Some((held.end, cut))
             }
             _ => self.begin(&mut stream, identity, intent, &inspection)?,
         };
-        drop(queries);
         let Some((start, cut)) = start else { return Ok(Outcome::Stopped) };
-        self.follow(stream, inspection.catalog, identity, drain_to, start, cut)
-    }
-
-    fn follow(
-        &self,
-        connection: Connection,
-        catalog: Catalog,
-        identity: Identity,
-        drain_to: Option<Lsn>,
-        start: Lsn,
-        cut: Option<Cut>,
-    ) -> Result<Outcome, CaptureError> {
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(State::Streaming);
-        Stream::start(self, connection, StreamStart { catalog, identity, drain_to, start, cut })?.follow()
+        let watch = Watch::new(self, queries, inspection);
+        Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut })?.follow()
+    }
+
+    /// Looks at the server, says what is not as expected, and makes the publication where there is none.
+    fn inspect(&self, queries: &mut Connection, intent: Intent<'_>) -> Result<Inspection, CaptureError> {
+        let mut inspection = preflight::inspect(queries, self.config, intent)?;
+        ensure_fit(&self.config.source, &inspection.findings)?;
+        if inspection.publication.is_none() {
+            let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
+            queries.command("creating the publication", &sql)?;
+            info!(source = %self.config.source, publication = self.config.publication, "created the publication");
+            inspection = preflight::inspect(queries, self.config, intent)?;
+            ensure_fit(&self.config.source, &inspection.findings)?;
+        }
+        for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+            warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+        }
+        Ok(inspection)
     }
 
     fn held_position(&self, resume: Option<&Resume>) -> Result<Option<PgPosition>, CaptureError> {
@@ -137,7 +140,7 @@ impl Session<'_> {
         &self,
         stream: &mut Connection,
         identity: Identity,
-        intent: Intent,
+        intent: Intent<'_>,
         inspection: &Inspection,
     ) -> Result<Option<(Lsn, Option<Cut>)>, CaptureError> {
         let confirmed = match &inspection.slot {
@@ -151,15 +154,6 @@ impl Session<'_> {
         let again = intent == Intent::BeginAgain;
         let copied = snapshot::copy(self, stream, identity, inspection, again)?;
         Ok(copied.map(|consistent_point| (consistent_point, None)))
-    }
-
-    fn ensure_publication(&self, queries: &mut Connection, inspection: &mut Inspection) -> Result<(), CaptureError> {
-        if inspection.publication.is_none() {
-            let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
-            queries.command("creating the publication", &sql)?;
-            info!(source = %self.config.source, publication = self.config.publication, "created the publication");
-        }
-        Ok(())
     }
 
     /// The journal's position must be a place in this server's log that the slot has not passed.

@@ -12,6 +12,7 @@
 //! interleave as the workers deliver them; within a table they are in order. Memory: one frame per worker.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -32,7 +33,7 @@ const DURING: &str = "copying the tables";
 
 /// One table's copy.
 struct Plan {
-    shape: std::sync::Arc<Shape>,
+    shape: Arc<Shape>,
     sql: String,
     pages: u64,
 }
@@ -41,6 +42,7 @@ struct Plan {
 struct Copy<'a> {
     session: &'a Session<'a>,
     identity: Identity,
+    mark: Arc<[u8]>,
     snapshot: String,
     consistent_point: Lsn,
     at_us: i64,
@@ -63,6 +65,7 @@ pub(crate) fn copy(
     let copy = Copy {
         session,
         identity,
+        mark: Arc::from(inspection.scope.mark().encode()),
         snapshot,
         consistent_point,
         at_us,
@@ -118,7 +121,7 @@ fn plans(session: &Session<'_>, inspection: &Inspection) -> Result<Vec<Plan>, Ca
         let filter = published.and_then(|published| published.row_filter.as_ref());
         let filter = filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
         plans.push(Plan {
-            shape: std::sync::Arc::new(inspection.catalog.shape(&session.config.source, &relation)?),
+            shape: Arc::new(inspection.catalog.shape(&session.config.source, &relation)?),
             sql: format!("COPY (SELECT {} FROM {only}{}{filter}) TO STDOUT", names.join(", "), table.quoted()),
             pages: table.pages,
         });
@@ -231,7 +234,7 @@ impl Copy<'_> {
     }
 
     fn builder(&self, plan: &Plan) -> TableBuilder {
-        TableBuilder::new(std::sync::Arc::clone(&plan.shape), self.session.config.special_values)
+        TableBuilder::new(Arc::clone(&plan.shape), self.session.config.special_values)
     }
 
     const fn stamp(&self, ord: u32) -> Stamp {
@@ -248,6 +251,7 @@ impl Copy<'_> {
             system_id: self.identity.system_id,
             timeline: self.identity.timeline,
             slot: self.session.config.slot.clone(),
+            mark: Arc::clone(&self.mark),
             end: self.consistent_point,
             unfinished,
         };

@@ -14,19 +14,20 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::{Frame, LogEntry};
 use syncline_schemas::ident::LogOffset;
 
-use super::catalog::Catalog;
 use super::decode::{Decoder, Relation, Step};
 use super::lsn::Lsn;
 use super::pace::Pace;
 use super::position::{Cut, PgPosition, Unfinished};
 use super::session::{Identity, Session};
-use super::wire::{Connection, Fill, Purpose, StreamMessage, quote_identifier, quote_literal, status_update};
+use super::watch::Watch;
+use super::wire::{Connection, Fill, StreamMessage, quote_identifier, quote_literal, status_update};
 use crate::progress::now_us;
 use crate::{CaptureError, Outcome, Progress};
 
@@ -57,7 +58,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Where and what to follow.
 pub(crate) struct StreamStart {
-    pub(crate) catalog: Catalog,
     pub(crate) identity: Identity,
     pub(crate) drain_to: Option<Lsn>,
     pub(crate) start: Lsn,
@@ -75,7 +75,7 @@ pub(crate) struct Stream<'a> {
     session: &'a Session<'a>,
     connection: Connection,
     decoder: Decoder,
-    catalog: Catalog,
+    watch: Watch<'a>,
     identity: Identity,
     drain_to: Option<Lsn>,
     /// The server sent everything before it.
@@ -98,6 +98,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn start(
         session: &'a Session<'a>,
         mut connection: Connection,
+        watch: Watch<'a>,
         start: StreamStart,
     ) -> Result<Self, CaptureError> {
         let config = session.config;
@@ -113,7 +114,7 @@ impl<'a> Stream<'a> {
             session,
             connection,
             decoder: Decoder::new(config.source.clone(), config.special_values, start.start, start.cut),
-            catalog: start.catalog,
+            watch,
             identity: start.identity,
             drain_to: start.drain_to,
             sent: start.start,
@@ -206,27 +207,17 @@ impl<'a> Stream<'a> {
 
     /// Finds the shape of a table and puts it into the log before the rows that need it.
     fn describe(&mut self, relation: &Relation) -> Result<(), CaptureError> {
-        let table = syncline_schemas::ident::TableId::new(&relation.schema, &relation.name);
-        let config = self.session.config;
-        if !config.tables.matches(&table) {
+        let Some(shape) = self.watch.shape(relation)? else {
             self.decoder.define(relation.id, None);
             return Ok(());
-        }
-        if !self.catalog.agrees_with(relation) {
-            let mut queries = Connection::open(config, Purpose::Query, self.session.stop)?;
-            self.catalog = Catalog::load(&mut queries, &config.tables)?;
-            if !self.catalog.agrees_with(relation) {
-                self.catalog.load_type_names(&mut queries, relation)?;
-            }
-        }
-        let shape = self.catalog.shape(&config.source, relation)?;
+        };
         if self.decoder.must_cut_for(&shape) {
             self.hand_over()?;
         }
         if self.decoder.shape_of(relation.id).is_none_or(|known| known.schema != shape.schema) {
             self.session.log.append(LogEntry::Schema(shape.schema.clone()))?;
         }
-        self.decoder.define(relation.id, Some(std::sync::Arc::new(shape)));
+        self.decoder.define(relation.id, Some(Arc::new(shape)));
         Ok(())
     }
 
@@ -238,6 +229,7 @@ impl<'a> Stream<'a> {
             system_id: self.identity.system_id,
             timeline: self.identity.timeline,
             slot: self.session.config.slot.clone(),
+            mark: self.watch.mark(),
             end: piece.end,
             unfinished: piece.unfinished,
         };
@@ -291,8 +283,9 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Learns what is durable and tells the server where that is due.
+    /// Looks after the tables, learns what is durable and tells the server, each where that is due.
     fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
+        self.watch.look()?;
         let since = self.status_at.elapsed();
         if since >= STATUS_EVERY || (since >= CONFIRM_EVERY && !self.unconfirmed.is_empty()) {
             self.learn_durable()?;

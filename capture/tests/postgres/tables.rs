@@ -1,0 +1,110 @@
+//! What becomes of the tables themselves: keys, names, publication and partitions change under a running source.
+
+use std::sync::Arc;
+
+use syncline_capture::postgres::{DrainTo, PostgresConfig, SnapshotMode, TablePatterns};
+use syncline_capture::{Class, Outcome};
+
+use crate::log::{MemoryLog, Reader};
+use crate::server::{Database, Server};
+
+const TWO: &str = "CREATE TABLE t (id int PRIMARY KEY, code text NOT NULL DEFAULT 'c'); CREATE TABLE u (id int PRIMARY KEY); \
+                   INSERT INTO t VALUES (1)";
+
+fn following(sql: &str) -> (Database, Arc<MemoryLog>, Reader) {
+    let database = Server::shared().database(sql);
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    (database, log, reader)
+}
+
+/// A database whose tables have been read by a daemon that does not run now.
+fn read(sql: &str) -> (Database, Arc<MemoryLog>) {
+    let mut database = Server::shared().database(sql);
+    database.config.snapshot = SnapshotMode::Never;
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let log = Arc::new(MemoryLog::default());
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    (database, log)
+}
+
+/// The reader ends by itself with an error that nobody can wait out and that says all of this.
+fn assert_stops(reader: Reader, wanted: &[&str]) {
+    let error = reader.end().unwrap_err();
+    assert_eq!(error.class(), Class::Definite, "{error}");
+    let text = error.to_string();
+    assert!(wanted.iter().all(|part| text.contains(part)), "{wanted:?} not in {text}");
+}
+
+#[test]
+fn a_publication_that_changed_while_nobody_looked_is_not_read_on() {
+    for (change, wanted) in [
+        ("ALTER PUBLICATION syncline DROP TABLE t", "public.t: is no longer in the publication"),
+        ("ALTER PUBLICATION syncline DROP TABLE t; ALTER PUBLICATION syncline ADD TABLE t", "entry in the publication"),
+        ("ALTER PUBLICATION syncline SET TABLE t WHERE (id > 5), u", "row filter"),
+        (
+            "CREATE TABLE v (id int PRIMARY KEY); ALTER PUBLICATION syncline ADD TABLE v",
+            "public.v: is published and selected now",
+        ),
+        (
+            "ALTER PUBLICATION syncline SET (publish = 'insert'); \
+             ALTER PUBLICATION syncline SET (publish = 'insert, update, delete, truncate')",
+            "publication syncline: was made anew, or its options",
+        ),
+        ("DROP PUBLICATION syncline", "publication syncline: is gone"),
+        ("DROP TABLE t", "was dropped"),
+    ] {
+        let (database, log) = read(TWO);
+        database.sql(change);
+        assert_stops(Reader::start(&database.config, &log), &[wanted, "data_dir"]);
+    }
+}
+
+#[test]
+fn a_table_that_is_excluded_by_its_name_does_not_hold_the_others_up() {
+    for change in ["DROP TABLE t", "ALTER TABLE t RENAME TO t_old", "ALTER PUBLICATION syncline DROP TABLE t", ""] {
+        let (database, log) = read(TWO);
+        database.sql(&format!("INSERT INTO u VALUES (1); {change}"));
+        let tables = TablePatterns::parse(&["public.*", "!public.t", "!public.t_old"]).unwrap();
+        let without = PostgresConfig { tables, ..database.config.clone() };
+        assert_eq!(Reader::start(&without, &log).end().unwrap(), Outcome::Drained, "{change}");
+        assert_eq!(log.row_count(), 1);
+        if change.is_empty() {
+            // It missed what happened meanwhile, so it cannot simply come back.
+            assert_stops(Reader::start(&database.config, &log), &["table public.t: is published and selected now"]);
+        }
+    }
+}
+
+#[test]
+fn a_publication_that_changes_while_it_is_read_is_noticed() {
+    let (database, log, reader) = following(TWO);
+    database.sql("INSERT INTO u VALUES (1)");
+    log.wait_for_rows(2);
+    database.sql("ALTER PUBLICATION syncline DROP TABLE t");
+    // The server describes the table again, which is the hint.
+    database.sql("INSERT INTO u VALUES (2)");
+    assert_stops(reader, &["table public.t", "no longer in the publication"]);
+}
+
+#[test]
+fn a_table_that_came_later_is_not_read_and_stops_nothing() {
+    let mut database = Server::shared().database(TWO);
+    database.sql("CREATE PUBLICATION syncline FOR ALL TABLES");
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    database.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1); CREATE TABLE keyless (a int)");
+    database.sql("INSERT INTO u VALUES (1); INSERT INTO keyless VALUES (1)");
+    log.wait_for_rows(2);
+    reader.stop();
+    database.sql("INSERT INTO u VALUES (2)");
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.row_count(), 3);
+    assert!(log.rows().iter().all(|row| row.table != "public.later"));
+    // Unlike one that somebody asks for.
+    database.config.tables = TablePatterns::parse(&["public.*", "public.later", "!public.keyless"]).unwrap();
+    assert_stops(Reader::start(&database.config, &log), &["table public.later: is published and selected now"]);
+}
