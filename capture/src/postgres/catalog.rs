@@ -106,6 +106,13 @@ impl Catalog {
         })
     }
 
+    /// Reads a table's key anew.
+    pub(crate) fn reload_key(&mut self, connection: &mut Connection, oid: u32) -> Result<(), CaptureError> {
+        let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) else { return Ok(()) };
+        table.key.clear();
+        load_keys(connection, std::slice::from_mut(table), &oid.to_string())
+    }
+
     /// Reads the names of types that the stream uses and no column has any more.
     pub(crate) fn load_type_names(
         &mut self,

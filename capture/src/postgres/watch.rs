@@ -1,7 +1,8 @@
 //! The tables while the log is followed: what its descriptions of them mean, and whether they are still what is read.
 //!
 //! A description names a table by number. One of the session's [`Scope`] is read; any other is not: it is excluded, or
-//! came later, or is a partition, which the server describes beside its root.
+//! came later, or is a partition, which the server describes beside its root. A table that is read and comes with
+//! another key ends the session: rows that are in the log already would stay under the old one.
 //!
 //! What the log does not tell is looked up once a minute, and soon after the server describes a table again, which it
 //! does when a table or the publication has changed. That the server is too busy to answer is no reason to end.
@@ -10,13 +11,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use syncline_schemas::ident::TableId;
 use tracing::warn;
 
 use super::catalog::Catalog;
 use super::decode::{Relation, Shape};
 use super::finding::{Finding, Severity, ensure_fit};
 use super::preflight::Inspection;
-use super::scope::{self, Scope};
+use super::scope::{self, Scope, WITHOUT_IT};
 use super::session::Session;
 use super::wire::{Connection, Purpose};
 use crate::{CaptureError, Class};
@@ -65,16 +67,23 @@ impl<'a> Watch<'a> {
     /// The shape of a table as the log describes it, `None` where the table is not read.
     pub(crate) fn shape(&mut self, relation: &Relation) -> Result<Option<Shape>, CaptureError> {
         self.is_hinted |= !self.described.insert(relation.id);
-        if self.scope.table(relation.id).is_none() {
-            return Ok(None);
-        }
+        let Some(read) = self.scope.table(relation.id) else { return Ok(None) };
+        let (id, key) = (read.id.clone(), read.key.clone());
         if !self.catalog.agrees_with(relation) {
             self.reload()?;
             if !self.catalog.agrees_with(relation) {
                 self.with_queries(|catalog, queries| catalog.load_type_names(queries, relation))?;
             }
+        } else if relation.replica_identity == b'f' {
+            // A full identity does not say which columns the key is made of.
+            self.with_queries(|catalog, queries| catalog.reload_key(queries, relation.id))?;
         }
-        self.catalog.shape(&self.session.config.source, relation).map(Some)
+        let shape = self.catalog.shape(&self.session.config.source, relation)?;
+        if shape.key() != key {
+            let reason = format!("had the key ({key}) when it was read and has ({}) now", shape.key());
+            return Err(self.unfit(&id, &reason));
+        }
+        Ok(Some(shape))
     }
 
     /// Compares the tables with the server where that is due.
@@ -143,5 +152,14 @@ impl<'a> Watch<'a> {
         let answer = ask(&mut self.catalog, &mut queries)?;
         self.queries = Some(queries);
         Ok(answer)
+    }
+
+    fn unfit(&self, table: &TableId, reason: &str) -> CaptureError {
+        CaptureError::Unfit {
+            source_id: self.session.config.source.clone(),
+            object: format!("table {table}"),
+            reason: reason.to_owned(),
+            remedy: WITHOUT_IT.to_owned(),
+        }
     }
 }

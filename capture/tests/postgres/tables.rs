@@ -38,6 +38,27 @@ fn assert_stops(reader: Reader, wanted: &[&str]) {
 }
 
 #[test]
+fn a_changed_key_stops_the_source_before_a_row_is_read_under_it() {
+    let another = "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (code)";
+    let index = "CREATE UNIQUE INDEX i ON t (code); ALTER TABLE t REPLICA IDENTITY USING INDEX i";
+    let wider_type = "ALTER TABLE t ALTER id TYPE bigint";
+    let full = "ALTER TABLE t REPLICA IDENTITY FULL";
+    let wider = "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, code)";
+    for (before, change) in [("", another), ("", index), ("", wider_type), (full, wider)] {
+        let (database, log, reader) = following(TWO);
+        database.sql(before);
+        database.sql("INSERT INTO t VALUES (2, 'd')");
+        log.wait_for_rows(2);
+        database.sql(change);
+        database.sql("INSERT INTO t VALUES (3, 'e')");
+        assert_stops(reader, &["table public.t", "(id Int32)", "data_dir"]);
+        assert_eq!(log.row_count(), 2);
+        // Nor does it go on after a restart.
+        assert_stops(Reader::start(&database.config, &log), &["table public.t", "key"]);
+    }
+}
+
+#[test]
 fn a_publication_that_changed_while_nobody_looked_is_not_read_on() {
     for (change, wanted) in [
         ("ALTER PUBLICATION syncline DROP TABLE t", "public.t: is no longer in the publication"),
