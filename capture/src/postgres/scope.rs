@@ -61,6 +61,11 @@ impl Scope {
         self.tables.iter().find(|table| table.oid == oid)
     }
 
+    /// The table of this name, if it is read.
+    pub(crate) fn named(&self, id: &TableId) -> Option<&ReadTable> {
+        self.tables.iter().find(|table| table.id == *id)
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         let tables = self.tables.iter().map(|table| [table.oid, hash(&table.id.to_string()), table.terms]);
         let partitioned = self.tables.iter().filter_map(|table| {
@@ -261,7 +266,7 @@ impl Comparison<'_> {
 pub(crate) const WITHOUT_IT: &str = "to go on without it, exclude it by the name that it was read under, as in \
                                      \"!public.orders\" in tables; or copy the tables again into an empty data_dir";
 /// What is wrong with a name that leads to another table.
-const ANOTHER_TABLE: &str = "is another table than was read under this name: it was dropped and made anew, or \
+pub(crate) const ANOTHER_TABLE: &str = "is another table than was read under this name: it was dropped and made anew, or \
                                         swapped by renaming, and the rows of the old one are never taken back";
 /// What is wrong with a table under another name.
 const RENAMED: &str = "had another name when it was read, and its rows belong to that";

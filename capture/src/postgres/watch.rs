@@ -2,7 +2,8 @@
 //!
 //! A description names a table by number. One of the session's [`Scope`] is read; any other is not: it is excluded, or
 //! came later, or is a partition, which the server describes beside its root. A table that is read and comes with
-//! another key ends the session: rows that are in the log already would stay under the old one.
+//! another name or key, or whose name comes with another number, ends the session: rows that are in the log already
+//! would stay under what was theirs.
 //!
 //! What the log does not tell is looked up once a minute, and soon after the server describes a table again, which it
 //! does when a table or the publication has changed. That the server is too busy to answer is no reason to end.
@@ -18,7 +19,7 @@ use super::catalog::Catalog;
 use super::decode::{Relation, Shape};
 use super::finding::{Finding, Severity, ensure_fit};
 use super::preflight::Inspection;
-use super::scope::{self, Scope, WITHOUT_IT};
+use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
 use super::session::Session;
 use super::wire::{Connection, Purpose};
 use crate::{CaptureError, Class};
@@ -67,8 +68,17 @@ impl<'a> Watch<'a> {
     /// The shape of a table as the log describes it, `None` where the table is not read.
     pub(crate) fn shape(&mut self, relation: &Relation) -> Result<Option<Shape>, CaptureError> {
         self.is_hinted |= !self.described.insert(relation.id);
-        let Some(read) = self.scope.table(relation.id) else { return Ok(None) };
-        let (id, key) = (read.id.clone(), read.key.clone());
+        let id = TableId::new(&relation.schema, &relation.name);
+        let Some(read) = self.scope.table(relation.id) else {
+            return match self.scope.named(&id) {
+                Some(_) => Err(self.unfit(&id, ANOTHER_TABLE)),
+                None => Ok(None),
+            };
+        };
+        if read.id != id {
+            return Err(self.unfit(&read.id, &format!("was renamed to {id}, and its rows belong to the old name")));
+        }
+        let key = read.key.clone();
         if !self.catalog.agrees_with(relation) {
             self.reload()?;
             if !self.catalog.agrees_with(relation) {

@@ -59,6 +59,30 @@ fn a_changed_key_stops_the_source_before_a_row_is_read_under_it() {
 }
 
 #[test]
+fn a_renamed_table_and_one_that_takes_its_name_stop_the_source() {
+    let (database, log, reader) = following(TWO);
+    database.sql("ALTER TABLE t RENAME TO t_old; INSERT INTO t_old VALUES (2)");
+    assert_stops(reader, &["table public.t", "renamed to public.t_old"]);
+    assert_stops(Reader::start(&database.config, &log), &["table public.t_old", "another name"]);
+
+    for change in [
+        "DROP TABLE t; CREATE TABLE t (other int PRIMARY KEY); INSERT INTO t VALUES (9)",
+        "CREATE TABLE new (other int PRIMARY KEY); INSERT INTO new VALUES (9); ALTER TABLE t RENAME TO t_old; \
+         ALTER TABLE new RENAME TO t; INSERT INTO t VALUES (10)",
+    ] {
+        let database = Server::shared().database(TWO);
+        database.sql("CREATE PUBLICATION syncline FOR ALL TABLES");
+        let log = Arc::new(MemoryLog::default());
+        let reader = Reader::start(&database.config, &log);
+        log.wait_for_copy();
+        database.sql(&format!("INSERT INTO t VALUES (2); {change}"));
+        assert_stops(reader, &["table public.t", "another table", "!public.orders"]);
+        assert!(log.rows().iter().all(|row| row.values.contains_key("id")), "no row of the new one");
+        assert_stops(Reader::start(&database.config, &log), &["table public.t"]);
+    }
+}
+
+#[test]
 fn a_publication_that_changed_while_nobody_looked_is_not_read_on() {
     for (change, wanted) in [
         ("ALTER PUBLICATION syncline DROP TABLE t", "public.t: is no longer in the publication"),
