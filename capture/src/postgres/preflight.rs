@@ -96,6 +96,9 @@ pub(crate) fn inspect(
         None if held.is_some() => {}
         None => report.missing_publication(config, &settings, &catalog.tables),
     }
+    if intent == Intent::Begin {
+        report.partitions(&judged);
+    }
     Ok(Inspection { findings: report.findings, catalog, publication, slot, scope })
 }
 
@@ -262,6 +265,18 @@ impl Report {
                     format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted()),
                     format!("ALTER PUBLICATION {name} DROP TABLE {};", table.quoted()),
                 ),
+            );
+        }
+    }
+
+    fn partitions(&mut self, tables: &[&CatalogTable]) {
+        for table in tables.iter().filter(|table| table.is_partitioned) {
+            self.add(
+                Severity::Warning,
+                format!("table {}", table.id),
+                "is partitioned: TRUNCATE, DETACH and DROP of a single partition are not in the log, nor are the rows that a \
+                 table held before it was attached",
+                Remedy::advice("empty a partition with DELETE, and fill it through the table; a partition that leaves stops the source"),
             );
         }
     }

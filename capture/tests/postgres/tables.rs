@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use syncline_capture::postgres::{DrainTo, PostgresConfig, SnapshotMode, TablePatterns};
+use syncline_capture::postgres::{DrainTo, Finding, PostgresConfig, Severity, SnapshotMode, TablePatterns, check};
 use syncline_capture::{Class, Outcome};
 
 use crate::log::{MemoryLog, Reader};
@@ -152,4 +152,43 @@ fn a_table_that_came_later_is_not_read_and_stops_nothing() {
     // Unlike one that somebody asks for.
     database.config.tables = TablePatterns::parse(&["public.*", "public.later", "!public.keyless"]).unwrap();
     assert_stops(Reader::start(&database.config, &log), &["table public.later: is published and selected now"]);
+}
+
+const PARTITIONED: &str = "
+    CREATE TABLE t (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+    ALTER TABLE t_1 REPLICA IDENTITY FULL";
+const NEXT_PARTITION: &str = "CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')";
+
+#[test]
+fn partitions_come_and_are_written_to_as_they_please() {
+    let (database, log, reader) = following(PARTITIONED);
+    database.sql("INSERT INTO t VALUES (1, '2024-05-05'); UPDATE t SET id = 2; DELETE FROM t");
+    database.sql(NEXT_PARTITION);
+    database.sql("ALTER TABLE t_2 REPLICA IDENTITY FULL; INSERT INTO t VALUES (3, '2025-05-05'); UPDATE t SET id = 4");
+    log.wait_for_rows(7);
+    reader.stop();
+    assert!(log.rows().iter().all(|row| row.table == "public.t"));
+    assert_eq!(log.state().len(), 1);
+    assert!(log.schemas().iter().all(|schema| &*schema.table.name == "t"), "a partition has no shape of its own");
+    let found = check(&database.config);
+    let warned = |it: &&Finding| it.severity == Severity::Warning && it.message.contains("TRUNCATE");
+    assert_eq!(found.iter().filter(warned).count(), 1, "{found:?}");
+}
+
+#[test]
+fn a_partition_that_leaves_stops_the_source_because_the_log_does_not_say_so() {
+    let (database, log) = read(&format!("{PARTITIONED}; {NEXT_PARTITION}"));
+    let mut running = database.config.clone();
+    running.drain_to = None;
+    let reader = Reader::start(&running, &log);
+    database.sql("INSERT INTO t VALUES (1, '2024-05-05')");
+    log.wait_for_rows(1);
+    // A change of the partition that is written to makes the server describe it again, which is the hint.
+    database.sql("ALTER TABLE t DETACH PARTITION t_2; ALTER TABLE t_1 SET (fillfactor = 90)");
+    database.sql("INSERT INTO t VALUES (3, '2024-05-05')");
+    assert_stops(reader, &["table public.t", "lost a partition"]);
+    assert_stops(Reader::start(&database.config, &log), &["table public.t", "lost a partition"]);
+    database.sql("ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')");
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
 }
