@@ -15,8 +15,11 @@
 use std::io;
 use std::time::Duration;
 
+use syncline_schemas::frame::LogEntry;
+use syncline_schemas::table::TableSchema;
 use tracing::{info, warn};
 
+use super::check::relations;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
 use super::finding::{Severity, ensure_fit};
 use super::lsn::Lsn;
@@ -93,6 +96,7 @@ impl Session<'_> {
         let start = match (&held, intent) {
             (Some(held), Intent::Continue(_)) => {
                 self.ensure_same_history(&mut stream, held, identity, &inspection)?;
+                self.log_shapes(&inspection)?;
                 let cut = if let Unfinished::Cut(cut) = held.unfinished { Some(cut) } else { None };
                 Some((held.end, cut))
             }
@@ -147,6 +151,7 @@ impl Session<'_> {
             Some(slot) => slot.confirmed,
             None => create_slot(stream, &self.config.slot)?,
         };
+        self.log_shapes(inspection)?;
         if intent == Intent::Begin && self.config.snapshot == SnapshotMode::Never {
             return Ok(Some((confirmed, None)));
         }
@@ -154,6 +159,26 @@ impl Session<'_> {
         let again = intent == Intent::BeginAgain;
         let copied = snapshot::copy(self, stream, identity, inspection, again)?;
         Ok(copied.map(|consistent_point| (consistent_point, None)))
+    }
+
+    /// Puts the shape of every table that is read before the session's first frame: whoever joins tables needs those of
+    /// empty ones, too. Equal shapes are repeated once in a process; a shape does not move the source.
+    fn log_shapes(&self, inspection: &Inspection) -> Result<(), CaptureError> {
+        let Inspection { catalog, publication, scope, .. } = inspection;
+        let read = relations(catalog, publication.as_ref()).filter(|relation| scope.table(relation.id).is_some());
+        for relation in read {
+            self.log_shape(&catalog.shape(&self.config.source, &relation)?.schema)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a shape into the log, unless it is the last one there of its table.
+    pub(crate) fn log_shape(&self, shape: &TableSchema) -> Result<(), CaptureError> {
+        if !self.progress.has_logged(shape) {
+            self.log.append(LogEntry::Schema(shape.clone()))?;
+            self.progress.observe_shape(shape);
+        }
+        Ok(())
     }
 
     /// The journal's position must be a place in this server's log that the slot has not passed.

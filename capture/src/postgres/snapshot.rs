@@ -136,7 +136,7 @@ impl Copy<'_> {
         let mut batches = Vec::new();
         let mut counts = OpCounts::default();
         for (plan, ord) in self.plans.iter().zip(0..) {
-            self.session.log.append(LogEntry::Schema(plan.shape.schema.clone()))?;
+            self.session.log_shape(&plan.shape.schema)?;
             let mut builder = self.builder(plan);
             builder.append_truncate(self.stamp(ord));
             counts.add(Op::Truncate);
@@ -187,7 +187,7 @@ impl Copy<'_> {
     }
 
     fn copy_table(&self, connection: &mut Connection, plan: &Plan) -> Result<(), CaptureError> {
-        self.session.log.append(LogEntry::Schema(plan.shape.schema.clone()))?;
+        self.session.log_shape(&plan.shape.schema)?;
         let source = connection.source().clone();
         let mut builder = self.builder(plan);
         let mut line_reader = CopyLine::default();

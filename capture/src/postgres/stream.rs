@@ -214,9 +214,7 @@ impl<'a> Stream<'a> {
         if self.decoder.must_cut_for(&shape) {
             self.hand_over()?;
         }
-        if self.decoder.shape_of(relation.id).is_none_or(|known| known.schema != shape.schema) {
-            self.session.log.append(LogEntry::Schema(shape.schema.clone()))?;
-        }
+        self.session.log_shape(&shape.schema)?;
         self.decoder.define(relation.id, Some(Arc::new(shape)));
         Ok(())
     }

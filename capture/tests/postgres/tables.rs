@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use syncline_capture::postgres::{DrainTo, Finding, PostgresConfig, Severity, SnapshotMode, TablePatterns, check};
 use syncline_capture::{Class, Outcome};
+use syncline_schemas::frame::LogEntry;
 
 use crate::log::{MemoryLog, Reader};
-use crate::server::{Database, Server};
+use crate::server::{Database, Server, eventually};
 
 const TWO: &str = "CREATE TABLE t (id int PRIMARY KEY, code text NOT NULL DEFAULT 'c'); CREATE TABLE u (id int PRIMARY KEY); \
                    INSERT INTO t VALUES (1)";
@@ -191,4 +192,23 @@ fn a_partition_that_leaves_stops_the_source_because_the_log_does_not_say_so() {
     assert_stops(Reader::start(&database.config, &log), &["table public.t", "lost a partition"]);
     database.sql("ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')");
     assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+}
+
+#[test]
+fn every_shape_is_in_the_log_before_the_first_frame_and_once() {
+    let mut database = Server::shared().database(TWO);
+    database.config.snapshot = SnapshotMode::Never;
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for("the first frame", |entries| entries.len() > 2);
+    log.wait_for("shapes", |entries| entries.iter().take(2).all(|entry| matches!(entry, LogEntry::Schema(_))));
+    let sender = "SELECT active_pid FROM pg_replication_slots WHERE database = current_database() AND active";
+    let pid = database.sql(sender);
+    database.sql(&format!("SELECT pg_terminate_backend({pid})"));
+    eventually("another session", || ![pid.clone(), String::new()].contains(&database.sql(sender)));
+    database.sql("INSERT INTO t VALUES (2)");
+    log.wait_for_rows(1);
+    reader.stop();
+    let names: Vec<_> = log.schemas().iter().map(|schema| schema.table.to_string()).collect();
+    assert_eq!(names, ["public.t", "public.u"]);
 }

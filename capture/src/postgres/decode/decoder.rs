@@ -173,11 +173,6 @@ impl Decoder {
         self.relations.insert(relation, index);
     }
 
-    /// The shape of a table as defined, if it is read.
-    pub(crate) fn shape_of(&self, relation: u32) -> Option<&Arc<Shape>> {
-        self.relations.get(&relation).copied().flatten().map(|index| self.tables[index].shape())
-    }
-
     /// Takes what waits as a frame; without rows it only carries the position.
     pub(crate) fn take(&mut self) -> Result<Piece, CaptureError> {
         let mut batches = Vec::new();
