@@ -1,12 +1,12 @@
 //! A source: its reader on a thread of its own, its entries into the log, its failures into a retry or a park.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{self, PostgresConfig};
-use syncline_capture::{CaptureError, Class, LogSink, Resume, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal};
 use syncline_journal::{JournalError, Log};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
@@ -20,29 +20,44 @@ use super::status::{SourceStatus, Status};
 
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
-/// How long a source that is parked waits for its last entries; a disk that takes longer is a fault of its own.
-const SETTLE: Duration = Duration::from_secs(10);
 
-/// The journal's log as the reader of one source sees it.
+/// The journal's log as the reader of one source sees it, in all its sessions.
 struct JournalLog<'s> {
     log: Log,
     status: &'s SourceStatus,
-    /// Where the last appended frame took the source, durable or not.
-    stands: Mutex<(Position, bool)>,
-    /// The last offset given.
-    appended: AtomicU64,
+    stands: Mutex<Stands>,
+}
+
+/// Where the last appended frame took the source, durable or not, and the last entry of the source.
+struct Stands {
+    position: Position,
+    txn_end: bool,
+    last: LogOffset,
 }
 
 impl<'s> JournalLog<'s> {
     fn new(log: Log, source: &SourceId, status: &'s SourceStatus) -> Self {
-        let stands = log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
-        Self { log, status, stands: Mutex::new(stands), appended: AtomicU64::new(0) }
+        let (position, txn_end) =
+            log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
+        Self { log, status, stands: Mutex::new(Stands { position, txn_end, last: LogOffset::START }) }
     }
 
-    /// Waits until what was appended is durable, so that whoever sees the source at its end sees all that it gave.
-    fn settle(&self) {
-        // A log that failed says so itself.
-        let _ = self.log.wait_durable(LogOffset(self.appended.load(Ordering::Relaxed)), SETTLE);
+    fn stands(&self) -> MutexGuard<'_, Stands> {
+        self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until everything of the source is durable; false where the stop came first.
+    ///
+    /// A session begins at the durable position: beginning while entries of the last one are on their way would read
+    /// their rows a second time.
+    fn settle(&self, stop: &StopSignal) -> Result<bool, CaptureError> {
+        let last = self.stands().last;
+        while self.wait_durable(last, STOP_POLL)? < last {
+            if stop.is_stopped() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -53,15 +68,16 @@ fn refused(error: &JournalError) -> CaptureError {
 impl LogSink for JournalLog<'_> {
     fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
         let payload = entry.encode().map_err(|error| CaptureError::Log { reason: error.to_string() })?;
-        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stands = self.stands();
         let mut runs = Vec::new();
         // A shape does not move the source: it repeats where the source stands.
         if let LogEntry::Frame(frame) = &entry {
-            *stands = (frame.position.clone(), frame.txn_end);
+            (stands.position, stands.txn_end) = (frame.position.clone(), frame.txn_end);
             runs = streamed_runs(frame);
         }
-        let offset = self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
-        self.appended.store(offset.0, Ordering::Relaxed);
+        let appended = self.log.append(entry.source(), &stands.position, stands.txn_end, payload);
+        let offset = appended.map_err(|error| refused(&error))?;
+        stands.last = offset;
         self.status.on_the_way.note(offset, runs);
         // It may have become durable before it was noted.
         self.status.on_the_way.arrived(self.log.durable(), &self.status.lag);
@@ -106,11 +122,17 @@ fn supervise(
     stop: &StopSignal,
 ) {
     let mut backoff = Backoff::new();
-    while !stop.is_stopped() {
-        let log = JournalLog::new(log.clone(), &config.source, source);
+    let log = JournalLog::new(log.clone(), &config.source, source);
+    let mut session = || {
+        if !log.settle(stop)? {
+            return Ok(Outcome::Stopped);
+        }
         let resume = resume(&log.log, &config.source);
-        let fits = fit.check(config, resume.is_none());
-        match fits.and_then(|()| postgres::run(config, resume, &log, &source.progress, stop)) {
+        fit.check(config, resume.is_none())?;
+        postgres::run(config, resume, &log, &source.progress, stop)
+    };
+    while !stop.is_stopped() {
+        match session() {
             Ok(outcome) => {
                 info!(source = %config.source, ?outcome, "source ended");
                 return;
@@ -125,7 +147,8 @@ fn supervise(
             }
             Err(error) => {
                 error!(source = %config.source, %error, "source parked");
-                log.settle();
+                // Whoever sees the source at its end sees all that it gave; a log that failed says so itself.
+                let _ = log.settle(stop);
                 source.parked.park(error.to_string());
                 return;
             }
@@ -143,5 +166,36 @@ fn wait(pause: Duration, stop: &StopSignal) {
     let until = Instant::now() + pause;
     while !stop.is_stopped() && Instant::now() < until {
         std::thread::sleep(STOP_POLL.min(pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_journal::Limits;
+    use syncline_schemas::frame::Frame;
+
+    use super::*;
+
+    #[test]
+    fn a_session_after_a_lost_connection_begins_behind_everything_that_was_appended() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = Log::open(dir.path(), Limits::default()).expect("a log");
+        let status = Status::new(Instant::now(), &["erp".to_owned()], &[]);
+        let (source, stop) = (SourceId::new("erp"), StopSignal::default());
+        let journal = JournalLog::new(log.clone(), &source, &status.sources[0]);
+        for n in 0..200_u8 {
+            let position = Position::new(vec![n]);
+            let frame = Frame {
+                source: source.clone(),
+                position: position.clone(),
+                captured_at: 0,
+                txn_end: true,
+                batches: Vec::new(),
+            };
+            journal.append(LogEntry::Frame(frame)).expect("appended");
+            // As a session that breaks off right after its frame.
+            assert!(journal.settle(&stop).expect("the log works"));
+            assert_eq!(resume(&log, &source), Some(Resume { position, txn_end: true }));
+        }
     }
 }

@@ -127,13 +127,13 @@ async fn a_target_that_lost_acknowledged_rows_is_never_continued_silently_also_n
     assert!(!known.notes.is_empty(), "one of each lane that took rows");
     let (db, copy) = (target.db(), target.folder.path().join("backup.db"));
     // What comes after the backup is what a restored target lacks.
-    let target = target.restart(async || drop(std::fs::copy(&db, &copy).expect("a backup"))).await;
+    let target = target.restart(async || _ = std::fs::copy(&db, &copy).expect("a backup")).await;
     let mut notes = known.notes.clone();
     notes.extend(sink.write(second, &outbox).await.expect("delivered").notes);
     let later = Known { notes, ..Known::default() };
     assert_eq!(target.sink().recall(&later).await.expect("it answers"), Recalled::Everything);
 
-    let target = target.restart(async || drop(std::fs::copy(&copy, &db).expect("restored"))).await;
+    let target = target.restart(async || _ = std::fs::copy(&copy, &db).expect("restored")).await;
     target.sink().recall(&known).await.expect("as far as an older state knows");
     for error in [
         target.sink().recall(&later).await.expect_err("a hole"),
