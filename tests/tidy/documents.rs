@@ -74,7 +74,7 @@ fn in_one_piece(code: &str) -> String {
 
 /// What is literal in a quoted message: not `...`, not one of `this / that`, not a `<name>`, not a number called `N`.
 fn literals(quote: &str) -> Vec<String> {
-    let mut text = quote.replace("...", "\0").replace(" / ", "\0");
+    let mut text = quote.replace("...", "\0").replace(" / ", " \0 ");
     while let Some((before, rest)) = text.split_once('<') {
         let after = rest.split_once('>').map_or("", |(_, after)| after);
         text = format!("{before}\0{after}");
