@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use serde::Deserialize;
 
+use super::reference::{self, ReferenceToml};
 use super::{Action, Criticality, Entity, Field, FieldType, Kind, Merge, Rule};
 use crate::SchemaError;
 
@@ -46,6 +47,8 @@ struct EntityToml {
     fields: Vec<FieldToml>,
     #[serde(rename = "rule", default)]
     rules: Vec<RuleToml>,
+    #[serde(rename = "reference", default)]
+    references: Vec<ReferenceToml>,
 }
 
 #[derive(Deserialize)]
@@ -79,8 +82,20 @@ struct RuleToml {
     doc: String,
 }
 
-/// Reads and checks one definition.
-pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
+/// Reads the definitions in their order and checks each by itself and against those before it.
+pub(super) fn parse_all(definitions: &[(&str, &str)]) -> Result<Vec<Entity>, SchemaError> {
+    let mut entities = Vec::with_capacity(definitions.len());
+    for (file, text) in definitions {
+        let entity = parse(file, text)?;
+        reference::check(&entity, &entities)
+            .map_err(|reason| SchemaError::Definition { file: (*file).to_owned(), reason })?;
+        entities.push(entity);
+    }
+    Ok(entities)
+}
+
+/// Reads one definition and checks what can be seen in it alone.
+fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
     let fault = |reason: String| SchemaError::Definition { file: file.to_owned(), reason };
     let toml: EntityToml = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
     let version = toml
@@ -88,7 +103,9 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
         .split_once('.')
         .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
         .ok_or_else(|| fault(format!("version {:?} is not major.minor", toml.version)))?;
-    let fields = toml.fields.into_iter().map(field).collect();
+    let fields: Vec<Field> = toml.fields.into_iter().map(field).collect();
+    let references = toml.references.into_iter().map(|reference| reference::read(reference, &fields));
+    let references = references.collect::<Result<_, _>>().map_err(fault)?;
     let rules = toml
         .rules
         .into_iter()
@@ -103,6 +120,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
         doc: toml.doc,
         fields,
         rules,
+        references,
     };
     check(file, &entity).map_err(fault)?;
     Ok(entity)
@@ -248,11 +266,11 @@ doc = "Less than nothing."
 
     #[test]
     fn every_embedded_definition_is_sound() {
-        for (file, text) in EMBEDDED {
-            let entity = parse(file, text).unwrap_or_else(|fault| panic!("{fault}"));
-            assert!(entity.fields.iter().all(|field| field.key <= field.required), "{file}");
+        let entities = parse_all(EMBEDDED).unwrap_or_else(|fault| panic!("{fault}"));
+        for entity in &entities {
+            assert!(entity.fields.iter().all(|field| field.key <= field.required), "{}", entity.name);
         }
-        assert_eq!(EMBEDDED.len(), 13);
+        assert_eq!(entities.len(), 13);
     }
 
     #[test]
