@@ -13,10 +13,10 @@ use std::io::Cursor;
 use futures::SinkExt as _;
 use serde::Deserialize;
 use serde_json::Value;
-use syncline_schemas::entity::{self, Entity, Field, FieldType, Kind, Merge};
+use syncline_schemas::entity::{Entity, Field, FieldType, Kind, Merge};
 use tokio_postgres::Client;
 
-use super::erp::MAPPINGS;
+use super::erp::{self, MAPPINGS};
 use super::error::DemoError;
 use super::{server, setup};
 
@@ -75,7 +75,7 @@ struct HeldRow {
     data: Option<Value>,
 }
 
-/// Compares every entity.
+/// Compares every entity that a mapping fills.
 ///
 /// # Errors
 /// [`DemoError`] where the planner or the database does not answer; a difference is no error here.
@@ -84,7 +84,7 @@ pub(crate) async fn compare(connection: &str, planner: &str) -> Result<Vec<Compa
     let client = &session.client;
     client.batch_execute(HELD).await.map_err(DemoError::database("make room for the planner's rows"))?;
     let mut comparisons = Vec::new();
-    for entity in entity::all() {
+    for entity in erp::mapped() {
         fetch(client, planner, entity).await?;
         comparisons.push(compare_entity(client, entity).await?);
     }
@@ -159,7 +159,7 @@ async fn compare_entity(client: &Client, entity: &'static Entity) -> Result<Comp
 /// The mappings of an entity and the fields they give, as the server sees them.
 async fn parts(client: &Client, entity: &Entity) -> Result<Vec<Part<'static>>, DemoError> {
     let mut parts = Vec::new();
-    for (file, text) in MAPPINGS.iter().filter(|(file, _)| file.split('.').next() == Some(entity.name.as_str())) {
+    for (file, text) in MAPPINGS.iter().filter(|(file, _)| erp::entity_of(file) == entity.name) {
         let statement = client.prepare(text).await.map_err(DemoError::database(format!("run the mapping {file}")))?;
         let given = statement.columns().iter().map(|column| column.name().to_owned()).collect();
         parts.push(Part { text, given });
@@ -268,11 +268,12 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::erp::{self, Scale};
+    use super::super::erp::Scale;
     use super::super::server::Server;
     use super::super::server::tests::open_folder;
     use super::super::traffic::{Mix, Traffic};
     use super::*;
+    use syncline_schemas::entity;
 
     #[test]
     fn copied_text_keeps_its_tabs_and_backslashes() {
@@ -314,7 +315,7 @@ mod tests {
 
         let session = server::connect(&connection).await.expect("log in");
         session.client.batch_execute(HELD).await.expect("make room");
-        for entity in entity::all() {
+        for entity in erp::mapped() {
             hold_everything(&session.client, entity).await;
             let whole = compare_entity(&session.client, entity).await.expect("compare");
             assert!(whole.agrees() && whole.source > 0 && whole.source == whole.planner, "{whole:?}");

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use serde::Deserialize;
 
+use super::reference::{self, ReferenceToml};
 use super::{Action, Criticality, Entity, Field, FieldType, Kind, Merge, Rule};
 use crate::SchemaError;
 
@@ -18,19 +19,36 @@ macro_rules! embedded {
 
 /// Every definition: file name and text.
 pub(super) const EMBEDDED: &[(&str, &str)] = embedded![
+    "uom",
+    "calendar",
+    "exchange_rate",
     "item",
     "item_identifier",
+    "item_hierarchy",
+    "item_hierarchy_member",
     "uom_conversion",
     "location",
+    "location_identifier",
+    "item_location",
     "supplier",
     "supplier_item",
     "customer",
+    "price",
+    "promotion",
     "inventory_balance",
     "inventory_movement",
     "sales_order",
     "sales_order_line",
+    "demand_signal",
     "purchase_order",
     "purchase_order_line",
+    "supplier_confirmation",
+    "transfer_order",
+    "transfer_order_line",
+    "shipment",
+    "forecast",
+    "safety_stock",
+    "replenishment_recommendation",
 ];
 
 #[derive(Deserialize)]
@@ -46,6 +64,8 @@ struct EntityToml {
     fields: Vec<FieldToml>,
     #[serde(rename = "rule", default)]
     rules: Vec<RuleToml>,
+    #[serde(rename = "reference", default)]
+    references: Vec<ReferenceToml>,
 }
 
 #[derive(Deserialize)]
@@ -79,8 +99,20 @@ struct RuleToml {
     doc: String,
 }
 
-/// Reads and checks one definition.
-pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
+/// Reads the definitions in their order and checks each by itself and against those before it.
+pub(super) fn parse_all(definitions: &[(&str, &str)]) -> Result<Vec<Entity>, SchemaError> {
+    let mut entities = Vec::with_capacity(definitions.len());
+    for (file, text) in definitions {
+        let entity = parse(file, text)?;
+        reference::check(&entity, &entities)
+            .map_err(|reason| SchemaError::Definition { file: (*file).to_owned(), reason })?;
+        entities.push(entity);
+    }
+    Ok(entities)
+}
+
+/// Reads one definition and checks what can be seen in it alone.
+fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
     let fault = |reason: String| SchemaError::Definition { file: file.to_owned(), reason };
     let toml: EntityToml = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
     let version = toml
@@ -88,7 +120,9 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
         .split_once('.')
         .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
         .ok_or_else(|| fault(format!("version {:?} is not major.minor", toml.version)))?;
-    let fields = toml.fields.into_iter().map(field).collect();
+    let fields: Vec<Field> = toml.fields.into_iter().map(field).collect();
+    let references = toml.references.into_iter().map(|reference| reference::read(reference, &fields));
+    let references = references.collect::<Result<_, _>>().map_err(fault)?;
     let rules = toml
         .rules
         .into_iter()
@@ -103,6 +137,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
         doc: toml.doc,
         fields,
         rules,
+        references,
     };
     check(file, &entity).map_err(fault)?;
     Ok(entity)
@@ -248,11 +283,11 @@ doc = "Less than nothing."
 
     #[test]
     fn every_embedded_definition_is_sound() {
-        for (file, text) in EMBEDDED {
-            let entity = parse(file, text).unwrap_or_else(|fault| panic!("{fault}"));
-            assert!(entity.fields.iter().all(|field| field.key <= field.required), "{file}");
+        let entities = parse_all(EMBEDDED).unwrap_or_else(|fault| panic!("{fault}"));
+        for entity in &entities {
+            assert!(entity.fields.iter().all(|field| field.key <= field.required), "{}", entity.name);
         }
-        assert_eq!(EMBEDDED.len(), 13);
+        assert_eq!(entities.len(), 30);
     }
 
     #[test]

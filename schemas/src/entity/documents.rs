@@ -121,6 +121,8 @@ pub fn docs_table() -> String {
          Types: `quantity` and `unit_price` are Decimal(28,9), `money` Decimal(28,6), `rate` Decimal(28,12), `instant` \
          microseconds in UTC,\n`code` text from a small set. Every row also carries the system columns of `schemas/src/delta.rs`. \
          The JSON Schema of each is in `schemas/json/`.\n\n\
+         A reference names fields that hold the key of another entity's row; where one of them is null or the last is empty, \
+         there is none.\n\n\
          | entity | key | kind | flow |\n|---|---|---|---|\n",
     );
     for entity in super::all() {
@@ -158,6 +160,11 @@ fn section(out: &mut String, entity: &Entity) {
         let _ =
             writeln!(out, "| `{}` | {}{mark} | {} |", field.name, type_name(field.field_type), cell(&details(field)));
     }
+    rules(out, entity);
+    references(out, entity);
+}
+
+fn rules(out: &mut String, entity: &Entity) {
     if !entity.rules.is_empty() {
         out.push_str("\n| rule | violated where | then |\n|---|---|---|\n");
     }
@@ -167,6 +174,23 @@ fn section(out: &mut String, entity: &Entity) {
             Action::Warn => "delivered with a warning",
         };
         let _ = writeln!(out, "| {} | `{}` | {action}: {} |", rule.id, cell(&rule.when), cell(&rule.doc));
+    }
+}
+
+fn references(out: &mut String, entity: &Entity) {
+    if !entity.references.is_empty() {
+        out.push_str("\n| reference | fields | to |\n|---|---|---|\n");
+    }
+    for reference in &entity.references {
+        let fields: Vec<&str> = reference.fields.iter().map(|&at| entity.fields[at].name.as_str()).collect();
+        let _ = writeln!(
+            out,
+            "| {} | {} | [{2}](#{2}): {3} |",
+            reference.id,
+            fields.join(", "),
+            reference.entity,
+            cell(&reference.doc)
+        );
     }
 }
 

@@ -5,10 +5,12 @@
 //! a daemon and its contract are one version.
 //!
 //! Invariants, checked when a definition is read: key fields come first and are required; the partition key is a prefix
-//! of the key; measures are numeric and appear only in summed entities; derived fields are never keys.
+//! of the key; measures are numeric and appear only in summed entities; derived fields are never keys; a reference gives
+//! the key of an entity that comes before its own.
 
 mod definition;
 pub mod documents;
+mod reference;
 
 use std::sync::{Arc, LazyLock};
 
@@ -143,6 +145,23 @@ pub struct Rule {
     pub doc: String,
 }
 
+/// Which row of another entity a row cites.
+///
+/// It cites none where one of the fields is null, or where the last is empty text: the last field tells rows apart that
+/// share the others, and an empty `location_id` stands for anywhere. Where a mapping feeds the other entity, a row is not
+/// good before the row that it cites is there (domain 0.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// `DQ_REF_` and the other entity's name, as in `DQ_REF_ITEM`; two references to one entity share it.
+    pub id: String,
+    /// The entity whose row is cited; it comes before this one in [`all`].
+    pub entity: String,
+    /// Indexes of the fields that hold its key, in the order of that key.
+    pub fields: Vec<usize>,
+    /// What it means.
+    pub doc: String,
+}
+
 /// A canonical entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entity {
@@ -162,6 +181,8 @@ pub struct Entity {
     pub fields: Vec<Field>,
     /// The quality rules.
     pub rules: Vec<Rule>,
+    /// The rows of other entities that a row cites.
+    pub references: Vec<Reference>,
 }
 
 impl Entity {
@@ -203,12 +224,7 @@ fn arrow_field(field: &Field, nullable: bool) -> ArrowField {
 }
 
 static ALL: LazyLock<Vec<Entity>> = LazyLock::new(|| {
-    definition::EMBEDDED
-        .iter()
-        .map(|(file, text)| {
-            definition::parse(file, text).unwrap_or_else(|fault| panic!("embedded definition is broken: {fault}"))
-        })
-        .collect()
+    definition::parse_all(definition::EMBEDDED).unwrap_or_else(|fault| panic!("embedded definition is broken: {fault}"))
 });
 
 /// Every canonical entity, masters before the facts that cite them.

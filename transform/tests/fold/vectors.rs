@@ -111,12 +111,48 @@ fn v9_a_renamed_posting_stays_one_movement() {
 }
 
 #[test]
+fn v11_an_order_handed_over_from_shop_to_erp_counts_once() {
+    let columns = [("id", "bigint"), ("qty", "numeric(14,3)"), ("claimed_by", "text")];
+    let (shop, erp) = (table("shop_line", &columns), table("erp_line", &columns));
+    let demand = |table: &str| {
+        format!(
+            "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, 'web' AS channel, qty, 1 AS orders, \
+             DATE '2026-03-02' AS bucket_date, 'order' AS demand_type FROM {table}"
+        )
+    };
+    let (open, claimed) = (demand("shop_line WHERE claimed_by IS NULL"), demand("erp_line"));
+    let mut daemon =
+        Daemon::new(&[("erp/demand_signal.shop.sql", open.as_str()), ("erp/demand_signal.erp.sql", claimed.as_str())]);
+    let line = |quantity: i64, claimed_by: Value| [1001.into(), units(quantity), claimed_by];
+    let ordered = daemon.commit(&[(&shop, Change::insert(line(5, Value::Null)))]);
+    assert_eq!((balances(&ordered, "qty"), balances(&ordered, "orders")), (vec!["5".into()], vec!["1".into()]));
+    let handover = [(&erp, Change::insert(line(5, Value::Null))), (&shop, Change::update(line(5, "erp".into())))];
+    assert_eq!(daemon.commit(&handover), [], "the claim and the end of the shop's own count are one change");
+    for (quantity, wanted) in [(4, "4"), (0, "0")] {
+        let deltas = daemon.commit(&[(&erp, Change::update(line(quantity, Value::Null)))]);
+        assert_eq!(balances(&deltas, "qty"), [wanted]);
+    }
+}
+
+#[test]
 fn v12_the_last_quant_gone_is_an_upsert_of_zero() {
     let (table, mut daemon) = quants();
     let first = daemon.commit(&[(&table, Change::insert(quant(1, 10, 2)))]);
     let last = daemon.commit(&[(&table, Change::removal(Op::Delete, 1, 3))]);
     assert_eq!((balances(&last, "on_hand"), balances(&last, "available")), (vec!["0".into()], vec!["0".into()]));
     assert!(last[0].version > first[0].version);
+}
+
+#[test]
+fn v15_a_late_posting_changes_the_day_it_belongs_to() {
+    let sales = table("sales", &[("id", "bigint"), ("qty", "numeric(14,3)"), ("late", "bigint")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, 'pos' AS demand_type, qty, \
+               CASE WHEN late = 3 THEN DATE '2026-02-27' ELSE DATE '2026-03-02' END AS bucket_date FROM sales";
+    let mut daemon = Daemon::new(&[("erp/demand_signal.sql", sql)]);
+    let sale = |id: i64, quantity: i64, late: i64| (&sales, Change::insert([id.into(), units(quantity), late.into()]));
+    daemon.commit(&[sale(1, 8, 3), sale(2, 6, 0)]);
+    let deltas = daemon.commit(&[sale(3, 2, 3)]);
+    assert_eq!((deltas[0].key[4].as_str(), balances(&deltas, "qty")), ("2026-02-27", vec!["10".into()]));
 }
 
 #[test]
