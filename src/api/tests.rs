@@ -115,7 +115,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
             "parked": null,
         },
         "sinks": { "planning": {
-            "cursor": 6, "behind": 2, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0,
+            "cursor": 6, "behind": 3, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0,
             "lag_ms": 0, "last_lag_ms": 14, "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": null,
         } },
     });
@@ -173,7 +173,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
         ("syncline_transform_deltas_total", 7.0),
         ("syncline_transform_held_rows{mapping=\"erp/item\",entity=\"item\",rule=\"DQ_REQUIRED\"}", 3.0),
         ("syncline_transform_held_rows{mapping=\"\",entity=\"inventory_balance\",rule=\"DQ_OVERFLOW\"}", 1.0),
-        ("syncline_sink_behind_entries{sink=\"planning\"}", 2.0),
+        ("syncline_sink_behind_entries{sink=\"planning\"}", 3.0),
         ("syncline_sink_last_lag_seconds{sink=\"planning\"}", 0.014),
         ("syncline_durable_lag_seconds_bucket{source=\"erp\",le=\"0.002\"}", 6.0),
         ("syncline_delivery_lag_seconds_bucket{sink=\"planning\",le=\"0.01\"}", 2.0),
