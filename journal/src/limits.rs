@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! queue of the log             8 MiB   QUEUE_BYTES, and once more while a group is being written
-//! block cache of the store    24 MiB   CACHE_BYTES
+//! block cache of the store    12 MiB   CACHE_BYTES
 //! write buffers of the store  16 MiB   sum of Space::write_buffer_bytes, twice that while they are flushed
 //! ```
 //!
@@ -37,8 +37,8 @@ pub const SOURCES: usize = 256;
 /// head can make us allocate.
 pub const CHECKPOINT_BYTES: u64 = 32 * MIB;
 
-/// 24 MiB of blocks: the hot part of the state's keys; more would come out of the daemon's 256 MiB.
-pub const CACHE_BYTES: u64 = 24 * MIB;
+/// 12 MiB of blocks: the hot part of the state's keys; more would come out of the daemon's 256 MiB.
+pub const CACHE_BYTES: u64 = 12 * MIB;
 
 /// 128 MiB: how far the store's own write-ahead files may run ahead of its tables; bounds both the disk and the time
 /// to open after a crash.

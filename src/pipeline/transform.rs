@@ -5,11 +5,11 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use syncline_capture::StopSignal;
 use syncline_journal::{Bytes, Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
@@ -154,25 +154,40 @@ impl Transform {
     fn run(&mut self, log: &Log, status: &Status, stop: &StopSignal) -> Result<(), TransformError> {
         let after = self.cursor().folded;
         let (sender, entries) = crossbeam_channel::bounded(READ_AHEAD);
+        // A reader that waits for the log does not see that nobody takes what it reads any longer.
+        let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let reader = std::thread::Builder::new().name("transform-read".to_owned());
+            let (reader, ended_for_reader) = (std::thread::Builder::new().name("transform-read".to_owned()), &ended);
             let spawned = reader.spawn_scoped(scope, move || {
-                if let Err(error) = read(log, after, stop, &sender) {
+                let wanted = || !stop.is_stopped() && !ended_for_reader.load(Ordering::Acquire);
+                if let Err(error) = read(log, after, &wanted, &sender) {
                     // Nobody is there to be told where the fold has failed itself.
                     let _ = sender.send(Err(error));
                 }
             });
             spawned.map_err(|error| TransformError::State(format!("cannot start a thread: {error}")))?;
-            // The loop ends, and with it the channel, when the reader stops or the fold fails.
-            for entry in entries {
-                let (offset, entry) = entry?;
-                self.fold(offset, &entry, log, status)?;
-                if stop.is_stopped() {
-                    break;
-                }
-            }
-            Ok(())
+            let folded = self.fold_all(entries, log, status, stop);
+            ended.store(true, Ordering::Release);
+            folded
         })
+    }
+
+    /// Ends when the reader stops or the fold fails.
+    fn fold_all(
+        &mut self,
+        entries: Receiver<Decoded>,
+        log: &Log,
+        status: &Status,
+        stop: &StopSignal,
+    ) -> Result<(), TransformError> {
+        for entry in entries {
+            let (offset, entry) = entry?;
+            self.fold(offset, &entry, log, status)?;
+            if stop.is_stopped() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn fold(&mut self, offset: LogOffset, entry: &LogEntry, log: &Log, status: &Status) -> Result<(), TransformError> {
@@ -194,10 +209,15 @@ pub(super) fn held_now(store: &Store, limit: usize) -> Result<HeldNow, Transform
     fold::held_now(&FoldState(store), limit)
 }
 
-/// Reads on until told to stop or until nobody takes what it reads.
-fn read(log: &Log, mut after: LogOffset, stop: &StopSignal, entries: &Sender<Decoded>) -> Result<(), TransformError> {
+/// Reads on while that is wanted.
+fn read(
+    log: &Log,
+    mut after: LogOffset,
+    wanted: &dyn Fn() -> bool,
+    entries: &Sender<Decoded>,
+) -> Result<(), TransformError> {
     let mut reader = log.reader(after).map_err(|error| unusable(&error))?;
-    while !stop.is_stopped() {
+    while wanted() {
         let Some(record) = reader.next().map_err(|error| unusable(&error))? else {
             log.wait_durable(after.next(), WAIT).map_err(|error| unusable(&error))?;
             continue;

@@ -113,7 +113,7 @@ async fn kill_while_copying(world: &World, random: &mut Random) -> u64 {
     for _ in 0..KILLS_OF_COPY {
         let mut daemon = world.daemon();
         // Any moment from before the first byte is read.
-        let life = Duration::from_millis(random.below(2_500));
+        let life = Duration::from_millis(random.below(900));
         assert!(tokio::time::timeout(life, std::future::pending::<()>()).await.is_err());
         let source = erp(world).await;
         assert_ne!(source["state"], "streaming", "the copy was done before it could be killed");
