@@ -6,8 +6,10 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
+use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
 use syncline_capture::{CaptureError, Class};
+use syncline_schemas::ident::SourceId;
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
@@ -19,7 +21,7 @@ use tracing::{info, warn};
 use super::CommandError;
 use super::status::bytes_text;
 use crate::cli::CheckArgs;
-use crate::config::{Config, SinkConfig, SinkKind};
+use crate::config::{Config, SinkConfig, SinkKind, SourceConfig};
 
 /// Prints the findings, or the scripts for the DBA.
 pub(crate) async fn run(config: Config, args: &CheckArgs) -> Result<(), CommandError> {
@@ -102,24 +104,17 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
     }
 }
 
-async fn check_source(source: &PostgresConfig, mappings: &[Mapping], findings: &mut Findings) {
-    let part = format!("source {}", source.source);
-    let found = inspect(source).await;
+async fn check_source(source: &SourceConfig, mappings: &[Mapping], findings: &mut Findings) {
+    let part = format!("source {}", source.id());
     let errors_before = findings.errors;
-    for Finding { severity, object, message, remedy } in &found {
-        let remedy = if *remedy == Remedy::None { String::new() } else { format!("; remedy: {remedy}") };
-        // An error of the reader names the source itself.
-        let message = message.strip_prefix(&format!("{part}: ")).unwrap_or(message);
-        findings.say(Grade::from(*severity), &part, format_args!("{object} {message}{remedy}"));
+    match source {
+        SourceConfig::Postgres(config) => check_server(config, &part, findings).await,
+        SourceConfig::Seeds(config) => check_files(config, &part, findings).await,
     }
     let is_fit = findings.errors == errors_before;
-    if is_fit {
-        let place = format_args!("{}, database {}: can be read", source.address(), source.database).to_string();
-        findings.say(Grade::Ok, &part, place);
-    }
     match table_schemas(source).await {
         Ok(tables) => {
-            for (mapping, outcome) in check_mappings(source, mappings, &tables) {
+            for (mapping, outcome) in check_mappings(source.id(), mappings, &tables) {
                 findings.judge(&format!("mapping {}", mapping.name), outcome);
             }
         }
@@ -128,14 +123,52 @@ async fn check_source(source: &PostgresConfig, mappings: &[Mapping], findings: &
     }
 }
 
+async fn check_server(source: &PostgresConfig, part: &str, findings: &mut Findings) {
+    let found = inspect(source).await;
+    let errors_before = findings.errors;
+    for Finding { severity, object, message, remedy } in &found {
+        let remedy = if *remedy == Remedy::None { String::new() } else { format!("; remedy: {remedy}") };
+        // An error of the reader names the source itself.
+        let message = message.strip_prefix(&format!("{part}: ")).unwrap_or(message);
+        findings.say(Grade::from(*severity), part, format_args!("{object} {message}{remedy}"));
+    }
+    if findings.errors == errors_before {
+        let place = format_args!("{}, database {}: can be read", source.address(), source.database).to_string();
+        findings.say(Grade::Ok, part, place);
+    }
+}
+
+/// Each seed file with its rows and key, and every fault.
+async fn check_files(source: &SeedsConfig, part: &str, findings: &mut Findings) {
+    let source = source.clone();
+    let (files, faults) = joined(tokio::task::spawn_blocking(move || seeds::check(&source)).await);
+    for SeedFile { file, schema, rows } in &files {
+        let key: Vec<&str> = schema.key_indexes().into_iter().map(|i| schema.columns[i].name.as_str()).collect();
+        let key = key.join(", ");
+        let text =
+            format!("{}: {}, {rows} row{}, key {key}", file.display(), schema.table, if *rows == 1 { "" } else { "s" });
+        findings.say(Grade::Ok, part, text);
+    }
+    if files.is_empty() && faults.is_empty() {
+        findings.say(Grade::Warning, part, "the folder holds no .csv file");
+    }
+    for fault in faults {
+        findings.say(Grade::Error, part, fault);
+    }
+}
+
 async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
     let source = source.clone();
     joined(tokio::task::spawn_blocking(move || postgres::check(&source)).await)
 }
 
-async fn table_schemas(source: &PostgresConfig) -> Result<Vec<TableSchema>, CaptureError> {
+async fn table_schemas(source: &SourceConfig) -> Result<Vec<TableSchema>, CaptureError> {
     let source = source.clone();
-    joined(tokio::task::spawn_blocking(move || postgres::table_schemas(&source)).await)
+    let schemas = tokio::task::spawn_blocking(move || match &source {
+        SourceConfig::Postgres(config) => postgres::table_schemas(config),
+        SourceConfig::Seeds(config) => seeds::table_schemas(config),
+    });
+    joined(schemas.await)
 }
 
 fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
@@ -144,11 +177,11 @@ fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
 
 /// Each mapping of a source with the tables that it fits.
 fn check_mappings<'m>(
-    source: &PostgresConfig,
+    source: &SourceId,
     mappings: &'m [Mapping],
     tables: &[TableSchema],
 ) -> Vec<(&'m Mapping, Result<String, MappingFault>)> {
-    let of_source = mappings.iter().filter(|mapping| mapping.source == source.source);
+    let of_source = mappings.iter().filter(|mapping| mapping.source == *source);
     of_source.map(|mapping| (mapping, check_mapping(mapping, tables))).collect()
 }
 
@@ -167,7 +200,6 @@ fn check_mapping(mapping: &Mapping, tables: &[TableSchema]) -> Result<String, Ma
 /// Only at the very beginning: once something is captured, a mapping that stopped fitting must not keep capture from
 /// going on, because the source's log would be lost or fill its disk. The transform parks with the same fault then.
 pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), CommandError> {
-    let begins = std::fs::read_dir(&config.data_dir).map_or(true, |mut entries| entries.next().is_none());
     let mut faults = Vec::new();
     for source in &config.sources {
         let tables = match table_schemas(source).await {
@@ -175,13 +207,14 @@ pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), Command
             // The reader meets it again and is supervised; it says so itself.
             Err(error) => {
                 let later = if error.class() == Class::Transient { "tried again" } else { "reported by the source" };
-                info!(source = %source.source, %error, "mappings are not checked yet; the fault is {later}");
+                info!(source = %source.id(), %error, "mappings are not checked yet; the fault is {later}");
                 continue;
             }
         };
-        faults.extend(check_mappings(source, &config.mappings, &tables).into_iter().filter_map(|(_, it)| it.err()));
+        faults
+            .extend(check_mappings(source.id(), &config.mappings, &tables).into_iter().filter_map(|(_, it)| it.err()));
     }
-    if begins && !faults.is_empty() {
+    if config.is_new() && !faults.is_empty() {
         let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
         return Err(CommandError::Unfit(texts.join("\n")));
     }
@@ -230,6 +263,8 @@ async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
 async fn print_scripts(config: &Config) -> Result<(), CommandError> {
     let mut incomplete = Vec::new();
     for source in &config.sources {
+        // Nobody has to grant anything on files.
+        let SourceConfig::Postgres(source) = source else { continue };
         let found = inspect(source).await;
         let script = postgres::dba_script(source, &found);
         println!("{}\n{}", script.apply.trim_end(), commented(&script.undo));

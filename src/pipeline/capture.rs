@@ -5,16 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syncline_capture::postgres::{self, PostgresConfig};
-use syncline_capture::{CaptureError, Class, LogSink, Resume, StopSignal};
+use syncline_capture::feed::seeds::{self, ShapeJudge};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, postgres};
 use syncline_journal::{JournalError, Log};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
+use syncline_transform::mapping::Mapping;
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
+use crate::config::SourceConfig;
 
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
@@ -66,13 +68,13 @@ impl LogSink for JournalLog<'_> {
 
 /// Starts the thread of a source; `index` is its place in the status.
 pub(super) fn start(
-    config: PostgresConfig,
+    config: SourceConfig,
     log: Log,
     status: Arc<Status>,
     index: usize,
     stop: StopSignal,
 ) -> std::io::Result<JoinHandle<()>> {
-    let name = format!("capture-{}", config.source);
+    let name = format!("capture-{}", config.id());
     std::thread::Builder::new().name(name).spawn(move || {
         let source = &status.sources[index];
         supervise(&config, &log, source, &status, &stop);
@@ -81,25 +83,51 @@ pub(super) fn start(
     })
 }
 
-fn supervise(config: &PostgresConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
+/// Has seeds refused in a shape that a mapping cannot take: in the log it would stop the transform for good.
+pub(super) fn guard(config: &mut SourceConfig, mappings: &[Mapping]) {
+    let SourceConfig::Seeds(seeds) = config else { return };
+    let mappings: Vec<Mapping> = mappings.iter().filter(|mapping| mapping.source == seeds.source).cloned().collect();
+    seeds.judge = ShapeJudge::new(move |table| {
+        let driven = mappings.iter().filter(|mapping| mapping.drives(&table.table));
+        let faults = driven.filter_map(|mapping| mapping.check(table).err());
+        faults.map(|fault| format!("a mapping could not take it: {fault}")).collect()
+    });
+}
+
+/// One session of whichever reader the source needs.
+fn run(
+    config: &SourceConfig,
+    log: &JournalLog<'_>,
+    source: &SourceStatus,
+    stop: &StopSignal,
+) -> Result<Outcome, CaptureError> {
+    let resume = resume(&log.log, config.id());
+    match config {
+        SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, stop),
+        SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
+    }
+}
+
+fn supervise(config: &SourceConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
+    let id = config.id();
     let mut backoff = Backoff::new();
     while !stop.is_stopped() {
-        let log = JournalLog::new(log.clone(), &config.source, source);
-        match postgres::run(config, resume(&log.log, &config.source), &log, &source.progress, stop) {
+        let log = JournalLog::new(log.clone(), id, source);
+        match run(config, &log, source, stop) {
             Ok(outcome) => {
-                info!(source = %config.source, ?outcome, "source ended");
+                info!(source = %id, ?outcome, "source ended");
                 return;
             }
             Err(error) if error.class() == Class::Transient => {
                 let pause = backoff.pause();
                 source.retries.fetch_add(1, Ordering::Relaxed);
                 let pause_ms = pause.as_millis();
-                warn!(source = %config.source, %error, pause_ms, "source interrupted, trying again");
+                warn!(source = %id, %error, pause_ms, "source interrupted, trying again");
                 status.pulse();
                 wait(pause, stop);
             }
             Err(error) => {
-                error!(source = %config.source, %error, "source parked");
+                error!(source = %id, %error, "source parked");
                 source.parked.park(error.to_string());
                 return;
             }
@@ -117,5 +145,51 @@ fn wait(pause: Duration, stop: &StopSignal) {
     let until = Instant::now() + pause;
     while !stop.is_stopped() && Instant::now() < until {
         std::thread::sleep(STOP_POLL.min(pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_capture::feed::seeds::SeedsConfig;
+    use syncline_capture::{Outcome, Progress};
+
+    use super::*;
+
+    /// A log that takes everything.
+    struct Nowhere;
+
+    impl LogSink for Nowhere {
+        fn append(&self, _entry: LogEntry) -> Result<LogOffset, CaptureError> {
+            Ok(LogOffset(1))
+        }
+
+        fn durable(&self) -> Result<LogOffset, CaptureError> {
+            Ok(LogOffset(1))
+        }
+
+        fn wait_durable(&self, _offset: LogOffset, _timeout: Duration) -> Result<LogOffset, CaptureError> {
+            Ok(LogOffset(1))
+        }
+    }
+
+    #[test]
+    fn a_file_that_a_mapping_cannot_take_never_reaches_the_log() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("seeds")).expect("make");
+        let mut seeds = SeedsConfig::new(dir.path().join("seeds"), dir.path().join("data/seeds"));
+        seeds.drain = true;
+        let sql = "SELECT 'C1' AS company_id, nr AS supplier_id, name FROM lieferant";
+        let mapping = Mapping::parse("seeds/supplier.sql", "mappings/seeds/supplier.sql", sql).expect("parses");
+        let mut config = SourceConfig::Seeds(seeds);
+        guard(&mut config, &[mapping]);
+        let SourceConfig::Seeds(seeds) = config else { panic!("they stay seeds") };
+        let run = |text: &str| {
+            std::fs::write(dir.path().join("seeds/lieferant.csv"), text).expect("write");
+            seeds::run(&seeds, None, &Nowhere, &Progress::default(), &StopSignal::default())
+        };
+        let fault = run("nr,nam\n1,A\n").expect_err("no such column").to_string();
+        let wanted = "lieferant.csv: a mapping could not take it: mappings/seeds/supplier.sql:1:";
+        assert!(fault.contains(wanted) && fault.contains("name"), "{fault}");
+        assert_eq!(run("nr,name\n1,A\n").expect("fits"), Outcome::Drained);
     }
 }

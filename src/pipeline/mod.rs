@@ -82,7 +82,8 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// Opens the journal and starts every part.
-    pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
+    pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
+        config.sources.iter_mut().for_each(|source| capture::guard(source, &config.mappings));
         let journal = Journal::open(&config.data_dir, Limits::default())?;
         let (log, store) = (journal.log.clone(), journal.store.clone());
         let transform = Transform::open(store.clone(), config.mappings)?;

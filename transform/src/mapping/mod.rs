@@ -11,7 +11,7 @@ pub(crate) mod expression;
 mod sql;
 
 use syncline_schemas::entity::{self, Entity};
-use syncline_schemas::ident::{SourceId, TableId};
+use syncline_schemas::ident::{SEEDS, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -81,12 +81,13 @@ impl Mapping {
     /// The fault of a mapping whose table the source does not have or does not capture.
     #[must_use]
     pub fn table_missing(&self) -> MappingFault {
-        let reason = format!(
-            "source \"{}\" captures no table {}; check the name, or `tables` in [sources.{}]",
-            self.source,
-            self.table_text(),
-            self.source
-        );
+        let (source, table) = (&self.source, self.table_text());
+        let reason = match source.as_str() {
+            SEEDS => format!("there is no seed file {}.csv; check the name, or add the file", self.query.table.name),
+            _ => format!(
+                "source \"{source}\" captures no table {table}; check the name, or `tables` in [sources.{source}]"
+            ),
+        };
         MappingFault { place: self.query.table.place(&self.file), reason }
     }
 
