@@ -77,7 +77,8 @@ async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_fifty_times() {
     world.end().await;
 }
 
-async fn eventually_ended(process: &mut super::demo::process::Process) {
+/// Waits until a killed process is gone.
+pub(crate) async fn eventually_ended(process: &mut super::demo::process::Process) {
     let mut beats = tokio::time::interval(Duration::from_millis(5));
     while process.ended().expect("its state is known").is_none() {
         beats.tick().await;
