@@ -21,8 +21,8 @@ BEGIN
     FROM generate_series(first, last) AS n, generate_series(1, 2) AS p;
     UPDATE meridian.stk_lot_level AS s
     SET qty_phys = s.qty_phys + 1, qty_resv = s.qty_resv + 1, last_mv_ts = clock_timestamp() AT TIME ZONE 'UTC', chg_usr = 'BENCH'
-    FROM bench.stock AS b, generate_series(first, last) AS n, generate_series(0, 1) AS k
-    WHERE b.n = 1 + (n * 7919 + k * 104729) % stock
+    FROM bench.stock AS b, generate_series(first, last) AS g(change), generate_series(0, 1) AS k
+    WHERE b.n = 1 + (change * 7919 + k * 104729) % stock
       AND (s.comp_cd, s.site_no, s.art_no, s.lot_no) = (b.comp_cd, b.site_no, b.art_no, b.lot_no);
     UPDATE meridian.ord_pos SET qty_rsv = qty_ord, stat = 'P', chg_ts = clock_timestamp() AT TIME ZONE 'UTC'
     WHERE comp_cd = '0100' AND ord_no BETWEEN lpad((5000000000 + first)::text, 10, '0') AND lpad((5000000000 + last)::text, 10, '0')

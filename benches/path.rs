@@ -3,6 +3,8 @@
 //! Run it through `benches/path`. All read the same bytes: each round drains copies of one slot, from copies of one data
 //! folder, lake and planner. Rounds are interleaved, so that a slow minute of the machine falls on everybody.
 
+#![allow(unused_imports, reason = "the demo's unit tests are compiled here, and run elsewhere")]
+
 #[path = "../tests/daemon/demo.rs"]
 mod demo;
 
@@ -20,7 +22,7 @@ use tokio::process::Command;
 use demo::erp::{self, Scale};
 use demo::process::Process;
 use demo::server::{self, Server};
-use demo::setup::Setup;
+use demo::setup::{self, Setup};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -268,7 +270,8 @@ impl Bench {
         let daemon = self.setup.daemon(&self.password).start()?;
         let writers = (0..WRITERS).map(|writer| self.write(writer, length));
         futures::future::try_join_all(writers).await?;
-        let status: Value = reqwest::get(format!("http://{}/status", self.setup.listen())).await?.json().await?;
+        let url = format!("http://{}/status", self.setup.listen());
+        let status: Value = setup::http().get(url).send().await?.json().await?;
         println!("\n| at {STEADY} changes/s for {length:?} | rows | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|");
         for (what, lag) in [
             ("commit to durable", &status["sources"]["erp"]["lag"]),

@@ -109,4 +109,7 @@ pub(crate) struct DemoArgs {
     /// Keep everything in this folder instead of a temporary one.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
+    /// Opening books and a day in small, for tests.
+    #[arg(long, hide = true)]
+    pub(crate) small: bool,
 }

@@ -7,6 +7,7 @@ mod cli;
 mod command;
 mod config;
 mod demo;
+mod figures;
 mod pipeline;
 mod usage;
 
@@ -29,6 +30,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let started = Instant::now();
     let cli = Cli::parse();
+    if let Err(error) = demo::end_with_parent() {
+        eprintln!("syncline: cannot start: {error}");
+        return ExitCode::FAILURE;
+    }
     start_logging(cli.log_format);
     // Two providers are linked (object_store brings ring); whichever asks first must find one chosen.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -58,15 +63,14 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Status(args) => command::status::run(&cli.config, &args).await,
         Command::Planner(args) => command::planner::run(&args).await,
         Command::Demo(args) => {
-            let options = DemoOptions { drain: args.drain, dir: args.dir, ..DemoOptions::default() };
+            let options = DemoOptions { drain: args.drain, dir: args.dir, small: args.small, ..DemoOptions::default() };
             Ok(demo::run(options).await?)
         }
     }
 }
 
 /// What libraries say of their own affairs matters only when it is a warning.
-/// `deltalake_core::table::builder` calls every folder that does not exist yet an error; where that is one we say so.
-const LOG_FILTER: &str = "warn,deltalake_core::table::builder=off,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
+const LOG_FILTER: &str = "warn,syncline=info,syncline_capture=info,syncline_journal=info,syncline_transform=info,\
                           syncline_sinks=info";
 
 /// Log lines go to standard error, so that standard output holds only what was asked for.

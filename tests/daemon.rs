@@ -11,5 +11,6 @@ mod daemon {
     mod memory;
     mod refusals;
     mod seeds;
+    mod showcase;
     mod world;
 }

@@ -57,6 +57,16 @@ pub enum CaptureError {
         #[source]
         error: io::Error,
     },
+    /// The server replays another one's log: nothing can be read from it before it is promoted.
+    #[error(
+        "source {source_id}: {address} is a standby in recovery; wait until it is promoted, or point the url at the primary"
+    )]
+    Standby {
+        /// The source.
+        source_id: SourceId,
+        /// Host and port, or socket path.
+        address: String,
+    },
     /// TLS could not be agreed on, or the server's certificate does not prove who it is.
     #[error("source {source_id}: tls with {address}: {reason}")]
     Tls {
@@ -124,9 +134,7 @@ pub enum CaptureError {
         reason: String,
     },
     /// A value that its column's type cannot hold.
-    #[error(
-        "source {source_id}: at {at}: table {table} column {column}: {problem}; set special_values = \"null\" to take such values as NULL, or exclude the table"
-    )]
+    #[error("source {source_id}: at {at}: table {table} column {column}: {problem}; {}", value_remedy(*is_key))]
     Value {
         /// The source.
         source_id: SourceId,
@@ -138,6 +146,8 @@ pub enum CaptureError {
         column: String,
         /// What kind of value it is, never the value.
         problem: &'static str,
+        /// Whether the column is a part of the key.
+        is_key: bool,
     },
     /// Seed files that cannot be loaded.
     #[error("source {source_id}: {}", Listed(faults))]
@@ -184,7 +194,7 @@ impl CaptureError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Standby { .. } => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
             _ => Class::Definite,
         }
@@ -208,12 +218,21 @@ fn class_of_sqlstate(sqlstate: &str) -> Class {
         // 58P01, 58P02: files of the log are gone. 57P04: the database was dropped.
         "58P01" | "58P02" | "57P04" => Class::Definite,
         // 55006, 55P03: in use by another session. 40xxx: a conflict. XX000: internal, often a crash next door.
-        "55006" | "55P03" | "40001" | "40P01" | "XX000" => Class::Transient,
+        // 25P03, 25P04: a transaction took longer than the server allows.
+        "55006" | "55P03" | "40001" | "40P01" | "XX000" | "25P03" | "25P04" => Class::Transient,
         _ => match sqlstate.get(..2) {
             // Connection exceptions, too few resources, operator intervention (shutdown, start-up), system errors.
             Some("08" | "53" | "57" | "58") => Class::Transient,
             _ => Class::Definite,
         },
+    }
+}
+
+const fn value_remedy(is_key: bool) -> &'static str {
+    if is_key {
+        "a key cannot be NULL, whatever special_values says: change the value, or exclude the table"
+    } else {
+        "set special_values = \"null\" to take such values as NULL, or exclude the table"
     }
 }
 
@@ -246,6 +265,7 @@ mod tests {
         assert_eq!(class_of_sqlstate("57P01"), Class::Transient);
         assert_eq!(class_of_sqlstate("57P03"), Class::Transient);
         assert_eq!(class_of_sqlstate("55006"), Class::Transient);
+        assert_eq!(class_of_sqlstate("25P04"), Class::Transient);
         assert_eq!(class_of_sqlstate("28P01"), Class::Definite);
         assert_eq!(class_of_sqlstate("55000"), Class::Definite);
         assert_eq!(class_of_sqlstate(""), Class::Definite);

@@ -3,7 +3,8 @@
 //! A reader runs on a thread of its own, blocking, one session at a time: it connects, copies the tables where nothing
 //! was read before, then follows the log until it is stopped, has drained or fails. It hands every entry to a
 //! [`LogSink`] and never releases anything upstream before the sink says that it is durable. Whoever supervises the
-//! reader starts it again from the newest position in the journal; [`CaptureError::class`] says whether that can help.
+//! reader starts it again from the newest position that it appended, once that is durable; [`CaptureError::class`] says
+//! whether that can help.
 //!
 //! ```text
 //! database log -> wire (bytes) -> decode (messages, Arrow builders; pure) -> LogSink -> durable -> confirmed upstream

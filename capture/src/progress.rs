@@ -1,12 +1,16 @@
 //! What a reader has done so far, readable by metrics at any moment without touching the reader.
 //!
-//! The counters only rise while the process lives; a session that starts again continues them.
+//! The counters only rise while the process lives; a session that starts again continues them. The one thing that
+//! sessions hand on to each other is here, too: which shapes the log has of this process.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use syncline_schemas::frame::Op;
+use syncline_schemas::ident::TableId;
+use syncline_schemas::table::TableSchema;
 
 /// What a reader is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,8 @@ pub struct Progress {
     pub first_event: OnceLock<Instant>,
     problem: Mutex<Option<String>>,
     state: AtomicU8,
+    /// The version of each table's shape that was handed to the log last.
+    shapes: Mutex<HashMap<TableId, u32>>,
 }
 
 impl Progress {
@@ -93,6 +99,17 @@ impl Progress {
 
     pub(crate) fn enter(&self, state: State) {
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Whether this is the shape of its table that the log has had last from this process.
+    pub(crate) fn has_logged(&self, shape: &TableSchema) -> bool {
+        let shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.get(&shape.table) == Some(&shape.version)
+    }
+
+    pub(crate) fn observe_shape(&self, shape: &TableSchema) {
+        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.insert(shape.table.clone(), shape.version);
     }
 
     pub(crate) fn observe_message(&self, bytes: usize) {

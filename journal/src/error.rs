@@ -1,4 +1,5 @@
-//! What can go wrong with the journal; every message names the place and what an operator does about it.
+//! What can go wrong with the journal; every message names the place, the system's reason and what an operator does
+//! about it. The reason is part of the text, as a log line or an exit shows the text alone.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// The file system refused an operation outside the writing of the log.
-    #[error("could not {action} {path}; check the disk and the folder's permissions, then restart")]
+    #[error("could not {action} {path}: {source}; check the disk and the folder's permissions, then restart")]
     Io {
         /// What was tried, as in `open`.
         action: &'static str,
@@ -30,7 +31,8 @@ pub enum JournalError {
     },
     /// Writing or syncing the log failed; nothing is accepted until a restart.
     #[error(
-        "writing the log failed at {path}, durable up to offset {durable}; free space or repair the disk, then restart"
+        "writing the log failed at {path}, durable up to offset {durable}: {source}; free space or repair the disk, then \
+         restart"
     )]
     LogFailed {
         /// The segment that was being written.
@@ -138,8 +140,9 @@ pub enum JournalError {
     },
     /// The store does not open because its files are damaged.
     #[error(
-        "the state in {path} is damaged; restore the whole data folder from one backup, or, while the log still begins \
-         at offset 1, move this folder away and restart to rebuild it"
+        "the state in {path} is damaged: {}; restore the whole data folder from one backup, or, while the log still \
+         begins at offset 1, move this folder away and restart to rebuild it",
+        root(source)
     )]
     StateCorrupt {
         /// The store.
@@ -148,7 +151,7 @@ pub enum JournalError {
         source: fjall::Error,
     },
     /// The store could not read or write.
-    #[error("the state in {path} cannot be used; free space or repair the disk, then restart")]
+    #[error("the state in {path} cannot be used: {}; free space or repair the disk, then restart", root(source))]
     StateFailed {
         /// The store.
         path: PathBuf,
@@ -183,10 +186,42 @@ pub enum JournalError {
     },
 }
 
+/// What the system said, below what the store's library says about itself.
+fn root(error: &fjall::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 impl JournalError {
     /// Wraps a refusal of the file system.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_of_the_system_is_told_with_its_reason() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let reason = full().to_string();
+        let path = || PathBuf::from("data/log");
+        let errors = [
+            JournalError::io("open", path())(full()),
+            JournalError::LogFailed { path: path(), durable: LogOffset(7), source: Arc::new(full()) },
+            JournalError::StateFailed { path: path(), source: fjall::Error::Io(full()) },
+            JournalError::StateCorrupt { path: path(), source: fjall::Error::Io(full()) },
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(text.contains(&format!(": {reason}; ")) && text.contains("data/log"), "{text}");
+            assert!(!text.contains("Fjall"), "{text}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use syncline_schemas::delta::{self, DeltaBatch};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::lake::{LakeConfig, LakeSink};
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Sink, SinkError, Span};
+use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, SinkError, Span};
 use url::Url;
 
 const ENTITY: &str = "inventory_balance";
@@ -69,6 +69,10 @@ impl DeltaSource for Source {
             Ok(OutboxEntry { offset, deltas: vec![DeltaBatch { entity: ENTITY.into(), rows: deltas(offset, &keys) }] })
         });
         Ok(Box::new(entries))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        panic!("nothing here is to be refused: {rejects:?}");
     }
 }
 

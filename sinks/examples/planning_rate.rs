@@ -16,7 +16,7 @@ use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::planner::{Faults, PlannerConfig, serve};
 use syncline_sinks::planning::{PlanningConfig, PlanningSink};
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Sink as _, SinkError, Span};
+use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, Sink as _, SinkError, Span};
 
 const ENTRY_ROWS: u64 = 10_000;
 
@@ -33,6 +33,10 @@ impl DeltaSource for Balances {
             let deltas = vec![DeltaBatch { entity: "inventory_balance".to_owned(), rows }];
             Ok(OutboxEntry { offset: LogOffset(offset), deltas })
         })))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        panic!("nothing here is to be refused: {rejects:?}");
     }
 }
 

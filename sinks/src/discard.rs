@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, EntityPatterns, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 
 /// Reads every delta and keeps none.
 #[derive(Debug, Default)]
@@ -13,8 +12,12 @@ pub struct Discard;
 
 #[async_trait]
 impl Sink for Discard {
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
-        Ok(None)
+    fn identity(&self) -> Identity {
+        Identity { kind: "discard", target: String::new(), entities: EntityPatterns::all().names() }
+    }
+
+    async fn recall(&mut self, _: &Known) -> Result<Recalled, SinkError> {
+        Ok(Recalled::Unknown)
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {

@@ -44,6 +44,12 @@ impl EntityPatterns {
     pub fn entities(&self) -> impl Iterator<Item = &'static Entity> + '_ {
         entity::all().iter().filter(|entity| self.contains(&entity.name))
     }
+
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.entities().map(|entity| entity.name.clone()).collect()
+    }
 }
 
 /// Matches `*` as any run of characters.

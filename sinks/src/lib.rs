@@ -19,4 +19,6 @@ mod seam;
 
 pub use entities::EntityPatterns;
 pub use error::{Class, SinkError};
-pub use seam::{Batching, DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, Span, Written};
+pub use seam::{
+    Batching, DeltaSource, Identity, Known, OutboxEntry, OutboxIter, Recalled, Reject, Sink, Span, Written,
+};

@@ -1,7 +1,9 @@
 //! What a sink is asked to do, and what it is given for it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use syncline_schemas::delta::DeltaBatch;
 use syncline_schemas::ident::LogOffset;
@@ -39,6 +41,76 @@ pub trait DeltaSource: Send + Sync {
     /// # Errors
     /// [`SinkError::Outbox`] where the outbox no longer holds the span or cannot be read.
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError>;
+
+    /// Takes the rows that the target refused. They are told as soon as that is known, before the write goes on: whatever
+    /// was read and not told is taken for delivered once the write returns.
+    ///
+    /// # Errors
+    /// [`SinkError::Outbox`] where they cannot be written down; the write must fail with it.
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError>;
+}
+
+/// What is remembered of a target over restarts, for [`Sink::recall`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Tells this state from that of every other data folder, whose offsets mean other rows.
+    pub epoch: u32,
+    /// No process of this state has delivered anything beyond it; what is there comes from a newer copy of the state.
+    pub end: LogOffset,
+    /// The last note of each name in [`Written::notes`] of writes that were confirmed.
+    pub notes: BTreeMap<String, Vec<u8>>,
+}
+
+/// What a sink is to deliver, and where to. A target that does not hold what another one was given is not a continuation
+/// of it, and neither are entities that were left out so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The kind of target, as in `lake`.
+    pub kind: &'static str,
+    /// Its place, without secrets.
+    pub target: String,
+    /// Every entity that is delivered.
+    pub entities: Vec<String>,
+}
+
+/// What a target says about what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recalled {
+    /// There is nothing to ask it for.
+    Unknown,
+    /// It remembers how far it is, and holds nothing of ours.
+    Nothing,
+    /// It holds whatever it acknowledged, and has no single offset for that.
+    Everything,
+    /// It holds everything up to here. That outranks our cursor.
+    Upto(LogOffset),
+}
+
+impl Default for Known {
+    /// Nothing is remembered and nothing ruled out.
+    fn default() -> Self {
+        Self { epoch: 0, end: LogOffset(u64::MAX), notes: BTreeMap::new() }
+    }
+}
+
+impl Known {
+    /// Refuses a target that has rows of ours that we never delivered.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] where `at` is beyond [`Known::end`].
+    pub fn refuse_beyond(&self, target: &str, at: LogOffset) -> Result<(), SinkError> {
+        if at <= self.end {
+            return Ok(());
+        }
+        Err(SinkError::Refused {
+            target: target.to_owned(),
+            reason: format!(
+                "it stands at {at}, and this data_dir had got no further than {} when it started",
+                self.end
+            ),
+            remedy: "this data_dir is an older copy: go on with the newer one, or start over".to_owned(),
+        })
+    }
 }
 
 /// A target.
@@ -52,17 +124,30 @@ pub trait DeltaSource: Send + Sync {
 ///   parks the sink after [`Class::Definite`](crate::Class).
 #[async_trait]
 pub trait Sink: Send {
-    /// How far the target says it has got, where it can remember; its answer outranks our cursor. `None`: it cannot tell.
+    /// What it delivers and where to; asks nobody.
+    fn identity(&self) -> Identity;
+
+    /// Asks the target what it holds: before the first write, and again after one that failed.
     ///
     /// # Errors
-    /// Where the target cannot be asked.
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError>;
+    /// Where the target cannot be asked, and where it does not hold what is known to be there: going on would leave a hole.
+    async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError>;
 
     /// Makes a span durable at the target.
     ///
     /// # Errors
     /// Nothing is known about the span then, except that writing it again is safe.
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError>;
+
+    /// Sends rows again that the target refused as retryable, whatever their versions; `rows` gives all of them for any
+    /// span. Those that are refused once more are told as in a write. A target that never refuses single rows needs none.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    async fn retry(&mut self, rows: &dyn DeltaSource) -> Result<Written, SinkError> {
+        let _ = rows;
+        Ok(Written::default())
+    }
 
     /// How the pump should cut spans.
     fn batching(&self) -> Batching;
@@ -86,37 +171,27 @@ pub struct Written {
     pub bytes: u64,
     /// Rows that the target refused one by one; the others of their batch went through.
     pub rejected: u64,
-    /// The first of the refused rows, at most [`Written::REJECTS_MAX`].
-    pub rejects: Vec<Reject>,
+    /// What to remember by name, together with the confirmation of the span: see [`Known::notes`].
+    pub notes: Vec<(String, Vec<u8>)>,
 }
 
 impl Written {
-    /// How many refused rows are told in full: enough to see the cause, and bounded when a target refuses everything.
-    pub const REJECTS_MAX: usize = 1_000;
-
-    /// Adds a refused row.
-    pub fn reject(&mut self, reject: Reject) {
-        self.rejected += 1;
-        if self.rejects.len() < Self::REJECTS_MAX {
-            self.rejects.push(reject);
-        }
-    }
-
     /// Adds up what parts of a write did.
     pub fn absorb(&mut self, part: Self) {
         self.rows += part.rows;
         self.bytes += part.bytes;
         self.rejected += part.rejected;
-        self.rejects.extend(part.rejects);
-        self.rejects.truncate(Self::REJECTS_MAX);
+        self.notes.extend(part.notes);
     }
 }
 
-/// A row that the target refused. Holds the key, never other values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A row that the target refused.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reject {
     /// The entity.
     pub entity: String,
+    /// The row itself, in the shape of its entity's deltas.
+    pub row: RecordBatch,
     /// The key as the target was given it, JSON.
     pub key: String,
     /// The version as 32 hex digits.
@@ -125,8 +200,6 @@ pub struct Reject {
     pub code: String,
     /// The field at fault, where the target names one.
     pub field: Option<String>,
-    /// The target's explanation.
-    pub detail: String,
     /// True where the target says that a later attempt can succeed.
     pub retryable: bool,
 }

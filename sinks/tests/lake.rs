@@ -16,7 +16,7 @@ use model::{Model, Random};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{LakeConfig, LakeLimits, LakeSink, S3Options};
-use syncline_sinks::{Class, EntityPatterns, Sink, SinkError, Span};
+use syncline_sinks::{Class, EntityPatterns, Known, Recalled, Sink, SinkError, Span};
 use url::Url;
 
 /// So small that a few hundred rows split leaves, spill runs, fold history and pass checkpoints.
@@ -36,6 +36,17 @@ fn file_url(folder: &std::path::Path) -> Url {
     Url::from_directory_path(folder).expect("absolute").join("lake").expect("a folder name")
 }
 
+/// Where the lake says it is.
+async fn reached(sink: &mut LakeSink) -> LogOffset {
+    match sink.recall(&Known::default()).await.expect("recall") {
+        Recalled::Upto(offset) => offset,
+        recalled => {
+            assert_eq!(recalled, Recalled::Nothing);
+            LogOffset::START
+        }
+    }
+}
+
 async fn write_all(sink: &mut LakeSink, model: &Model) {
     let span = Span { after: LogOffset::START, upto: model.last() };
     sink.write(span, model).await.expect("write");
@@ -51,7 +62,7 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
         let mut random = Random::new(seed);
         let mut model = Model::default();
         let mut sink = LakeSink::new(config.clone()).expect("opens");
-        let mut done = sink.recall().await.expect("a new lake").unwrap_or_default();
+        let mut done = reached(&mut sink).await;
         assert_eq!(done, LogOffset::START);
         let mut killer = Killer::new();
         for _ in 0..24 {
@@ -71,15 +82,17 @@ async fn killed_at_any_step_and_resumed_with_other_spans_the_lake_equals_the_mod
                 None if random.below(2) == 0 => {}
                 None => {
                     sink = LakeSink::new(config.clone()).expect("opens");
-                    done = sink.recall().await.expect("recall").unwrap_or_default();
+                    done = reached(&mut sink).await;
                 }
             }
             read::check_readable(&url, &model).await;
+            read::check_cut(&url, &model).await;
         }
         let span = Span { after: done, upto: model.last() };
         sink.write(span, &model).await.expect("write");
         read::check_equal(&url, &model).await;
-        assert_eq!(sink.recall().await.expect("recall"), Some(model.last()));
+        read::check_cut(&url, &model).await;
+        assert_eq!(reached(&mut sink).await, model.last());
         println!("{} kills, {} whole writes", killer.kills, killer.whole);
         assert!(killer.kills > 2 && killer.whole > 2, "the kills are spread over the steps");
     }
@@ -129,9 +142,40 @@ async fn another_pipeline_cannot_mix_its_rows_into_a_lake() {
     let ours = config(file_url(folder.path()), folder.path());
     write_all(&mut LakeSink::new(ours.clone()).expect("opens"), &model).await;
     let mut other = LakeSink::new(LakeConfig { pipeline: "other".into(), ..ours }).expect("opens");
-    let error = other.recall().await.expect_err("belongs to somebody");
+    let error = other.recall(&Known::default()).await.expect_err("belongs to somebody");
     assert_eq!(error.class(), Class::Definite);
     assert!(error.to_string().contains("\"test\"") && error.to_string().contains("\"other\""), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_data_folder_never_takes_the_tables_of_one_for_its_own() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = file_url(folder.path());
+    let config = config(url.clone(), folder.path());
+    let (first, second) = (Known { epoch: 1, ..Known::default() }, Known { epoch: 2, ..Known::default() });
+    let mut model = Model::default();
+    model.upserts("item", 0..5);
+    let mut sink = LakeSink::new(config.clone()).expect("opens");
+    assert_eq!(sink.recall(&first).await.expect("a new lake"), Recalled::Nothing);
+    let mut killer = Killer::new();
+    let mut random = Random::new(1);
+    while killer
+        .run(&mut random, sink.write(Span { after: LogOffset::START, upto: model.last() }, &model))
+        .await
+        .is_none()
+    {
+        let claimed = folder.path().join("lake/_syncline/cut.json").exists();
+        let tables = read::files(&url, "current/item").await.len() + read::files(&url, "history/item").await.len();
+        assert!(claimed || tables == 0, "a table before the cut that says whose it is");
+    }
+    let error = LakeSink::new(config.clone()).expect("opens").recall(&second).await.expect_err("another's");
+    assert_eq!(error.class(), Class::Definite);
+    assert!(error.to_string().contains("of epoch 1, ours is of epoch 2"), "{error}");
+    // Also where somebody took the cut away.
+    std::fs::remove_file(folder.path().join("lake/_syncline/cut.json")).expect("the cut is removed");
+    let error = LakeSink::new(config.clone()).expect("opens").recall(&second).await.expect_err("another's");
+    assert!(error.to_string().contains("/item: it holds rows up to 1 of the data_dir of epoch 1"), "{error}");
+    LakeSink::new(config).expect("opens").recall(&first).await.expect("its own");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,8 +186,8 @@ async fn a_table_that_lost_versions_is_not_silently_continued() {
     let config = config(file_url(folder.path()), folder.path());
     write_all(&mut LakeSink::new(config.clone()).expect("opens"), &model).await;
     std::fs::remove_dir_all(folder.path().join("lake/history/item")).expect("delete a table");
-    let error = LakeSink::new(config).expect("opens").recall().await.expect_err("a table is gone");
-    assert!(error.to_string().contains("history/item") && error.to_string().contains("replay"), "{error}");
+    let error = LakeSink::new(config).expect("opens").recall(&Known::default()).await.expect_err("a table is gone");
+    assert!(error.to_string().contains("history/item") && error.to_string().contains("start over"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +225,7 @@ async fn an_s3_server_gets_the_same_lake_and_a_killed_write_is_resumed() {
     let mut random = Random::new(3);
     let mut model = Model::default();
     let mut sink = LakeSink::new(config.clone()).expect("opens");
-    let mut done = sink.recall().await.expect("recall").unwrap_or_default();
+    let mut done = reached(&mut sink).await;
     let mut killer = Killer::new();
     for _ in 0..10 {
         (0..3).for_each(|_| model.entry(&mut random, 40));
@@ -191,7 +235,7 @@ async fn an_s3_server_gets_the_same_lake_and_a_killed_write_is_resumed() {
             done = span.upto;
         } else {
             sink = LakeSink::new(config.clone()).expect("opens");
-            done = sink.recall().await.expect("recall").unwrap_or_default();
+            done = reached(&mut sink).await;
         }
     }
     sink.write(Span { after: done, upto: model.last() }, &model).await.expect("write");

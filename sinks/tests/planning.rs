@@ -8,6 +8,8 @@ mod contract;
 mod outbox;
 #[path = "planning/recovery.rs"]
 mod recovery;
+#[path = "planning/scripted.rs"]
+mod scripted;
 #[path = "planning/storm.rs"]
 mod storm;
 #[path = "planning/target.rs"]

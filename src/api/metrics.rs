@@ -45,16 +45,17 @@ const DAEMON: [Family<Report>; 2] = [
     gauge("syncline_healthy", "1 while no part has stopped for good.", |it| truth(it.parked.is_empty())),
 ];
 
-const SOURCE: [Family<Source>; 11] = [
+const SOURCE: [Family<Source>; 12] = [
     counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
     counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
     counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
     gauge("syncline_source_behind_bytes", "Bytes of the server's log that are not read yet.", |it| {
         it.behind_bytes.and_then(number)
     }),
-    gauge("syncline_source_last_message_age_seconds", "Since the server last said anything.", |it| {
+    gauge("syncline_source_last_message_age_seconds", "Since the server last said anything, or the start.", |it| {
         it.last_message_age_ms.map(seconds)
     }),
+    gauge("syncline_source_idle", "1 between two attempts to reach the server.", |it| truth(it.state == "idle")),
     gauge("syncline_source_connecting", "1 while the server is being reached.", |it| truth(it.state == "connecting")),
     gauge("syncline_source_copying", "1 while tables are copied.", |it| truth(it.state == "snapshot")),
     gauge("syncline_source_streaming", "1 while the log is followed.", |it| truth(it.state == "streaming")),
@@ -89,12 +90,13 @@ const TRANSFORM: [Family<Transform>; 8] = [
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const SINK: [Family<Sink>; 10] = [
+const SINK: [Family<Sink>; 11] = [
     gauge("syncline_sink_cursor_offset", "The last entry confirmed.", |it| number(it.cursor)),
     gauge("syncline_sink_behind_entries", "Visible entries that are not confirmed yet.", |it| number(it.behind)),
     counter("syncline_sink_rows_total", "Rows delivered.", |it| number(it.rows)),
     counter("syncline_sink_written_bytes_total", "Bytes delivered.", |it| number(it.bytes)),
-    counter("syncline_sink_rejected_rows_total", "Rows that the target refused.", |it| number(it.rejected)),
+    counter("syncline_sink_rejected_rows_total", "Refusals of single rows by the target.", |it| number(it.rejected)),
+    gauge("syncline_sink_refused_rows", "Rows that the target lacks because it refused them.", |it| number(it.refused)),
     counter("syncline_sink_writes_total", "Spans delivered.", |it| number(it.writes)),
     counter("syncline_sink_retries_total", "Deliveries started again after a failure.", |it| number(it.retries)),
     gauge(
@@ -110,6 +112,7 @@ const SINK: [Family<Sink>; 10] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
+const HELD: &str = "syncline_transform_held_rows";
 const DURABLE_LAG: &str = "syncline_durable_lag_seconds";
 const DELIVERY_LAG: &str = "syncline_delivery_lag_seconds";
 
@@ -131,6 +134,16 @@ pub(super) fn render(report: &Report, status: &Status) -> String {
     page.families(&SOURCE, Some("source"), report.sources.iter().map(|(name, it)| (name.as_str(), it)));
     page.families(&LOG, None, [("", &report.journal)]);
     page.families(&TRANSFORM, None, [("", &report.transform)]);
+    page.head(
+        HELD,
+        "gauge",
+        "Rows held now by a mapping, or by the sums of an entity; up to 10000 of each are counted.",
+    );
+    for held in report.transform.held.iter().flat_map(|held| &held.by) {
+        let mapping = held.mapping.as_deref().unwrap_or("");
+        let labels = [("mapping", mapping), ("entity", held.entity.as_str()), ("rule", held.rule.as_str())];
+        page.sample(HELD, &labels, held.rows as f64);
+    }
     page.families(&SINK, Some("sink"), report.sinks.iter().map(|(name, it)| (name.as_str(), it)));
     page.head(DURABLE_LAG, "histogram", "Commit at the source to durable in the log, by streamed row.");
     for source in &status.sources {

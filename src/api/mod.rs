@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Read-only: nothing here changes what the daemon does, so that it may be looked at from anywhere it is let listen.
-//! All four show one [`Report`], and no row value and no secret is part of it.
+//! All four show one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows.
 
 mod metrics;
 mod report;
@@ -25,7 +25,7 @@ use syncline_journal::{Log, Store};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-pub(crate) use self::report::{Report, Sink, Source};
+pub(crate) use self::report::{Held, Report, Sink, Source};
 use crate::pipeline::status::Status;
 
 /// The page may run what stands in it and talk to this daemon, and nothing else.

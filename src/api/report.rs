@@ -5,14 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use syncline_capture::postgres::Lsn;
+use syncline_journal::Store;
+use syncline_transform::fold::{self, HeldNow};
 
 use super::Facts;
 use crate::pipeline::lag::Quantiles;
+use crate::pipeline::refused::{self, RefusedRow};
 use crate::pipeline::status::{SinkStatus, SourceStatus, TransformStatus};
+
+/// Refused rows that are shown of a sink: enough to see the cause.
+const REFUSED_ROWS: usize = 100;
 
 /// The daemon. Names end in their unit: `_s` seconds, `_ms` milliseconds; offsets count log entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +62,7 @@ pub(crate) struct Source {
     pub(crate) server_end_lsn: Option<String>,
     /// Bytes of the server's log that are not read yet.
     pub(crate) behind_bytes: Option<u64>,
-    /// Since the server last said anything.
+    /// Since the server last said anything; since the start where it has not yet.
     pub(crate) last_message_age_ms: Option<u64>,
     pub(crate) retries: u64,
     /// Commit at the source to durable here, of streamed rows.
@@ -94,7 +100,28 @@ pub(crate) struct Transform {
     pub(crate) faulty: u64,
     /// Delivered rows that break a warning rule.
     pub(crate) warnings: u64,
+    /// Rows that are held now; none before the state was first looked at.
+    pub(crate) held: Option<Held>,
     pub(crate) parked: Option<String>,
+}
+
+/// Rows that are held, as of the last few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) rows: u64,
+    /// False where a mapping holds more rows than were counted.
+    pub(crate) complete: bool,
+    pub(crate) by: Vec<HeldRows>,
+}
+
+/// Rows that one mapping holds for one rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldRows {
+    /// None for the sums of an entity, to which several mappings may add.
+    pub(crate) mapping: Option<String>,
+    pub(crate) entity: String,
+    pub(crate) rule: String,
+    pub(crate) rows: u64,
 }
 
 /// A sink.
@@ -106,8 +133,12 @@ pub(crate) struct Sink {
     pub(crate) behind: u64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    /// Rows that the target refused.
+    /// Refusals of single rows.
     pub(crate) rejected: u64,
+    /// Rows that the target lacks because it refused them and no newer version of them.
+    pub(crate) refused: u64,
+    /// The first of them.
+    pub(crate) refused_rows: Vec<RefusedRow>,
     pub(crate) writes: u64,
     pub(crate) retries: u64,
     /// Age of the oldest row that waits to be confirmed; 0 where none waits.
@@ -128,7 +159,8 @@ impl Report {
         let (visible, folded) = (status.visible().0, status.folded().0);
         let durable = facts.log.durable().0;
         let sinks = status.sinks.iter().zip(cursors);
-        let sources: BTreeMap<_, _> = status.sources.iter().map(|it| (it.name.clone(), Source::take(it))).collect();
+        let sources: BTreeMap<_, _> =
+            status.sources.iter().map(|it| (it.name.clone(), Source::take(it, status.started))).collect();
         let transform = Transform::take(&status.transform, folded, visible, durable);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -145,7 +177,9 @@ impl Report {
                 state_bytes: facts.store.bytes_on_disk().ok(),
             },
             transform,
-            sinks: sinks.map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, visible))).collect(),
+            sinks: sinks
+                .map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, visible, &facts.store)))
+                .collect(),
         }
     }
 }
@@ -155,8 +189,10 @@ fn count(counter: &AtomicU64) -> u64 {
 }
 
 impl Source {
-    fn take(source: &SourceStatus) -> Self {
+    fn take(source: &SourceStatus, started: Instant) -> Self {
         let progress = &source.progress;
+        // A server that was down when we started has been silent since then: silence without an age alarms nobody.
+        let silent_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let position = |lsn: &AtomicU64| Some(count(lsn)).filter(|&lsn| lsn > 0);
         let text = |lsn: Option<u64>| lsn.map(|lsn| Lsn(lsn).to_string());
         let received = position(&progress.received_lsn);
@@ -181,7 +217,7 @@ impl Source {
             confirmed_lsn: text(position(&progress.confirmed_lsn)),
             server_end_lsn: text(server_end),
             behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
-            last_message_age_ms: position(&progress.last_message_us).map(age_ms),
+            last_message_age_ms: Some(position(&progress.last_message_us).map_or_else(silent_ms, age_ms)),
             retries: count(&source.retries),
             lag: source.lag.quantiles(),
             problem: progress.problem(),
@@ -206,19 +242,34 @@ impl Transform {
             unchanged: count(&transform.unchanged),
             faulty: count(&transform.faulty),
             warnings: count(&transform.warnings),
+            held: transform.held.now().map(Held::of),
             parked: transform.parked.reason(),
         }
     }
 }
 
+impl Held {
+    fn of(now: HeldNow) -> Self {
+        let rows = now.by.iter().map(|held| held.rows).sum();
+        let by = now.by.into_iter().map(|held| {
+            let fold::HeldRows { mapping, entity, rule, rows } = held;
+            HeldRows { mapping, entity, rule, rows }
+        });
+        Self { rows, complete: now.complete, by: by.collect() }
+    }
+}
+
 impl Sink {
-    fn take(sink: &SinkStatus, cursor: u64, visible: u64) -> Self {
+    fn take(sink: &SinkStatus, cursor: u64, visible: u64, store: &Store) -> Self {
+        let refused = count(&sink.refused);
         Self {
             cursor,
             behind: visible.saturating_sub(cursor),
             rows: count(&sink.rows),
             bytes: count(&sink.bytes),
             rejected: count(&sink.rejected),
+            refused,
+            refused_rows: if refused == 0 { Vec::new() } else { refused::list(store, &sink.name, REFUSED_ROWS) },
             writes: count(&sink.writes),
             retries: count(&sink.retries),
             lag_ms: u64::try_from(sink.waiting().as_millis()).unwrap_or(u64::MAX),

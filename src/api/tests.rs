@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use syncline_journal::{Journal, Limits};
+use syncline_transform::fold::{HeldNow, HeldRows};
 
 use super::*;
 use crate::pipeline::lag::Quantiles;
@@ -42,7 +43,6 @@ impl Daemon {
             (&progress.confirmed_lsn, 0x16_0000_0080),
             (&progress.server_end_lsn, 0x16_0000_0180),
             (&status.transform.folded, 9),
-            (&status.transform.visible, 8),
             (&status.transform.deltas, 7),
             (&status.transform.unchanged, 2),
             (&status.sinks[0].cursor, 6),
@@ -58,6 +58,13 @@ impl Daemon {
             status.sinks[0].lag.observe(ms * 1_000, 2);
         }
         status.sources[0].lag.observe(1_500, 6);
+        let held = |mapping: Option<&str>, entity: &str, rule: &str, rows| {
+            let mapping = mapping.map(str::to_owned);
+            HeldRows { mapping, entity: entity.to_owned(), rule: rule.to_owned(), rows }
+        };
+        let by =
+            vec![held(Some("erp/item"), "item", "DQ_REQUIRED", 3), held(None, "inventory_balance", "DQ_OVERFLOW", 1)];
+        status.transform.held.replace(HeldNow { by, complete: true });
         this
     }
 
@@ -84,7 +91,10 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
     assert!(report.journal.log_bytes > 0 && report.journal.state_bytes.is_some());
     (report.uptime_s, report.journal.log_bytes, report.journal.state_bytes) = (60, 4_096, Some(8_192));
     let lag = Quantiles { rows: 6, p50_us: 1_500, p99_us: 1_600, max_us: 1_700 };
-    report.sources.values_mut().for_each(|source| source.lag = lag.clone());
+    for source in report.sources.values_mut() {
+        source.lag = lag.clone();
+        assert!(source.last_message_age_ms.replace(250).is_some(), "a silence since the start has an age, too");
+    }
     report.sinks.values_mut().for_each(|sink| sink.lag = lag.clone());
     let golden = json!({
         "version": env!("CARGO_PKG_VERSION"), "name": "north", "uptime_s": 60, "rows_in": 10, "deltas_out": 7,
@@ -92,17 +102,21 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         "sources": { "erp": {
             "state": "parked", "rows": 10, "reads": 4, "inserts": 3, "updates": 2, "deletes": 1, "truncates": 0,
             "frames": 5, "bytes": 2048, "received_lsn": "16/100", "confirmed_lsn": "16/80",
-            "server_end_lsn": "16/180", "behind_bytes": 128, "last_message_age_ms": null, "retries": 0,
+            "server_end_lsn": "16/180", "behind_bytes": 128, "last_message_age_ms": 250, "retries": 0,
             "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "problem": null,
             "parked": "source erp: slot gone",
         } },
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
         "transform": {
-            "folded": 9, "visible": 8, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0,
+            "folded": 9, "visible": 9, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0,
+            "held": { "rows": 4, "complete": true, "by": [
+                { "mapping": "erp/item", "entity": "item", "rule": "DQ_REQUIRED", "rows": 3 },
+                { "mapping": null, "entity": "inventory_balance", "rule": "DQ_OVERFLOW", "rows": 1 },
+            ] },
             "parked": null,
         },
         "sinks": { "planning": {
-            "cursor": 6, "behind": 2, "rows": 5, "bytes": 640, "rejected": 0, "writes": 2, "retries": 0,
+            "cursor": 6, "behind": 2, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0,
             "lag_ms": 0, "last_lag_ms": 14, "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": null,
         } },
     });
@@ -157,7 +171,10 @@ fn prometheus_can_read_every_line_of_the_metrics() {
         ("syncline_source_rows_total{source=\"erp\",op=\"read\"}", 4.0),
         ("syncline_source_behind_bytes{source=\"erp\"}", 128.0),
         ("syncline_source_refused{source=\"erp\"}", 0.0),
+        ("syncline_source_idle{source=\"erp\"}", 1.0),
         ("syncline_transform_deltas_total", 7.0),
+        ("syncline_transform_held_rows{mapping=\"erp/item\",entity=\"item\",rule=\"DQ_REQUIRED\"}", 3.0),
+        ("syncline_transform_held_rows{mapping=\"\",entity=\"inventory_balance\",rule=\"DQ_OVERFLOW\"}", 1.0),
         ("syncline_sink_behind_entries{sink=\"planning\"}", 2.0),
         ("syncline_sink_last_lag_seconds{sink=\"planning\"}", 0.014),
         ("syncline_durable_lag_seconds_bucket{source=\"erp\",le=\"0.002\"}", 6.0),
@@ -170,7 +187,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
     for (series, value) in expect {
         assert_eq!(samples.get(series), Some(&value), "{series}");
     }
-    assert!(!page.contains("last_message_age_seconds{"), "an age before the first message would be a claim");
+    assert!(page.contains("last_message_age_seconds{"), "a server that never answered is an old silence");
 }
 
 #[test]

@@ -6,22 +6,20 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
+use syncline_capture::CaptureError;
 use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
-use syncline_capture::{CaptureError, Class};
-use syncline_schemas::ident::SourceId;
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
 use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::Mapping;
-use tracing::{info, warn};
 
 use super::CommandError;
-use super::status::bytes_text;
 use crate::cli::CheckArgs;
 use crate::config::{Config, SinkConfig, SinkKind, SourceConfig};
+use crate::figures::bytes_text;
 
 /// Prints the findings, or the scripts for the DBA.
 pub(crate) async fn run(config: Config, args: &CheckArgs) -> Result<(), CommandError> {
@@ -83,8 +81,16 @@ impl Findings {
 async fn print_findings(config: Config) -> Result<(), CommandError> {
     let mut findings = Findings::default();
     findings.judge("data_dir", data_dir(&config.data_dir));
+    let mut tables = Tables::default();
     for source in &config.sources {
-        check_source(source, &config.mappings, &mut findings).await;
+        check_source(source, &mut tables, &mut findings).await;
+    }
+    for mapping in &config.mappings {
+        let part = format!("mapping {}", mapping.name);
+        match tables.check(mapping) {
+            Some(outcome) => findings.judge(&part, outcome),
+            None => findings.say(Grade::Info, &part, "is checked when its sources can be read"),
+        }
     }
     for sink in config.sinks {
         let part = format!("sink {}", sink.name);
@@ -104,7 +110,30 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
     }
 }
 
-async fn check_source(source: &SourceConfig, mappings: &[Mapping], findings: &mut Findings) {
+/// The shapes of the tables that sources capture, as far as they can be seen.
+#[derive(Default)]
+struct Tables {
+    known: Vec<TableSchema>,
+    /// True where some source could not be read.
+    incomplete: bool,
+}
+
+impl Tables {
+    /// The tables that a mapping fits; none where that cannot be said yet.
+    fn check(&self, mapping: &Mapping) -> Option<Result<String, MappingFault>> {
+        match mapping.check(&self.known) {
+            Ok(tables) => {
+                let names: Vec<String> = tables.iter().map(|table| table.table.to_string()).collect();
+                Some(Ok(format!("fits {}", names.join(", "))))
+            }
+            // What is missing may be in the source that cannot be read.
+            Err(_) if self.incomplete => None,
+            Err(fault) => Some(Err(fault)),
+        }
+    }
+}
+
+async fn check_source(source: &SourceConfig, tables: &mut Tables, findings: &mut Findings) {
     let part = format!("source {}", source.id());
     let errors_before = findings.errors;
     match source {
@@ -113,13 +142,13 @@ async fn check_source(source: &SourceConfig, mappings: &[Mapping], findings: &mu
     }
     let is_fit = findings.errors == errors_before;
     match table_schemas(source).await {
-        Ok(tables) => {
-            for (mapping, outcome) in check_mappings(source.id(), mappings, &tables) {
-                findings.judge(&format!("mapping {}", mapping.name), outcome);
+        Ok(found) => tables.known.extend(found),
+        Err(error) => {
+            tables.incomplete = true;
+            if is_fit {
+                findings.say(Grade::Error, &part, error);
             }
         }
-        Err(error) if is_fit => findings.say(Grade::Error, &part, error),
-        Err(_) => findings.say(Grade::Info, &part, "mappings are checked when the source can be read"),
     }
 }
 
@@ -164,64 +193,11 @@ async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
 
 async fn table_schemas(source: &SourceConfig) -> Result<Vec<TableSchema>, CaptureError> {
     let source = source.clone();
-    let schemas = tokio::task::spawn_blocking(move || match &source {
-        SourceConfig::Postgres(config) => postgres::table_schemas(config),
-        SourceConfig::Seeds(config) => seeds::table_schemas(config),
-    });
-    joined(schemas.await)
+    joined(tokio::task::spawn_blocking(move || source.table_schemas()).await)
 }
 
 fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
     outcome.expect("nobody aborts it, and capture does not panic")
-}
-
-/// Each mapping of a source with the tables that it fits.
-fn check_mappings<'m>(
-    source: &SourceId,
-    mappings: &'m [Mapping],
-    tables: &[TableSchema],
-) -> Vec<(&'m Mapping, Result<String, MappingFault>)> {
-    let of_source = mappings.iter().filter(|mapping| mapping.source == *source);
-    of_source.map(|mapping| (mapping, check_mapping(mapping, tables))).collect()
-}
-
-fn check_mapping(mapping: &Mapping, tables: &[TableSchema]) -> Result<String, MappingFault> {
-    let driving: Vec<&TableSchema> = tables.iter().filter(|table| mapping.drives(&table.table)).collect();
-    if driving.is_empty() {
-        return Err(mapping.table_missing());
-    }
-    driving.iter().try_for_each(|table| mapping.check(table))?;
-    let names: Vec<String> = driving.iter().map(|table| table.table.to_string()).collect();
-    Ok(format!("fits {}", names.join(", ")))
-}
-
-/// Refuses to begin with mappings that do not fit their tables.
-///
-/// Only at the very beginning: once something is captured, a mapping that stopped fitting must not keep capture from
-/// going on, because the source's log would be lost or fill its disk. The transform parks with the same fault then.
-pub(crate) async fn refuse_unfit_mappings(config: &Config) -> Result<(), CommandError> {
-    let mut faults = Vec::new();
-    for source in &config.sources {
-        let tables = match table_schemas(source).await {
-            Ok(tables) => tables,
-            // The reader meets it again and is supervised; it says so itself.
-            Err(error) => {
-                let later = if error.class() == Class::Transient { "tried again" } else { "reported by the source" };
-                info!(source = %source.id(), %error, "mappings are not checked yet; the fault is {later}");
-                continue;
-            }
-        };
-        faults
-            .extend(check_mappings(source.id(), &config.mappings, &tables).into_iter().filter_map(|(_, it)| it.err()));
-    }
-    if config.is_new() && !faults.is_empty() {
-        let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        return Err(CommandError::Unfit(texts.join("\n")));
-    }
-    for fault in &faults {
-        warn!(%fault, "mapping does not fit its table; capture goes on, the transform stops where the log says so");
-    }
-    Ok(())
 }
 
 /// Whether files can be made in the data folder, or where it will be made.
@@ -287,39 +263,41 @@ fn commented(undo: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
     use syncline_schemas::ident::{SourceId, TableId};
     use syncline_schemas::table::Column;
 
     use super::*;
 
-    fn mapping(sql: &str) -> Mapping {
-        Mapping::parse("erp/supplier.sql", "mappings/erp/supplier.sql", sql).expect("parses")
-    }
-
-    fn table(columns: &[&str]) -> TableSchema {
-        let column = |(i, name): (usize, &&str)| Column {
-            name: (*name).to_owned(),
-            data_type: DataType::Utf8,
+    #[test]
+    fn a_mapping_is_judged_by_the_tables_of_all_sources() {
+        let parse = |sql: &str| Mapping::parse("erp/supplier.sql", "mappings/erp/supplier.sql", sql).expect("parses");
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            data_type: arrow::datatypes::DataType::Utf8,
             source_type: "text".to_owned(),
-            key_ordinal: (i == 0).then_some(0),
+            key_ordinal: (name == "nr").then_some(0),
             can_be_absent: false,
         };
-        let columns = columns.iter().enumerate().map(column).collect();
-        TableSchema { source: SourceId::new("erp"), table: TableId::new("m", "lieferant"), version: 1, columns }
-    }
-
-    #[test]
-    fn a_mapping_with_an_unknown_column_or_table_is_named_with_its_place() {
-        let tables = [table(&["nr", "name"])];
-        let fits = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name AS name FROM lieferant");
-        assert_eq!(check_mapping(&fits, &tables).expect("fits"), "fits m.lieferant");
-        let column = mapping("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
-        let fault = check_mapping(&column, &tables).expect_err("no such column").to_string();
+        let table = |source: &str, name: &str| TableSchema {
+            source: SourceId::new(source),
+            table: TableId::new("m", name),
+            version: 1,
+            columns: vec![column("nr"), column("name")],
+        };
+        let tables = Tables { known: vec![table("erp", "lieferant"), table("wms", "kurz")], incomplete: false };
+        let check = |mapping: &Mapping, tables: &Tables| tables.check(mapping).expect("all sources were read");
+        let fits = parse(
+            "SELECT 'C1' AS company_id, l.nr AS supplier_id, k.name FROM lieferant l LEFT JOIN wms.kurz k ON k.nr = l.nr",
+        );
+        assert_eq!(check(&fits, &tables).expect("fits"), "fits m.lieferant, m.kurz");
+        let unknown = parse("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
+        let fault = check(&unknown, &tables).expect_err("no such column").to_string();
         assert!(fault.starts_with("mappings/erp/supplier.sql:2:3: ") && fault.contains("nummer"), "{fault}");
-        let other = mapping("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
-        let fault = check_mapping(&other, &tables).expect_err("no such table").to_string();
+        let other = parse("SELECT 'C1' AS company_id, nr AS supplier_id, name FROM m.lieferanten");
+        let fault = check(&other, &tables).expect_err("no such table").to_string();
         assert!(fault.contains("lieferanten") && fault.contains("[sources.erp]"), "{fault}");
+        let blind = Tables { incomplete: true, ..tables };
+        assert!(blind.check(&other).is_none(), "it may be in a source that cannot be read");
     }
 
     #[test]

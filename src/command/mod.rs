@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod planner;
 pub(crate) mod run;
+mod signals;
 pub(crate) mod status;
 
 use thiserror::Error;
@@ -23,6 +24,9 @@ pub(crate) enum CommandError {
     /// The daemon did not start or ended.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// A drain was told to stop.
+    #[error("interrupted before everything was confirmed; what is left is delivered after the next start")]
+    Interrupted,
     /// Findings that keep the daemon from working.
     #[error("{0}")]
     Unfit(String),

@@ -1,10 +1,10 @@
 //! `syncline planner`: the reference receiver until a signal.
 
 use syncline_sinks::planner::{Faults, PlannerConfig, serve};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::CommandError;
+use super::signals::Signals;
 use crate::cli::PlannerArgs;
 
 /// Serves until SIGTERM or SIGINT.
@@ -18,14 +18,13 @@ pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
         ..Faults::default()
     };
     let config = PlannerConfig { listen: args.listen, db: args.db.clone(), faults };
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::listen()?;
     let mut running = serve(config).await?;
     let base = format!("http://{}/pdx/v1", running.addr);
     info!(%base, page = %format!("http://{}/", running.addr), "planner listens");
     tokio::select! {
         ended = running.wait() => return Ok(ended?),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.received() => {}
     }
     Ok(running.shutdown().await?)
 }

@@ -5,41 +5,47 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use syncline_capture::postgres::{DrainTo, Lsn};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::CommandError;
+use super::signals::Signals;
 use crate::api::{self, Facts};
 use crate::cli::{RunArgs, SummaryFormat};
 use crate::config::{Config, SourceConfig};
-use crate::pipeline::Pipeline;
 use crate::pipeline::status::Status;
+use crate::pipeline::{Pipeline, held};
 use crate::usage;
 
 /// Runs until a signal, the end of a drain, or until nothing can go on.
 pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) -> Result<(), CommandError> {
+    // First of all, so that whoever asks us to stop is heard from here on.
+    let mut signals = Signals::listen()?;
     let draining = set_drain(&mut config, args)?;
+    // Before anything touches the data folder: a daemon that nobody could ask does not start.
+    let listener = api::bind(config.listen).await?;
     let sources: Vec<String> = config.sources.iter().map(|source| source.id().to_string()).collect();
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
     let (name, listen) = (config.name.clone(), config.listen);
-    super::check::refuse_unfit_mappings(&config).await?;
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
+    let store = pipeline.store.clone();
     let facts = Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
-    let api = tokio::spawn(api::serve(api::bind(listen).await?, Arc::new(facts)));
+    let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let outcome = tokio::select! {
-        outcome = pipeline.drained(), if draining => outcome,
-        error = pipeline.hopeless() => Err(error),
-        _ = terminate.recv() => { info!("stopping on SIGTERM"); Ok(()) }
-        _ = interrupt.recv() => { info!("stopping on SIGINT"); Ok(()) }
+        outcome = pipeline.drained(), if draining => outcome.map_err(CommandError::from),
+        error = pipeline.hopeless() => Err(error.into()),
+        signal = signals.received() => {
+            info!("stopping on {signal}");
+            // Whoever drains goes on to what needs everything to be there.
+            if draining { Err(CommandError::Interrupted) } else { Ok(()) }
+        }
     };
     pipeline.stop().await;
     api.abort();
     outcome?;
     if args.summary == Some(SummaryFormat::Json) {
-        println!("{}", summary(&status));
+        println!("{}", summary(&status, held::count(&store)));
     }
     Ok(())
 }
@@ -68,7 +74,7 @@ fn set_drain(config: &mut Config, args: &RunArgs) -> Result<bool, CommandError> 
     Ok(draining)
 }
 
-fn summary(status: &Status) -> serde_json::Value {
+fn summary(status: &Status, held: usize) -> serde_json::Value {
     let sum = |pick: fn(&syncline_capture::Progress) -> u64| -> u64 {
         status.sources.iter().map(|source| pick(&source.progress)).sum()
     };
@@ -81,6 +87,9 @@ fn summary(status: &Status) -> serde_json::Value {
         "updates": sum(|progress| progress.updates.load(Ordering::Relaxed)),
         "deletes": sum(|progress| progress.deletes.load(Ordering::Relaxed)),
         "deltas": status.transform.deltas.load(Ordering::Relaxed),
+        "faulty": status.transform.faulty.load(Ordering::Relaxed),
+        "held": held,
+        "rejected": status.sinks.iter().map(|sink| sink.rejected.load(Ordering::Relaxed)).sum::<u64>(),
         "first_event_ms": first_event_ms,
         "cpu_seconds": usage::cpu_seconds(),
         "peak_rss_bytes": usage::peak_rss_bytes(),

@@ -8,12 +8,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::CommandError;
-use crate::api::{Report, Sink, Source};
+use crate::api::{Held, Report, Sink, Source};
 use crate::cli::StatusArgs;
 use crate::config::Config;
+use crate::figures::{bytes_text, duration_text, grouped, ms_text};
 
 /// The daemon answers from memory; what takes longer is not well.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Refused rows of a sink that get a line; `--json` has more.
+const REFUSED_LINES: usize = 5;
 
 /// Prints what the daemon says.
 pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
@@ -68,15 +72,25 @@ fn table(report: &Report, base: &str) -> String {
     let state = journal.state_bytes.map_or_else(|| "?".to_owned(), bytes_text);
     let row = [grouped(journal.durable), grouped(journal.first), bytes_text(journal.log_bytes), state];
     align(&mut out, &header, [std::iter::once(String::new()).chain(row).collect()]);
-    let header = ["TRANSFORM", "FOLDED", "BEHIND", "DELTAS", "UNCHANGED", "FAULTY", "WARNINGS"];
+    let header = ["TRANSFORM", "FOLDED", "BEHIND", "DELTAS", "UNCHANGED", "FAULTY", "WARNINGS", "HELD NOW"];
     let row = [transform.folded, transform.behind, transform.deltas, transform.unchanged, transform.faulty];
-    let row = row.into_iter().chain([transform.warnings]).map(grouped);
+    let row = row.into_iter().chain([transform.warnings]).map(grouped).chain([held_text(transform.held.as_ref())]);
     let state = if transform.parked.is_some() { "parked" } else { "" };
     align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
-    let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REJECTED", "RETRIES"];
+    let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REFUSED", "RETRIES"];
     align(&mut out, &header, report.sinks.iter().map(|(name, sink)| sink_row(name, sink)));
     for (name, problem) in report.sources.iter().filter_map(|(name, it)| Some((name, it.problem.as_ref()?))) {
         let _ = writeln!(out, "source {name}: older rows stay in force: {}", problem.replace('\n', "\n        "));
+    }
+    for (name, sink) in &report.sinks {
+        for row in sink.refused_rows.iter().take(REFUSED_LINES) {
+            let field = row.field.as_ref().map(|field| format!(" of {field}")).unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "refused by {name}: {} {}: {}{field}, {} times",
+                row.entity, row.key, row.code, row.attempts
+            );
+        }
     }
     for reason in &report.parked {
         let _ = writeln!(out, "parked: {}", reason.replace('\n', "\n        "));
@@ -87,9 +101,21 @@ fn table(report: &Report, base: &str) -> String {
     out
 }
 
+fn held_text(held: Option<&Held>) -> String {
+    match held {
+        Some(held) if held.complete => grouped(held.rows),
+        Some(held) => grouped(held.rows) + " or more",
+        None => "-".to_owned(),
+    }
+}
+
 fn source_row(name: &str, source: &Source) -> Vec<String> {
     let unknown = || "-".to_owned();
-    let heard = source.last_message_age_ms.map_or_else(unknown, |ms| ms_text(ms) + " ago");
+    let heard = match source.last_message_age_ms {
+        Some(ms) if source.bytes > 0 => ms_text(ms) + " ago",
+        Some(_) => "never".to_owned(),
+        None => unknown(),
+    };
     vec![
         name.to_owned(),
         source.state.clone(),
@@ -110,7 +136,7 @@ fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
         grouped(sink.rows),
         ms_text(sink.lag_ms),
         ms_text(sink.last_lag_ms),
-        grouped(sink.rejected),
+        grouped(sink.refused),
         grouped(sink.retries),
     ]
 }
@@ -133,51 +159,6 @@ fn align(out: &mut String, header: &[&str], rows: impl IntoIterator<Item = Vec<S
     out.push('\n');
 }
 
-/// 1234567 as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A size in the unit that leaves up to four digits.
-pub(super) fn bytes_text(bytes: u64) -> String {
-    let mut size = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if size < 1_000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{size:.1} {unit}") };
-        }
-        size /= 1_024.0;
-    }
-    format!("{size:.1} TiB")
-}
-
-fn ms_text(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        _ => duration_text(Duration::from_millis(ms)),
-    }
-}
-
-/// The two largest units.
-fn duration_text(duration: Duration) -> String {
-    let (minutes, seconds) = (duration.as_secs() / 60, duration.as_secs() % 60);
-    let (hours, days) = (minutes / 60, minutes / (24 * 60));
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {seconds}s"),
-        (0, _, _) => format!("{hours}h {}m", minutes % 60),
-        _ => format!("{days}d {}h", hours % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,15 +168,6 @@ mod tests {
         assert_eq!(base("0.0.0.0:7070".parse().expect("address")), "http://127.0.0.1:7070");
         assert_eq!(base("[::]:7070".parse().expect("address")), "http://[::1]:7070");
         assert_eq!(base("10.0.0.1:80".parse().expect("address")), "http://10.0.0.1:80");
-    }
-
-    #[test]
-    fn numbers_read_well() {
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!((bytes_text(999), bytes_text(1_000)), ("999 B".into(), "1.0 KiB".into()));
-        assert_eq!(bytes_text(5 << 40), "5.0 TiB");
-        assert_eq!((ms_text(999), ms_text(4_210), ms_text(61_000)), ("999 ms".into(), "4.2 s".into(), "1m 1s".into()));
-        assert_eq!(duration_text(Duration::from_secs(90_000)), "1d 1h");
     }
 
     #[tokio::test]

@@ -86,11 +86,6 @@ impl Config {
         read_with(file, |text, faults| Self::parse(text, folder_of(file), faults))
     }
 
-    /// True where nothing was captured into the data folder yet.
-    pub(crate) fn is_new(&self) -> bool {
-        is_new(&self.data_dir)
-    }
-
     /// Reads only where the control API listens: whoever asks a running daemon needs none of its secrets.
     pub(crate) fn read_listen(file: &Path) -> Result<SocketAddr, ConfigFaults> {
         read_with(file, |text, faults| {
@@ -137,6 +132,9 @@ impl Config {
                 "no [sinks.<name>] section: there is nowhere to deliver to; type = \"discard\" delivers nowhere",
             );
         }
+        if !root.has("mappings") {
+            refuse_unmapped(sinks.iter().flatten(), faults);
+        }
         root.finish(faults);
         for mapping in &mappings {
             if !sources.iter().flatten().any(|source: &SourceConfig| *source.id() == mapping.source) {
@@ -156,6 +154,17 @@ impl Config {
             mappings,
             sinks: sinks.into_iter().collect::<Option<_>>()?,
         })
+    }
+}
+
+/// Without a mapping nothing ever reaches a target.
+fn refuse_unmapped<'s>(sinks: impl Iterator<Item = &'s SinkConfig>, faults: &mut Faults) {
+    let fed = sinks.filter(|sink| !matches!(sink.kind, SinkKind::Discard));
+    let names: Vec<String> = fed.map(|sink| format!("sinks.{}", sink.name)).collect();
+    if !names.is_empty() {
+        let names = names.join(" and ");
+        faults
+            .add(1, format!("no [mappings] section: {names} would never get a row; write one with dir = \"mappings\""));
     }
 }
 
@@ -215,8 +224,14 @@ impl Daemon {
                 None
             }
         });
+        let name = section.text("name", faults).map_or(defaults.name, |name| {
+            if name.value.is_empty() {
+                name.fault(faults, "is empty; targets know this pipeline by it");
+            }
+            name.value
+        });
         let daemon = Self {
-            name: section.text("name", faults).map_or(defaults.name, |name| name.value),
+            name,
             data_dir: section.text("data_dir", faults).map_or(defaults.data_dir, |dir| folder.join(dir.value)),
             listen: listen.unwrap_or(defaults.listen),
             log_retention: section.duration("log_retention", faults).unwrap_or(defaults.log_retention),
@@ -232,13 +247,19 @@ fn read_mappings(mut section: Section<'_>, folder: &Path, document: &Document, f
     section.finish(faults);
     let root = folder.join(&dir.value);
     let mut mappings = Vec::new();
-    for (path, file) in match sql_files(&root) {
+    let SqlFiles { files, stray } = match sql_files(&root) {
         Ok(files) => files,
         Err(error) => {
             faults.add(document.line(dir.at), format!("mappings.dir: {}: {error}", root.display()));
             return mappings;
         }
-    } {
+    };
+    for name in stray {
+        let right = root.join("<source>").join(&name);
+        let remedy = format!("a mapping lies in the folder of its source: move it to {}", right.display());
+        faults.add(0, format!("{}: {remedy}", root.join(&name).display()));
+    }
+    for (path, file) in files {
         match std::fs::read_to_string(&file) {
             Ok(text) => match Mapping::parse(&path, &file.display().to_string(), &text) {
                 Ok(mapping) => mappings.push(mapping),
@@ -254,22 +275,36 @@ fn read_mappings(mut section: Section<'_>, folder: &Path, document: &Document, f
     mappings
 }
 
-/// Mapping files by their name relative to the mapping folder, sorted.
-fn sql_files(root: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
-    let mut files = Vec::new();
+/// What lies in a mapping folder, sorted.
+struct SqlFiles {
+    /// Mapping files by their name relative to the folder.
+    files: Vec<(String, PathBuf)>,
+    /// Names of those that lie beside the sources' folders.
+    stray: Vec<PathBuf>,
+}
+
+/// A source's folder may be a link to one that several daemons share.
+fn sql_files(root: &Path) -> std::io::Result<SqlFiles> {
+    let is_sql = |file: &Path| file.extension().is_some_and(|extension| extension == "sql");
+    let (mut files, mut stray) = (Vec::new(), Vec::new());
     for source in std::fs::read_dir(root)? {
         let source = source?;
-        if !source.file_type()?.is_dir() {
+        if !source.path().is_dir() {
+            stray.extend(Some(PathBuf::from(source.file_name())).filter(|name| is_sql(name)));
             continue;
         }
         for entry in std::fs::read_dir(source.path())? {
             let file = entry?.path();
-            if file.extension().is_some_and(|extension| extension == "sql") {
+            if is_sql(&file) {
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 files.push((format!("{}/{name}", source.file_name().to_string_lossy()), file));
             }
         }
     }
     files.sort();
-    Ok(files)
+    stray.sort();
+    Ok(SqlFiles { files, stray })
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,14 @@ impl<'d> Section<'d> {
         faults.add(self.document.line(self.at), format!("{} {}", self.path, reason.as_ref()));
     }
 
+    /// Says what is wrong with the value of a key, or with the section where the key is not there.
+    pub(super) fn fault_of(&self, key: &str, faults: &mut Faults, reason: &str) {
+        match self.table.iter().find(|(name, _)| name.get_ref() == key) {
+            Some((_, value)) => self.found(key, value.span().start, ()).fault(faults, reason),
+            None => self.fault(faults, format!("{key} {reason}")),
+        }
+    }
+
     fn typed<T>(
         &mut self,
         key: &str,

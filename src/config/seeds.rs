@@ -61,7 +61,6 @@ mod tests {
     use std::fs;
 
     use super::super::{Config, SourceConfig};
-    use super::*;
 
     const SINK: &str = "[sinks.null]\ntype = \"discard\"\n";
 

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
-use syncline_sinks::EntityPatterns;
 use syncline_sinks::lake::{LakeConfig, S3Options};
 use syncline_sinks::planning::{Auth, PlanningConfig};
+use syncline_sinks::{EntityPatterns, SinkError};
 
 use super::Faults;
 use super::section::{Found, Section};
@@ -64,19 +64,21 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     let max_bytes = section.count("max_bytes", faults);
     let timeout = section.duration("timeout", faults);
     let token = section.secret("token", folder, faults);
-    let url = url?;
-    if !matches!(url.value.scheme(), "http" | "https") {
-        url.fault(faults, "is no http:// or https:// url");
-        return None;
-    }
-    let mut config = PlanningConfig::new(url.value, pipeline);
+    let mut config = PlanningConfig::new(url?.value, pipeline);
     config.entities = entities?;
-    config.partitions = partitions.and_then(|count| u32::try_from(count).ok()).unwrap_or(config.partitions);
+    config.partitions =
+        partitions.map_or(config.partitions, |partitions| u32::try_from(partitions).unwrap_or(u32::MAX));
     config.max_records = max_records.unwrap_or(config.max_records);
     config.max_bytes = max_bytes.unwrap_or(config.max_bytes);
     config.timeout = timeout.unwrap_or(config.timeout);
     if let Some(token) = token {
         config.auth = Auth::Bearer(Secret::new(token));
+    }
+    // What the sink would refuse at its start is refused here, with its line and beside the other faults.
+    match config.check() {
+        Ok(()) => {}
+        Err(SinkError::Setting { setting, reason }) => section.fault_of(setting, faults, &reason),
+        Err(error) => section.fault(faults, error.to_string()),
     }
     Some(SinkKind::Planning(Box::new(config)))
 }

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use syncline_capture::feed::seeds::SeedsConfig;
+use syncline_capture::CaptureError;
+use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
+    self, DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
 use syncline_schemas::ident::{SEEDS, SourceId};
 use syncline_schemas::secret::Secret;
+use syncline_schemas::table::TableSchema;
 
 use super::Faults;
 use super::section::Section;
@@ -28,6 +30,14 @@ impl SourceConfig {
         match self {
             Self::Postgres(config) => &config.source,
             Self::Seeds(config) => &config.source,
+        }
+    }
+
+    /// The shapes of its tables. Blocks for some round trips, or while files are read.
+    pub(crate) fn table_schemas(&self) -> Result<Vec<TableSchema>, CaptureError> {
+        match self {
+            Self::Postgres(config) => postgres::table_schemas(config),
+            Self::Seeds(config) => seeds::table_schemas(config),
         }
     }
 

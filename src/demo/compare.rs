@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 
 use super::erp::MAPPINGS;
 use super::error::DemoError;
-use super::server;
+use super::{server, setup};
 
 /// Rows asked for at once; the planner gives no more.
 const PAGE_ROWS: usize = 10_000;
@@ -97,7 +97,7 @@ async fn fetch(client: &Client, planner: &str, entity: &Entity) -> Result<(), De
     client.batch_execute("TRUNCATE held").await.map_err(refused())?;
     let copy = client.copy_in::<_, Cursor<Vec<u8>>>("COPY held FROM STDIN").await.map_err(refused())?;
     futures::pin_mut!(copy);
-    let http = reqwest::Client::new();
+    let http = setup::http();
     let mut after = String::new();
     loop {
         let mut url = reqwest::Url::parse(planner)

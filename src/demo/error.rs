@@ -27,8 +27,20 @@ pub(crate) enum DemoError {
         "PostgreSQL refuses to run as root and /etc/passwd has neither postgres nor nobody; start the demo as an ordinary user"
     )]
     NoUnprivilegedUser,
+    /// We are root, and the user who runs the server cannot get to its folder.
+    #[error(
+        "PostgreSQL refuses to run as root, and the user with uid {uid} who runs it cannot enter {place}; give another \
+         --dir, such as one under /tmp, or let that user through: `chmod o+x {place}`",
+        place = path.display()
+    )]
+    Closed {
+        /// The folder that is closed.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+    },
     /// A file or folder could not be worked with.
-    #[error("could not {what} {}", path.display())]
+    #[error("could not {what} {}: {source}", path.display())]
     File {
         /// What was tried, as in `write`.
         what: &'static str,
@@ -38,10 +50,10 @@ pub(crate) enum DemoError {
         source: io::Error,
     },
     /// No free port could be had.
-    #[error("could not find a free port on 127.0.0.1")]
+    #[error("could not find a free port on 127.0.0.1: {0}")]
     NoPort(#[source] io::Error),
     /// A program could not be started or waited for.
-    #[error("could not run {program}")]
+    #[error("could not run {program}: {source}")]
     Spawn {
         /// The program.
         program: String,
@@ -89,7 +101,7 @@ pub(crate) enum DemoError {
         attempts: u32,
     },
     /// The planner did not answer as agreed.
-    #[error("the planner did not answer {url}")]
+    #[error("the planner did not answer {url}: {}", root(source))]
     Planner {
         /// What was asked.
         url: String,
@@ -133,5 +145,33 @@ impl DemoError {
 
 /// tokio-postgres prints `db error` alone; what the server said stands one level deeper.
 fn reason(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+    error.as_db_error().map_or_else(|| root(error), ToString::to_string)
+}
+
+/// Libraries say only what they were about to do; what the system said stands at the end of the chain.
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_said_is_in_the_message() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let reason = denied().to_string();
+        let errors = [
+            DemoError::file("write", "demo/daemon.log")(denied()),
+            DemoError::NoPort(denied()),
+            DemoError::Spawn { program: "initdb".to_owned(), source: denied() },
+        ];
+        for error in errors {
+            assert!(error.to_string().ends_with(&format!(": {reason}")), "{error}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::figures::{grouped, ms_text};
 use super::traffic::Counts;
 
 /// A status that takes longer is as good as none.
@@ -119,7 +120,7 @@ fn line(
         grouped(deltas)
     );
     for (name, lag) in &status.lags {
-        let lag = lag.map_or_else(|| "?".to_owned(), milliseconds);
+        let lag = lag.map_or_else(|| "?".to_owned(), ms_text);
         let _ = write!(out, " {name} {lag}");
     }
     if let Some(pid) = daemon {
@@ -133,23 +134,6 @@ fn per_second(before: u64, after: u64, elapsed: Duration) -> u64 {
     let elapsed_ms = elapsed.as_millis().max(1);
     let per_second = u128::from(after.saturating_sub(before)) * 1000 / elapsed_ms;
     u64::try_from(per_second).unwrap_or(u64::MAX)
-}
-
-fn milliseconds(lag_ms: u64) -> String {
-    if lag_ms < 1_000 { format!("{lag_ms} ms") } else { format!("{}.{} s", lag_ms / 1_000, lag_ms % 1_000 / 100) }
-}
-
-/// 1234567 as `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]

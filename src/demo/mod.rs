@@ -14,6 +14,7 @@ mod drive;
 mod erp;
 mod error;
 mod live;
+mod lives;
 mod process;
 mod server;
 mod setup;
@@ -27,19 +28,18 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::drive::{Drive, Pace};
 use self::erp::Scale;
-use self::live::{Live, grouped};
+use self::live::Live;
+use self::lives::Daemon;
 use self::process::{Process, Program};
 use self::server::Server;
 use self::setup::Setup;
+use crate::figures::{self, grouped};
 
 pub(crate) use self::error::DemoError;
+pub(crate) use self::process::end_with_parent;
 
 /// How long the daemon and the planner may take until they answer.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// A daemon that dies again sooner than this after its start has not been killed for fun.
-const LIFE_MIN: Duration = Duration::from_secs(3);
-/// So many short lives in a row, and the demo gives up.
-const SHORT_LIVES_MAX: u32 = 5;
 
 /// What is asked of the demo.
 #[derive(Debug, Clone)]
@@ -52,15 +52,13 @@ pub(crate) struct DemoOptions {
     pub(crate) seed: u64,
     /// Business steps per second that the traffic aims at.
     pub(crate) rate: u32,
-    /// Business steps of a day with `drain`.
-    pub(crate) steps: u64,
-    /// Opening books in small, for tests.
+    /// Opening books and a day in small, for tests.
     pub(crate) small: bool,
 }
 
 impl Default for DemoOptions {
     fn default() -> Self {
-        Self { drain: false, dir: None, seed: 1, rate: 300, steps: 3_000, small: false }
+        Self { drain: false, dir: None, seed: 1, rate: 300, small: false }
     }
 }
 
@@ -69,12 +67,17 @@ impl DemoOptions {
         if self.small { Scale::SHOP } else { Scale::DISTRIBUTOR }
     }
 
+    /// Business steps of a day with `drain`.
+    fn steps(&self) -> u64 {
+        if self.small { 600 } else { 3_000 }
+    }
+
     fn pace(&self) -> Pace {
         Pace {
             seed: self.seed,
             connections: 4,
             rate: self.rate,
-            steps_max: self.drain.then_some(self.steps),
+            steps_max: self.drain.then_some(self.steps()),
             mass_rows: if self.small { 1_000 } else { 50_000 },
             mass_every: Duration::from_secs(60),
         }
@@ -93,9 +96,8 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), DemoError> {
     println!("folder     {}", setup.dir.display());
     let outcome = with_server(&options, &setup).await;
     match &outcome {
-        // What went wrong stands in the logs.
-        Err(_) => println!("kept       {}", setup.dir.display()),
-        Ok(()) => setup.clean_up(options.drain)?,
+        Ok(()) | Err(DemoError::Interrupted) => setup.clean_up()?,
+        Err(_) => setup::tell(&format!("kept       {}: what went wrong stands in its logs", setup.dir.display())),
     }
     outcome
 }
@@ -132,7 +134,7 @@ async fn with_books(
     };
     let (demo, drive) = tokio::select! {
         prepared = prepared => prepared?,
-        () = stop.asked() => return Ok(()),
+        () = stop.asked() => return if options.drain { Err(DemoError::Interrupted) } else { Ok(()) },
     };
     if !options.drain {
         return demo.watch(drive, stop).await;
@@ -140,33 +142,6 @@ async fn with_books(
     tokio::select! {
         drained = demo.drain(drive, options, &connection, &password) => drained,
         () = stop.asked() => Err(DemoError::Interrupted),
-    }
-}
-
-/// The daemon over all its lives.
-struct Daemon {
-    program: Program,
-    process: Process,
-    born: Instant,
-    short_lives: u32,
-}
-
-impl Daemon {
-    fn start(program: Program) -> Result<Self, DemoError> {
-        let process = program.start()?;
-        Ok(Self { program, process, born: Instant::now(), short_lives: 0 })
-    }
-
-    /// Starts it again where it has died; true where it had.
-    fn revive(&mut self) -> Result<bool, DemoError> {
-        let Some(status) = self.process.ended()? else { return Ok(false) };
-        self.short_lives = if self.born.elapsed() < LIFE_MIN { self.short_lives + 1 } else { 0 };
-        if self.short_lives >= SHORT_LIVES_MAX {
-            return Err(self.process.fault(status));
-        }
-        self.process = self.program.start()?;
-        self.born = Instant::now();
-        Ok(true)
     }
 }
 
@@ -229,9 +204,10 @@ impl Demo<'_> {
                 _ = seconds.tick() => self.beat(&drive).await?,
             }
         }
-        self.live.say("stopping").map_err(stdout_fault)?;
+        // Where the terminal is gone, nobody reads it, and everything is stopped all the same.
+        let _ = self.live.say("stopping");
         drive.stop().await?;
-        self.daemon.process.stop().await?;
+        self.daemon.stop().await?;
         self.planner.stop().await
     }
 
@@ -259,7 +235,7 @@ impl Demo<'_> {
             tokio::select! {
                 ended = drive.finished() => break ended?,
                 _ = seconds.tick() => {
-                    if !killed && drive.counts().steps >= options.steps / 2 {
+                    if !killed && drive.counts().steps >= options.steps() / 2 {
                         killed = true;
                         self.daemon.process.kill();
                         self.live.say("daemon     killed with SIGKILL half way").map_err(stdout_fault)?;
@@ -271,7 +247,7 @@ impl Demo<'_> {
         let counts = drive.counts();
         self.daemon.revive()?;
         let stopped = Instant::now();
-        self.daemon.process.stop().await?;
+        self.daemon.stop().await?;
         let summary = self.setup.drain(password).output().await?;
         let summary = summary.lines().last().unwrap_or_default();
         println!();
@@ -302,10 +278,11 @@ fn stdout_fault(source: std::io::Error) -> DemoError {
     DemoError::File { what: "write to", path: PathBuf::from("standard output"), source }
 }
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C, SIGTERM, and the end of the terminal, after which nobody would be there to stop what the demo started.
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Stop {
@@ -314,6 +291,7 @@ impl Stop {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(fault)?,
             terminate: signal(SignalKind::terminate()).map_err(fault)?,
+            hangup: signal(SignalKind::hangup()).map_err(fault)?,
         })
     }
 
@@ -321,6 +299,7 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

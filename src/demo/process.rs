@@ -3,17 +3,34 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::process::{Child, Command};
 
 use super::error::DemoError;
 
 /// A daemon that stops in order drains what it holds; a minute is far more than it should need.
 const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// The environment variable by which one of our children knows whose child it is, and that it must not outlive that one.
+const PARENT_VARIABLE: &str = "SYNCLINE_PARENT";
+
+/// Ties the life of this process to the one that started it, where that one asked for it: the demo's children are in
+/// process groups of their own, and a demo that is killed cannot stop them any more.
+///
+/// # Errors
+/// Where the system refuses.
+pub(crate) fn end_with_parent() -> io::Result<()> {
+    let Ok(parent) = std::env::var(PARENT_VARIABLE) else { return Ok(()) };
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have been gone before.
+    let is_there = getppid().is_some_and(|pid| pid.as_raw_nonzero().to_string() == parent);
+    if is_there { Ok(()) } else { Err(io::Error::other("the process that started this one is gone")) }
+}
 
 /// How one of our programs is started, as often as needed.
 #[derive(Debug, Clone)]
@@ -60,6 +77,7 @@ impl Program {
         command
             .args(self.arguments.iter().map(OsStr::new))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env(PARENT_VARIABLE, std::process::id().to_string())
             .stdin(Stdio::null())
             .stderr(log)
             .process_group(0)
@@ -71,7 +89,7 @@ impl Program {
         OpenOptions::new().create(true).append(true).open(&self.log).map_err(DemoError::file("write", &self.log))
     }
 
-    fn spawn_fault(&self, source: std::io::Error) -> DemoError {
+    fn spawn_fault(&self, source: io::Error) -> DemoError {
         DemoError::Spawn { program: self.name.to_owned(), source }
     }
 

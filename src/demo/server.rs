@@ -10,6 +10,7 @@ use std::fs::{self, Permissions};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub(crate) const OWNER: &str = "meridian";
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    guard: Child,
     port: u16,
     password: String,
     log: PathBuf,
@@ -52,6 +54,9 @@ impl Server {
         let data = folder.join("data");
         let log = folder.join("server.log");
         fs::create_dir_all(folder).map_err(DemoError::file("make", folder))?;
+        if let Some(user) = user {
+            ensure_enterable(folder, user)?;
+        }
         let password_file = folder.join("password");
         fs::write(&password_file, &password).map_err(DemoError::file("write", &password_file))?;
         fs::set_permissions(&password_file, Permissions::from_mode(0o600))
@@ -99,7 +104,8 @@ impl Server {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
         let child = postgres.spawn().map_err(spawn("postgres"))?;
-        let mut server = Self { child, port, password, log };
+        let guard = guard(&child).map_err(spawn("sh"))?;
+        let mut server = Self { child, guard, port, password, log };
         server.wait_until_ready().await?;
         Ok(server)
     }
@@ -121,7 +127,11 @@ impl Server {
     pub(crate) async fn stop(mut self) -> Result<(), DemoError> {
         signal(&self.child, Signal::INT);
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
-            Ok(waited) => waited.map(drop).map_err(spawn("postgres")),
+            Ok(waited) => {
+                // Its pid is free for another process now, which is none of the guard's business.
+                let _ = self.guard.start_kill();
+                waited.map(drop).map_err(spawn("postgres"))
+            }
             Err(_) => Err(DemoError::TooSlow {
                 program: "postgres".into(),
                 what: "stop",
@@ -155,6 +165,21 @@ impl Server {
             })
         })
     }
+}
+
+/// A shell that tells a server to quit when this process is gone, however it went: the server is not ours to teach, and
+/// may run as a user who cannot even see our executable.
+fn guard(server: &Child) -> std::io::Result<Child> {
+    let pid = server.id().unwrap_or_default().to_string();
+    // The read ends with the pipe, whose other end nobody but us holds.
+    Command::new("sh")
+        .args(["-c", "read -r _; kill -QUIT \"$1\"", "sh", &pid])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
 }
 
 /// A server that nobody stopped in order is told to quit at once; it recovers from its log, should anyone care.
@@ -230,6 +255,24 @@ fn unprivileged_user() -> Result<Option<(u32, u32)>, DemoError> {
     ids("postgres").or_else(|| ids("nobody")).map(Some).ok_or(DemoError::NoUnprivilegedUser)
 }
 
+/// The server's user must be able to enter its folder, and with it every folder above.
+fn ensure_enterable(folder: &Path, (uid, gid): (u32, u32)) -> Result<(), DemoError> {
+    let mut above: Vec<&Path> = folder.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+    above.reverse();
+    for path in above {
+        // Asked of the system in that user's name, since modes alone do not say all of it.
+        let entered = std::process::Command::new("true").current_dir(path).uid(uid).gid(gid).status();
+        match entered {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(DemoError::Closed { path: path.to_owned(), uid });
+            }
+            Err(error) => return Err(spawn("true")(error)),
+        }
+    }
+    Ok(())
+}
+
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> Result<u16, DemoError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(DemoError::NoPort)?;
@@ -256,6 +299,22 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("open it");
         dir
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_the_servers_user_cannot_enter_is_named_with_the_remedy() {
+        // Only root lends the server to another user.
+        if !getuid().is_root() {
+            return;
+        }
+        let dir = open_folder();
+        let private = dir.path().join("private");
+        fs::create_dir(&private).expect("made");
+        fs::set_permissions(&private, Permissions::from_mode(0o700)).expect("closed");
+        let folder = private.join("demo/postgres");
+        let text = Server::start(&folder, &[]).await.expect_err("closed").to_string();
+        assert!(text.contains(&format!("cannot enter {};", private.display())), "{text}");
+        assert!(text.contains(&format!("chmod o+x {}", private.display())) && text.contains("--dir"), "{text}");
     }
 
     #[tokio::test]

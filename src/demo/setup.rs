@@ -2,13 +2,17 @@
 //! written by hand, the mappings, and the command lines of its children.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::process::getuid;
 
 use super::erp::{self, DATABASE, READER, SLOT};
 use super::error::DemoError;
 use super::live::Live;
 use super::process::Program;
-use super::server::free_port;
+use super::server::{free_port, random_password};
 
 /// The environment variable that holds the reader's password; the configuration only names it.
 const PASSWORD_VARIABLE: &str = "ERP_PASSWORD";
@@ -31,28 +35,34 @@ impl Setup {
     /// [`DemoError`] naming the folder.
     pub(crate) fn new(dir: Option<PathBuf>, executable: PathBuf) -> Result<Self, DemoError> {
         let temporary = dir.is_none();
-        let dir = dir.unwrap_or_else(|| std::env::temp_dir().join(format!("syncline-demo-{}", std::process::id())));
+        let dir = match dir {
+            Some(dir) => dir,
+            None => temporary_folder()?,
+        };
         let dir = std::path::absolute(&dir).map_err(DemoError::file("find", &dir))?;
-        fs::create_dir_all(&dir).map_err(DemoError::file("make", &dir))?;
+        if temporary || !dir.exists() {
+            fs::create_dir_all(&dir).map_err(DemoError::file("make", &dir))?;
+            let_pass(&dir)?;
+        }
         if fs::read_dir(&dir).map_err(DemoError::file("read", &dir))?.next().is_some() {
             return Err(DemoError::NotEmpty { path: dir });
         }
         Ok(Self { dir, executable, temporary, listen: free_port()?, planner: free_port()? })
     }
 
-    /// Removes the server's files, which are of no use to anybody, and a temporary folder as a whole; `keep_lake` keeps it
-    /// all the same, since there is a lake to be queried.
+    /// Removes a temporary folder; of one that was asked for, the server's files only, which are of no use to anybody.
     ///
     /// # Errors
     /// [`DemoError::File`] where it cannot be removed.
-    pub(crate) fn clean_up(&self, keep_lake: bool) -> Result<(), DemoError> {
+    pub(crate) fn clean_up(&self) -> Result<(), DemoError> {
         let server = self.dir.join("postgres");
-        let removed = if self.temporary && !keep_lake { &self.dir } else { &server };
+        let removed = if self.temporary { &self.dir } else { &server };
         if removed.exists() {
             fs::remove_dir_all(removed).map_err(DemoError::file("remove", removed))?;
         }
-        if self.temporary && keep_lake {
-            println!("kept       {}\n           {}", self.dir.display(), self.duckdb_query());
+        if !self.temporary {
+            tell(&format!("kept       {}, as asked; what is in the lake:", self.dir.display()));
+            tell(&format!("           {}", self.duckdb_query()));
         }
         Ok(())
     }
@@ -147,7 +157,7 @@ flush_every = "5s"
 
     /// What to watch the daemon with.
     pub(crate) fn live(&self) -> Live {
-        Live::new(reqwest::Client::new(), &self.listen())
+        Live::new(http(), &self.listen())
     }
 
     /// A question to the lake, to be pasted into a shell.
@@ -166,9 +176,34 @@ flush_every = "5s"
     }
 }
 
+/// A folder of our own, under a name that nobody can take or link elsewhere before.
+fn temporary_folder() -> Result<PathBuf, DemoError> {
+    let dir = std::env::temp_dir().join(format!("syncline-demo-{}", random_password()?));
+    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(DemoError::file("make", &dir))?;
+    Ok(dir)
+}
+
+/// Lets the server's user, who is another one where we are root, pass through a folder that we made.
+fn let_pass(dir: &Path) -> Result<(), DemoError> {
+    if getuid().is_root() {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).map_err(DemoError::file("open", dir))?;
+    }
+    Ok(())
+}
+
+/// Prints a line; where standard output is gone, nobody misses it.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A client for what runs on this machine: a proxy of the environment is for others.
+pub(crate) fn http() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("a client without settings of its own")
+}
+
 /// Whether a folder is one that the demo would take.
 #[cfg(test)]
-fn is_taken(dir: &std::path::Path) -> bool {
+fn is_taken(dir: &Path) -> bool {
     matches!(Setup::new(Some(dir.to_owned()), PathBuf::from("syncline")), Err(DemoError::NotEmpty { .. }))
 }
 

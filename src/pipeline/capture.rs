@@ -1,19 +1,20 @@
 //! A source: its reader on a thread of its own, its entries into the log, its failures into a retry or a park.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syncline_capture::feed::seeds::{self, ShapeJudge};
+use syncline_capture::feed::seeds;
 use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, postgres};
 use syncline_journal::{JournalError, Log};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
-use syncline_transform::mapping::Mapping;
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
+use super::defect;
+use super::fit::Fit;
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 use crate::config::SourceConfig;
@@ -21,18 +22,43 @@ use crate::config::SourceConfig;
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
-/// The journal's log as the reader of one source sees it.
+/// The journal's log as the reader of one source sees it, in all its sessions.
 struct JournalLog<'s> {
     log: Log,
     status: &'s SourceStatus,
-    /// Where the last appended frame took the source, durable or not.
-    stands: Mutex<(Position, bool)>,
+    stands: Mutex<Stands>,
+}
+
+/// Where the last appended frame took the source, durable or not, and the last entry of the source.
+struct Stands {
+    position: Position,
+    txn_end: bool,
+    last: LogOffset,
 }
 
 impl<'s> JournalLog<'s> {
     fn new(log: Log, source: &SourceId, status: &'s SourceStatus) -> Self {
-        let stands = log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
-        Self { log, status, stands: Mutex::new(stands) }
+        let (position, txn_end) =
+            log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
+        Self { log, status, stands: Mutex::new(Stands { position, txn_end, last: LogOffset::START }) }
+    }
+
+    fn stands(&self) -> MutexGuard<'_, Stands> {
+        self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until everything of the source is durable; false where the stop came first.
+    ///
+    /// A session begins at the durable position: beginning while entries of the last one are on their way would read
+    /// their rows a second time.
+    fn settle(&self, stop: &StopSignal) -> Result<bool, CaptureError> {
+        let last = self.stands().last;
+        while self.wait_durable(last, STOP_POLL)? < last {
+            if stop.is_stopped() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -43,14 +69,16 @@ fn refused(error: &JournalError) -> CaptureError {
 impl LogSink for JournalLog<'_> {
     fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
         let payload = entry.encode().map_err(|error| CaptureError::Log { reason: error.to_string() })?;
-        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stands = self.stands();
         let mut runs = Vec::new();
         // A shape does not move the source: it repeats where the source stands.
         if let LogEntry::Frame(frame) = &entry {
-            *stands = (frame.position.clone(), frame.txn_end);
+            (stands.position, stands.txn_end) = (frame.position.clone(), frame.txn_end);
             runs = streamed_runs(frame);
         }
-        let offset = self.log.append(entry.source(), &stands.0, stands.1, payload).map_err(|error| refused(&error))?;
+        let appended = self.log.append(entry.source(), &stands.position, stands.txn_end, payload);
+        let offset = appended.map_err(|error| refused(&error))?;
+        stands.last = offset;
         self.status.on_the_way.note(offset, runs);
         // It may have become durable before it was noted.
         self.status.on_the_way.arrived(self.log.durable(), &self.status.lag);
@@ -69,6 +97,7 @@ impl LogSink for JournalLog<'_> {
 /// Starts the thread of a source; `index` is its place in the status.
 pub(super) fn start(
     config: SourceConfig,
+    fit: Fit,
     log: Log,
     status: Arc<Status>,
     index: usize,
@@ -77,43 +106,49 @@ pub(super) fn start(
     let name = format!("capture-{}", config.id());
     std::thread::Builder::new().name(name).spawn(move || {
         let source = &status.sources[index];
-        supervise(&config, &log, source, &status, &stop);
-        source.finished.store(true, Ordering::Release);
-        status.pulse();
+        let park = |why| source.park_finished(format!("source {}: {why}", source.name));
+        defect::watched(&status, park, || {
+            supervise(&config, fit, &log, source, &status, &stop);
+            source.finish();
+        });
     })
-}
-
-/// Has seeds refused in a shape that a mapping cannot take: in the log it would stop the transform for good.
-pub(super) fn guard(config: &mut SourceConfig, mappings: &[Mapping]) {
-    let SourceConfig::Seeds(seeds) = config else { return };
-    let mappings: Vec<Mapping> = mappings.iter().filter(|mapping| mapping.source == seeds.source).cloned().collect();
-    seeds.judge = ShapeJudge::new(move |table| {
-        let driven = mappings.iter().filter(|mapping| mapping.drives(&table.table));
-        let faults = driven.filter_map(|mapping| mapping.check(table).err());
-        faults.map(|fault| format!("a mapping could not take it: {fault}")).collect()
-    });
 }
 
 /// One session of whichever reader the source needs.
 fn run(
     config: &SourceConfig,
+    resume: Option<Resume>,
     log: &JournalLog<'_>,
     source: &SourceStatus,
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
-    let resume = resume(&log.log, config.id());
     match config {
         SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, stop),
         SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
     }
 }
 
-fn supervise(config: &SourceConfig, log: &Log, source: &SourceStatus, status: &Status, stop: &StopSignal) {
+fn supervise(
+    config: &SourceConfig,
+    mut fit: Fit,
+    log: &Log,
+    source: &SourceStatus,
+    status: &Status,
+    stop: &StopSignal,
+) {
     let id = config.id();
     let mut backoff = Backoff::new();
+    let log = JournalLog::new(log.clone(), id, source);
+    let mut session = || {
+        if !log.settle(stop)? {
+            return Ok(Outcome::Stopped);
+        }
+        let resume = resume(&log.log, id);
+        fit.check(config, resume.is_none())?;
+        run(config, resume, &log, source, stop)
+    };
     while !stop.is_stopped() {
-        let log = JournalLog::new(log.clone(), id, source);
-        match run(config, &log, source, stop) {
+        match session() {
             Ok(outcome) => {
                 info!(source = %id, ?outcome, "source ended");
                 return;
@@ -128,6 +163,8 @@ fn supervise(config: &SourceConfig, log: &Log, source: &SourceStatus, status: &S
             }
             Err(error) => {
                 error!(source = %id, %error, "source parked");
+                // Whoever sees the source at its end sees all that it gave; a log that failed says so itself.
+                let _ = log.settle(stop);
                 source.parked.park(error.to_string());
                 return;
             }
@@ -150,46 +187,31 @@ fn wait(pause: Duration, stop: &StopSignal) {
 
 #[cfg(test)]
 mod tests {
-    use syncline_capture::feed::seeds::SeedsConfig;
-    use syncline_capture::{Outcome, Progress};
+    use syncline_journal::Limits;
+    use syncline_schemas::frame::Frame;
 
     use super::*;
 
-    /// A log that takes everything.
-    struct Nowhere;
-
-    impl LogSink for Nowhere {
-        fn append(&self, _entry: LogEntry) -> Result<LogOffset, CaptureError> {
-            Ok(LogOffset(1))
-        }
-
-        fn durable(&self) -> Result<LogOffset, CaptureError> {
-            Ok(LogOffset(1))
-        }
-
-        fn wait_durable(&self, _offset: LogOffset, _timeout: Duration) -> Result<LogOffset, CaptureError> {
-            Ok(LogOffset(1))
-        }
-    }
-
     #[test]
-    fn a_file_that_a_mapping_cannot_take_never_reaches_the_log() {
+    fn a_session_after_a_lost_connection_begins_behind_everything_that_was_appended() {
         let dir = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(dir.path().join("seeds")).expect("make");
-        let mut seeds = SeedsConfig::new(dir.path().join("seeds"), dir.path().join("data/seeds"));
-        seeds.drain = true;
-        let sql = "SELECT 'C1' AS company_id, nr AS supplier_id, name FROM lieferant";
-        let mapping = Mapping::parse("seeds/supplier.sql", "mappings/seeds/supplier.sql", sql).expect("parses");
-        let mut config = SourceConfig::Seeds(seeds);
-        guard(&mut config, &[mapping]);
-        let SourceConfig::Seeds(seeds) = config else { panic!("they stay seeds") };
-        let run = |text: &str| {
-            std::fs::write(dir.path().join("seeds/lieferant.csv"), text).expect("write");
-            seeds::run(&seeds, None, &Nowhere, &Progress::default(), &StopSignal::default())
-        };
-        let fault = run("nr,nam\n1,A\n").expect_err("no such column").to_string();
-        let wanted = "lieferant.csv: a mapping could not take it: mappings/seeds/supplier.sql:1:";
-        assert!(fault.contains(wanted) && fault.contains("name"), "{fault}");
-        assert_eq!(run("nr,name\n1,A\n").expect("fits"), Outcome::Drained);
+        let log = Log::open(dir.path(), Limits::default()).expect("a log");
+        let status = Status::new(Instant::now(), &["erp".to_owned()], &[]);
+        let (source, stop) = (SourceId::new("erp"), StopSignal::default());
+        let journal = JournalLog::new(log.clone(), &source, &status.sources[0]);
+        for n in 0..200_u8 {
+            let position = Position::new(vec![n]);
+            let frame = Frame {
+                source: source.clone(),
+                position: position.clone(),
+                captured_at: 0,
+                txn_end: true,
+                batches: Vec::new(),
+            };
+            journal.append(LogEntry::Frame(frame)).expect("appended");
+            // As a session that breaks off right after its frame.
+            assert!(journal.settle(&stop).expect("the log works"));
+            assert_eq!(resume(&log, &source), Some(Resume { position, txn_end: true }));
+        }
     }
 }

@@ -3,21 +3,26 @@
 //! Each sink goes at its own pace. A slow or dead one costs disk, because the outbox keeps what it has not confirmed; it
 //! never holds back capture, the transform or another sink.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syncline_journal::{Commit, Durability, JournalError, Log, Store};
+use syncline_journal::{Log, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
-use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Sink, SinkError, Span, Written};
+use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, SinkError, Span, Written};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
+use super::claim::Claim;
+use super::defect;
 use super::lag::{self, Run};
-use super::outbox::{Cut, Cutter, Outbox};
+use super::memory::Memory;
+use super::outbox::{Cut, Cutter, Outbox, unreadable};
+use super::refused::{Again, Refused};
 use super::status::{SinkStatus, Status};
 
 /// What the pump is asked to do beside its work.
@@ -45,17 +50,11 @@ pub(super) struct Pump {
     pub(super) log: Log,
     pub(super) store: Store,
     pub(super) status: Arc<Status>,
+    /// Entities that some mapping fills.
+    pub(super) mapped: Arc<BTreeSet<String>>,
     /// Place of the sink in the status.
     pub(super) index: usize,
     pub(super) mode: watch::Receiver<Mode>,
-}
-
-fn cursor_name(sink: &str) -> String {
-    format!("sink/{sink}")
-}
-
-fn unreadable(error: &JournalError) -> SinkError {
-    SinkError::Outbox { reason: error.to_string() }
 }
 
 impl Pump {
@@ -64,12 +63,16 @@ impl Pump {
     pub(super) fn start(self, name: &str) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            let (status, index) = (Arc::clone(&self.status), self.index);
             let mut mode = self.mode.clone();
-            runtime.block_on(async {
-                tokio::select! {
-                    () = self.run() => {}
-                    _ = mode.wait_for(|mode| *mode == Mode::Abandon) => {}
-                }
+            let park = |why| status.sinks[index].parked.park(why);
+            defect::watched(&status, park, || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = self.run() => {}
+                        _ = mode.wait_for(|mode| *mode == Mode::Abandon) => {}
+                    }
+                });
             });
         })
     }
@@ -79,8 +82,9 @@ impl Pump {
         let status = Arc::clone(&self.status);
         let sink = &status.sinks[self.index];
         let mut backoff = Backoff::new();
+        let mut memory = None;
         loop {
-            match self.deliver(sink, &mut backoff).await {
+            match self.deliver(sink, &mut memory, &mut backoff).await {
                 Ok(()) => break,
                 Err(error) if error.class() == Class::Transient => {
                     let pause = backoff.pause();
@@ -98,52 +102,59 @@ impl Pump {
                 }
             }
         }
-        status.pulse();
     }
 
     async fn stopped_within(&mut self, pause: Duration) -> bool {
         tokio::time::timeout(pause, self.mode.wait_for(|mode| mode.ends())).await.is_ok()
     }
 
-    /// Delivers span after span; returns when asked to stop.
-    async fn deliver(&mut self, sink: &SinkStatus, backoff: &mut Backoff) -> Result<(), SinkError> {
-        let mut cutter = Cutter::new(self.store.clone(), self.begin(sink).await?);
-        while let Some(cut) = self.next_cut(&mut cutter, sink).await? {
-            if cut.rows > 0 {
-                self.write(cut, sink).await?;
+    /// Delivers span after span, and at times what was refused; returns when asked to stop.
+    async fn deliver(
+        &mut self,
+        sink: &SinkStatus,
+        memory: &mut Option<Memory>,
+        backoff: &mut Backoff,
+    ) -> Result<(), SinkError> {
+        let memory = match memory {
+            Some(memory) => memory,
+            none => none.insert(Memory::open(&self.store, &sink.name)?),
+        };
+        let refused = memory.refused();
+        sink.refused.store(refused.count(), Ordering::Relaxed);
+        let mut cutter = Cutter::new(self.store.clone(), self.begin(sink, memory).await?);
+        loop {
+            let cut = tokio::select! {
+                cut = self.next_cut(&mut cutter, sink) => cut?,
+                () = at(refused.due()) => {
+                    refused.begin(true);
+                    memory.retried(self.sink.retry(&Again(&refused)).await?)?;
+                    sink.refused.store(refused.count(), Ordering::Relaxed);
+                    self.status.pulse();
+                    continue;
+                }
+            };
+            let Some(cut) = cut else { return Ok(()) };
+            let written = if cut.rows > 0 { Some(self.write(cut, &refused, sink).await?) } else { None };
+            if written.is_some() {
                 backoff.reset();
             }
-            self.confirm(cut.span.upto, sink)?;
+            memory.confirm(cut.span.upto, written)?;
+            sink.refused.store(refused.count(), Ordering::Relaxed);
+            self.confirm(cut.span.upto, sink);
             cutter.delivered(cut.span.upto);
         }
-        Ok(())
     }
 
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
-    async fn begin(&mut self, sink: &SinkStatus) -> Result<LogOffset, SinkError> {
-        let ours = self.store.cursor(&cursor_name(&sink.name)).map_err(|error| unreadable(&error))?;
-        let theirs = self.sink.recall().await?;
-        let at = theirs.unwrap_or(LogOffset(ours.unwrap_or_default()));
-        let end = self.log.durable();
-        if at > end || (ours.is_none() && at > LogOffset::START) {
-            return Err(SinkError::Refused {
-                target: format!("sink {}", sink.name),
-                reason: format!("it stands at {at} of a log that is not this data_dir's, which ends at {end}"),
-                remedy: "another data_dir filled it: use that one, or give this sink an empty target".to_owned(),
-            });
-        }
-        if ours.is_none() {
-            self.remember(LogOffset::START, Durability::Synced, sink)?;
-        }
+    async fn begin(&mut self, sink: &SinkStatus, memory: &mut Memory) -> Result<LogOffset, SinkError> {
+        let remembered = memory.read(self.log.durable())?;
+        // Before it is asked: of a target that does not answer, what waits for it must not look level.
+        sink.set_behind(self.status.visible() > remembered.cursor.unwrap_or_default());
+        let recalled = self.sink.recall(&remembered.known).await?;
+        let claim = Claim::new(self.sink.identity(), &self.mapped);
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
-        if at < trimmed {
-            return Err(SinkError::Refused {
-                target: format!("sink {}", sink.name),
-                reason: format!("it stands at {at}, and deltas up to {trimmed} were delivered elsewhere and removed"),
-                remedy: "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot"
-                    .to_owned(),
-            });
-        }
+        let at = remembered.resume(&sink.name, &claim, recalled, trimmed)?;
+        memory.begin(&remembered, &claim)?;
         sink.cursor.store(at.0, Ordering::Release);
         self.status.pulse();
         Ok(at)
@@ -181,13 +192,14 @@ impl Pump {
         }
     }
 
-    async fn write(&mut self, cut: Cut, sink: &SinkStatus) -> Result<(), SinkError> {
-        let deltas = Observed::new(Outbox::new(self.store.clone()));
+    async fn write(&mut self, cut: Cut, refused: &Refused, sink: &SinkStatus) -> Result<Written, SinkError> {
+        refused.begin(false);
+        let deltas = Observed::new(Outbox::new(self.store.clone()), refused);
         let began = Instant::now();
         let written = self.sink.write(cut.span, &deltas).await?;
         deltas.record(sink);
         self.note(cut, &written, sink, began.elapsed());
-        Ok(())
+        Ok(written)
     }
 
     fn note(&self, cut: Cut, written: &Written, sink: &SinkStatus, took: Duration) {
@@ -195,52 +207,43 @@ impl Pump {
         sink.bytes.fetch_add(written.bytes, Ordering::Relaxed);
         sink.rejected.fetch_add(written.rejected, Ordering::Relaxed);
         sink.writes.fetch_add(1, Ordering::Relaxed);
-        for reject in &written.rejects {
-            let field = reject.field.as_deref().unwrap_or("");
-            warn!(
-                sink = sink.name,
-                entity = reject.entity,
-                version = reject.version,
-                code = reject.code,
-                field,
-                "row refused by the target"
-            );
-        }
         debug!(sink = sink.name, upto = %cut.span.upto, rows = cut.rows, took_ms = took.as_millis(), "delivered");
     }
 
-    fn confirm(&self, upto: LogOffset, sink: &SinkStatus) -> Result<(), SinkError> {
-        // A power failure may take it back; the span is then written again, which changes nothing.
-        self.remember(upto, Durability::Buffered, sink)?;
+    fn confirm(&self, upto: LogOffset, sink: &SinkStatus) {
         sink.cursor.store(upto.0, Ordering::Release);
         sink.reset_behind(self.status.visible() > upto);
         self.status.pulse();
-        Ok(())
     }
+}
 
-    fn remember(&self, upto: LogOffset, durability: Durability, sink: &SinkStatus) -> Result<(), SinkError> {
-        let mut commit = Commit::new();
-        commit.put_cursor(&cursor_name(&sink.name), upto.0);
-        self.store.commit(commit, durability).map_err(|error| unreadable(&error))
+/// Ends at a moment, or never.
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
 /// The outbox, with the commit times of the rows that were read through it: their age counts from the confirmation.
-struct Observed {
+struct Observed<'r> {
     outbox: Outbox,
+    refused: &'r Refused,
     commits: Mutex<Vec<Run>>,
 }
 
-impl Observed {
-    const fn new(outbox: Outbox) -> Self {
-        Self { outbox, commits: Mutex::new(Vec::new()) }
+impl<'r> Observed<'r> {
+    const fn new(outbox: Outbox, refused: &'r Refused) -> Self {
+        Self { outbox, refused, commits: Mutex::new(Vec::new()) }
     }
 
-    fn observe(&self, entry: &OutboxEntry) {
+    fn observe(&self, entry: &OutboxEntry) -> Result<(), SinkError> {
         for batch in &entry.deltas {
             let runs = lag::runs(&batch.rows, delta::COMMIT_TS);
             self.commits.lock().unwrap_or_else(PoisonError::into_inner).extend(runs);
+            self.refused.observe(batch)?;
         }
+        Ok(())
     }
 
     fn record(&self, sink: &SinkStatus) {
@@ -252,13 +255,21 @@ impl Observed {
     }
 }
 
-impl DeltaSource for Observed {
+impl DeltaSource for Observed<'_> {
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
         let entries = self.outbox.read(span)?;
-        Ok(Box::new(entries.inspect(|entry| {
-            if let Ok(entry) = entry {
-                self.observe(entry);
-            }
+        Ok(Box::new(entries.map(|entry| {
+            let entry = entry?;
+            self.observe(&entry)?;
+            Ok(entry)
         })))
     }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        self.refused.keep(rejects)
+    }
 }
+
+#[cfg(test)]
+#[path = "deliver_tests.rs"]
+mod tests;

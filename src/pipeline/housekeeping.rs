@@ -1,42 +1,47 @@
-//! Removes what nobody needs any longer: deltas that every sink has, log segments that are folded and old enough.
+//! Removes what nobody needs any longer: deltas that every sink has, log segments that are folded and old enough. Counts
+//! what is held on the way.
+//!
+//! How old a segment is says its file. A clock of this process would start anew with it, and a daemon that is restarted
+//! once a day would keep its log for ever.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::ident::LogOffset;
-use tracing::warn;
+use tracing::{error, warn};
 
+use super::held;
 use super::outbox::Outbox;
 use super::status::Status;
 
 /// Small enough that a drained backlog gives its disk back at once, large enough to cost nothing.
 const EVERY: Duration = Duration::from_secs(2);
-/// How finely the age of log entries is known.
-const MARK_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until aborted.
 pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: Duration) {
-    let mut marks: VecDeque<(Instant, LogOffset)> = VecDeque::new();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looked_at = None;
     loop {
         ticks.tick().await;
-        if marks.back().is_none_or(|(at, _)| at.elapsed() >= MARK_EVERY) {
-            marks.push_back((Instant::now(), log.durable()));
-        }
-        let mut old = None;
-        while marks.front().is_some_and(|(at, _)| at.elapsed() >= retention) {
-            old = marks.pop_front().map(|(_, offset)| offset);
-        }
-        let (log, store, delivered) = (log.clone(), store.clone(), delivered(&status));
-        let folded = status.folded();
-        let cleaned =
-            tokio::task::spawn_blocking(move || clean(&log, &store, delivered, old.map(|old| old.min(folded))));
-        if let Ok(Err(error)) = cleaned.await {
-            warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be");
+        // Rows are held and let go by the fold alone.
+        let (folded, needs) = (status.folded(), LogOffset(status.transform.needs.load(Ordering::Acquire)));
+        let looks = looked_at.replace(folded) != Some(folded);
+        let (log, store, status) = (log.clone(), store.clone(), Arc::clone(&status));
+        let cleaned = tokio::task::spawn_blocking(move || {
+            if looks {
+                held::look(&store, &status);
+            }
+            clean(&log, &store, delivered(&status), needs, retention)
+        });
+        match cleaned.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be"),
+            Err(error) => {
+                error!(%error, "removing what is no longer needed met a defect in Syncline: please report it")
+            }
         }
     }
 }
@@ -47,12 +52,63 @@ fn delivered(status: &Status) -> LogOffset {
     LogOffset(confirmed.min().unwrap_or_default())
 }
 
-fn clean(log: &Log, store: &Store, delivered: LogOffset, folded: Option<LogOffset>) -> Result<(), JournalError> {
+fn clean(
+    log: &Log,
+    store: &Store,
+    delivered: LogOffset,
+    folded: LogOffset,
+    retention: Duration,
+) -> Result<(), JournalError> {
     Outbox::new(store.clone()).trim(delivered)?;
-    if let Some(folded) = folded {
+    let aged = log.aged(folded, retention)?;
+    if aged >= log.first() {
         // A power failure must not take back a fold whose input is gone.
         store.sync()?;
-        log.trim(folded)?;
+        log.trim(aged)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use syncline_journal::{Journal, Limits};
+    use syncline_schemas::ident::{Position, SourceId};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    /// A journal of small segments; what is appended is durable.
+    fn journal(folder: &Path, entries: u64) -> Journal {
+        let journal = Journal::open(folder, Limits { segment_bytes: 4096, ..Limits::default() }).expect("opens");
+        let append = |n: u64| {
+            let position = Position::new(n.to_be_bytes().to_vec());
+            journal.log.append(&SourceId::new("erp"), &position, true, vec![0; 1000]).expect("appended")
+        };
+        if let Some(last) = (0..entries).map(append).reduce(|_, last| last) {
+            journal.log.wait_durable(last, Duration::from_secs(60)).expect("durable");
+        }
+        journal
+    }
+
+    #[test]
+    fn a_restart_does_not_make_old_entries_young() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clean = |journal: &Journal, folded| {
+            clean(&journal.log, &journal.store, LogOffset::START, LogOffset(folded), DAY).expect("cleans");
+            journal.log.first().0
+        };
+        assert_eq!(clean(&journal(folder.path(), 20), 20), 1, "written just now");
+        for segment in std::fs::read_dir(folder.path().join("log")).expect("the log's folder") {
+            let file = std::fs::File::options().write(true).open(segment.expect("an entry").path()).expect("opens");
+            file.set_modified(SystemTime::now() - 2 * DAY).expect("is two days old");
+        }
+        let journal = journal(folder.path(), 0);
+        assert_eq!(clean(&journal, 2), 1, "what is not folded stays, however old");
+        assert!(clean(&journal, 20) > 12, "the first clean of a new process removes what is old");
+        assert_eq!(journal.log.durable(), LogOffset(20));
+    }
 }

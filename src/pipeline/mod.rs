@@ -9,10 +9,16 @@
 
 mod backoff;
 mod capture;
+mod claim;
+mod defect;
 mod deliver;
+mod fit;
+pub(crate) mod held;
 mod housekeeping;
 pub(crate) mod lag;
+mod memory;
 mod outbox;
+pub(crate) mod refused;
 pub(crate) mod status;
 mod transform;
 
@@ -33,6 +39,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle as Task;
 
 use self::deliver::{Mode, Pump};
+use self::fit::Fit;
 use self::status::Status;
 use self::transform::Transform;
 use crate::config::{Config, SinkKind};
@@ -82,14 +89,14 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// Opens the journal and starts every part.
-    pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
-        config.sources.iter_mut().for_each(|source| capture::guard(source, &config.mappings));
+    pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let journal = Journal::open(&config.data_dir, Limits::default())?;
         let (log, store) = (journal.log.clone(), journal.store.clone());
-        let transform = Transform::open(store.clone(), config.mappings)?;
+        let mapped = Arc::new(config.mappings.iter().map(|mapping| mapping.entity.name.clone()).collect());
+        let transform = Transform::open(store.clone(), config.mappings.clone())?;
         let cursor = transform.cursor();
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
-        status.transform.visible.store(cursor.visible.0, Ordering::Release);
+        status.transform.needs.store(transform.needs_after().0, Ordering::Release);
         let mode = watch::Sender::new(Mode::Steady);
         let mut threads = Vec::new();
         for (index, sink) in config.sinks.into_iter().enumerate() {
@@ -100,6 +107,7 @@ impl Pipeline {
                 log: log.clone(),
                 store: store.clone(),
                 status: Arc::clone(&status),
+                mapped: Arc::clone(&mapped),
                 index,
                 mode: mode.subscribe(),
             };
@@ -111,9 +119,11 @@ impl Pipeline {
             move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
         });
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
-        for (index, source) in config.sources.into_iter().enumerate() {
+        for (index, mut source) in config.sources.into_iter().enumerate() {
             let status = Arc::clone(&status);
-            threads.push(capture::start(source, log.clone(), status, index, stop_sources.clone())?);
+            let fit = Fit::new(config.mappings.iter().filter(|it| it.source == *source.id()).cloned().collect());
+            fit::guard(&mut source, &config.mappings, &store);
+            threads.push(capture::start(source, fit, log.clone(), status, index, stop_sources.clone())?);
         }
         let housekeeping =
             tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));
@@ -127,7 +137,7 @@ impl Pipeline {
             .await;
         self.refuse_parked()?;
         let end = self.log.durable();
-        self.status.wait_for(|status| status.folded() >= end || status.transform.parked.is_parked()).await;
+        self.status.wait_for(|status| status.is_folded(end)).await;
         self.refuse_parked()?;
         self.flush().await;
         self.refuse_parked()
@@ -136,27 +146,16 @@ impl Pipeline {
     /// Waits until every sink has confirmed what is visible, or is parked.
     async fn flush(&self) {
         self.mode.send_replace(Mode::Flush);
-        self.status
-            .wait_for(|status| {
-                let visible = status.visible().0;
-                status
-                    .sinks
-                    .iter()
-                    .all(|sink| sink.cursor.load(Ordering::Acquire) >= visible || sink.parked.is_parked())
-            })
-            .await;
+        self.status.wait_for(Status::is_delivered).await;
     }
 
-    /// Waits until nothing is left that could go on: all sources parked, or the state store failed.
+    /// Waits until nothing is left that could go on: all sources parked and what they gave delivered as far as it can
+    /// be, or the state store failed.
     ///
-    /// A transform that is parked by a mapping does not count: capture goes on, so that nothing is lost meanwhile.
+    /// A transform that is parked by a mapping does not count: capture goes on, so that nothing is lost meanwhile. Nor
+    /// does a target that is down: it will be back, and what waits for it is worth a process.
     pub(crate) async fn hopeless(&self) -> PipelineError {
-        self.status
-            .wait_for(|status| {
-                status.sources.iter().all(|source| source.parked.is_parked())
-                    || status.transform.broken.load(Ordering::Acquire)
-            })
-            .await;
+        self.status.wait_for(|status| status.is_hopeless(self.log.durable())).await;
         self.refuse_parked().err().unwrap_or_else(|| PipelineError::Parked("nothing is left to do".to_owned()))
     }
 
@@ -172,7 +171,7 @@ impl Pipeline {
             let sources = |status: &Status| status.sources.iter().all(|source| source.finished.load(Ordering::Acquire));
             self.status.wait_for(sources).await;
             let end = self.log.durable();
-            self.status.wait_for(|status| status.folded() >= end || status.transform.parked.is_parked()).await;
+            self.status.wait_for(|status| status.is_folded(end)).await;
             self.flush().await;
         };
         // What is not confirmed by then is durable here and is delivered after the next start.
@@ -187,6 +186,7 @@ impl Pipeline {
             self.mode.send_replace(Mode::Abandon);
             let _ = tokio::time::timeout(STOP_DEADLINE, joined).await;
         }
+        held::look(&self.store, &self.status);
     }
 }
 

@@ -10,7 +10,7 @@
 use syncline_journal::{Commit, Durability, JournalError, Space, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, SinkError, Span};
+use syncline_sinks::{OutboxEntry, OutboxIter, SinkError, Span};
 use syncline_transform::state::OutboxStep;
 
 const INDEX: u8 = b'i';
@@ -141,12 +141,14 @@ impl Outbox {
     }
 }
 
-fn unreadable(error: &JournalError) -> SinkError {
+/// A store that cannot be read is an outbox that cannot be.
+pub(super) fn unreadable(error: &JournalError) -> SinkError {
     SinkError::Outbox { reason: error.to_string() }
 }
 
-impl DeltaSource for Outbox {
-    fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
+impl Outbox {
+    /// The entries of a span.
+    pub(super) fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
         let trimmed = self.trimmed().map_err(|error| unreadable(&error))?;
         if span.after < trimmed {
             let reason = format!("entries after {} were asked for, those up to {trimmed} are removed", span.after);

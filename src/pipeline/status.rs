@@ -12,6 +12,7 @@ use syncline_schemas::ident::LogOffset;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::watch;
 
+use super::held::Held;
 use super::lag::{Lag, OnTheWay};
 
 /// Why a part has stopped for good, if it has.
@@ -46,15 +47,30 @@ pub(crate) struct SourceStatus {
     pub(crate) finished: AtomicBool,
 }
 
+impl SourceStatus {
+    /// Its reader has ended for good.
+    pub(crate) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+    }
+
+    /// Its reader has ended for good and for a reason.
+    pub(crate) fn park_finished(&self, reason: String) {
+        self.parked.park(reason);
+        self.finish();
+    }
+}
+
 /// The transform.
 #[derive(Debug, Default)]
 pub(crate) struct TransformStatus {
     pub(crate) folded: AtomicU64,
-    pub(crate) visible: AtomicU64,
+    /// The log is needed behind this entry: the fold asks for a transaction's frames again when its last one comes.
+    pub(crate) needs: AtomicU64,
     pub(crate) deltas: AtomicU64,
     pub(crate) unchanged: AtomicU64,
     pub(crate) faulty: AtomicU64,
     pub(crate) warnings: AtomicU64,
+    pub(crate) held: Held,
     pub(crate) parked: Parked,
     /// The state store itself failed: nothing can go on without it.
     pub(crate) broken: AtomicBool,
@@ -77,6 +93,8 @@ pub(crate) struct SinkStatus {
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) rejected: AtomicU64,
+    /// Rows that the target lacks because it refused them.
+    pub(crate) refused: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
     /// Commit at the source to confirmed here, of the oldest row of the last write.
@@ -133,6 +151,7 @@ impl Status {
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             last_lag_ms: AtomicU64::new(0),
@@ -178,10 +197,57 @@ impl Status {
     }
 
     pub(crate) fn visible(&self) -> LogOffset {
-        LogOffset(self.transform.visible.load(Ordering::Acquire))
+        self.folded()
     }
 
     pub(crate) fn folded(&self) -> LogOffset {
         LogOffset(self.transform.folded.load(Ordering::Acquire))
+    }
+
+    /// The transform has folded up to an offset, or will not.
+    pub(super) fn is_folded(&self, upto: LogOffset) -> bool {
+        self.folded() >= upto || self.transform.parked.is_parked()
+    }
+
+    /// Every sink has confirmed what is visible, or will not.
+    pub(super) fn is_delivered(&self) -> bool {
+        let visible = self.visible().0;
+        self.sinks.iter().all(|sink| sink.cursor.load(Ordering::Acquire) >= visible || sink.parked.is_parked())
+    }
+
+    /// Nothing is left to do for anyone, of a log that ends at an offset.
+    pub(super) fn is_hopeless(&self, durable: LogOffset) -> bool {
+        let is_silent = self.sources.iter().all(|source| source.parked.is_parked());
+        (is_silent && self.is_folded(durable) && self.is_delivered()) || self.transform.broken.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_parked_source_gave_is_delivered_before_the_daemon_gives_up() {
+        let status = Status::new(Instant::now(), &["erp".to_owned()], &["planning".to_owned(), "lake".to_owned()]);
+        let (durable, transform) = (LogOffset(9), &status.transform);
+        let set = |fact: &AtomicU64, value| fact.store(value, Ordering::Release);
+        assert!(!status.is_hopeless(LogOffset::START), "an idle source is not a parked one");
+        status.sources[0].parked.park("slot gone".to_owned());
+        assert!(!status.is_hopeless(durable), "nine entries wait to be folded");
+        set(&transform.folded, 9);
+        set(&status.sinks[0].cursor, 9);
+        assert!(!status.is_hopeless(durable), "the lake lacks nine entries");
+        status.sinks[1].parked.park("401".to_owned());
+        assert!(status.is_hopeless(durable));
+        assert!(!status.is_hopeless(LogOffset(10)), "one more became durable");
+        transform.parked.park("a mapping does not fit".to_owned());
+        assert!(status.is_hopeless(LogOffset(10)), "it will never be folded");
+    }
+
+    #[test]
+    fn a_failed_state_store_ends_the_daemon_whatever_the_sources_do() {
+        let status = Status::new(Instant::now(), &["erp".to_owned()], &[]);
+        status.transform.broken.store(true, Ordering::Release);
+        assert!(status.is_hopeless(LogOffset(9)));
     }
 }

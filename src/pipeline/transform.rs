@@ -3,6 +3,7 @@
 //! State, outbox and cursor of a step are one atomic commit, durable before sinks may see the deltas. A crash anywhere
 //! leaves a cursor from which the fold, being deterministic, writes the same again.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -10,17 +11,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use syncline_capture::StopSignal;
-use syncline_journal::{Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
+use syncline_journal::{Bytes, Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
-use syncline_transform::fold::Fold;
+use syncline_transform::fold::{self, Fold, HeldNow};
 use syncline_transform::mapping::Mapping;
-use syncline_transform::state::{Cursor, Pair, Space, State, Step};
+use syncline_transform::state::{Cursor, Pair, Replay, Space, State, Step, Visit};
 use tracing::{debug, error};
 
-use super::outbox;
 use super::status::Status;
+use super::{defect, outbox};
 
 /// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
 const READ_AHEAD: usize = 1;
@@ -28,8 +30,8 @@ const READ_AHEAD: usize = 1;
 const WAIT: Duration = Duration::from_millis(100);
 const STEP: &str = "transform.step";
 const ROWS: &str = "transform.rows";
-const VISIBLE: &str = "transform.visible";
-const EPOCH: &str = "epoch";
+/// Cursor that tells this state from every other.
+pub(super) const EPOCH: &str = "epoch";
 
 type Decoded = Result<(LogOffset, LogEntry), TransformError>;
 
@@ -46,6 +48,8 @@ const fn space_of(space: Space) -> StoreSpace {
         Space::Entities => StoreSpace::Entities,
         Space::Catalog => StoreSpace::Tables,
         Space::Held => StoreSpace::Held,
+        Space::Rows => StoreSpace::Rows,
+        Space::Index => StoreSpace::Index,
     }
 }
 
@@ -55,12 +59,62 @@ impl State for FoldState<'_> {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
-        let pairs = self.0.scan_prefix(space_of(space), prefix).take(limit);
+    fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+        let space = space_of(space);
+        let pairs = if after.is_empty() {
+            self.0.scan_prefix(space, prefix)
+        } else {
+            self.0.scan(space, (Bound::Excluded(after), Bound::Unbounded))
+        };
+        let within = |pair: &Result<(Bytes, Bytes), JournalError>| {
+            pair.as_ref().map_or(true, |(key, _)| key.starts_with(prefix))
+        };
         pairs
+            .take_while(within)
+            .take(limit)
             .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(|error| unusable(&error)))
             .collect()
     }
+}
+
+/// The log as the fold asks it back.
+struct LogReplay<'l>(&'l Log);
+
+impl Replay for LogReplay<'_> {
+    fn frames(
+        &self,
+        source: &SourceId,
+        from: LogOffset,
+        to: LogOffset,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), TransformError> {
+        let mut reader = self.0.reader(LogOffset(from.0 - 1)).map_err(|error| unusable(&error))?;
+        while reader.after().next() < to {
+            let missing = || TransformError::State(format!("the log ends before {to}, which it held before"));
+            let record = reader.next().map_err(|error| unusable(&error))?.ok_or_else(missing)?;
+            if record.source == *source
+                && let LogEntry::Frame(frame) = LogEntry::decode(&record.payload)?
+            {
+                visit(record.offset, &frame)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the mappings could not go on with a shape, were it in the log; nothing where they can.
+pub(super) fn foresee(
+    store: &Store,
+    mappings: Vec<Mapping>,
+    before: Option<&TableSchema>,
+    shape: &TableSchema,
+) -> Option<String> {
+    Some(match fold::foresee(mappings, before, shape, &FoldState(store)).err()? {
+        TransformError::KeyChanged { reason, .. } => {
+            format!("{reason}, and its rows are kept by their key: set it back, or start over")
+        }
+        fault => format!("a mapping could not take it: {fault}"),
+    })
 }
 
 /// The fold of a daemon, ready to go on where the store says.
@@ -82,7 +136,6 @@ impl Transform {
             folded: LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default()),
             step: narrow(cursor(STEP)?.unwrap_or_default())?,
             rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
-            visible: LogOffset(cursor(VISIBLE)?.unwrap_or_default()),
         };
         let fold = Fold::open(epoch, mappings, at, &FoldState(&store))?;
         Ok(Self { fold, store })
@@ -92,16 +145,24 @@ impl Transform {
         self.fold.cursor()
     }
 
+    /// The log is needed behind this offset.
+    pub(super) fn needs_after(&self) -> LogOffset {
+        self.fold.needs_after()
+    }
+
     /// Starts the thread.
     pub(super) fn start(self, log: Log, status: Arc<Status>, stop: StopSignal) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("transform".to_owned()).spawn(move || {
             let mut this = self;
-            if let Err(error) = this.run(&log, &status, &stop) {
-                error!(%error, folded = %status.folded(), "transform parked");
-                status.transform.parked.park(error.to_string());
-                status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
-            }
-            status.pulse();
+            // Not broken: its commits are atomic, so the state is as good as before, and capture goes on.
+            let park = |why| status.transform.parked.park(why);
+            defect::watched(&status, park, || {
+                if let Err(error) = this.run(&log, &status, &stop) {
+                    error!(%error, folded = %status.folded(), "transform parked");
+                    status.transform.parked.park(error.to_string());
+                    status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
+                }
+            });
         })
     }
 
@@ -121,7 +182,7 @@ impl Transform {
             // The loop ends, and with it the channel, when the reader stops or the fold fails.
             for entry in entries {
                 let (offset, entry) = entry?;
-                self.fold(offset, &entry, status)?;
+                self.fold(offset, &entry, log, status)?;
                 if stop.is_stopped() {
                     break;
                 }
@@ -130,18 +191,23 @@ impl Transform {
         })
     }
 
-    fn fold(&mut self, offset: LogOffset, entry: &LogEntry, status: &Status) -> Result<(), TransformError> {
+    fn fold(&mut self, offset: LogOffset, entry: &LogEntry, log: &Log, status: &Status) -> Result<(), TransformError> {
         let store = &self.store;
         let mut write = |step: Step| commit(store, step);
-        let stats = self.fold.fold(offset, entry, &FoldState(store), &mut write)?;
+        let stats = self.fold.fold(offset, entry, &LogReplay(log), &FoldState(store), &mut write)?;
         let cursor = self.cursor();
         debug!(%offset, deltas = stats.deltas, unchanged = stats.unchanged, faulty = stats.faulty, "folded");
         status.transform.add(stats);
+        status.transform.needs.store(self.fold.needs_after().0, Ordering::Release);
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
-        status.transform.visible.store(cursor.visible.0, Ordering::Release);
         status.pulse();
         Ok(())
     }
+}
+
+/// What is held now, looking at so many rows of each mapping at most.
+pub(super) fn held_now(store: &Store, limit: usize) -> Result<HeldNow, TransformError> {
+    fold::held_now(&FoldState(store), limit)
 }
 
 /// Reads on until told to stop or until nobody takes what it reads.
@@ -181,13 +247,12 @@ fn commit(store: &Store, step: Step) -> Result<(), TransformError> {
         }
     }
     if let Some(deltas) = outbox {
-        // A step that finishes its entry where nothing is half applied ends a span.
-        let boundary = cursor.folded == deltas.offset && cursor.visible == cursor.folded;
+        // A step that finishes its entry ends a span.
+        let boundary = cursor.folded == deltas.offset;
         outbox::put(&mut commit, deltas, boundary);
     }
     commit.put_cursor(TRANSFORM_CURSOR, cursor.folded.0);
     commit.put_cursor(STEP, u64::from(cursor.step));
     commit.put_cursor(ROWS, u64::from(cursor.rows));
-    commit.put_cursor(VISIBLE, cursor.visible.0);
     store.commit(commit, Durability::Synced).map_err(|error| unusable(&error))
 }

@@ -9,6 +9,8 @@ pub(crate) mod drive;
 pub(crate) mod erp;
 #[path = "../../src/demo/error.rs"]
 mod error;
+#[path = "../../src/figures.rs"]
+mod figures;
 #[path = "../../src/demo/live.rs"]
 mod live;
 #[path = "../../src/demo/process.rs"]

@@ -1,25 +1,42 @@
 //! Kills, outages and restarts in the middle of traffic.
 
+use std::io::Write as _;
 use std::time::Duration;
+
+use serde_json::Value;
+use tokio_postgres::error::SqlState;
 
 use super::demo::drive::{Drive, Pace};
 use super::demo::erp::Scale;
+use super::demo::process::Process;
+use super::demo::server;
 use super::lake::assert_lake_equals_planner;
 use super::world::{World, eventually};
 
 /// A million rows in all mapped tables together.
 pub(crate) const MILLION: Scale =
     Scale { items: 30_000, customers: 10_000, suppliers: 1_000, orders: 80_000, purchases: 20_000, postings: 280_000 };
-const KILLS: u32 = 50;
+const KILLS: u64 = 50;
+/// So many of them while the tables are copied, the others while changes stream in.
+const KILLS_OF_COPY: u64 = 14;
+/// Business steps of the day that is killed into.
+const STEPS: u64 = 12_000;
+/// Rows of a large transaction, and how many of them the day has beside the price runs of the ERP.
+const BULK_ROWS: u64 = 50_000;
+const BULKS: u64 = 3;
 
-/// The seed of a run: `SYNCLINE_SEED`, or one that is printed.
+/// The seed of a run: `SYNCLINE_SEED`, or one that is said. Past the harness, which shows only what failed.
 fn seed() -> u64 {
     let seed = std::env::var("SYNCLINE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         u64::from(since.subsec_nanos())
     });
-    println!("SYNCLINE_SEED={seed}");
+    say(&format!("SYNCLINE_SEED={seed}"));
     seed
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A small generator of our own, so that a seed means the same for ever (SplitMix64).
@@ -51,25 +68,33 @@ async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_fifty_times() {
     let seed = seed();
     let mut random = Random(seed);
     let world = World::new(MILLION, &[]).await;
-    let mut drive = Drive::start(&world.connection(), pace(seed, 8_500)).await.expect("the traffic starts");
-    for _ in 0..KILLS {
-        let mut daemon = world.daemon();
-        // Any moment from before the first byte is read to seconds of full work.
-        let life = Duration::from_millis(random.below(100) * random.below(60));
-        let died = tokio::time::timeout(life, async {
-            eventually("the daemon ends by itself", || std::future::ready(false)).await;
-        });
-        assert!(died.await.is_err());
-        assert_eq!(daemon.ended().expect("its state is known"), None, "it ended before it was killed");
-        daemon.kill();
-        eventually_ended(&mut daemon).await;
+    let copies = kill_while_copying(&world, &mut random).await;
+    assert!(copies >= 3, "only {copies} of {KILLS_OF_COPY} kills hit a copy that had begun");
+
+    let mut daemon = world.daemon();
+    eventually("the copy is done", || async { erp(&world).await["state"] == "streaming" }).await;
+    let read = erp(&world).await["reads"].as_u64().unwrap_or(0);
+    assert!(read >= 1_000_000, "only {read} rows were there to be copied");
+    let pace = Pace { rate: 300, mass_every: Duration::from_secs(12), ..pace(seed, STEPS) };
+    let mut drive = Drive::start(&world.connection(), pace).await.expect("the traffic starts");
+    let bulks = tokio::spawn(count_stock(world.connection()));
+    let rest = KILLS - KILLS_OF_COPY;
+    for nth in 1..rest {
+        // Anywhere in its share of the day, so that lives are as long as the machine needs them, and of any length.
+        let moment = (nth - 1) * STEPS / rest + random.below(STEPS / rest);
+        eventually("the day goes on", || std::future::ready(drive.counts().steps >= moment)).await;
+        kill(&mut daemon).await;
+        daemon = world.daemon();
     }
     drive.finished().await.expect("the traffic is done");
-    let counts = drive.counts();
+    let counted = bulks.await.expect("the stock is counted");
+    kill(&mut daemon).await;
+    let changed = drive.counts().rows + counted;
     drive.stop().await.expect("the traffic stops");
-    println!("{} rows changed in {} steps during {KILLS} kills", counts.rows, counts.steps);
-    let summary = world.drain().await;
-    println!("{summary}");
+    say(&format!("{read} rows copied, {changed} changed, killed {KILLS} times, {copies} of them within a copy"));
+    assert!(changed >= 200_000, "only {changed} rows were changed");
+
+    say(&world.drain().await.to_string());
     world.assert_planner_equals_source().await;
     let stats = world.planner_json("/stats").await.expect("the planner answers");
     assert_eq!(stats["went_backwards"], 0, "{stats}");
@@ -77,12 +102,58 @@ async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_fifty_times() {
     world.end().await;
 }
 
-/// Waits until a killed process is gone.
-pub(crate) async fn eventually_ended(process: &mut super::demo::process::Process) {
+/// What the daemon says of the source; null while it does not answer.
+async fn erp(world: &World) -> Value {
+    world.status().await.unwrap_or_default()["sources"]["erp"].take()
+}
+
+/// Kills so early that no copy is ever finished; how many had begun.
+async fn kill_while_copying(world: &World, random: &mut Random) -> u64 {
+    let mut begun = 0;
+    for _ in 0..KILLS_OF_COPY {
+        let mut daemon = world.daemon();
+        // Any moment from before the first byte is read.
+        let life = Duration::from_millis(random.below(2_500));
+        assert!(tokio::time::timeout(life, std::future::pending::<()>()).await.is_err());
+        let source = erp(world).await;
+        assert_ne!(source["state"], "streaming", "the copy was done before it could be killed");
+        begun += u64::from(source["reads"].as_u64() > Some(0));
+        kill(&mut daemon).await;
+    }
+    begun
+}
+
+/// Ends it as a power cut would and waits until it is gone.
+pub(crate) async fn kill(daemon: &mut Process) {
+    assert_eq!(daemon.ended().expect("its state is known"), None, "it ended before it was killed");
+    daemon.kill();
     let mut beats = tokio::time::interval(Duration::from_millis(5));
-    while process.ended().expect("its state is known").is_none() {
+    while daemon.ended().expect("its state is known").is_none() {
         beats.tick().await;
     }
+}
+
+/// Transactions of [`BULK_ROWS`] and some: a stock-taking each, which changes what planning sees. How many rows it were.
+async fn count_stock(connection: String) -> u64 {
+    const COUNT: &str = "UPDATE meridian.stk_lot_level SET qty_phys = qty_phys + 1, cnt_dt = current_date
+         WHERE ctid = ANY (ARRAY(SELECT ctid FROM meridian.stk_lot_level WHERE comp_cd = '0100'
+                                 ORDER BY comp_cd, site_no, art_no, lot_no OFFSET $1 LIMIT 52000 FOR UPDATE))";
+    let session = server::connect(&connection).await.expect("log in");
+    let mut beats = tokio::time::interval(Duration::from_secs(8));
+    let mut counted = 0;
+    for bulk in 0..BULKS {
+        beats.tick().await;
+        let places = i64::try_from(bulk * BULK_ROWS).expect("a few");
+        let rows = loop {
+            match session.client.execute(COUNT, &[&places]).await {
+                Ok(rows) => break rows,
+                Err(error) => assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{error}"),
+            }
+        };
+        assert!(rows >= BULK_ROWS, "only {rows} rows in one transaction");
+        counted += rows;
+    }
+    counted
 }
 
 #[tokio::test(flavor = "multi_thread")]

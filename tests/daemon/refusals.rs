@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::demo::erp::Scale;
-use super::world::{World, eventually};
+use super::demo::server::free_port;
+use super::world::{World, eventually, get};
 
 /// Runs `syncline run --drain`, which must fail, and gives what it said.
 async fn refusal(world: &World) -> String {
@@ -37,8 +38,26 @@ async fn a_source_that_cannot_be_read_is_refused_with_the_remedy_and_nothing_is_
     assert_says(&refusal(&world).await, &["REPLICATION", "ALTER ROLE"]);
     world.execute("ALTER ROLE syncline REPLICATION").await;
 
-    world.drain().await;
+    let first = world.command(&["run", "--drain"]).await;
+    let text = String::from_utf8_lossy(&first.stderr);
+    assert!(first.status.success(), "{text}");
+    assert!(!text.contains("ERROR") && !text.contains("WARN"), "a first run has nothing to complain of:\n{text}");
     world.assert_planner_equals_source().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_is_interrupted_does_not_report_success() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let (right, wrong) = (world.server.port(), free_port().expect("a port"));
+    world.reconfigure(&format!(":{right}/"), &format!(":{wrong}/"));
+    let drain = world.setup.drain(&world.password).start().expect("the daemon starts");
+    eventually("it has tried in vain", || async {
+        world.status().await.unwrap_or_default()["sources"]["erp"]["retries"].as_u64() > Some(0)
+    })
+    .await;
+    let text = drain.stop().await.expect_err("nothing was drained").to_string();
+    assert_says(&text, &["exit status: 1", "interrupted before everything was confirmed", "after the next start"]);
     world.end().await;
 }
 
@@ -63,6 +82,30 @@ async fn a_mistyped_mapping_or_setting_is_refused_with_its_line_and_all_faults_a
     let text = refusal(&world).await;
     assert_says(&text, &["2 faults", "flush_evry", "did you mean flush_every?", "slott", "did you mean slot?"]);
     assert_says(&text, &["syncline.toml:12:"]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_mapping_costs_no_copy_even_where_the_server_was_away_at_first() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let (right, wrong) = (format!(":{}/", world.server.port()), format!(":{}/", free_port().expect("a port")));
+    let mapping = world.setup.dir.join("mappings/erp/location.sql");
+    let good = fs::read_to_string(&mapping).expect("read the mapping");
+    fs::write(&mapping, good.replace("site_name AS name", "site_nam AS name")).expect("write the mapping");
+    world.reconfigure(&right, &wrong);
+    let daemon = world.daemon();
+    eventually("it has tried in vain", || async {
+        world.status().await.unwrap_or_default()["sources"]["erp"]["retries"].as_u64() > Some(0)
+    })
+    .await;
+    daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
+
+    world.reconfigure(&wrong, &right);
+    assert_says(&refusal(&world).await, &["location.sql:4:", "site_nam", "nothing is captured yet"]);
+    fs::write(&mapping, &good).expect("write the mapping");
+    let summary = world.drain().await;
+    assert_eq!((summary["rows"].as_u64() > Some(5_000), &summary["rows"]), (true, &summary["reads"]), "{summary}");
+    world.assert_planner_equals_source().await;
     world.end().await;
 }
 
@@ -96,10 +139,15 @@ async fn a_second_daemon_on_the_same_folder_is_refused() {
     let world = World::new(Scale::SHOP, &[]).await;
     let daemon = world.daemon();
     eventually("the first one answers", || async { world.status().await.is_some() }).await;
-    assert_says(&refusal(&world).await, &["data", "another"]);
-    let health = reqwest::get(format!("http://{}/health", world.setup.listen())).await.expect("it answers");
+    // The address comes first: whoever starts the same file twice does not even look at the data.
+    assert_says(&refusal(&world).await, &["cannot listen at ", "set listen in [daemon]"]);
+    let (listen, other) = (world.setup.listen(), format!("127.0.0.1:{}", free_port().expect("a port")));
+    world.reconfigure(&listen, &other);
+    assert_says(&refusal(&world).await, &["data/lock is locked", "another daemon", "data_dir"]);
+    world.reconfigure(&other, &listen);
+    let health = get(&format!("http://{}/health", world.setup.listen())).await.expect("it answers");
     assert_eq!(health.status().as_u16(), 200);
-    let metrics = reqwest::get(format!("http://{}/metrics", world.setup.listen())).await.expect("it answers");
+    let metrics = get(&format!("http://{}/metrics", world.setup.listen())).await.expect("it answers");
     assert!(metrics.text().await.expect("text").contains("syncline_"));
     let status = world.command(&["status", "--json"]).await;
     assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
@@ -107,27 +155,40 @@ async fn a_second_daemon_on_the_same_folder_is_refused() {
     world.end().await;
 }
 
+/// A disk of 1 MiB that only this daemon sees; what it holds at the end is kept as the data folder.
+const SMALL_DISK: &str = r#"mkdir -p "$1" && mount -t tmpfs -o size=1m tmpfs "$1"; "$2" run --drain --config "$3"; code=$?
+                            cp -a "$1" "$1.kept"; umount "$1"; rmdir "$1"; mv "$1.kept" "$1"; exit $code"#;
+/// Where no disk may be mounted: no file may grow beyond 128 blocks of 512 bytes, and the daemon is told so by the write.
+const SMALL_FILES: &str = r#"trap '' XFSZ; ulimit -f 128; exec "$2" run --drain --config "$3""#;
+
+/// How a process gets mounts of its own, where this user and this container may have them.
+async fn own_mounts() -> Option<Vec<&'static str>> {
+    let command = if rustix::process::getuid().is_root() { vec!["unshare", "-m"] } else { vec!["unshare", "-m", "-r"] };
+    let probe = "mount -t tmpfs -o size=1m tmpfs /tmp";
+    let probed = tokio::process::Command::new(command[0]).args(&command[1..]).args(["sh", "-c", probe]).output().await;
+    probed.is_ok_and(|probed| probed.status.success()).then_some(command)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_daemon_with_its_name_and_loses_nothing() {
     let world = World::new(Scale::SHOP, &[]).await;
     let config = world.setup.config().display().to_string();
-    // A disk of 1 MiB that only this daemon sees; what it holds at the end is kept as the data folder.
-    let script = r#"mkdir -p "$1" && mount -t tmpfs -o size=1m tmpfs "$1"; "$2" run --drain --config "$3"; code=$?
-                    cp -a "$1" "$1.kept"; exit $code"#;
     let data = world.setup.dir.join("data");
-    let namespace: &[&str] = if rustix::process::getuid().is_root() { &["-m"] } else { &["-m", "-r"] };
-    let output = tokio::process::Command::new("unshare")
-        .args(namespace)
-        .args(["sh", "-c", script, "sh", &data.display().to_string(), super::world::SYNCLINE, &config])
+    let (mut command, script, reason) = match own_mounts().await {
+        Some(command) => (command, SMALL_DISK, "No space left on device"),
+        None => (Vec::new(), SMALL_FILES, "File too large"),
+    };
+    command.extend(["sh", "-c", script, "sh"]);
+    let output = tokio::process::Command::new(command[0])
+        .args(&command[1..])
+        .args([&data.display().to_string(), super::world::SYNCLINE, &config])
         .env("ERP_PASSWORD", &world.password)
         .output()
         .await
-        .expect("unshare runs");
+        .expect("a shell runs");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{text}");
-    assert_says(&text, &["No space left on device", "data/"]);
-    fs::remove_dir(&data).expect("the mount point is empty outside");
-    fs::rename(data.with_extension("kept"), &data).expect("what was on the full disk");
+    assert_says(&text[text.rfind("syncline: ").expect("the reason of the exit")..], &[reason, "data/"]);
     world.drain().await;
     world.assert_planner_equals_source().await;
     world.end().await;

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::demo::process::Process;
 use super::demo::setup::Setup;
-use super::disasters::eventually_ended;
+use super::disasters::kill;
 use super::world::{SYNCLINE, eventually};
 
 const MAPPING: &str = "SELECT '0100' AS company_id, code AS from_uom, base AS to_uom, num, den,
@@ -231,8 +231,7 @@ async fn nothing_is_lost_or_doubled_when_the_daemon_is_killed_while_it_reloads()
             }
         })
         .await;
-        daemon.kill();
-        eventually_ended(&mut daemon).await;
+        kill(&mut daemon).await;
     }
     let (ok, text) = world.command(&["run", "--drain", "--summary", "json"]).await;
     assert!(ok, "{text}");

@@ -12,7 +12,7 @@ use super::demo::compare::compare;
 use super::demo::erp::{self, Scale};
 use super::demo::process::{Process, Program};
 use super::demo::server::{self, Server};
-use super::demo::setup::Setup;
+use super::demo::setup::{self, Setup};
 
 /// The daemon under test.
 pub(crate) const SYNCLINE: &str = env!("CARGO_BIN_EXE_syncline");
@@ -76,14 +76,12 @@ impl World {
     }
 
     pub(crate) async fn planner_json(&self, path: &str) -> Option<Value> {
-        let answer = reqwest::get(format!("{}{path}", self.setup.planner_url())).await.ok()?;
-        answer.json().await.ok()
+        get(&format!("{}{path}", self.setup.planner_url())).await.ok()?.json().await.ok()
     }
 
     /// What the daemon says of itself, while it answers.
     pub(crate) async fn status(&self) -> Option<Value> {
-        let answer = reqwest::get(format!("http://{}/status", self.setup.listen())).await.ok()?;
-        answer.json().await.ok()
+        get(&format!("http://{}/status", self.setup.listen())).await.ok()?.json().await.ok()
     }
 
     /// A number on the first column of the first row.
@@ -124,6 +122,11 @@ impl World {
     pub(crate) fn planner_program(&self) -> Program {
         self.setup.planner()
     }
+}
+
+/// Asks somebody on this machine.
+pub(crate) async fn get(url: &str) -> reqwest::Result<reqwest::Response> {
+    setup::http().get(url).send().await
 }
 
 /// Waits for a condition, for at most two minutes.

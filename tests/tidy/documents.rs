@@ -65,6 +65,50 @@ fn every_metric_is_explained() {
     refuse(&breaches);
 }
 
+/// Code with each string that goes on in the next line in one piece.
+fn in_one_piece(code: &str) -> String {
+    let mut lines = code.split("\\\n");
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.fold(first, |joined, line| joined + line.trim_start())
+}
+
+/// What is literal in a quoted message: not `...`, not one of `this / that`, not a `<name>`, not a number called `N`.
+fn literals(quote: &str) -> Vec<String> {
+    let mut text = quote.replace("...", "\0").replace(" / ", "\0");
+    while let Some((before, rest)) = text.split_once('<') {
+        let after = rest.split_once('>').map_or("", |(_, after)| after);
+        text = format!("{before}\0{after}");
+    }
+    let is_number = |word: &str| matches!(word.trim_end_matches([',', ':']).as_bytes(), [b'A'..=b'Z']);
+    let words: Vec<&str> = text.split(' ').map(|word| if is_number(word) { "\0" } else { word }).collect();
+    let text = words.join(" ");
+    let parts = text.split('\0').map(|part| part.trim_matches([' ', ':', ',']));
+    parts.filter(|part| part.len() > 2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_message_that_is_explained_is_one_that_is_said() {
+    let is_said = |file: &&File| file.is_rust() && file.path.split('/').any(|part| part == "src");
+    let code: String = files().iter().filter(is_said).map(|file| in_one_piece(&file.text)).collect();
+    let page = read("docs/operations.md");
+    let (_, page) = page.split_once("## Messages and remedies").expect("the chapter is there");
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let quotes: Vec<&str> = cells.flat_map(|cell| cell.split('`').step_by(2)).collect();
+    assert!(quotes.len() > 50, "the messages are written in another way now; look for them anew");
+    let mut breaches = Vec::new();
+    for quote in quotes {
+        let unsaid = literals(quote).into_iter().filter(|literal| !code.contains(literal));
+        breaches.extend(unsaid.map(|it| format!("docs/operations.md: `{quote}`: no code says {it:?}")));
+    }
+    refuse(&breaches);
+}
+
+#[test]
+fn a_quoted_message_is_taken_apart_where_the_code_puts_something_in() {
+    assert_eq!(literals("<file>.sql:<line>: ..."), [".sql"]);
+    assert_eq!(literals("it stands at A, and B / C of ... is gone"), ["it stands at", "and", "is gone"]);
+}
+
 #[test]
 fn nothing_of_one_machine_or_of_a_registry_is_in_the_tree() {
     // Put together from parts, so that this file does not hold what it looks for.

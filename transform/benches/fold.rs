@@ -19,7 +19,7 @@ use syncline_schemas::table::{Column, TableSchema, instant};
 use syncline_transform::TransformError;
 use syncline_transform::fold::Fold;
 use syncline_transform::mapping::Mapping;
-use syncline_transform::state::{Cursor, Pair, Space, State, Step};
+use syncline_transform::state::{Cursor, Pair, Replay, Space, State, Step, Visit};
 
 const ROWS: i64 = 1_000_000;
 /// What a reader cuts under load.
@@ -45,10 +45,17 @@ impl State for Memory {
         Ok(self.0.borrow().get(&space).and_then(|pairs| pairs.get(key).cloned()))
     }
 
-    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+    fn scan(&self, space: Space, prefix: &[u8], _after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
         let spaces = self.0.borrow();
         let pairs = spaces.get(&space).into_iter().flatten().filter(|(key, _)| key.starts_with(prefix));
         Ok(pairs.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+}
+
+/// Transactions of one frame are never asked for again.
+impl Replay for Memory {
+    fn frames(&self, _: &SourceId, _: LogOffset, _: LogOffset, _: &mut Visit<'_>) -> Result<(), TransformError> {
+        Ok(())
     }
 }
 
@@ -163,7 +170,7 @@ fn measure(path: &str, sql: &str) {
                 memory.commit(step);
                 Ok(())
             };
-            deltas += fold.fold(offset, entry, &memory, &mut commit).expect("folds").deltas;
+            deltas += fold.fold(offset, entry, &memory, &memory, &mut commit).expect("folds").deltas;
         }
         let seconds = start.elapsed().as_secs_f64();
         let cpu = cpu_seconds() - cpu;

@@ -50,6 +50,17 @@ pub enum TransformError {
         /// How it differs and what to do.
         reason: String,
     },
+    /// A table's rows can no longer be told apart as before.
+    #[error(
+        "{table}: {reason}; rows are kept by that key, so what is known of the table is of no use any more: point data_dir \
+         to an empty folder and drop the slot to copy the source again"
+    )]
+    KeyChanged {
+        /// The source and the table.
+        table: String,
+        /// What changed.
+        reason: String,
+    },
     /// The log entry at hand contradicts what came before it.
     #[error("log entry {offset}: {reason}")]
     Entry {

@@ -4,7 +4,8 @@
 //! cursor in it move together or not at all. That is the whole crash story of the transform: after any crash the fold
 //! goes on at the cursor and, being deterministic, writes the same bytes again.
 
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::frame::Frame;
+use syncline_schemas::ident::{LogOffset, SourceId};
 
 use crate::TransformError;
 
@@ -19,6 +20,16 @@ pub enum Space {
     Catalog,
     /// Mapping and driving key -> why the row is held.
     Held,
+    /// Joined table and its key -> the columns that mappings read.
+    Rows,
+    /// Join key -> the rows on either side of the join; and the re-evaluations that are still to be done.
+    Index,
+}
+
+impl Space {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Contributions, Self::Entities, Self::Catalog, Self::Held, Self::Rows, Self::Index];
 }
 
 /// A key with its value.
@@ -32,16 +43,35 @@ pub trait State {
     /// [`TransformError::State`] where the store cannot be read.
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError>;
 
-    /// The first `limit` pairs whose key starts with `prefix`, in key order.
+    /// The first `limit` pairs whose key starts with `prefix` and is above `after`, in key order.
     ///
     /// # Errors
     /// [`TransformError::State`] where the store cannot be read.
-    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError>;
+    fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError>;
+}
+
+/// What is done with each frame of a transaction that took several.
+pub type Visit<'v> = dyn FnMut(LogOffset, &Frame) -> Result<(), TransformError> + 'v;
+
+/// The log, asked back for the frames of a transaction that took several: none of them is folded before the last.
+pub trait Replay {
+    /// Gives the frames of a source at `from` and above, below `to`, in log order.
+    ///
+    /// # Errors
+    /// [`TransformError::State`] where the log cannot be read, and what `visit` returns.
+    fn frames(
+        &self,
+        source: &SourceId,
+        from: LogOffset,
+        to: LogOffset,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), TransformError>;
 }
 
 /// How far the fold has got.
 ///
-/// `folded` is done. Of the entry after it, `step` steps are committed that together emitted `rows` delta rows.
+/// `folded` is done, and is a state that was: a transaction is folded as a whole when its last frame comes, so sinks may
+/// read the outbox up to there. Of the entry after it, `step` steps are committed that together emitted `rows` delta rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {
     /// The last entry folded whole.
@@ -50,8 +80,6 @@ pub struct Cursor {
     pub step: u32,
     /// Delta rows in those steps.
     pub rows: u32,
-    /// Sinks may read the outbox up to here: no source transaction is cut in two.
-    pub visible: LogOffset,
 }
 
 /// Deltas of one step.

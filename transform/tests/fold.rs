@@ -9,6 +9,8 @@ mod frames;
 mod held;
 #[path = "fold/history.rs"]
 mod history;
+#[path = "fold/joins.rs"]
+mod joins;
 #[path = "fold/memory.rs"]
 mod memory;
 #[path = "fold/oracle.rs"]

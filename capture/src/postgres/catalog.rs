@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::decode::{Kind, Relation, RelationColumn, Shape};
 use super::pattern::TablePatterns;
 use super::types::Types;
-use super::wire::{Connection, quote_identifier, quote_literal};
+use super::wire::{Connection, quote_identifier};
 use crate::CaptureError;
 
 const DURING: &str = "reading the catalog";
@@ -59,31 +59,58 @@ pub(crate) struct Catalog {
     types: Types,
     /// Names of types that only older log uses.
     type_names: HashMap<(u32, i32), String>,
+    server_version: u32,
 }
 
 impl Catalog {
     /// Reads the tables that the patterns select. Partitions are read through their root.
-    pub(crate) fn load(connection: &mut Connection, patterns: &TablePatterns) -> Result<Self, CaptureError> {
+    pub(crate) fn load(
+        connection: &mut Connection,
+        patterns: &TablePatterns,
+        server_version: u32,
+    ) -> Result<Self, CaptureError> {
         let mut tables = load_tables(connection, patterns)?;
         if !tables.is_empty() {
             let oids = tables.iter().map(|table| table.oid.to_string()).collect::<Vec<_>>().join(",");
             load_columns(connection, &mut tables, &oids)?;
             load_keys(connection, &mut tables, &oids)?;
         }
-        Ok(Self { tables, types: Types::load(connection)?, type_names: HashMap::new() })
+        Ok(Self { tables, types: Types::load(connection)?, type_names: HashMap::new(), server_version })
     }
 
-    pub(crate) fn table(&self, id: &TableId) -> Option<&CatalogTable> {
-        self.tables.iter().find(|table| table.id == *id)
+    /// As in `server_version_num`: 150004 is 15.4.
+    pub(crate) const fn server_version(&self) -> u32 {
+        self.server_version
+    }
+
+    /// The table of this number. A name can lead to another table than it did at the log's place.
+    pub(crate) fn table(&self, oid: u32) -> Option<&CatalogTable> {
+        self.tables.iter().find(|table| table.oid == oid)
+    }
+
+    /// The numbers of the partitioned tables.
+    pub(crate) fn partitioned(&self) -> impl Iterator<Item = u32> {
+        self.tables.iter().filter(|table| table.is_partitioned).map(|table| table.oid)
+    }
+
+    /// A table's key as [`Shape::key`] says it; empty where it has none.
+    pub(crate) fn key(&self, source: &SourceId, table: &CatalogTable) -> String {
+        self.shape(source, &table.as_relation(|_| true)).map(|shape| shape.key()).unwrap_or_default()
     }
 
     /// True where the stream describes the table as the catalog does.
     pub(crate) fn agrees_with(&self, relation: &Relation) -> bool {
-        let id = TableId::new(&relation.schema, &relation.name);
-        self.table(&id).is_some_and(|table| {
+        self.table(relation.id).is_some_and(|table| {
             table.replica_identity == relation.replica_identity
                 && relation.columns.iter().all(|column| table.column_like(column).is_some())
         })
+    }
+
+    /// Reads a table's key anew.
+    pub(crate) fn reload_key(&mut self, connection: &mut Connection, oid: u32) -> Result<(), CaptureError> {
+        let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) else { return Ok(()) };
+        table.key.clear();
+        load_keys(connection, std::slice::from_mut(table), &oid.to_string())
     }
 
     /// Reads the names of types that the stream uses and no column has any more.
@@ -104,7 +131,7 @@ impl Catalog {
     /// The shape of a table as the stream describes it.
     pub(crate) fn shape(&self, source: &SourceId, relation: &Relation) -> Result<Shape, CaptureError> {
         let id = TableId::new(&relation.schema, &relation.name);
-        let known = self.table(&id);
+        let known = self.table(relation.id);
         let keys = key_indexes(source, &id, relation, known)?;
         let mut kinds = Vec::with_capacity(relation.columns.len());
         let mut columns = Vec::with_capacity(relation.columns.len());
@@ -315,78 +342,4 @@ fn load_keys(connection: &mut Connection, tables: &mut [CatalogTable], oids: &st
         }
     }
     Ok(())
-}
-
-/// A publication as found.
-#[derive(Debug)]
-pub(crate) struct Publication {
-    /// Of the four kinds of change, those that it leaves out.
-    pub(crate) left_out: Vec<&'static str>,
-    /// And those that it holds.
-    pub(crate) published: Vec<&'static str>,
-    pub(crate) via_root: bool,
-    /// Published columns and row filter by table; no columns listed before PostgreSQL 15, where all are.
-    pub(crate) tables: HashMap<TableId, PublishedTable>,
-}
-
-/// What of a table is published.
-#[derive(Debug)]
-pub(crate) struct PublishedTable {
-    columns: Option<Vec<String>>,
-    with_generated: bool,
-    pub(crate) row_filter: Option<String>,
-}
-
-impl PublishedTable {
-    /// Whether the stream holds the column. Generated columns only when listed, which needs PostgreSQL 18.
-    pub(crate) fn holds(&self, column: &CatalogColumn) -> bool {
-        let listed = self.columns.as_ref().is_none_or(|columns| columns.contains(&column.name));
-        listed && (self.with_generated || !column.is_generated)
-    }
-}
-
-impl Publication {
-    /// Reads a publication, if it exists.
-    pub(crate) fn load(
-        connection: &mut Connection,
-        name: &str,
-        server_version: u32,
-    ) -> Result<Option<Self>, CaptureError> {
-        const DURING: &str = "reading the publication";
-        let name = quote_literal(name);
-        let rows = connection.query(
-            DURING,
-            &format!(
-                "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot \
-                 FROM pg_catalog.pg_publication WHERE pubname = {name}"
-            ),
-        )?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let kinds = ["insert", "update", "delete", "truncate"];
-        let by_flag = |wanted: bool| {
-            kinds.into_iter().enumerate().filter(|(i, _)| row.is_true(*i) == wanted).map(|(_, kind)| kind).collect()
-        };
-        let (left_out, published) = (by_flag(false), by_flag(true));
-        // A column list is only told apart from "all columns" by its content, which is what counts.
-        let details = if server_version >= 150_000 {
-            "pg_catalog.array_to_string(attnames, E'\\x01'), rowfilter"
-        } else {
-            "NULL, NULL"
-        };
-        let tables = connection.query(
-            DURING,
-            &format!(
-                "SELECT schemaname, tablename, {details} \
-                 FROM pg_catalog.pg_publication_tables WHERE pubname = {name}"
-            ),
-        )?;
-        let table = |row: &super::wire::Row| {
-            let columns = row.get(2).map(|names| names.split('\u{1}').map(str::to_owned).collect());
-            let with_generated = server_version >= 180_000;
-            let table = PublishedTable { columns, with_generated, row_filter: row.get(3).map(str::to_owned) };
-            (TableId::new(row.text(0), row.text(1)), table)
-        };
-        let tables = tables.iter().map(table).collect();
-        Ok(Some(Self { left_out, published, via_root: row.is_true(4), tables }))
-    }
 }

@@ -2,9 +2,11 @@
 
 use syncline_schemas::table::TableSchema;
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, CatalogTable};
 use super::config::PostgresConfig;
-use super::preflight::{self, Finding, Intent, Remedy, Severity};
+use super::finding::{Finding, Remedy, Severity};
+use super::preflight::{self, Inspection, Intent};
+use super::publication::Publication;
 use super::wire::{Connection, Purpose, quote_identifier, quote_literal};
 use crate::{CaptureError, StopSignal};
 
@@ -39,16 +41,21 @@ pub fn check(config: &PostgresConfig) -> Vec<Finding> {
 /// [`CaptureError`] where the server cannot be reached or a table has no usable key.
 pub fn table_schemas(config: &PostgresConfig) -> Result<Vec<TableSchema>, CaptureError> {
     let mut connection = Connection::open(config, Purpose::Query, &StopSignal::default())?;
-    let inspection = preflight::inspect(&mut connection, config, Intent::Begin)?;
-    relations(&inspection.catalog, inspection.publication.as_ref())
-        .map(|relation| Ok(inspection.catalog.shape(&config.source, &relation)?.schema))
-        .collect()
+    let Inspection { catalog, publication, .. } = preflight::inspect(&mut connection, config, Intent::Begin)?;
+    // A table without a key that appeared later is not read and stops nothing.
+    let is_read = |table: &CatalogTable| {
+        let is_published = publication.as_ref().is_none_or(|publication| publication.tables.contains_key(&table.id));
+        is_published || table.key_fault().is_none()
+    };
+    let tables = catalog.tables.iter().zip(relations(&catalog, publication.as_ref()));
+    let read = tables.filter(|(table, _)| is_read(table));
+    read.map(|(_, relation)| Ok(catalog.shape(&config.source, &relation)?.schema)).collect()
 }
 
 /// The selected tables as the stream will describe them.
 pub(crate) fn relations<'a>(
     catalog: &'a Catalog,
-    publication: Option<&'a super::catalog::Publication>,
+    publication: Option<&'a Publication>,
 ) -> impl Iterator<Item = super::decode::Relation> + 'a {
     catalog.tables.iter().map(move |table| {
         let published = publication.and_then(|publication| publication.tables.get(&table.id));

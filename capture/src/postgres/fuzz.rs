@@ -23,7 +23,7 @@ pub fn decode(mut bytes: &[u8]) {
         match decoder.decode(Lsn(1), message) {
             Ok(Step::Relation(relation)) => {
                 let Ok(shape) = catalog.shape(&source, &relation) else { continue };
-                if decoder.must_cut_for(relation.id, Some(&shape)) {
+                if decoder.must_cut_for(&shape) {
                     let _ = decoder.take();
                 }
                 decoder.define(relation.id, Some(Arc::new(shape)));

@@ -5,33 +5,41 @@
 //! wire/                  a thin client: sockets, TLS, authentication, queries, COPY, the stream's messages
 //! decode/                pgoutput and COPY text to Arrow; pure
 //! catalog, types         the tables as the server describes them
+//! publication            what of them the server gives
+//! scope, mark            which tables are read, and whether they are still what they were
 //! preflight, check       what must hold, and the DBA's script
 //! session                connect, inspect, create, copy or continue
 //! snapshot               the tables as of one moment
 //! stream, pace           the loop that follows the log
+//! watch                  the tables meanwhile
 //! ```
 
 mod catalog;
 mod check;
 mod config;
 mod decode;
+mod finding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod lsn;
+mod mark;
 mod pace;
 mod pattern;
 mod position;
 mod preflight;
+mod publication;
+mod scope;
 mod session;
 mod snapshot;
 mod stream;
 mod types;
 pub mod url;
+mod watch;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
 pub use config::{DrainTo, Host, PostgresConfig, SnapshotMode, SpecialValues, Tls};
+pub use finding::{Finding, Remedy, Severity};
 pub use lsn::{Lsn, LsnError};
 pub use pattern::{PatternError, TablePatterns};
-pub use preflight::{Finding, Remedy, Severity};
 pub use session::run;

@@ -93,6 +93,11 @@ impl TablePatterns {
             && !self.exclude.iter().any(|pattern| pattern.matches(table))
     }
 
+    /// Excluded tables that are named without a wildcard.
+    pub(crate) fn excluded_by_name(&self) -> impl Iterator<Item = &str> {
+        self.exclude.iter().filter(|pattern| pattern.is_literal()).map(|pattern| pattern.text.as_str())
+    }
+
     /// Included tables that are named without a wildcard and are not among `tables`: they do not exist.
     pub(crate) fn missing<'a>(&'a self, tables: &[TableId]) -> Vec<&'a str> {
         let absent = |pattern: &&Pattern| !tables.iter().any(|table| pattern.matches(table));
@@ -148,6 +153,8 @@ mod tests {
     fn a_literal_table_that_does_not_exist_is_named() {
         let tables = patterns(&["public.*", "sales.orders"]);
         assert_eq!(tables.missing(&[TableId::new("public", "a")]), ["sales.orders"]);
+        let excluded = patterns(&["public.*", "!public.log_*", "!public.old"]);
+        assert_eq!(excluded.excluded_by_name().collect::<Vec<_>>(), ["public.old"]);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! How far a PostgreSQL source has been read, as bytes in a frame.
 //!
 //! ```text
-//! version u8 = 1 | kind u8 | system id u64 | timeline u32 | end LSN u64 | slot length u8, slot
+//! version u8 = 2 | kind u8 | system id u64 | timeline u32 | end LSN u64 | slot length u8, slot | mark length u16, mark
 //! kind 1  streaming: every transaction that ends at or before the end LSN is in the log, none after it
 //! kind 2  cut: as 1, and of the next transaction (xid u32, final LSN u64) the first `changes u64` are in the log
 //! kind 3  snapshot: the copy is not finished; what is in the log of it is taken back by the next attempt
 //! ```
-//! Big-endian. The slot's name is there because an LSN only means "what is missing" together with its slot.
+//! Big-endian. The slot's name is there because an LSN only means "what is missing" together with its slot, and the
+//! [`Mark`](super::mark::Mark) because that holds only for what was published all the time.
+
+use std::sync::Arc;
 
 use syncline_schemas::ident::Position;
 
 use super::lsn::Lsn;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What, if anything, is unfinished at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(crate) struct PgPosition {
     pub(crate) timeline: u32,
     /// The slot that was read.
     pub(crate) slot: String,
+    /// What was read of it, as the mark's own bytes.
+    pub(crate) mark: Arc<[u8]>,
     /// End of the last whole transaction.
     pub(crate) end: Lsn,
     /// What goes on behind it.
@@ -64,6 +69,8 @@ impl PgPosition {
         out.extend_from_slice(&self.end.0.to_be_bytes());
         out.push(u8::try_from(self.slot.len()).expect("the server limits slot names to 63 bytes"));
         out.extend_from_slice(self.slot.as_bytes());
+        out.extend_from_slice(&u16::try_from(self.mark.len()).expect("a mark is limited").to_be_bytes());
+        out.extend_from_slice(&self.mark);
         if let Unfinished::Cut(cut) = self.unfinished {
             out.extend_from_slice(&cut.xid.to_be_bytes());
             out.extend_from_slice(&cut.final_lsn.0.to_be_bytes());
@@ -77,7 +84,7 @@ impl PgPosition {
         let mut rest = position.as_bytes();
         let [version, kind] = take(&mut rest)?;
         if version != VERSION {
-            return Err(format!("its format {version} is not {VERSION}; a newer Syncline wrote it"));
+            return Err(format!("its format {version} is not {VERSION}, the one of this version"));
         }
         let system_id = u64::from_be_bytes(take(&mut rest)?);
         let timeline = u32::from_be_bytes(take(&mut rest)?);
@@ -85,6 +92,10 @@ impl PgPosition {
         let [slot_len] = take(&mut rest)?;
         let (slot, tail) = rest.split_at_checked(usize::from(slot_len)).ok_or("it is cut short")?;
         let slot = std::str::from_utf8(slot).map_err(|_| "its slot name is not UTF-8")?.to_owned();
+        rest = tail;
+        let mark_len = u16::from_be_bytes(take(&mut rest)?);
+        let (mark, tail) = rest.split_at_checked(usize::from(mark_len)).ok_or("it is cut short")?;
+        let mark = Arc::from(mark);
         rest = tail;
         let unfinished = match kind {
             1 => Unfinished::Nothing,
@@ -99,7 +110,7 @@ impl PgPosition {
         if !rest.is_empty() {
             return Err("bytes are left over".to_owned());
         }
-        Ok(Self { system_id, timeline, slot, end, unfinished })
+        Ok(Self { system_id, timeline, slot, mark, end, unfinished })
     }
 }
 
@@ -119,14 +130,15 @@ mod tests {
         #[test]
         fn positions_read_back_and_cut_ones_are_refused(
             numbers in any::<(u64, u32, u64, u32, u64, u64)>(), slot in "[a-z0-9_]{1,63}", kind in 0..3,
+            mark in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             let unfinished = match kind {
                 0 => Unfinished::Nothing,
                 1 => Unfinished::Cut(Cut { xid: numbers.3, final_lsn: Lsn(numbers.4), changes: numbers.5 }),
                 _ => Unfinished::Snapshot,
             };
-            let position =
-                PgPosition { system_id: numbers.0, timeline: numbers.1, slot, end: Lsn(numbers.2), unfinished };
+            let (system_id, timeline, end) = (numbers.0, numbers.1, Lsn(numbers.2));
+            let position = PgPosition { system_id, timeline, slot, mark: Arc::from(mark), end, unfinished };
             let encoded = position.encode();
             prop_assert_eq!(PgPosition::decode(&encoded), Ok(position));
             for len in 0..encoded.as_bytes().len() {

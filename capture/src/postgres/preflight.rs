@@ -3,82 +3,20 @@
 //! `check` shows the findings; a reader's session starts with the same inspection and refuses to go on while one of
 //! them is an error. One code path, so that a check that passes is worth something.
 
-use std::fmt;
-
 use syncline_schemas::ident::TableId;
 
-use super::catalog::{Catalog, CatalogTable, Publication};
+use super::catalog::{Catalog, CatalogTable};
 use super::config::{PostgresConfig, SnapshotMode};
+use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::lsn::Lsn;
+use super::mark::Mark;
+use super::publication::Publication;
+use super::scope::{self, Scope};
 use super::wire::{Connection, quote_identifier, quote_literal};
 use crate::CaptureError;
 
 const DURING: &str = "checking the server";
 const RESTART: &str = "then restart the server";
-const COPY_AGAIN: &str = "copy the tables again into an empty data_dir";
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth knowing.
-    Info,
-    /// The source can be read, but not as the operator may expect.
-    Warning,
-    /// The source cannot be read.
-    Error,
-}
-
-/// One thing that a check found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is about: a setting, a role, a table, the slot.
-    pub object: String,
-    /// What is the case.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: Remedy,
-}
-
-/// What to do about a finding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remedy {
-    /// Nothing.
-    None,
-    /// Something that a person has to decide or do outside the database.
-    Advice(String),
-    /// A statement for the DBA.
-    Sql {
-        /// The statement.
-        apply: String,
-        /// The statement that takes it back.
-        undo: String,
-        /// What has to follow, as in `then restart the server`.
-        then: &'static str,
-    },
-}
-
-impl Remedy {
-    fn advice(text: impl Into<String>) -> Self {
-        Self::Advice(text.into())
-    }
-
-    const fn sql(apply: String, undo: String) -> Self {
-        Self::Sql { apply, undo, then: "" }
-    }
-}
-
-impl fmt::Display for Remedy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => Ok(()),
-            Self::Advice(text) => f.write_str(text),
-            Self::Sql { apply, then: "", .. } => f.write_str(apply),
-            Self::Sql { apply, then, .. } => write!(f, "{apply} {then}"),
-        }
-    }
-}
 
 /// A slot as found.
 #[derive(Debug, Clone)]
@@ -96,17 +34,19 @@ pub(crate) struct Inspection {
     pub(crate) catalog: Catalog,
     pub(crate) publication: Option<Publication>,
     pub(crate) slot: Option<Slot>,
+    /// What will be read; nothing where there is no publication yet.
+    pub(crate) scope: Scope,
 }
 
 /// What a session wants of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Intent {
+pub(crate) enum Intent<'a> {
     /// Begin: with a copy of the tables, where configured.
     Begin,
     /// Begin again with the copy, because the last one was not finished.
     BeginAgain,
-    /// Go on behind what the journal holds.
-    Continue,
+    /// Go on behind what the journal holds, of the tables that it holds.
+    Continue(&'a Mark),
 }
 
 struct Settings {
@@ -116,47 +56,50 @@ struct Settings {
     senders: (u32, u32),
     can_replicate: bool,
     can_create: bool,
+    in_recovery: bool,
 }
 
 /// Looks at everything that reading the source depends on.
 pub(crate) fn inspect(
     connection: &mut Connection,
     config: &PostgresConfig,
-    intent: Intent,
+    intent: Intent<'_>,
 ) -> Result<Inspection, CaptureError> {
     let settings = load_settings(connection)?;
-    let catalog = Catalog::load(connection, &config.tables)?;
+    if settings.in_recovery {
+        return Err(CaptureError::Standby { source_id: config.source.clone(), address: config.address() });
+    }
+    let catalog = Catalog::load(connection, &config.tables, settings.version)?;
     let publication = Publication::load(connection, &config.publication, settings.version)?;
     let slot = load_slot(connection, &config.slot)?;
     let copies = intent == Intent::BeginAgain || (intent == Intent::Begin && config.snapshot == SnapshotMode::Initial);
 
     let mut report = Report { findings: Vec::new() };
-    report.server(config, &settings, slot.is_none(), copies);
+    report.server(config, &settings);
+    if intent == Intent::Begin {
+        // Later the last session may not be gone yet and still count; the server itself says when there is no room.
+        report.headroom("max_replication_slots", settings.slots, u32::from(slot.is_none()) + u32::from(copies));
+        report.headroom("max_wal_senders", settings.senders, 1);
+    }
     report.slot(config, slot.as_ref(), intent);
-    report.tables(config, &catalog.tables, copies);
+    let held = if let Intent::Continue(held) = intent { Some(held) } else { None };
+    let (scope, findings) = scope::compare(connection, &catalog, config, held, None)?;
+    report.findings.extend(findings);
+    // Of a source that runs only the tables count that it reads: what else appears in the database must not stop it.
+    let judged = catalog.tables.iter().filter(|table| held.is_none() || scope.table(table.oid).is_some());
+    let judged: Vec<&CatalogTable> = judged.collect();
+    report.selection(config, &catalog.tables);
+    report.tables(config, &judged, copies);
     match &publication {
-        Some(publication) => report.publication(config, publication, &catalog.tables, intent),
+        Some(publication) => report.publication(config, publication, &judged),
+        // That it is gone has been found.
+        None if held.is_some() => {}
         None => report.missing_publication(config, &settings, &catalog.tables),
     }
-    Ok(Inspection { findings: report.findings, catalog, publication, slot })
-}
-
-impl Inspection {
-    /// Refuses to go on with an error among the findings; the others are counted in the message.
-    pub(crate) fn ensure_fit(&self, config: &PostgresConfig) -> Result<(), CaptureError> {
-        let mut errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
-        let Some(first) = errors.next() else { return Ok(()) };
-        let more = match errors.count() {
-            0 => String::new(),
-            more => format!(" (and {more} more, see `syncline check`)"),
-        };
-        Err(CaptureError::Unfit {
-            source_id: config.source.clone(),
-            object: first.object.clone(),
-            reason: first.message.clone(),
-            remedy: format!("{}{more}", first.remedy),
-        })
+    if intent == Intent::Begin {
+        report.partitions(&judged);
     }
+    Ok(Inspection { findings: report.findings, catalog, publication, slot, scope })
 }
 
 /// The SQL that creates the publication for the selected tables.
@@ -185,7 +128,7 @@ impl Report {
         self.add(Severity::Info, object, message, Remedy::None);
     }
 
-    fn server(&mut self, config: &PostgresConfig, settings: &Settings, needs_slot: bool, copies: bool) {
+    fn server(&mut self, config: &PostgresConfig, settings: &Settings) {
         if settings.wal_level != "logical" {
             let message = format!("is {:?}, logical replication needs \"logical\"", settings.wal_level);
             self.error(
@@ -211,9 +154,6 @@ impl Report {
                 Remedy::sql(format!("ALTER ROLE {role} REPLICATION;"), format!("ALTER ROLE {role} NOREPLICATION;")),
             );
         }
-        let wanted = u32::from(needs_slot) + u32::from(copies);
-        self.headroom("max_replication_slots", settings.slots, wanted);
-        self.headroom("max_wal_senders", settings.senders, 1);
     }
 
     fn headroom(&mut self, setting: &str, (used, allowed): (u32, u32), wanted: u32) {
@@ -230,10 +170,10 @@ impl Report {
         }
     }
 
-    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent) {
+    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent<'_>) {
         let object = format!("slot {}", config.slot);
         let Some(slot) = slot else {
-            if intent == Intent::Continue {
+            if matches!(intent, Intent::Continue(_)) {
                 let message = "is gone, so changes after the journal's position are lost to it";
                 return self.error(object, message, Remedy::advice(COPY_AGAIN));
             }
@@ -260,7 +200,7 @@ impl Report {
         }
     }
 
-    fn tables(&mut self, config: &PostgresConfig, tables: &[CatalogTable], copies: bool) {
+    fn selection(&mut self, config: &PostgresConfig, tables: &[CatalogTable]) {
         let ids: Vec<TableId> = tables.iter().map(|table| table.id.clone()).collect();
         for pattern in config.tables.missing(&ids) {
             self.error(
@@ -276,6 +216,9 @@ impl Report {
                 Remedy::advice("correct the patterns in tables, as in \"public.*\""),
             );
         }
+    }
+
+    fn tables(&mut self, config: &PostgresConfig, tables: &[&CatalogTable], copies: bool) {
         for table in tables {
             if let Some((message, remedy)) = table.key_fault() {
                 self.error(format!("table {}", table.id), message, Remedy::Advice(remedy));
@@ -295,13 +238,7 @@ impl Report {
         }
     }
 
-    fn publication(
-        &mut self,
-        config: &PostgresConfig,
-        publication: &Publication,
-        tables: &[CatalogTable],
-        intent: Intent,
-    ) {
+    fn publication(&mut self, config: &PostgresConfig, publication: &Publication, tables: &[&CatalogTable]) {
         let object = format!("publication {}", config.publication);
         let name = quote_identifier(&config.publication);
         let set = |option: &str, old: &str| {
@@ -321,16 +258,25 @@ impl Report {
             self.error(object, message, set(&format!("{option} = true"), &format!("{option} = false")));
         }
         for table in tables.iter().filter(|table| !publication.tables.contains_key(&table.id)) {
-            // A table that came later must not stop a source that runs; it is not read until it is published.
-            let severity = if intent == Intent::Continue { Severity::Warning } else { Severity::Error };
-            self.add(
-                severity,
+            self.error(
                 format!("table {}", table.id),
                 format!("is selected but not in the publication {}", config.publication),
                 Remedy::sql(
                     format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted()),
                     format!("ALTER PUBLICATION {name} DROP TABLE {};", table.quoted()),
                 ),
+            );
+        }
+    }
+
+    fn partitions(&mut self, tables: &[&CatalogTable]) {
+        for table in tables.iter().filter(|table| table.is_partitioned) {
+            self.add(
+                Severity::Warning,
+                format!("table {}", table.id),
+                "is partitioned: TRUNCATE, DETACH and DROP of a single partition are not in the log, nor are the rows that a \
+                 table held before it was attached",
+                Remedy::advice("empty a partition with DELETE, and fill it through the table; a partition that leaves stops the source"),
             );
         }
     }
@@ -366,7 +312,7 @@ fn load_settings(connection: &mut Connection) -> Result<Settings, CaptureError> 
          (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
          OR EXISTS (SELECT FROM pg_catalog.pg_roles \
                     WHERE rolname = 'rds_replication' AND pg_catalog.pg_has_role(oid, 'MEMBER')), \
-         pg_catalog.has_database_privilege(current_database(), 'CREATE')",
+         pg_catalog.has_database_privilege(current_database(), 'CREATE'), pg_catalog.pg_is_in_recovery()",
     )?;
     let settings = rows.first().and_then(|row| {
         Some(Settings {
@@ -376,6 +322,7 @@ fn load_settings(connection: &mut Connection) -> Result<Settings, CaptureError> 
             senders: (row.parsed(4)?, row.parsed(5)?),
             can_replicate: row.is_true(6),
             can_create: row.is_true(7),
+            in_recovery: row.is_true(8),
         })
     });
     settings.ok_or_else(|| connection.protocol(DURING, "the server's settings have another form"))

@@ -4,7 +4,7 @@
 //! journal holds      slot     what happens
 //! nothing            any      copy (or, with snapshot = "never", start at the slot's position)
 //! unfinished copy    any      copy again; its first frame empties every table of what the last attempt left
-//! position           exists   same server and history, slot not ahead: continue right behind the position
+//! position           exists   same server, history and tables, slot not ahead: continue right behind the position
 //! position           gone     definite error: the changes in between are lost to this slot
 //! ```
 //!
@@ -13,23 +13,30 @@
 //! lost, and no existing slot is ever dropped, whoever created it.
 
 use std::io;
+use std::time::Duration;
 
+use syncline_schemas::frame::LogEntry;
+use syncline_schemas::table::TableSchema;
 use tracing::{info, warn};
 
-use super::catalog::Catalog;
+use super::check::relations;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
+use super::finding::{Severity, ensure_fit};
 use super::lsn::Lsn;
+use super::mark::Mark;
 use super::position::{Cut, PgPosition, Unfinished};
-use super::preflight::{self, Inspection, Intent, Severity};
+use super::preflight::{self, Inspection, Intent};
 use super::snapshot;
 use super::stream::{Stream, StreamStart};
+use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
 /// Reads a PostgreSQL source for one session, until it is stopped, has drained or fails.
 ///
 /// Blocks; give it a thread. After an error of class `Transient` the caller starts it again with the newest position
-/// that the journal holds for the source. Nothing is confirmed to the server before [`LogSink::durable`] covers it.
+/// that was appended for the source, and not before that is durable: an older position would read rows a second time
+/// that are still on their way. Nothing is confirmed to the server before [`LogSink::durable`] covers it.
 ///
 /// # Errors
 /// [`CaptureError`]; its class says whether another session can help.
@@ -57,6 +64,8 @@ pub(crate) struct Identity {
     pub(crate) system_id: u64,
     pub(crate) timeline: u32,
     pub(crate) log_end: Lsn,
+    /// How long the server bears silence; zero where it bears any.
+    pub(crate) wal_sender_timeout: Duration,
 }
 
 pub(crate) struct Session<'a> {
@@ -69,18 +78,15 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     fn run(&self, resume: Option<&Resume>) -> Result<Outcome, CaptureError> {
         let held = self.held_position(resume)?;
-        let intent = match &held {
-            None => Intent::Begin,
-            Some(held) if held.unfinished == Unfinished::Snapshot => Intent::BeginAgain,
-            Some(_) => Intent::Continue,
+        let mark = held.as_ref().map(|held| Mark::decode(&held.mark)).transpose();
+        let mark = mark.map_err(|reason| self.misfit(reason.to_owned(), KEEP_DATA))?;
+        let intent = match (&held, &mark) {
+            (Some(held), Some(_)) if held.unfinished == Unfinished::Snapshot => Intent::BeginAgain,
+            (Some(_), Some(mark)) => Intent::Continue(mark),
+            _ => Intent::Begin,
         };
         let mut queries = Connection::open(self.config, Purpose::Query, self.stop)?;
-        let mut inspection = preflight::inspect(&mut queries, self.config, intent)?;
-        inspection.ensure_fit(self.config)?;
-        for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
-            warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
-        }
-        self.ensure_publication(&mut queries, &mut inspection)?;
+        let inspection = self.inspect(&mut queries, intent)?;
         let mut stream = Connection::open(self.config, Purpose::Replication, self.stop)?;
         let identity = identify(&mut stream)?;
         let drain_to = self.config.drain_to.map(|target| match target {
@@ -88,30 +94,36 @@ impl Session<'_> {
             DrainTo::Lsn(lsn) => lsn,
         });
         let start = match (&held, intent) {
-            (Some(held), Intent::Continue) => {
+            (Some(held), Intent::Continue(_)) => {
                 self.ensure_same_history(&mut stream, held, identity, &inspection)?;
+                self.log_shapes(&inspection)?;
                 let cut = if let Unfinished::Cut(cut) = held.unfinished { Some(cut) } else { None };
                 Some((held.end, cut))
             }
             _ => self.begin(&mut stream, identity, intent, &inspection)?,
         };
-        drop(queries);
         let Some((start, cut)) = start else { return Ok(Outcome::Stopped) };
-        self.follow(stream, inspection.catalog, identity, drain_to, start, cut)
-    }
-
-    fn follow(
-        &self,
-        connection: Connection,
-        catalog: Catalog,
-        identity: Identity,
-        drain_to: Option<Lsn>,
-        start: Lsn,
-        cut: Option<Cut>,
-    ) -> Result<Outcome, CaptureError> {
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(State::Streaming);
-        Stream::start(self, connection, StreamStart { catalog, identity, drain_to, start, cut })?.follow()
+        let watch = Watch::new(self, queries, inspection);
+        Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut })?.follow()
+    }
+
+    /// Looks at the server, says what is not as expected, and makes the publication where there is none.
+    fn inspect(&self, queries: &mut Connection, intent: Intent<'_>) -> Result<Inspection, CaptureError> {
+        let mut inspection = preflight::inspect(queries, self.config, intent)?;
+        ensure_fit(&self.config.source, &inspection.findings)?;
+        if inspection.publication.is_none() {
+            let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
+            queries.command("creating the publication", &sql)?;
+            info!(source = %self.config.source, publication = self.config.publication, "created the publication");
+            inspection = preflight::inspect(queries, self.config, intent)?;
+            ensure_fit(&self.config.source, &inspection.findings)?;
+        }
+        for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+            warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+        }
+        Ok(inspection)
     }
 
     fn held_position(&self, resume: Option<&Resume>) -> Result<Option<PgPosition>, CaptureError> {
@@ -132,13 +144,14 @@ impl Session<'_> {
         &self,
         stream: &mut Connection,
         identity: Identity,
-        intent: Intent,
+        intent: Intent<'_>,
         inspection: &Inspection,
     ) -> Result<Option<(Lsn, Option<Cut>)>, CaptureError> {
         let confirmed = match &inspection.slot {
             Some(slot) => slot.confirmed,
             None => create_slot(stream, &self.config.slot)?,
         };
+        self.log_shapes(inspection)?;
         if intent == Intent::Begin && self.config.snapshot == SnapshotMode::Never {
             return Ok(Some((confirmed, None)));
         }
@@ -148,11 +161,22 @@ impl Session<'_> {
         Ok(copied.map(|consistent_point| (consistent_point, None)))
     }
 
-    fn ensure_publication(&self, queries: &mut Connection, inspection: &mut Inspection) -> Result<(), CaptureError> {
-        if inspection.publication.is_none() {
-            let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
-            queries.query("creating the publication", &sql)?;
-            info!(source = %self.config.source, publication = self.config.publication, "created the publication");
+    /// Puts the shape of every table that is read before the session's first frame: whoever joins tables needs those of
+    /// empty ones, too. Equal shapes are repeated once in a process; a shape does not move the source.
+    fn log_shapes(&self, inspection: &Inspection) -> Result<(), CaptureError> {
+        let Inspection { catalog, publication, scope, .. } = inspection;
+        let read = relations(catalog, publication.as_ref()).filter(|relation| scope.table(relation.id).is_some());
+        for relation in read {
+            self.log_shape(&catalog.shape(&self.config.source, &relation)?.schema)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a shape into the log, unless it is the last one there of its table.
+    pub(crate) fn log_shape(&self, shape: &TableSchema) -> Result<(), CaptureError> {
+        if !self.progress.has_logged(shape) {
+            self.log.append(LogEntry::Schema(shape.clone()))?;
+            self.progress.observe_shape(shape);
         }
         Ok(())
     }
@@ -226,8 +250,15 @@ const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";
 fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
     const DURING: &str = "identifying the server";
     let rows = stream.query(DURING, "IDENTIFY_SYSTEM")?;
-    let identity = rows.first().and_then(|row| {
-        Some(Identity { system_id: row.parsed(0)?, timeline: row.parsed(1)?, log_end: row.parsed(2)? })
+    let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+    let patience = stream.query(DURING, sql)?;
+    let identity = rows.first().zip(patience.first()).and_then(|(row, patience)| {
+        Some(Identity {
+            system_id: row.parsed(0)?,
+            timeline: row.parsed(1)?,
+            log_end: row.parsed(2)?,
+            wal_sender_timeout: Duration::from_millis(patience.parsed(0)?),
+        })
     });
     identity.ok_or_else(|| stream.protocol(DURING, "the answer has another form"))
 }
@@ -236,7 +267,7 @@ fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
 fn create_slot(stream: &mut Connection, slot: &str) -> Result<Lsn, CaptureError> {
     const DURING: &str = "creating the slot";
     let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", quote_identifier(slot));
-    let rows = stream.query(DURING, &sql)?;
+    let rows = stream.command(DURING, &sql)?;
     let consistent_point = rows.first().and_then(|row| row.parsed(1));
     info!(source = %stream.source(), slot, "created the slot");
     consistent_point.ok_or_else(|| stream.protocol(DURING, "the answer has no consistent point"))

@@ -12,6 +12,7 @@
 //! interleave as the workers deliver them; within a table they are in order. Memory: one frame per worker.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -33,7 +34,7 @@ const DURING: &str = "copying the tables";
 
 /// One table's copy.
 struct Plan {
-    shape: std::sync::Arc<Shape>,
+    shape: Arc<Shape>,
     sql: String,
     pages: u64,
 }
@@ -42,6 +43,7 @@ struct Plan {
 struct Copy<'a> {
     session: &'a Session<'a>,
     identity: Identity,
+    mark: Arc<[u8]>,
     snapshot: String,
     consistent_point: Lsn,
     at_us: i64,
@@ -64,6 +66,7 @@ pub(crate) fn copy(
     let copy = Copy {
         session,
         identity,
+        mark: Arc::from(inspection.scope.mark().encode()),
         snapshot,
         consistent_point,
         at_us,
@@ -99,7 +102,7 @@ fn export_snapshot(stream: &mut Connection, slot: &str) -> Result<(Lsn, String, 
     let clock = stream.query(DURING, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")?;
     // The snapshot lives until the next command on this connection.
     let sql = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(slot));
-    let created = stream.query(DURING, &sql)?;
+    let created = stream.command(DURING, &sql)?;
     let parts = created
         .first()
         .zip(clock.first())
@@ -119,7 +122,7 @@ fn plans(session: &Session<'_>, inspection: &Inspection) -> Result<Vec<Plan>, Ca
         let filter = published.and_then(|published| published.row_filter.as_ref());
         let filter = filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
         plans.push(Plan {
-            shape: std::sync::Arc::new(inspection.catalog.shape(&session.config.source, &relation)?),
+            shape: Arc::new(inspection.catalog.shape(&session.config.source, &relation)?),
             sql: format!("COPY (SELECT {} FROM {only}{}{filter}) TO STDOUT", names.join(", "), table.quoted()),
             pages: table.pages,
         });
@@ -134,7 +137,7 @@ impl Copy<'_> {
         let mut batches = Vec::new();
         let mut counts = OpCounts::default();
         for (plan, ord) in self.plans.iter().zip(0..) {
-            self.session.log.append(LogEntry::Schema(plan.shape.schema.clone()))?;
+            self.session.log_shape(&plan.shape.schema)?;
             let mut builder = self.builder(plan);
             builder.append_truncate(self.stamp(ord));
             counts.add(Op::Truncate);
@@ -185,7 +188,7 @@ impl Copy<'_> {
     }
 
     fn copy_table(&self, connection: &mut Connection, plan: &Plan) -> Result<(), CaptureError> {
-        self.session.log.append(LogEntry::Schema(plan.shape.schema.clone()))?;
+        self.session.log_shape(&plan.shape.schema)?;
         let source = connection.source().clone();
         let mut builder = self.builder(plan);
         let mut line_reader = CopyLine::default();
@@ -232,7 +235,7 @@ impl Copy<'_> {
     }
 
     fn builder(&self, plan: &Plan) -> TableBuilder {
-        TableBuilder::new(std::sync::Arc::clone(&plan.shape), self.session.config.special_values)
+        TableBuilder::new(Arc::clone(&plan.shape), self.session.config.special_values)
     }
 
     const fn stamp(&self, ord: u32) -> Stamp {
@@ -249,6 +252,7 @@ impl Copy<'_> {
             system_id: self.identity.system_id,
             timeline: self.identity.timeline,
             slot: self.session.config.slot.clone(),
+            mark: Arc::clone(&self.mark),
             end: self.consistent_point,
             unfinished,
         };

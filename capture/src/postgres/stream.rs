@@ -14,25 +14,26 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::{Frame, LogEntry};
 use syncline_schemas::ident::LogOffset;
 
-use super::catalog::Catalog;
 use super::decode::{Decoder, Relation, Step};
 use super::lsn::Lsn;
 use super::pace::Pace;
 use super::position::{Cut, PgPosition, Unfinished};
 use super::session::{Identity, Session};
-use super::wire::{Connection, Fill, Purpose, StreamMessage, quote_identifier, quote_literal, status_update};
+use super::watch::Watch;
+use super::wire::{Connection, Fill, StreamMessage, quote_identifier, quote_literal, status_update};
 use crate::progress::now_us;
 use crate::{CaptureError, Outcome, Progress};
 
 const DURING: &str = "following the log";
 
-/// The server must hear from us well within `wal_sender_timeout` (60 s by default).
+/// The server must hear from us well within its `wal_sender_timeout` (60 s by default).
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Durable positions are told sooner than that, but not more often than this.
 const CONFIRM_EVERY: Duration = Duration::from_millis(20);
@@ -42,8 +43,10 @@ const ADVANCE_EVERY: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// While something waits to become durable: about the time of a few fsyncs.
 const WAIT_UNCONFIRMED: Duration = Duration::from_millis(5);
-/// After this silence a sign of life is asked for, and after twice more the connection counts as lost.
+/// After this silence a sign of life is asked for.
 const SILENCE: Duration = Duration::from_secs(10);
+/// After this one the connection counts as lost, or later where the server is that patient.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// A read below this is short: while a backlog drains, more is on its way.
 const SHORT_READ: usize = 64 << 10;
 /// How long a short read is followed by a pause then.
@@ -55,18 +58,24 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Where and what to follow.
 pub(crate) struct StreamStart {
-    pub(crate) catalog: Catalog,
     pub(crate) identity: Identity,
     pub(crate) drain_to: Option<Lsn>,
     pub(crate) start: Lsn,
     pub(crate) cut: Option<Cut>,
 }
 
+/// How long the server may be silent. It answers only between two pieces of work, and decoding a large transaction that
+/// holds nothing for us is one: its own patience with us says how long it thinks that this may take. Without such a
+/// limit the silence has none either; a machine that is gone is found out by the keepalives of TCP.
+fn silence_max(wal_sender_timeout: Duration) -> Option<Duration> {
+    (!wal_sender_timeout.is_zero()).then(|| SILENCE_MAX.max(wal_sender_timeout * 2))
+}
+
 pub(crate) struct Stream<'a> {
     session: &'a Session<'a>,
     connection: Connection,
     decoder: Decoder,
-    catalog: Catalog,
+    watch: Watch<'a>,
     identity: Identity,
     drain_to: Option<Lsn>,
     /// The server sent everything before it.
@@ -89,6 +98,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn start(
         session: &'a Session<'a>,
         mut connection: Connection,
+        watch: Watch<'a>,
         start: StreamStart,
     ) -> Result<Self, CaptureError> {
         let config = session.config;
@@ -104,7 +114,7 @@ impl<'a> Stream<'a> {
             session,
             connection,
             decoder: Decoder::new(config.source.clone(), config.special_values, start.start, start.cut),
-            catalog: start.catalog,
+            watch,
             identity: start.identity,
             drain_to: start.drain_to,
             sent: start.start,
@@ -164,6 +174,11 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Whether there is something that no frame holds: rows, or the end of a transaction whose last row filled one.
+    fn has_news(&self) -> bool {
+        self.decoder.has_rows() || self.decoder.end() > self.appended
+    }
+
     const fn progress(&self) -> &Progress {
         self.session.progress
     }
@@ -192,30 +207,15 @@ impl<'a> Stream<'a> {
 
     /// Finds the shape of a table and puts it into the log before the rows that need it.
     fn describe(&mut self, relation: &Relation) -> Result<(), CaptureError> {
-        let table = syncline_schemas::ident::TableId::new(&relation.schema, &relation.name);
-        let config = self.session.config;
-        if !config.tables.matches(&table) {
-            if self.decoder.must_cut_for(relation.id, None) {
-                self.hand_over()?;
-            }
+        let Some(shape) = self.watch.shape(relation)? else {
             self.decoder.define(relation.id, None);
             return Ok(());
-        }
-        if !self.catalog.agrees_with(relation) {
-            let mut queries = Connection::open(config, Purpose::Query, self.session.stop)?;
-            self.catalog = Catalog::load(&mut queries, &config.tables)?;
-            if !self.catalog.agrees_with(relation) {
-                self.catalog.load_type_names(&mut queries, relation)?;
-            }
-        }
-        let shape = self.catalog.shape(&config.source, relation)?;
-        if self.decoder.must_cut_for(relation.id, Some(&shape)) {
+        };
+        if self.decoder.must_cut_for(&shape) {
             self.hand_over()?;
         }
-        if self.decoder.shape_of(relation.id).is_none_or(|known| known.schema != shape.schema) {
-            self.session.log.append(LogEntry::Schema(shape.schema.clone()))?;
-        }
-        self.decoder.define(relation.id, Some(std::sync::Arc::new(shape)));
+        self.session.log_shape(&shape.schema)?;
+        self.decoder.define(relation.id, Some(Arc::new(shape)));
         Ok(())
     }
 
@@ -227,6 +227,7 @@ impl<'a> Stream<'a> {
             system_id: self.identity.system_id,
             timeline: self.identity.timeline,
             slot: self.session.config.slot.clone(),
+            mark: self.watch.mark(),
             end: piece.end,
             unfinished: piece.unfinished,
         };
@@ -255,7 +256,7 @@ impl<'a> Stream<'a> {
                 self.advanced_at = Instant::now();
                 self.decoder.advance(self.sent);
             }
-            if self.decoder.has_rows() || self.decoder.end() > self.appended {
+            if self.has_news() {
                 self.hand_over()?;
             }
         }
@@ -270,9 +271,9 @@ impl<'a> Stream<'a> {
 
     fn ensure_alive(&mut self) -> Result<(), CaptureError> {
         let silence = self.heard_at.elapsed();
-        if silence > SILENCE * 3 {
-            let error = io::Error::new(io::ErrorKind::TimedOut, "the server has been silent for 30 s");
-            return Err(self.connection.lost(DURING, error));
+        if silence_max(self.identity.wal_sender_timeout).is_some_and(|most| silence > most) {
+            let reason = format!("the server has been silent for {} s", silence.as_secs());
+            return Err(self.connection.lost(DURING, io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
         if silence > SILENCE && self.status_at.elapsed() >= STATUS_EVERY {
             self.tell(true)?;
@@ -280,8 +281,9 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Learns what is durable and tells the server where that is due.
+    /// Looks after the tables, learns what is durable and tells the server, each where that is due.
     fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
+        self.watch.look()?;
         let since = self.status_at.elapsed();
         if since >= STATUS_EVERY || (since >= CONFIRM_EVERY && !self.unconfirmed.is_empty()) {
             self.learn_durable()?;
@@ -319,7 +321,7 @@ impl<'a> Stream<'a> {
 
     /// Ends in order: what is whole becomes durable and is confirmed, then the server is told goodbye.
     fn end(mut self, outcome: Outcome) -> Result<Outcome, CaptureError> {
-        if self.decoder.has_rows() && !self.decoder.is_in_transaction() {
+        if self.has_news() && !self.decoder.is_in_transaction() {
             self.hand_over()?;
         }
         let deadline = Instant::now() + FAREWELL;
@@ -340,5 +342,17 @@ impl<'a> Stream<'a> {
             _ if outcome == Outcome::Drained && all_confirmed => Ok(Outcome::Drained),
             _ => Ok(Outcome::Stopped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_its_time_is_not_given_up_sooner_than_it_gives_up_on_us() {
+        assert_eq!(silence_max(Duration::from_secs(60)), Some(Duration::from_secs(120)));
+        assert_eq!(silence_max(Duration::from_millis(500)), Some(Duration::from_secs(30)));
+        assert_eq!(silence_max(Duration::ZERO), None);
     }
 }

@@ -10,4 +10,5 @@ mod restart;
 mod security;
 mod server;
 mod snapshot;
+mod tables;
 mod types;

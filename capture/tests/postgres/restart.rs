@@ -50,6 +50,20 @@ fn a_transaction_cut_in_the_middle_goes_on_exactly_there() {
 }
 
 #[test]
+fn a_drain_delivers_the_end_of_a_transaction_whose_rows_fill_the_frame() {
+    let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    // As many rows as a frame takes.
+    database.sql("INSERT INTO t SELECT generate_series(1, 16384)");
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    let frames = log.frames();
+    assert!(frames.iter().any(|frame| frame.row_count() == 16_384 && !frame.txn_end), "the rows fill a frame");
+    assert!(frames.last().unwrap().txn_end, "nothing of it is visible before its end");
+}
+
+#[test]
 fn a_slot_that_somebody_else_moved_is_refused_because_changes_are_missing() {
     let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
     let log = Arc::new(MemoryLog::default());
@@ -97,4 +111,40 @@ fn another_reader_on_the_slot_is_waited_for() {
             .unwrap_err();
     assert_eq!(error.class(), Class::Transient, "{error}");
     first.stop();
+}
+
+#[test]
+fn a_server_whose_last_sender_is_taken_is_waited_for() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical"), ("max_wal_senders", "1")], |_| {}));
+    let mut database = server.database("CREATE TABLE t (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    // As a session of the same source whose connection broke and that the server has not noticed yet.
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let stop = syncline_capture::StopSignal::default();
+    let error = syncline_capture::postgres::run(&database.config, log.resume(), &*log, &Default::default(), &stop);
+    let error = error.unwrap_err();
+    assert!(error.class() == Class::Transient && error.to_string().contains("53300"), "{error}");
+    reader.stop();
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+}
+
+#[test]
+fn a_standby_is_waited_for_until_it_is_promoted() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
+    let mut database = server.database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let log = Arc::new(MemoryLog::default());
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    Reader::start(&database.config, &log).end().unwrap();
+    server.restart(|data| std::fs::write(data.join("standby.signal"), "").unwrap());
+    let stop = syncline_capture::StopSignal::default();
+    let error = syncline_capture::postgres::run(&database.config, log.resume(), &*log, &Default::default(), &stop);
+    let error = error.unwrap_err();
+    assert!(matches!(error, CaptureError::Standby { .. }), "{error}");
+    assert_eq!(error.class(), Class::Transient);
+    database.sql("SELECT pg_promote()");
+    database.sql("INSERT INTO t VALUES (2)");
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!(log.state().len(), 2);
 }

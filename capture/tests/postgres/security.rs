@@ -97,3 +97,21 @@ fn a_wrong_password_is_told_and_not_tried_again() {
     assert!(clear_text.contains("clear text"), "{clear_text}");
     reads(&as_user(&database, "localhost", "plain", "right", Some(&authority)));
 }
+
+#[test]
+fn a_statement_larger_than_a_tls_buffer_is_sent_whole() {
+    let (database, authority) = guarded();
+    // The copy repeats the row filter in its statement.
+    let filter = format!("ALTER PUBLICATION syncline SET TABLE t WHERE (id <> length('{}'))", "x".repeat(70_000));
+    database.sql(&filter);
+    reads(&as_user(&database, "localhost", "scrammed", "right", Some(&authority)));
+}
+
+#[test]
+fn a_message_of_the_server_that_quotes_a_row_is_not_repeated() {
+    let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, year int, month int)");
+    database.sql("INSERT INTO t VALUES (1, 4711, 99)");
+    database.sql("CREATE PUBLICATION syncline FOR TABLE t WHERE (make_date(year, month, 1) > '2000-01-01')");
+    let error = refusal(&database.config);
+    assert!(error.contains("22008") && !error.contains("4711"), "{error}");
+}

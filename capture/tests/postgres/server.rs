@@ -21,7 +21,8 @@ pub(crate) struct Server {
     folder: tempfile::TempDir,
     binaries: PathBuf,
     port: u16,
-    process: Child,
+    settings: Vec<(String, String)>,
+    process: Mutex<Child>,
 }
 
 static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
@@ -53,18 +54,27 @@ impl Server {
         run(Command::new("chown").arg("-R").arg(format!("--reference={}", data.display())).arg(&data));
 
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut postgres = unprivileged(&binaries.join("postgres"));
-        postgres.arg("-D").arg(&data).arg("-k").arg(folder.path()).arg("-p").arg(port.to_string());
-        for (name, value) in
-            [("fsync", "off"), ("listen_addresses", "127.0.0.1"), ("max_connections", "100")].iter().chain(settings)
-        {
-            postgres.arg("-c").arg(format!("{name}={value}"));
-        }
-        let log = std::fs::File::create(folder.path().join("server.log")).unwrap();
-        let process = postgres.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let server = Self { folder, binaries, port, process };
-        eventually("the server to start", || server.psql("postgres", "SELECT 1").is_ok());
+        let all =
+            [("fsync", "off"), ("listen_addresses", "127.0.0.1"), ("max_connections", "100")].iter().chain(settings);
+        let settings: Vec<_> = all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = Mutex::new(launch(&binaries, folder.path(), port, &settings));
+        let server = Self { folder, binaries, port, settings, process };
+        server.wait_until_it_answers();
         server
+    }
+
+    /// Stops the server and starts it again on the same data; `prepare` may change files in its data folder between.
+    pub(crate) fn restart(&self, prepare: impl FnOnce(&Path)) {
+        let mut process = self.process.lock().unwrap();
+        stop(&mut process);
+        prepare(&self.folder.path().join("data"));
+        *process = launch(&self.binaries, self.folder.path(), self.port, &self.settings);
+        drop(process);
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&self) {
+        eventually("the server to start", || self.psql("postgres", "SELECT 1").is_ok());
     }
 
     fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
@@ -112,16 +122,29 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        // SIGINT is PostgreSQL's fast shutdown.
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-        self.process.wait().unwrap();
+        stop(self.process.get_mut().unwrap());
     }
+}
+
+fn launch(binaries: &Path, folder: &Path, port: u16, settings: &[(String, String)]) -> Child {
+    let mut postgres = unprivileged(&binaries.join("postgres"));
+    postgres.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).arg("-p").arg(port.to_string());
+    for (name, value) in settings {
+        postgres.arg("-c").arg(format!("{name}={value}"));
+    }
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
+    postgres.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+fn stop(process: &mut Child) {
+    // SIGINT is PostgreSQL's fast shutdown.
+    rustix::process::kill_process(rustix::process::Pid::from_child(process), rustix::process::Signal::INT).unwrap();
+    process.wait().unwrap();
 }
 
 /// A database of a test.
 pub(crate) struct Database {
-    server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
     name: String,
     pub(crate) config: PostgresConfig,
 }

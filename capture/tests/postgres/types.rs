@@ -108,3 +108,13 @@ fn a_value_that_no_exact_type_holds_stops_the_source_or_is_null_as_configured() 
     reader.stop();
     assert_eq!((log.rows()[0].value("amount"), log.rows()[0].value("due")), (None, None));
 }
+
+#[test]
+fn a_key_is_never_taken_as_null() {
+    let mut database =
+        Server::shared().database("CREATE TABLE price (item int, until date, PRIMARY KEY (item, until))");
+    database.sql("INSERT INTO price VALUES (1, 'infinity')");
+    database.config.special_values = SpecialValues::Null;
+    let error = Reader::start(&database.config, &Arc::default()).end().unwrap_err().to_string();
+    assert!(error.contains("public.price") && error.contains("until") && error.contains("a key cannot"), "{error}");
+}

@@ -206,6 +206,17 @@ impl Log {
         Ok(LogReader::new(Arc::clone(&self.inner.shared), after))
     }
 
+    /// The last offset, up to `upto`, of the segments that were last written at least so long ago: what may be given to
+    /// [`Log::trim`] where entries are kept for a time. The offset before the first one where there are none.
+    ///
+    /// The age is that of the file, so that it counts on while no process has the log open.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`].
+    pub fn aged(&self, upto: LogOffset, age: Duration) -> Result<LogOffset, JournalError> {
+        self.inner.shared.aged(upto, age)
+    }
+
     /// Removes the segments that hold nothing after an offset; the last one stays.
     ///
     /// # Errors

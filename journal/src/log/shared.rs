@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use syncline_schemas::ident::LogOffset;
 
@@ -136,6 +137,28 @@ impl Shared {
         let segment = state.segments.range(..=wanted).next_back();
         let (&first, &bytes) = segment.ok_or_else(|| JournalError::Trimmed { wanted, first: state.first() })?;
         Ok(Some(Held { first, bytes }))
+    }
+
+    /// The last offset of the oldest segments that end up to an offset and were last written so long ago.
+    pub(super) fn aged(&self, upto: LogOffset, age: Duration) -> Result<LogOffset, JournalError> {
+        // No segment vanishes while it is looked at.
+        let _one_at_a_time = self.trim.lock().unwrap_or_else(PoisonError::into_inner);
+        let firsts: Vec<LogOffset> = self.lock().segments.keys().copied().collect();
+        let mut aged = LogOffset(firsts.first().map_or(0, |first| first.0 - 1));
+        for (&first, next) in firsts.iter().zip(firsts.iter().skip(1)) {
+            let last = LogOffset(next.0 - 1);
+            if last > upto {
+                break;
+            }
+            let path = segment::path(&self.dir, first);
+            let written = self.disk.modified(&path).map_err(JournalError::io("read the age of", path))?;
+            // One that claims to be of the future is young.
+            if SystemTime::now().duration_since(written).unwrap_or_default() < age {
+                break;
+            }
+            aged = last;
+        }
+        Ok(aged)
     }
 
     /// Removes the segments that hold nothing after an offset, oldest first; the last one stays.

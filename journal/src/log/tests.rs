@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
 
@@ -191,6 +191,30 @@ fn trimming_removes_whole_segments_and_readers_are_told() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the last segment stays");
     drop(log);
     assert_eq!(Log::open(dir.path(), small()).unwrap().durable(), LogOffset(200));
+}
+
+#[test]
+fn the_age_of_entries_outlives_the_process() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), small()).unwrap();
+    fill(&log, "erp", 200);
+    assert_eq!(log.aged(LogOffset(200), HOUR).unwrap(), LogOffset(0), "nothing is an hour old");
+    log.close().unwrap();
+    drop(log);
+    let mut segments: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    segments.sort();
+    // The second one claims to be of the future, as after a change of the clock.
+    for (segment, written) in segments.iter().zip([SystemTime::now() - 2 * HOUR, SystemTime::now() + HOUR]) {
+        fs::File::options().write(true).open(segment).unwrap().set_modified(written).unwrap();
+    }
+    let log = Log::open(dir.path(), small()).unwrap();
+    let second = segment::first_of_name(segments[1].file_name().unwrap().to_str().unwrap()).unwrap();
+    assert_eq!(log.aged(LogOffset(200), HOUR).unwrap().next(), second);
+    assert_eq!(log.aged(LogOffset(3), HOUR).unwrap(), LogOffset(0), "the first segment ends behind what is folded");
+    log.trim(log.aged(LogOffset(200), HOUR).unwrap()).unwrap();
+    assert_eq!(log.first(), second);
+    assert_eq!(log.aged(LogOffset(200), HOUR).unwrap().next(), second, "nothing more");
 }
 
 #[test]

@@ -70,8 +70,8 @@ impl Store {
             .open()
             .map_err(failed)?;
         let keyspace = |space: Space| database.keyspace(space.name(), || space.options()).map_err(failed);
-        let [contributions, entities, tables, held, outbox, cursors] = Space::ALL.map(keyspace);
-        let spaces = [contributions?, entities?, tables?, held?, outbox?, cursors?];
+        let [contributions, entities, tables, held, outbox, cursors, rows, index, sinks] = Space::ALL.map(keyspace);
+        let spaces = [contributions?, entities?, tables?, held?, outbox?, cursors?, rows?, index?, sinks?];
         Ok(Self { inner: Arc::new(Inner { path: dir.to_owned(), spaces, database }) })
     }
 

@@ -17,7 +17,7 @@ pub enum Space {
     Contributions,
     /// The canonical rows.
     Entities,
-    /// Schemas of the source tables, and rows that mappings join to.
+    /// Shapes of the source tables, and the numbers of what state names.
     Tables,
     /// Rows that failed a rule and wait.
     Held,
@@ -25,12 +25,27 @@ pub enum Space {
     Outbox,
     /// How far the transform and each sink are.
     Cursors,
+    /// Rows of joined tables.
+    Rows,
+    /// Which rows look for which joined row.
+    Index,
+    /// What is remembered of each sink's target.
+    Sinks,
 }
 
 impl Space {
     /// Every space.
-    pub const ALL: [Self; 6] =
-        [Self::Contributions, Self::Entities, Self::Tables, Self::Held, Self::Outbox, Self::Cursors];
+    pub const ALL: [Self; 9] = [
+        Self::Contributions,
+        Self::Entities,
+        Self::Tables,
+        Self::Held,
+        Self::Outbox,
+        Self::Cursors,
+        Self::Rows,
+        Self::Index,
+        Self::Sinks,
+    ];
 
     /// Its name on disk; never changes.
     pub(super) const fn name(self) -> &'static str {
@@ -41,6 +56,9 @@ impl Space {
             Self::Held => "held",
             Self::Outbox => "outbox",
             Self::Cursors => "cursors",
+            Self::Rows => "rows",
+            Self::Index => "index",
+            Self::Sinks => "sinks",
         }
     }
 
@@ -49,10 +67,11 @@ impl Space {
         match self {
             // Written by every change; fewer, larger tables cost fewer merges.
             Self::Contributions | Self::Entities | Self::Outbox => 4 * MIB,
-            // Schemas and exceptions are rare.
-            Self::Tables | Self::Held => 2 * MIB,
-            // A few keys, overwritten by every commit.
-            Self::Cursors => MIB / 2,
+            // Masters change seldom, and keys without values are small.
+            Self::Rows => 2 * MIB,
+            Self::Index => 3 * MIB / 2,
+            // Schemas and exceptions are rare; cursors are a few keys, overwritten by every commit.
+            Self::Tables | Self::Held | Self::Cursors | Self::Sinks => 3 * MIB / 8,
         }
     }
 
@@ -64,7 +83,7 @@ impl Space {
         match self {
             // Point reads of keys that are mostly, but not always, there (a first copy inserts them all): filters on
             // every level, and a hash index in the blocks.
-            Self::Contributions | Self::Entities | Self::Tables => options
+            Self::Contributions | Self::Entities | Self::Tables | Self::Rows => options
                 .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
                 .data_block_hash_ratio_policy(HashRatioPolicy::all(8.0)),
             // Values of up to megabytes that live for seconds: kept beside the tree, so that merges move only keys.
@@ -74,7 +93,7 @@ impl Space {
                     Some(KvSeparationOptions::default().compression(CompressionType::None).file_target_size(16 * MIB)),
                 )
             }
-            Self::Held | Self::Cursors => options,
+            Self::Held | Self::Cursors | Self::Index | Self::Sinks => options,
         }
     }
 }

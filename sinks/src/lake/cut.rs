@@ -2,7 +2,8 @@
 //!
 //! Tables commit one after another, so between two of them a reader can see one ahead of another. The cut names the
 //! version of each at one common offset: whoever reads those versions reads one state of the source. It is written last,
-//! by one atomic put, and a daemon resumes from it; the tables' own transactions skip what is in them already.
+//! by one atomic put, and a daemon resumes from it; the tables' own transactions skip what is in them already. The first
+//! cut, at offset 0, is there before any table: it says whose the lake is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::temporal_conversions::timestamp_us_to_datetime;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
 
 use super::fault;
@@ -26,6 +27,8 @@ pub(super) struct Cut {
     format: u32,
     /// Who writes the lake.
     pub(super) pipeline: String,
+    /// The state whose log offsets are meant; another data folder has another.
+    pub(super) epoch: u32,
     /// The log offset that all tables have reached.
     pub(super) offset: u64,
     /// When it was written, UTC.
@@ -35,11 +38,11 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn new(pipeline: &str, offset: u64, tables: BTreeMap<String, u64>) -> Self {
+    pub(super) fn new(pipeline: &str, epoch: u32, offset: u64, tables: BTreeMap<String, u64>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at = i64::try_from(now.as_micros()).ok().and_then(timestamp_us_to_datetime);
         let at = at.map(|time| time.and_utc().to_rfc3339()).unwrap_or_default();
-        Self { format: FORMAT, pipeline: pipeline.to_owned(), offset, at, tables }
+        Self { format: FORMAT, pipeline: pipeline.to_owned(), epoch, offset, at, tables }
     }
 
     /// Reads the lake's cut; `None` in a new lake.
@@ -57,7 +60,7 @@ impl Cut {
         let refused = |reason: String| SinkError::Refused {
             target: place.url_of(NAME).to_string(),
             reason,
-            remedy: "restore the file, or delete it to replay from the tables' own transactions".to_owned(),
+            remedy: "restore the file, or delete the whole lake folder and start over".to_owned(),
         };
         let cut: Self = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
         if cut.format != FORMAT {
@@ -66,10 +69,19 @@ impl Cut {
         Ok(Some(cut))
     }
 
+    /// Puts the lake's first cut in place, which says whose the tables are before there is any.
+    pub(super) async fn create(self, place: Place) -> Result<(), SinkError> {
+        self.put(place, PutMode::Create).await
+    }
+
     /// Replaces the lake's cut.
     pub(super) async fn write(self, place: Place) -> Result<(), SinkError> {
+        self.put(place, PutMode::Overwrite).await
+    }
+
+    async fn put(self, place: Place, mode: PutMode) -> Result<(), SinkError> {
         let text = serde_json::to_vec_pretty(&self).expect("a cut is plain data");
-        let put = place.files().put(&Path::from(NAME), text.into()).await;
+        let put = place.files().put_opts(&Path::from(NAME), text.into(), mode.into()).await;
         put.map(drop).map_err(|error| fault::store(place.target(), "write _syncline/cut.json", &error))
     }
 }

@@ -3,6 +3,8 @@
 //! `LocalFileSystem` renames a file into place but never fsyncs it: after a power cut the name can be there with an empty
 //! file behind it, and an empty commit breaks a Delta table for every reader. Here a put returns when the bytes, the name
 //! and every new folder above it are on disk. The order is: content, name, folder.
+//!
+//! A crash leaves what it was writing under a staged name, which no listing shows and so no vacuum removes: [`sweep`] does.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +12,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,6 +26,9 @@ use object_store::{
 use uuid::Uuid;
 
 const STORE: &str = "local file system";
+
+/// A staged file that nobody has written to for so long is nobody's: one file of a flush takes seconds.
+const STAGED_MAX: Duration = Duration::from_secs(3_600);
 
 /// [`LocalFileSystem`] with durable puts; paths are absolute.
 #[derive(Debug)]
@@ -81,6 +87,35 @@ fn staged(path: &FsPath) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!("#{}", Uuid::new_v4().as_u128()));
     PathBuf::from(name)
+}
+
+/// Reads back what [`staged`] and `LocalFileSystem` call a file that is not in place yet.
+fn is_staged(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()))
+}
+
+/// Removes what crashes left half written in a folder and below it; says how many files. What cannot be read or removed
+/// is left: it costs space and nothing else.
+pub(super) async fn sweep(folder: PathBuf) -> usize {
+    tokio::task::spawn_blocking(move || sweep_folder(&folder)).await.unwrap_or_default()
+}
+
+fn sweep_folder(folder: &FsPath) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let mut removed = 0;
+    for entry in entries.flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() {
+            removed += sweep_folder(&entry.path());
+        } else if kind.is_file() && is_staged(&entry.file_name().to_string_lossy()) {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = changed.ok().and_then(|changed| SystemTime::now().duration_since(changed).ok());
+            if age.is_some_and(|age| age > STAGED_MAX) && fs::remove_file(entry.path()).is_ok() {
+                removed += 1;
+            }
+        }
+    }
+    removed
 }
 
 fn write_staged(path: &FsPath, payload: &PutPayload) -> io::Result<()> {
@@ -216,5 +251,31 @@ mod tests {
         assert_eq!(listed.len(), 1);
         let left = fs::read_dir(folder.path().join("new/folder")).expect("folder").count();
         assert_eq!(left, 1, "staged files are removed");
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_half_written_goes_after_an_hour_and_nothing_else_does() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let table = folder.path().join("current/item");
+        fs::create_dir_all(&table).expect("folders");
+        let two_hours_ago = SystemTime::now() - Duration::from_secs(7_200);
+        for (name, old) in [
+            ("part-1.parquet#7", true),
+            ("part-2.parquet#123", false),
+            ("part-3.parquet", true),
+            ("item#x", true),
+            ("#", true),
+        ] {
+            let file = File::create(table.join(name)).expect("a file");
+            if old {
+                file.set_modified(two_hours_ago).expect("its time is set");
+            }
+        }
+        assert_eq!(sweep(folder.path().to_owned()).await, 1);
+        let mut left: Vec<_> =
+            fs::read_dir(&table).expect("read").map(|it| it.expect("an entry").file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["#", "item#x", "part-2.parquet#123", "part-3.parquet"]);
+        assert!(is_staged(&staged(FsPath::new("/lake/0.json")).to_string_lossy()));
     }
 }

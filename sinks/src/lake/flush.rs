@@ -7,6 +7,9 @@
 //! 4 maintain  fold and vacuum where due
 //! 5 cut       _syncline/cut.json                                           ... and the next flush catches up
 //! ```
+//!
+//! Invariant: a cut is written only where no table is past its offset, and it names the version that each table has
+//! then, also of those that this flush passed over because an earlier, broken one had committed to them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +18,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{StreamExt, TryStreamExt};
 use syncline_schemas::delta::DeltaBatch;
+use syncline_schemas::ident::LogOffset;
 use tracing::warn;
 
 use super::config::LakeConfig;
@@ -28,6 +32,9 @@ use crate::{DeltaSource, SinkError, Span, Written};
 
 /// How many tables are prepared side by side: one reads or uploads while another computes.
 const PREPARED_AT_ONCE: usize = 2;
+
+/// How many tables are looked at side by side: over S3 each costs a few round trips.
+const LOADED_AT_ONCE: usize = 8;
 
 /// Where a table's rows gather while the span is read.
 enum Input {
@@ -95,12 +102,49 @@ impl Tables {
         Self { tables, by_entity: by_entity.into_iter().map(|(entity, of)| (entity, pair(of))).collect() }
     }
 
-    pub(super) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.tables.iter_mut().for_each(Table::forget);
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Table> {
-        self.tables.iter_mut()
+    /// Looks anew at every table that is there, as the state of an epoch.
+    pub(super) async fn load(&mut self, epoch: u32) -> Result<(), SinkError> {
+        self.forget();
+        self.tables.iter_mut().for_each(|table| table.epoch = epoch);
+        let loads: Vec<BoxFuture<'_, Result<bool, SinkError>>> =
+            self.tables.iter_mut().map(|table| table.load().boxed()).collect();
+        futures::stream::iter(loads).buffer_unordered(LOADED_AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter()
+    }
+
+    /// The tables that are open.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().filter(|table| table.is_open())
+    }
+
+    /// The versions that belong to an offset: of open tables what they are at, of the others what the last cut said, as
+    /// nothing was put into them since.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`] where a table is past the offset, which takes a second daemon on the same lake.
+    pub(super) fn versions(
+        &self,
+        offset: LogOffset,
+        last: &BTreeMap<String, u64>,
+    ) -> Result<BTreeMap<String, u64>, SinkError> {
+        let mut versions = last.clone();
+        for table in self.open() {
+            if table.applied() > offset {
+                return Err(SinkError::Unavailable {
+                    target: table.url.clone(),
+                    reason: format!("another writer has brought it to {}, past this flush's {offset}", table.applied()),
+                });
+            }
+            versions.insert(table.shape.path(), table.version());
+        }
+        Ok(versions)
     }
 
     /// Steps 1 to 4. `None`: another writer committed meanwhile; what is in some tables stays, and the flush starts over.
@@ -109,7 +153,6 @@ impl Tables {
         span: Span,
         deltas: &dyn DeltaSource,
         config: &LakeConfig,
-        versions: &mut BTreeMap<String, u64>,
     ) -> Result<Option<Written>, SinkError> {
         let (inputs, rows) = self.read(span, deltas, config).await?;
         let prepared = self.prepare(inputs, config).await?;
@@ -130,7 +173,6 @@ impl Tables {
             if !table.is_open() {
                 table.open().await?;
             }
-            versions.insert(table.shape.path(), table.version());
         }
         Ok(Some(written))
     }

@@ -2,6 +2,9 @@
 //!
 //! Rows arrive in version order, leave in key order, and of one key only the row that came last. A run is an Arrow IPC
 //! stream with zstd; its file has no name, so that no crash can leave it behind.
+//!
+//! Runs are merged as soon as [`FAN`] neighbours have one level, so however much is spilled only a few dozen files are open,
+//! each with one batch in memory at the end, and a row is rewritten once per level.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -23,6 +26,9 @@ use crate::SinkError;
 
 /// Rows of a batch: large enough that the cost per batch vanishes, small enough that a coalescer per table is cheap.
 pub(super) const BATCH_ROWS: usize = 2_048;
+
+/// So many runs of a level become one of the next: 16 MB runs make 256 MB, then 4 GB, then 64 GB.
+const FAN: usize = 16;
 
 /// Rows with their keys as bytes.
 pub(super) struct Keyed {
@@ -48,7 +54,8 @@ pub(super) struct Sorter {
     coalescer: BatchCoalescer,
     held: Vec<Keyed>,
     held_bytes: usize,
-    runs: Vec<File>,
+    /// Level and file, in the order of their rows; levels only fall.
+    runs: Vec<(u32, File)>,
     rows: usize,
 }
 
@@ -99,36 +106,55 @@ impl Sorter {
 
     /// Moves what is held in memory to a scratch file.
     pub(super) fn spill(&mut self) -> Result<(), SinkError> {
-        let sorted = self.sorted_held()?;
-        let place = self.scratch.clone();
+        let mut sorted = self.sorted_held()?;
+        let file = self.write_run(|| sorted.next().transpose())?;
+        self.runs.push((0, file));
+        while let Some((level, _)) = self.runs.last() {
+            let level = *level;
+            let first = self.runs.partition_point(|(other, _)| *other > level);
+            if self.runs.len() - first < FAN {
+                break;
+            }
+            let mut merger = Merger::new(open(self.runs.drain(first..))?, self.key.clone())?;
+            let file = self.write_run(|| Ok(merger.next()?.map(|keyed| keyed.batch)))?;
+            self.runs.push((level + 1, file));
+        }
+        Ok(())
+    }
+
+    /// Writes batches to a file without a name and goes back to its start.
+    fn write_run(&self, mut next: impl FnMut() -> Result<Option<RecordBatch>, SinkError>) -> Result<File, SinkError> {
+        let place = &self.scratch;
         let local = |doing: &str, reason: String| SinkError::Local {
             place: place.display().to_string(),
             reason: format!("{doing} a sorted run: {reason}"),
         };
-        std::fs::create_dir_all(&place).map_err(|error| local("make a folder for", error.to_string()))?;
-        let file = tempfile::tempfile_in(&place).map_err(|error| local("create", error.to_string()))?;
+        std::fs::create_dir_all(place).map_err(|error| local("make a folder for", error.to_string()))?;
+        let file = tempfile::tempfile_in(place).map_err(|error| local("create", error.to_string()))?;
         let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
         let mut writer = StreamWriter::try_new_with_options(BufWriter::new(file), &self.coalescer.schema(), options)?;
-        for batch in sorted {
-            writer.write(&batch?).map_err(|error| local("write", error.to_string()))?;
+        while let Some(batch) = next()? {
+            writer.write(&batch).map_err(|error| local("write", error.to_string()))?;
         }
         writer.finish().map_err(|error| local("write", error.to_string()))?;
         let mut buffer = writer.into_inner()?;
         buffer.flush().map_err(|error| local("write", error.to_string()))?;
         let mut file = buffer.into_inner().map_err(|error| local("write", error.to_string()))?;
         file.seek(SeekFrom::Start(0)).map_err(|error| local("rewind", error.to_string()))?;
-        self.runs.push(file);
-        Ok(())
+        Ok(file)
     }
 
     /// Ends the intake; the rows come out in key order, one per key.
     pub(super) fn finish(mut self) -> Result<Merger, SinkError> {
         let last = Run::Memory(self.sorted_held()?);
-        let files = std::mem::take(&mut self.runs).into_iter();
-        let readers = files.map(|file| Ok(Run::File(StreamReader::try_new(BufReader::new(file), None)?)));
-        let runs = readers.chain([Ok(last)]).collect::<Result<Vec<_>, SinkError>>()?;
+        let mut runs = open(self.runs)?;
+        runs.push(last);
         Merger::new(runs, self.key)
     }
+}
+
+fn open(runs: impl IntoIterator<Item = (u32, File)>) -> Result<Vec<Run>, SinkError> {
+    runs.into_iter().map(|(_, file)| Ok(Run::File(StreamReader::try_new(BufReader::new(file), None)?))).collect()
 }
 
 /// Batches of one run in key order, one row per key.
@@ -295,5 +321,26 @@ mod tests {
             prop_assert_eq!(found, oracle.into_iter().collect::<Vec<_>>());
             prop_assert_eq!(std::fs::read_dir(scratch.path()).expect("scratch").count(), 0);
         }
+    }
+
+    #[test]
+    fn however_much_is_spilled_only_a_few_files_are_open() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let mut sorter = Sorter::new(batch(&[]).schema(), vec![0], scratch.path());
+        let spills = i64::try_from(FAN * FAN + FAN + 1).expect("small");
+        for value in 0..spills {
+            sorter.push(batch(&[(7, value), (u8::try_from(value % 256).expect("a byte"), value)])).expect("push");
+            sorter.spill().expect("spill");
+            assert!(sorter.runs.len() < 3 * FAN, "{} files after {value} spills", sorter.runs.len());
+        }
+        assert_eq!(sorter.runs.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [2, 1, 0]);
+        let mut merger = sorter.finish().expect("finish");
+        let mut rows = 0;
+        while let Some(keyed) = merger.next().expect("next") {
+            let values = keyed.batch.column(1).as_primitive::<Int64Type>();
+            assert!(values.iter().flatten().all(|value| value > spills - 257), "the last row of each key");
+            rows += keyed.len();
+        }
+        assert_eq!(rows, 256);
     }
 }

@@ -8,11 +8,12 @@ use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use tracing::info;
 use url::Url;
 use uuid::Uuid;
 
 use super::config::{LakeConfig, S3Options};
-use super::durable::DurableLocal;
+use super::durable::{self, DurableLocal};
 use super::fault;
 use crate::SinkError;
 
@@ -77,6 +78,17 @@ impl Place {
         )
     }
 
+    /// Removes what earlier processes left half written in a local folder. A bucket has a lifecycle rule for that.
+    pub(super) async fn sweep(&self) {
+        let folder = (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten();
+        if let Some(folder) = folder {
+            let files = durable::sweep(folder).await;
+            if files > 0 {
+                info!(lake = %self.url, files, "removed half-written files of an earlier crash");
+            }
+        }
+    }
+
     /// Tries what exactly-once stands on: of two puts that must create one name, the second has to fail.
     ///
     /// Some S3 servers accept `If-None-Match: *` and ignore it; two writers would then overwrite each other's commits.
@@ -104,6 +116,8 @@ impl Place {
 /// A URL to which table paths can be joined.
 fn folder_url(url: &Url) -> Url {
     let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }

@@ -1,7 +1,8 @@
 //! One Delta table: made, opened, checked, committed to.
 //!
 //! Exactly once: every commit carries the application transaction `syncline-<pipeline>` with the log offset reached, in
-//! the same atomic log entry as the files. What a table says there is the truth about it; nothing else is asked.
+//! the same atomic log entry as the files. What a table says there is the truth about it; nothing else is asked. Beside it
+//! stands `syncline-<pipeline>-epoch`: an offset of another data folder's log would mean other rows.
 //!
 //! Optimistic: a commit names the version it was prepared on. If anybody committed meanwhile, even ourselves through a
 //! request whose reply was lost, nothing is written and the caller starts again from the new snapshot.
@@ -9,10 +10,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
-use deltalake_core::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use arrow::datatypes::Field;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
-use deltalake_core::kernel::{Action, Remove, StructField, Transaction};
+use deltalake_core::kernel::{Action, Remove, Transaction};
 use deltalake_core::logstore::LogStoreRef;
 use deltalake_core::operations::vacuum::VacuumMode;
 use deltalake_core::protocol::{DeltaOperation, OutputMode};
@@ -23,10 +23,13 @@ use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
 use super::datafile::KeyRange;
-use super::fault;
 use super::shape::Shape;
 use super::store::Place;
+use super::{columns, fault};
 use crate::SinkError;
+
+/// What to do about a lake or a table that another data folder filled.
+pub(super) const ANOTHER_FOLDER: &str = "go on with the data_dir that filled it, or give this one an empty lake";
 
 /// A checkpoint every so many versions: readers then open at most so many small files, writers pay 30 ms.
 const CHECKPOINT_VERSIONS: u64 = 20;
@@ -70,7 +73,12 @@ pub(super) struct Table {
     pub(super) shape: Shape,
     pub(super) url: String,
     app_id: String,
+    /// Of the state whose rows it takes.
+    pub(super) epoch: u32,
+    epoch_id: String,
     log: LogStoreRef,
+    /// True after a table was found there.
+    exists: bool,
     snapshot: Option<Snapshot>,
     /// Key ranges by path; a file never changes.
     pub(super) ranges: HashMap<String, KeyRange>,
@@ -84,6 +92,9 @@ impl Table {
             log: place.log_store(&path),
             shape,
             app_id: format!("syncline-{pipeline}"),
+            epoch: 0,
+            epoch_id: format!("syncline-{pipeline}-epoch"),
+            exists: false,
             snapshot: None,
             ranges: HashMap::new(),
         }
@@ -116,26 +127,45 @@ impl Table {
     }
 
     /// Loads the newest snapshot; false where there is no table.
+    ///
+    /// Whether there is one is asked before it is loaded for the first time: the library logs an error where there is none.
     pub(super) async fn load(&mut self) -> Result<bool, SinkError> {
-        let mut table = DeltaTable::new(Arc::clone(&self.log));
-        match table.load().await {
-            Ok(()) => {}
-            Err(DeltaTableError::NotATable(_)) => return Ok(false),
-            Err(error) => {
-                let exists = self.log.is_delta_table_location().await;
-                return match exists {
-                    Ok(false) => Ok(false),
-                    _ => Err(fault::delta(&self.url, "open the table", &error)),
-                };
+        if !self.exists {
+            let exists = self.log.is_delta_table_location().await;
+            self.exists = exists.map_err(|error| fault::delta(&self.url, "look for the table", &error))?;
+            if !self.exists {
+                return Ok(false);
             }
         }
+        let mut table = DeltaTable::new(Arc::clone(&self.log));
+        if let Err(error) = table.load().await {
+            self.exists = !matches!(self.log.is_delta_table_location().await, Ok(false));
+            return if self.exists { Err(fault::delta(&self.url, "open the table", &error)) } else { Ok(false) };
+        }
         let state = table.state.take().ok_or_else(|| self.refused("has no state", "restore its _delta_log"))?;
-        let applied = state.snapshot().transaction_version(self.log.as_ref(), &self.app_id).await;
-        let applied = applied.map_err(|error| fault::delta(&self.url, "read the table's transaction", &error))?;
-        let applied = LogOffset(applied.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0));
+        let applied = self.transaction(&state, &self.app_id).await?;
+        if let Some(applied) = applied {
+            let epoch = self.transaction(&state, &self.epoch_id).await?;
+            if epoch != Some(u64::from(self.epoch)) {
+                let reason = format!(
+                    "it holds rows up to {applied} of the data_dir of epoch {}, ours is of epoch {}",
+                    epoch.map_or_else(|| "?".to_owned(), |epoch| epoch.to_string()),
+                    self.epoch
+                );
+                return Err(self.refused(&reason, ANOTHER_FOLDER));
+            }
+        }
+        let applied = LogOffset(applied.unwrap_or(0));
         self.check_protocol(&state)?;
         self.snapshot = Some(Snapshot { state, applied, checked: false });
         Ok(true)
+    }
+
+    /// What an application transaction stands at.
+    async fn transaction(&self, state: &DeltaTableState, id: &str) -> Result<Option<u64>, SinkError> {
+        let found = state.snapshot().transaction_version(self.log.as_ref(), id).await;
+        let found = found.map_err(|error| fault::delta(&self.url, "read the table's transaction", &error))?;
+        Ok(found.and_then(|version| u64::try_from(version).ok()))
     }
 
     /// Loads or makes the table and brings its columns up to date.
@@ -168,7 +198,7 @@ impl Table {
     }
 
     async fn create(&self) -> Result<(), SinkError> {
-        let fields = self.kernel_fields(self.shape.schema.fields().iter().map(AsRef::as_ref))?;
+        let fields = columns::kernel(&self.shape, self.shape.schema.fields().iter().map(AsRef::as_ref))?;
         let mut builder = DeltaTable::new(Arc::clone(&self.log))
             .create()
             .with_columns(fields)
@@ -190,17 +220,6 @@ impl Table {
         }
     }
 
-    fn kernel_fields<'f>(&self, fields: impl Iterator<Item = &'f Field>) -> Result<Vec<StructField>, SinkError> {
-        fields
-            .map(|field| {
-                field.try_into_kernel().map_err(|error| SinkError::Shape {
-                    entity: self.shape.entity.clone(),
-                    reason: format!("column {} has no Delta type: {error}", field.name()),
-                })
-            })
-            .collect()
-    }
-
     fn check_protocol(&self, state: &DeltaTableState) -> Result<(), SinkError> {
         let protocol = serde_json::to_value(state.protocol()).unwrap_or_default();
         let version = |name: &str| protocol.get(name).and_then(serde_json::Value::as_i64).unwrap_or(i64::MAX);
@@ -218,38 +237,13 @@ impl Table {
     /// Columns that the table lacks; anything else that differs is refused.
     fn missing_columns(&self) -> Result<Vec<Field>, SinkError> {
         let remedy = "move the table elsewhere and replay, or run the Syncline release that wrote it";
-        let schema = self.snapshot().state.schema();
-        let mut found: HashMap<&str, &StructField> =
-            schema.fields().map(|field| (field.name().as_str(), field)).collect();
-        let mut missing = Vec::new();
-        for wanted in self.shape.schema.fields() {
-            let Some(field) = found.remove(wanted.name().as_str()) else {
-                if !wanted.is_nullable() {
-                    return Err(self.refused(&format!("the table has no column {}", wanted.name()), remedy));
-                }
-                missing.push(wanted.as_ref().clone());
-                continue;
-            };
-            let data_type: Result<DataType, _> = field.data_type().try_into_arrow();
-            let same = data_type.as_ref().is_ok_and(|found| found == wanted.data_type());
-            if !same {
-                let reason =
-                    format!("column {} is {}, wanted {}", wanted.name(), field.data_type(), wanted.data_type());
-                return Err(self.refused(&reason, remedy));
-            }
-        }
-        let mut unknown: Vec<_> = found.into_keys().collect();
-        unknown.sort_unstable();
-        match unknown.as_slice() {
-            [] => Ok(missing),
-            names => Err(self.refused(&format!("the table has unknown columns: {}", names.join(", ")), remedy)),
-        }
+        columns::missing(&self.shape, &self.snapshot().state.schema()).map_err(|reason| self.refused(&reason, remedy))
     }
 
     async fn add_columns(&mut self, missing: Vec<Field>) -> Result<(), SinkError> {
         let names: Vec<_> = missing.iter().map(|field| field.name().as_str()).collect();
         info!(table = %self.url, columns = names.join(", "), "adding columns");
-        let fields = self.kernel_fields(missing.iter())?;
+        let fields = columns::kernel(&self.shape, missing.iter())?;
         let mut table = DeltaTable::new(Arc::clone(&self.log));
         let doing = "add columns";
         table.load().await.map_err(|error| fault::delta(&self.url, doing, &error))?;
@@ -286,6 +280,7 @@ impl Table {
     pub(super) async fn commit(&mut self, mut actions: Vec<Action>, upto: LogOffset) -> Result<Committed, SinkError> {
         let epoch_id = i64::try_from(upto.0).map_err(|_| self.refused("the log offset exceeds 2^63", "replay"))?;
         actions.push(Action::Txn(Transaction::new(&self.app_id, epoch_id)));
+        actions.push(Action::Txn(Transaction::new(&self.epoch_id, i64::from(self.epoch))));
         let operation = DeltaOperation::StreamingUpdate {
             output_mode: OutputMode::Update,
             query_id: self.app_id.clone(),
@@ -339,72 +334,5 @@ impl Table {
             Ok((_, metrics)) => info!(table = %self.url, files = metrics.files_deleted.len(), "vacuumed"),
             Err(error) => warn!(table = %self.url, error = %error, "vacuum failed, the next one repeats it"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use syncline_schemas::entity::{self, Entity};
-    use url::Url;
-
-    use super::*;
-    use crate::Class;
-    use crate::lake::config::LakeConfig;
-    use crate::lake::shape::Kind;
-
-    fn table(folder: &Path, entity: &Entity) -> Table {
-        let url = Url::from_directory_path(folder).expect("absolute");
-        let place = Place::open(&LakeConfig::new(url, "test", folder.to_owned())).expect("a place");
-        Table::new(&place, Shape::new(entity, Kind::Current), "test")
-    }
-
-    fn without(field: &str) -> Entity {
-        let mut entity = entity::get("item").expect("known").clone();
-        let before = entity.fields.len();
-        entity.fields.retain(|other| other.name != field);
-        assert_eq!(entity.fields.len(), before - 1);
-        entity
-    }
-
-    #[tokio::test]
-    async fn a_field_that_a_release_adds_becomes_a_column_of_the_table_that_is_there() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let full = entity::get("item").expect("known");
-        let added = &full.fields.last().expect("fields").name;
-        table(folder.path(), &without(added)).open().await.expect("made");
-        let mut newer = table(folder.path(), full);
-        newer.open().await.expect("brought up to date");
-        assert_eq!(newer.version(), 1);
-        assert!(newer.missing_columns().expect("compared").is_empty());
-        let mut again = table(folder.path(), full);
-        assert!(again.load().await.expect("there"));
-        again.open().await.expect("nothing to do");
-        assert_eq!(again.version(), 1, "columns are added once");
-    }
-
-    #[tokio::test]
-    async fn an_older_release_refuses_a_table_with_columns_that_it_does_not_know() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let full = entity::get("item").expect("known");
-        let added = &full.fields.last().expect("fields").name;
-        table(folder.path(), full).open().await.expect("made");
-        let error = table(folder.path(), &without(added)).open().await.expect_err("unknown column");
-        assert_eq!(error.class(), Class::Definite);
-        assert!(error.to_string().contains(added.as_str()) && error.to_string().contains("current/item"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_column_of_another_type_is_named_with_both_types() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let full = entity::get("item").expect("known");
-        let mut other = full.clone();
-        let field = other.fields.last_mut().expect("fields");
-        field.field_type = entity::FieldType::Rate;
-        let name = field.name.clone();
-        table(folder.path(), &other).open().await.expect("made");
-        let error = table(folder.path(), full).open().await.expect_err("another type").to_string();
-        assert!(error.contains(&name) && error.contains("decimal(28,12)"), "{error}");
     }
 }

@@ -46,6 +46,12 @@ struct Record<'a> {
     data: Option<&'a RawValue>,
 }
 
+impl Record<'_> {
+    fn version(&self) -> Option<Version> {
+        self.version.as_ref()?.parse().ok()
+    }
+}
+
 /// A batch that was read.
 pub(super) struct Batch {
     pub(super) id: String,
@@ -54,6 +60,8 @@ pub(super) struct Batch {
     pub(super) received: u64,
     pub(super) changes: Vec<Change>,
     pub(super) rejects: Vec<Rejected>,
+    /// The highest version that came, also of a record that is refused: it has arrived.
+    pub(super) newest: Option<Version>,
 }
 
 /// A record that is sound.
@@ -81,6 +89,7 @@ pub(super) fn read(entity: &Entity, body: &[u8]) -> Result<Batch, String> {
         received: body.records.len() as u64,
         changes: Vec::with_capacity(body.records.len()),
         rejects: Vec::new(),
+        newest: body.records.iter().filter_map(Record::version).max(),
     };
     for (index, record) in body.records.iter().enumerate() {
         match change(entity, record) {
@@ -112,11 +121,7 @@ impl Fault {
 }
 
 fn change(entity: &Entity, record: &Record<'_>) -> Result<Change, Fault> {
-    let version = record
-        .version
-        .as_ref()
-        .and_then(|text| text.parse::<Version>().ok())
-        .ok_or_else(|| Fault::schema("version", "wanted 32 hex digits"))?;
+    let version = record.version().ok_or_else(|| Fault::schema("version", "wanted 32 hex digits"))?;
     let key = record.key.ok_or_else(|| Fault::schema("key", "is missing"))?;
     let data = match (record.op.as_deref(), record.data) {
         (Some("delete"), _) => None,

@@ -1,8 +1,7 @@
 //! The writer: one thread, one connection, one transaction for all batches that wait.
 //!
-//! Batches of parallel partitions arrive together, so a commit is shared by whoever came while the last one ran. The WAL
-//! is not synced at every commit: a killed receiver loses nothing, a machine that loses power may lose the last commits,
-//! which a sender notices at the watermark. Statements are prepared once and live as long as the thread.
+//! Batches of parallel partitions arrive together, so a commit, and the sync of the WAL that makes it durable, is shared by
+//! whoever came while the last one ran. A receipt is a promise: it goes out when the machine may lose power. Statements are prepared once and live as long as the thread.
 
 use std::path::Path;
 use std::time::Duration;
@@ -58,7 +57,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, SinkError> {
     let connection = Connection::open(path).map_err(fault)?;
     connection
         .execute_batch(
-            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA cache_size = -65536; PRAGMA busy_timeout = 10000; PRAGMA wal_autocheckpoint = 4000;",
         )
         .map_err(fault)?;
@@ -177,13 +176,12 @@ impl<'c> Writer<'c> {
             watermark.last_batch = job.number;
             watermark.source = job.batch.source.take();
             watermark.partitions = job.batch.partitions;
-            let newest = job.batch.changes.iter().map(|change| change.version.to_string()).max();
-            // Hex of a fixed width orders like the versions.
-            watermark.last_version = watermark.last_version.max(newest);
-            self.keep(flow, &watermark)?;
         } else {
             counts.replays = 1;
         }
+        // Hex of a fixed width orders like the versions.
+        watermark.last_version = watermark.last_version.max(job.batch.newest.map(|version| version.to_string()));
+        self.keep(flow, &watermark)?;
         let receipt = self.answer(flow, job, &counts, watermark)?;
         Ok(Outcome::Receipt(receipt, counts))
     }

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::{RequestBuilder, StatusCode, Url};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use syncline_schemas::entity::{Criticality, Entity};
 
 use super::backoff::Backoff;
@@ -14,11 +14,17 @@ use super::stats::PlanningStats;
 use super::verdict::{Verdict, judge, retry_after};
 use crate::SinkError;
 
+/// 8 MiB: a receipt that refuses every row of the largest batch, a sentence each. An answer without an end must not take
+/// the daemon's memory.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
 /// Why a delivery stopped.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The target expects another batch: begin again from its watermark.
     Rewind,
+    /// The target takes less at once; the error is for where nothing smaller can be sent.
+    TooLarge(SinkError),
     /// The write fails.
     Failed(SinkError),
 }
@@ -161,7 +167,11 @@ impl Client {
             };
             if let Some(remedy) = failure.verdict.remedy() {
                 let (reason, remedy) = (failure.reason, remedy.to_owned());
-                return Err(SinkError::Refused { target: url.to_string(), reason, remedy }.into());
+                let refused = SinkError::Refused { target: url.to_string(), reason, remedy };
+                return Err(match failure.verdict {
+                    Verdict::TooLarge => Stop::TooLarge(refused),
+                    _ => Stop::Failed(refused),
+                });
             }
             match failure.verdict {
                 Verdict::Rewind => return Err(Stop::Rewind),
@@ -177,7 +187,7 @@ impl Client {
                     }
                 }
             }
-            let pause = failure.wait.unwrap_or_else(|| backoff.pause());
+            let pause = pause(failure.wait, backoff.pause());
             tracing::debug!(url = %url, reason = %failure.reason, pause_ms = pause.as_millis(), "asking again");
             tokio::time::sleep(pause).await;
             stats.retries(1);
@@ -196,7 +206,12 @@ impl Client {
             .get(reqwest::header::RETRY_AFTER)
             .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
         // A body that breaks off is a lost reply, whatever its status was.
-        let body = response.bytes().await.map_err(|error| unanswered(&error))?;
+        let Some(body) = bounded(response).await.map_err(|error| unanswered(&error))? else {
+            let reason = format!("answered {status} with more than {ANSWER_BYTES_MAX} bytes");
+            // Of a failure the status says enough.
+            let verdict = if status == StatusCode::OK { Verdict::Endless } else { judge(status.as_u16(), "", wait) };
+            return Err(Failure { verdict, reason, wait });
+        };
         if status == StatusCode::OK {
             return Ok(body);
         }
@@ -206,14 +221,30 @@ impl Client {
     }
 }
 
-/// What the target said, cut where it says too much; a body that is no problem could hold anything and is not told.
+/// Reads an answer; none where there is more of it than of any receipt.
+async fn bounded(mut response: Response) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.into()))
+}
+
+/// A target that asks for no time at all, or for a moment that is over, would otherwise be asked in a hot loop.
+fn pause(asked: Option<Duration>, ours: Duration) -> Duration {
+    asked.map_or(ours, |asked| asked.max(ours))
+}
+
+/// The status and the problem's name, or else its title. What else the target says may repeat a value of a row, and no
+/// log line holds one.
 fn told(status: StatusCode, problem: &Problem) -> String {
-    const DETAIL_CHARS: usize = 300;
-    let detail: String = problem.detail.chars().take(DETAIL_CHARS).collect();
-    match (problem.name(), detail.as_str()) {
-        ("", _) => format!("answered {status}"),
-        (name, "") => format!("answered {status}, {name}"),
-        (name, detail) => format!("answered {status}, {name}: {detail}"),
+    match contract::word(Some(problem.name()).filter(|name| *name != "about:blank").unwrap_or(&problem.title)).as_str()
+    {
+        "" => format!("answered {status}"),
+        word => format!("answered {status}, {word}"),
     }
 }
 
@@ -239,7 +270,13 @@ fn unanswered(error: &reqwest::Error) -> Failure {
 fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
     SinkError::Refused {
         target: url.to_string(),
-        reason: format!("answered 200 with something that is not {wanted}: {error}"),
+        // Never the error itself: it repeats the value that it did not like.
+        reason: format!(
+            "answered 200 with something that is not {wanted}: {:?} error in line {}, column {}",
+            error.classify(),
+            error.line(),
+            error.column()
+        ),
         remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".into(),
     }
 }
@@ -257,5 +294,33 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_asks_to_come_back_at_once_is_not_asked_in_a_hot_loop() {
+        let ours = Duration::from_millis(80);
+        assert_eq!(pause(Some(Duration::ZERO), ours), ours);
+        assert_eq!(pause(None, ours), ours);
+        assert_eq!(pause(Some(Duration::from_secs(7)), ours), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn what_a_target_says_about_a_row_never_reaches_a_message() {
+        let problem = |text| serde_json::from_str::<Problem>(text).expect("a problem");
+        let said = told(
+            StatusCode::BAD_REQUEST,
+            &problem(r#"{"type":"https://x/bad-header","detail":"4711 of ACME is 12.50"}"#),
+        );
+        assert_eq!(said, "answered 400 Bad Request, bad-header");
+        let said = told(StatusCode::CONFLICT, &problem(r#"{"type":"about:blank","title":"Closed\n\u001b[2J period"}"#));
+        assert_eq!(said, "answered 409 Conflict, Closed2J period");
+        let error = serde_json::from_str::<Watermark>(r#"{"partition":"4711","epoch":1}"#).expect_err("no number");
+        let said = not_pdx(&Url::parse("http://host/pdx/v1").expect("a URL"), "a watermark", &error).to_string();
+        assert!(!said.contains("4711") && said.contains("Data error in line 1"), "{said}");
     }
 }

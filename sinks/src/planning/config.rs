@@ -75,10 +75,13 @@ impl PlanningConfig {
     pub fn check(&self) -> Result<(), SinkError> {
         let fault = |setting, reason: String| Err(SinkError::Setting { setting, reason });
         if !matches!(self.url.scheme(), "http" | "https") || self.url.cannot_be_a_base() {
-            return fault("url", format!("{} is not an http or https URL", self.url.scheme()));
+            return fault("url", format!("has the scheme {}; must be http or https", self.url.scheme()));
         }
         if !self.url.username().is_empty() || self.url.password().is_some() {
             return fault("url", "holds a user name or password; give them as a secret instead".into());
+        }
+        if self.url.query().is_some() || self.url.fragment().is_some() {
+            return fault("url", "holds a query or a fragment; give the base of the service alone".into());
         }
         if self.pipeline.is_empty() {
             return fault("pipeline", "is empty; name the pipeline".into());
@@ -117,7 +120,9 @@ mod tests {
         assert!(!format!("{config:?}").contains("hunter2"));
         config.check().expect("sound");
         assert_eq!(config.endpoint(&["flows", "item"]).as_str(), "http://host/pdx/v1/flows/item");
-        config.url = "http://me:hunter2@host/pdx/v1".parse().expect("url");
-        assert!(!config.check().expect_err("refused").to_string().contains("hunter2"));
+        for url in ["http://me:hunter2@host/pdx/v1", "http://host/pdx/v1?key=hunter2", "http://host/pdx/v1#hunter2"] {
+            config.url = url.parse().expect("url");
+            assert!(!config.check().expect_err("refused").to_string().contains("hunter2"));
+        }
     }
 }

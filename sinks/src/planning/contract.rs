@@ -68,6 +68,13 @@ pub(crate) fn parse_sequence(text: &str) -> Option<(u32, u64)> {
     Some((epoch.trim().strip_prefix("epoch=")?.parse().ok()?, batch.trim().strip_prefix("batch=")?.parse().ok()?))
 }
 
+/// A word of the other side as it may stand in a log line: short, and of letters, digits and a few signs.
+pub(crate) fn word(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '-' | '_' | '.');
+    text.chars().filter(plain).take(CHARS_MAX).collect()
+}
+
 /// How far a partition of a flow is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Watermark {

@@ -3,52 +3,100 @@
 //! What a lane knows comes from the target: before the first batch, and again after anything went wrong, it asks for the
 //! watermark. Versions rise within a lane, so rows up to the watermark's version have arrived and are not sent again: a
 //! killed sender or a lost reply repeats nothing. One request is under way at a time.
+//!
+//! What the target acknowledged is remembered, also over restarts: a watermark behind it means that rows were lost there.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use syncline_schemas::entity::Entity;
-use syncline_schemas::ident::Version;
 use uuid::Uuid;
 
 use super::body::{Correlation, Head, RecordWriter, assemble};
 use super::client::{Batch, Client, Stop};
 use super::config::PlanningConfig;
-use super::contract::{Receipt, Rejected, Watermark};
+use super::contract::{self, Receipt, Rejected, Watermark};
 use super::deal::RowRef;
+use super::reached::Reached;
 use super::stats::PlanningStats;
-use crate::{Reject, SinkError, Written};
+use crate::{DeltaSource, Known, Reject, SinkError, Written};
+
+/// Our word for a row that the target answers with 413 although it travels alone.
+const TOO_LARGE: &str = "payload_too_large";
 
 /// One partition of one flow.
 pub(super) struct Lane {
     partition: u32,
     /// Where the target is; unknown before it was asked and after a failure.
     reached: Option<Reached>,
-    /// The highest version that the target acknowledged to this process: it must never fall behind it.
-    acknowledged: Option<Version>,
+    /// What the target acknowledged, in its own words: it must never fall behind it.
+    acknowledged: Reached,
+    /// True while that is not remembered yet.
+    unremembered: bool,
+    /// True after this process found nothing there that it cannot know.
+    trusted: bool,
+    /// Rows that the target takes at once, as far as it has shown; grows again with every batch that passes.
+    most: usize,
 }
 
-/// Where the target is in a lane.
+/// What all lanes of a flow share.
 #[derive(Clone, Copy)]
-struct Reached {
-    epoch: u32,
-    batch: u64,
-    version: Option<Version>,
-}
-
-/// What all lanes of a flow share while they send.
 pub(super) struct Flow<'a> {
     pub(super) entity: &'static Entity,
     pub(super) client: &'a Client,
     pub(super) config: &'a PlanningConfig,
     pub(super) stats: &'a PlanningStats,
+    pub(super) known: &'a Known,
+}
+
+/// Rows on their way: where they lie, and which of them are a lane's.
+#[derive(Clone, Copy)]
+pub(super) struct Load<'a> {
+    pub(super) batch: &'a RecordBatch,
     pub(super) records: &'a RecordWriter<'a>,
+    pub(super) rows: &'a [RowRef],
+    /// Where refused rows are told.
+    pub(super) told: &'a dyn DeltaSource,
+    /// True where rows are sent although the target has later ones.
+    pub(super) again: bool,
+}
+
+/// The name under which a lane is remembered.
+fn note_name(entity: &Entity, partition: u32) -> String {
+    format!("{}/{partition}", entity.name)
+}
+
+/// Reads back what [`note_name`] wrote.
+pub(super) fn parse_note_name(name: &str) -> Option<(&str, usize)> {
+    let (entity, partition) = name.split_once('/')?;
+    Some((entity, partition.parse().ok()?))
 }
 
 impl Lane {
     /// A lane about which nothing is known.
     pub(super) const fn new(partition: u32) -> Self {
-        Self { partition, reached: None, acknowledged: None }
+        let acknowledged = Reached { epoch: 0, batch: 0, version: None };
+        Self { partition, reached: None, acknowledged, unremembered: false, trusted: false, most: usize::MAX }
+    }
+
+    /// Takes up what an earlier process was told.
+    pub(super) const fn remember(&mut self, acknowledged: Reached) {
+        // What this process was told since is newer.
+        if !self.unremembered {
+            self.acknowledged = acknowledged;
+        }
+    }
+
+    /// True where the target has ever taken a batch of ours in this lane.
+    pub(super) const fn is_acknowledged(&self) -> bool {
+        self.acknowledged.batch > 0
+    }
+
+    /// What is to be remembered and is not yet: the note's name and value.
+    pub(super) fn note(&mut self, entity: &Entity) -> Option<(String, Vec<u8>)> {
+        let note = std::mem::take(&mut self.unremembered).then(|| self.acknowledged.to_note());
+        note.map(|note| (note_name(entity, self.partition), note))
     }
 
     /// Forgets where the target is: something went wrong, and only the target knows.
@@ -62,35 +110,54 @@ impl Lane {
     }
 
     /// Sends rows, which are in version order, one batch after the other.
-    pub(super) async fn send(&mut self, flow: &Flow<'_>, rows: &[RowRef]) -> Result<Written, Stop> {
-        let mut reached = match self.reached {
-            Some(reached) => reached,
-            None => self.recall(flow).await?,
+    pub(super) async fn send(&mut self, flow: &Flow<'_>, load: Load<'_>) -> Result<Written, Stop> {
+        let mut reached = self.recall(flow).await?;
+        let known = match reached.version.filter(|_| !load.again) {
+            Some(version) => load.rows.partition_point(|row| row.version <= version),
+            None => 0,
         };
-        let known = rows.partition_point(|row| reached.version.is_some_and(|version| row.version <= version));
         flow.stats.already_there(known as u64);
         let mut written = Written { rows: known as u64, ..Written::default() };
-        let mut rest = &rows[known..];
+        let mut rest = &load.rows[known..];
         let mut correlation = Correlation::default();
         while let Some(first) = rest.first() {
             let epoch = first.version.epoch();
             // A new epoch counts its batches from 1 again.
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
-            let (batch, count) = self.next_batch(flow, rest, epoch, number, &mut correlation);
+            let (batch, count) = self.next_batch(flow, Load { rows: rest, ..load }, epoch, number, &mut correlation);
             let sent = &rest[..count];
-            let receipt = flow.client.deliver(flow.entity, &batch, flow.stats).await?;
-            written.absorb(account(flow, &receipt, sent, batch.body.len()));
-            let version = sent.last().map(|row| row.version);
+            let receipt = match flow.client.deliver(flow.entity, &batch, flow.stats).await {
+                Ok(receipt) => receipt,
+                Err(Stop::TooLarge(_)) if count > 1 => {
+                    self.most = count / 2;
+                    continue;
+                }
+                Err(Stop::TooLarge(_)) => {
+                    written.absorb(account_too_large(flow, load, *first)?);
+                    rest = &rest[1..];
+                    continue;
+                }
+                Err(stop) => return Err(stop),
+            };
+            self.most = self.most.saturating_mul(2);
+            written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.body.len())?);
+            let version = reached.version.max(sent.last().map(|row| row.version));
             reached = Reached { epoch, batch: number, version };
             self.reached = Some(reached);
-            self.acknowledged = version;
+            // In the target's own words: it is compared with what it says later.
+            let version = receipt.watermark.last_version.as_ref().and_then(|text| text.parse().ok());
+            self.acknowledged = Reached { version, ..reached };
+            self.unremembered = true;
             rest = &rest[count..];
         }
         Ok(written)
     }
 
-    /// Asks the target where it is.
-    async fn recall(&mut self, flow: &Flow<'_>) -> Result<Reached, Stop> {
+    /// Asks the target where it is, if that is not known.
+    pub(super) async fn recall(&mut self, flow: &Flow<'_>) -> Result<Reached, Stop> {
+        if let Some(reached) = self.reached {
+            return Ok(reached);
+        }
         let watermark = flow.client.watermark(flow.entity, self.partition, flow.stats).await?;
         let reached = self.judge(flow, &watermark)?;
         self.reached = Some(reached);
@@ -98,7 +165,7 @@ impl Lane {
     }
 
     /// Refuses a watermark that is not ours to continue.
-    fn judge(&self, flow: &Flow<'_>, watermark: &Watermark) -> Result<Reached, SinkError> {
+    fn judge(&mut self, flow: &Flow<'_>, watermark: &Watermark) -> Result<Reached, SinkError> {
         let refuse = |reason: String, remedy: &str| SinkError::Refused {
             target: flow.config.endpoint(&["flows", &flow.entity.name]).to_string(),
             reason: format!("partition {}: {reason}", self.partition),
@@ -116,90 +183,109 @@ impl Lane {
                 "set the sink's partitions back, or deliver to an empty target",
             ));
         }
-        let version = match &watermark.last_version {
-            Some(text) => Some(text.parse::<Version>()?),
-            None => None,
-        };
-        // A target without versions in its watermark cannot be checked, and is sent the span again instead.
-        let can_tell = watermark.last_batch == 0 || version.is_some();
-        if can_tell && self.acknowledged > version {
+        let reached = Reached::read(watermark)?;
+        if reached.is_behind(&self.acknowledged) {
             return Err(refuse(
-                format!(
-                    "has lost rows that it acknowledged: it is at {}, was at {}",
-                    version.map_or_else(|| "the start".to_owned(), |version| version.to_string()),
-                    self.acknowledged.map(|version| version.to_string()).unwrap_or_default()
-                ),
-                "it was probably restored from a backup; replay the sink from before that",
+                format!("has lost rows that it acknowledged: it is at {reached}, was at {}", self.acknowledged),
+                "it was probably restored from a backup or emptied; restore it to what it was, or start over",
             ));
         }
-        Ok(Reached { epoch: watermark.epoch, batch: watermark.last_batch, version })
+        let ours = reached.version.filter(|version| !self.trusted && version.epoch() == flow.known.epoch);
+        if let Some(version) = ours {
+            let target = flow.config.endpoint(&["flows", &flow.entity.name]);
+            flow.known.refuse_beyond(target.as_str(), version.offset())?;
+        }
+        self.trusted = true;
+        Ok(reached)
     }
 
-    /// Fills a batch: as many rows of one epoch as the limits allow, at least one.
+    /// Fills a batch: as many rows of one epoch as the limits allow, at least one. The limit in bytes is that of the body.
     fn next_batch(
         &self,
         flow: &Flow<'_>,
-        rows: &[RowRef],
+        load: Load<'_>,
         epoch: u32,
         number: u64,
         correlation: &mut Correlation,
     ) -> (Batch, usize) {
-        let mut records = Vec::with_capacity(flow.config.max_bytes.min(rows.len() * 512));
+        let name = format!("{}\n{}\n{}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name, self.partition);
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
+        let mut head = Head {
+            id: &id,
+            source: &flow.config.pipeline,
+            produced_at: now_micros(),
+            count: flow.config.max_records,
+            partitions: flow.config.partitions,
+        };
+        let bytes_max = flow.config.max_bytes.saturating_sub(assemble(&head, &[]).len());
+        let mut records = Vec::with_capacity(bytes_max.min(load.rows.len() * 512));
         let mut count = 0;
-        for row in rows.iter().take(flow.config.max_records).take_while(|row| row.version.epoch() == epoch) {
+        for row in
+            load.rows.iter().take(flow.config.max_records.min(self.most)).take_while(|row| row.version.epoch() == epoch)
+        {
             let before = records.len();
             if count > 0 {
                 records.push(b',');
             }
-            flow.records.put(row.row, correlation, &mut records);
-            if count > 0 && records.len() > flow.config.max_bytes {
+            load.records.put(row.row, correlation, &mut records);
+            if count > 0 && records.len() > bytes_max {
                 records.truncate(before);
                 break;
             }
             count += 1;
         }
-        let name = format!("{}\n{}\n{}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name, self.partition);
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
-        let body = assemble(
-            &Head {
-                id: &id,
-                source: &flow.config.pipeline,
-                produced_at: now_micros(),
-                count,
-                partitions: flow.config.partitions,
-            },
-            &records,
-        );
+        head.count = count;
+        let body = assemble(&head, &records);
         (Batch { partition: self.partition, epoch, number, id, body: Bytes::from(body) }, count)
     }
 }
 
-/// Books a receipt, and names the rows that were refused by our own key and version.
-fn account(flow: &Flow<'_>, receipt: &Receipt, sent: &[RowRef], bytes: usize) -> Written {
-    let mut written = Written { bytes: bytes as u64, ..Written::default() };
-    for rejected in &receipt.rejects {
-        written.reject(reject(flow, rejected, sent));
+/// Books a receipt, and tells the rows that were refused by our own key and version.
+fn account(flow: &Flow<'_>, receipt: &Receipt, sent: Load<'_>, bytes: usize) -> Result<Written, SinkError> {
+    let rejects: Vec<Reject> = receipt.rejects.iter().filter_map(|rejected| reject(flow, rejected, sent)).collect();
+    let rejected = receipt.rejected.max(receipt.rejects.len() as u64);
+    if !rejects.is_empty() {
+        sent.told.refused(rejects)?;
     }
-    written.rejected = receipt.rejected.max(written.rejected);
-    written.rows = (sent.len() as u64).saturating_sub(written.rejected);
-    flow.stats.rows(written.rows);
-    flow.stats.bytes(written.bytes);
-    flow.stats.rejected(written.rejected);
+    let rows = (sent.rows.len() as u64).saturating_sub(rejected);
+    flow.stats.rows(rows);
+    flow.stats.bytes(bytes as u64);
+    flow.stats.rejected(rejected);
     flow.stats.unchanged(receipt.unchanged);
     flow.stats.stale(receipt.stale);
-    written
+    Ok(Written { rows, bytes: bytes as u64, rejected, ..Written::default() })
 }
 
-fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: &[RowRef]) -> Reject {
-    let row = sent.get(rejected.index);
+fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Option<Reject> {
+    let code = Some(contract::word(&rejected.code)).filter(|code| !code.is_empty());
+    let field = rejected.field.clone().filter(|name| flow.entity.field(name).is_some());
+    let code = code.unwrap_or_else(|| "unspecified".to_owned());
+    Some(compose(flow, sent, *sent.rows.get(rejected.index)?, code, field, rejected.retryable))
+}
+
+/// Books a row that the target cannot take even alone; somebody may raise its limit.
+fn account_too_large(flow: &Flow<'_>, load: Load<'_>, row: RowRef) -> Result<Written, SinkError> {
+    load.told.refused(vec![compose(flow, load, row, TOO_LARGE.to_owned(), None, true)])?;
+    flow.stats.rejected(1);
+    Ok(Written { rejected: 1, ..Written::default() })
+}
+
+fn compose(
+    flow: &Flow<'_>,
+    load: Load<'_>,
+    row: RowRef,
+    code: String,
+    field: Option<String>,
+    retryable: bool,
+) -> Reject {
     Reject {
         entity: flow.entity.name.clone(),
-        key: row.map(|row| flow.records.key(row.row)).unwrap_or_default(),
-        version: row.map(|row| row.version.to_string()).unwrap_or_default(),
-        code: rejected.code.clone(),
-        field: rejected.field.clone(),
-        detail: rejected.detail.clone(),
-        retryable: rejected.retryable,
+        row: load.batch.slice(row.row, 1),
+        key: load.records.key(row.row),
+        version: row.version.to_string(),
+        code,
+        field,
+        retryable,
     }
 }
 

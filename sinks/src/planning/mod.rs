@@ -10,10 +10,14 @@
 //! - per key, versions arrive in rising order: a key has one lane, a lane one request under way;
 //! - nothing is sent twice after a crash: a lane resumes behind the version in the target's watermark;
 //! - a lost reply is repeated with the same bytes and the same `Idempotency-Key`;
-//! - a row that the target refuses is counted and told in [`Written::rejects`]; the others go on;
+//! - a row that the target refuses is told to [`DeltaSource::refused`]; the others go on;
+//! - a batch that is too large for the target is halved, down to the one row that does not fit by itself;
 //! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
 //!
 //! Dropping the future of a write is a crash: lanes forget what they knew and ask the target again.
+//!
+//! What each lane was acknowledged is remembered with the cursor. A start asks every such lane where it is, so that a
+//! target that was set back or emptied is noticed at once and not when a row happens to come.
 
 mod backoff;
 mod body;
@@ -24,6 +28,7 @@ pub(crate) mod contract;
 mod deal;
 mod json;
 mod lane;
+mod reached;
 mod stats;
 mod verdict;
 
@@ -33,20 +38,26 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::future::try_join_all;
-use syncline_schemas::entity::Entity;
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 use body::RecordWriter;
 use chunk::Chunk;
 use client::{Client, Stop};
 pub use config::{Auth, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT};
-use lane::{Flow, Lane};
+use lane::{Flow, Lane, Load, parse_note_name};
+use reached::Reached;
 pub use stats::{PlanningCounts, PlanningStats};
 
 /// How often a write begins again because the target expects another batch, before that is a fault.
 const REWINDS_MAX: u32 = 5;
+
+/// Lanes that are asked side by side at a start.
+const RECALLED_AT_ONCE: usize = 16;
 
 /// Delivers to one planning platform.
 pub struct PlanningSink {
@@ -54,6 +65,8 @@ pub struct PlanningSink {
     client: Client,
     stats: Arc<PlanningStats>,
     lanes: HashMap<&'static str, Vec<Lane>>,
+    /// As it was when this process began.
+    known: Option<Known>,
     /// True from the start of a write to its good end: what lanes know is not to be trusted otherwise.
     unfinished: bool,
 }
@@ -70,6 +83,7 @@ impl PlanningSink {
             config,
             stats: Arc::default(),
             lanes: HashMap::new(),
+            known: None,
             unfinished: false,
         })
     }
@@ -108,8 +122,24 @@ impl PlanningSink {
         Ok(())
     }
 
+    /// Delivers a span, beginning again where the target wants another batch.
+    async fn persist(&mut self, span: Span, deltas: &dyn DeltaSource, again: bool) -> Result<Written, SinkError> {
+        for _ in 0..REWINDS_MAX {
+            match self.attempt(span, deltas, again).await {
+                Ok(written) => return Ok(written),
+                Err(Stop::Failed(error) | Stop::TooLarge(error)) => return Err(error),
+                Err(Stop::Rewind) => self.stats.rewinds(1),
+            }
+        }
+        Err(SinkError::Refused {
+            target: self.config.url.to_string(),
+            reason: format!("expected other batch numbers than it had announced, {REWINDS_MAX} times in a row"),
+            remedy: "look for a second daemon that writes to this target under the same pipeline name".into(),
+        })
+    }
+
     /// Delivers a span once, as far as it gets.
-    async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, Stop> {
+    async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource, again: bool) -> Result<Written, Stop> {
         if std::mem::replace(&mut self.unfinished, true) {
             self.lanes.values_mut().flatten().for_each(Lane::forget);
         }
@@ -119,12 +149,41 @@ impl PlanningSink {
         while let Some(chunk) = Chunk::read(&mut entries, &self.config.entities)? {
             for (entity, batches) in chunk.flows() {
                 // A flow is done before the next begins, so that a fact never overtakes the master it cites.
-                written.absorb(self.deliver(entity, batches, &mut epochs).await?);
+                written.absorb(self.deliver(entity, batches, deltas, again, &mut epochs).await?);
             }
         }
         epochs.check(&self.config)?;
         self.unfinished = false;
+        for entity in self.config.entities.entities() {
+            let lanes = self.lanes.get_mut(entity.name.as_str()).into_iter().flatten();
+            written.notes.extend(lanes.filter_map(|lane| lane.note(entity)));
+        }
         Ok(written)
+    }
+
+    /// Asks every lane that was ever acknowledged whether the target still holds that.
+    async fn recall_lanes(&mut self, known: &Known) -> Result<(), Stop> {
+        let Self { client, config, stats, lanes, .. } = self;
+        let began = self.known.get_or_insert_with(|| known.clone());
+        for (name, note) in &known.notes {
+            let Some((entity, partition)) = parse_note_name(name) else { continue };
+            // An entity that is no longer delivered is not asked for; one lane less is refused by those that remain.
+            let Some(entity) = config.entities.entities().find(|it| it.name == entity) else { continue };
+            let lane = lanes_of(lanes, entity, config).get_mut(partition);
+            if let Some((lane, acknowledged)) = lane.zip(Reached::from_note(note)) {
+                lane.remember(acknowledged);
+            }
+        }
+        let mut recalls: Vec<BoxFuture<'_, Result<(), Stop>>> = Vec::new();
+        for (name, of_entity) in lanes.iter_mut() {
+            let Some(entity) = entity::get(name) else { continue };
+            let flow = Flow { entity, client, config, stats, known: began };
+            for lane in of_entity.iter_mut().filter(|lane| lane.is_acknowledged()) {
+                lane.forget();
+                recalls.push(async move { lane.recall(&flow).await.map(drop) }.boxed());
+            }
+        }
+        futures::stream::iter(recalls).buffer_unordered(RECALLED_AT_ONCE).try_collect().await
     }
 
     /// Delivers the rows of one entity, all lanes at once.
@@ -132,17 +191,22 @@ impl PlanningSink {
         &mut self,
         entity: &'static Entity,
         batches: &[RecordBatch],
+        told: &dyn DeltaSource,
+        again: bool,
         epochs: &mut Epochs,
     ) -> Result<Written, Stop> {
         let rows = deal::join(entity, batches)?;
         let dealt = deal::deal(entity, &rows, self.config.partitions)?;
         self.stats.coalesced(dealt.coalesced);
         let records = RecordWriter::new(entity, &rows)?;
-        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, records: &records };
-        let lanes =
-            self.lanes.entry(&entity.name).or_insert_with(|| (0..self.config.partitions).map(Lane::new).collect());
+        let known = self.known.get_or_insert_default();
+        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, known };
+        let lanes = lanes_of(&mut self.lanes, entity, &self.config);
         let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
-        let parts = try_join_all(busy.map(|(lane, rows)| lane.send(&flow, rows))).await?;
+        let parts = try_join_all(busy.map(|(lane, of_lane)| {
+            lane.send(&flow, Load { batch: &rows, records: &records, rows: of_lane, told, again })
+        }))
+        .await?;
         let newest = dealt.partitions.iter().flatten().map(|row| row.version.epoch()).max();
         epochs.sent = epochs.sent.max(newest);
         epochs.seen = epochs.seen.max(lanes.iter().map(Lane::epoch).max());
@@ -151,6 +215,15 @@ impl PlanningSink {
             sum
         }))
     }
+}
+
+/// The lanes of an entity.
+fn lanes_of<'l>(
+    lanes: &'l mut HashMap<&'static str, Vec<Lane>>,
+    entity: &'static Entity,
+    config: &PlanningConfig,
+) -> &'l mut Vec<Lane> {
+    lanes.entry(&entity.name).or_insert_with(|| (0..config.partitions).map(Lane::new).collect())
 }
 
 /// Epochs met during a write: ours, and the target's.
@@ -181,24 +254,32 @@ impl Epochs {
 
 #[async_trait]
 impl Sink for PlanningSink {
-    async fn recall(&mut self) -> Result<Option<LogOffset>, SinkError> {
-        // A watermark is per lane and speaks of versions; no single offset follows from it.
-        Ok(None)
+    fn identity(&self) -> Identity {
+        let target = self.config.url.as_str().trim_end_matches('/').to_owned();
+        Identity { kind: "planning", target, entities: self.config.entities.names() }
+    }
+
+    async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError> {
+        match self.recall_lanes(known).await {
+            // A watermark is per lane and speaks of versions; no single offset follows from it.
+            Ok(()) if known.notes.is_empty() => Ok(Recalled::Unknown),
+            Ok(()) => Ok(Recalled::Everything),
+            Err(Stop::Failed(error) | Stop::TooLarge(error)) => Err(error),
+            Err(Stop::Rewind) => Err(SinkError::Refused {
+                target: self.config.url.to_string(),
+                reason: "answered the question for a watermark as if it were a batch".to_owned(),
+                remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".to_owned(),
+            }),
+        }
     }
 
     async fn write(&mut self, span: Span, deltas: &dyn DeltaSource) -> Result<Written, SinkError> {
-        for _ in 0..REWINDS_MAX {
-            match self.attempt(span, deltas).await {
-                Ok(written) => return Ok(written),
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Rewind) => self.stats.rewinds(1),
-            }
-        }
-        Err(SinkError::Refused {
-            target: self.config.url.to_string(),
-            reason: format!("expected other batch numbers than it had announced, {REWINDS_MAX} times in a row"),
-            remedy: "look for a second daemon that writes to this target under the same pipeline name".into(),
-        })
+        self.persist(span, deltas, false).await
+    }
+
+    async fn retry(&mut self, rows: &dyn DeltaSource) -> Result<Written, SinkError> {
+        let every = Span { after: LogOffset::START, upto: LogOffset(u64::MAX) };
+        self.persist(every, rows, true).await
     }
 
     fn batching(&self) -> Batching {

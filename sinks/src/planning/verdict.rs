@@ -30,6 +30,8 @@ pub(super) enum Verdict {
     FatalConfig,
     /// The target answers with a job to be followed.
     Asynchronous,
+    /// The answer is longer than any that we could use.
+    Endless,
 }
 
 /// Judges a status with the name of its problem.
@@ -44,7 +46,10 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         (400, DIGEST_MISMATCH) => Verdict::RetryTransient,
         (429 | 423, _) => Verdict::Throttle,
         (503, _) if retry_after.is_some() => Verdict::Throttle,
-        (408 | 425 | 500 | 502 | 503 | 504, _) => Verdict::RetryTransient,
+        // What the method or the protocol lacks does not come by waiting; every other failure inside may pass, also the
+        // 520s of proxies, 507 of a full disk and 529 of an overloaded service.
+        (501 | 505, _) => Verdict::FatalConfig,
+        (408 | 425 | 500..=599, _) => Verdict::RetryTransient,
         (401 | 403, _) => Verdict::Auth,
         (413, _) => Verdict::TooLarge,
         (400 | 409 | 422, _) => Verdict::BatchRefused,
@@ -64,6 +69,9 @@ impl Verdict {
                 Some("a daemon with a newer state writes to this target; stop this one, or rebuild its state")
             }
             Self::FatalConfig => Some("check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1"),
+            Self::Endless => {
+                Some("lower max_records, so that the answer to a batch is smaller; or look who answers there")
+            }
             Self::Asynchronous => Some("asynchronous jobs are not supported yet; let the target answer synchronously"),
         }
     }
@@ -90,6 +98,11 @@ mod tests {
             (503, "", None, Verdict::RetryTransient),
             (503, "", wait, Verdict::Throttle),
             (504, "", None, Verdict::RetryTransient),
+            (507, "", None, Verdict::RetryTransient),
+            (522, "", None, Verdict::RetryTransient),
+            (529, "", wait, Verdict::RetryTransient),
+            (501, "", None, Verdict::FatalConfig),
+            (505, "", None, Verdict::FatalConfig),
             (429, "", None, Verdict::Throttle),
             (401, "", None, Verdict::Auth),
             (403, "", None, Verdict::Auth),

@@ -12,7 +12,7 @@ use arrow::datatypes::DataType;
 use syncline_schemas::delta::{self, DeltaBatch};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, SinkError, Span};
+use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
 
 /// A wide key of text, and one with a date in it.
 pub(crate) const ENTITIES: [&str; 3] = ["item", "inventory_balance", "supplier_item"];
@@ -47,11 +47,30 @@ pub(crate) struct Model {
     pub(crate) current: BTreeMap<(String, u64), Row>,
     /// By entity, in version order.
     pub(crate) history: BTreeMap<String, Vec<Row>>,
+    /// Offset, entity, key and what a change made of it.
+    steps: Vec<(LogOffset, &'static str, u64, Option<Row>)>,
 }
 
 impl Model {
     pub(crate) fn last(&self) -> LogOffset {
         LogOffset(self.entries.len() as u64)
+    }
+
+    /// Rows of an entity's current table as they were at an offset, in version order.
+    pub(crate) fn current_at(&self, entity: &str, offset: LogOffset) -> Vec<Row> {
+        let mut rows: BTreeMap<u64, Option<&Row>> = BTreeMap::new();
+        for (_, _, key, row) in self.steps.iter().filter(|(at, of, ..)| *at <= offset && *of == entity) {
+            rows.insert(*key, row.as_ref());
+        }
+        let mut rows: Vec<Row> = rows.into_values().flatten().cloned().collect();
+        rows.sort_by(|left, right| left["_version"].cmp(&right["_version"]));
+        rows
+    }
+
+    /// Rows of an entity's history as they were at an offset.
+    pub(crate) fn history_at(&self, entity: &str, offset: LogOffset) -> Vec<Row> {
+        let count = self.steps.iter().filter(|(at, of, ..)| *at <= offset && *of == entity).count();
+        self.history.get(entity).map(|rows| rows[..count].to_vec()).unwrap_or_default()
     }
 
     /// Adds an entry with random changes of random keys below `keys`.
@@ -87,11 +106,12 @@ impl Model {
             for (i, (key, upsert, _)) in changes.iter().enumerate() {
                 let all = describe(&batch, i);
                 let place = (entity.to_owned(), *key);
-                if *upsert {
-                    self.current.insert(place, current_row(all.clone()));
-                } else {
-                    self.current.remove(&place);
-                }
+                let row = upsert.then(|| current_row(all.clone()));
+                self.steps.push((offset, entity, *key, row.clone()));
+                match row {
+                    Some(row) => self.current.insert(place, row),
+                    None => self.current.remove(&place),
+                };
                 self.history.entry(entity.to_owned()).or_default().push(history_row(all));
             }
             deltas.push(DeltaBatch { entity: entity.to_owned(), rows: batch });
@@ -104,6 +124,10 @@ impl DeltaSource for Model {
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
         let within = move |entry: &&OutboxEntry| entry.offset > span.after && entry.offset <= span.upto;
         Ok(Box::new(self.entries.iter().filter(within).cloned().map(Ok)))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        panic!("a lake refuses nothing: {rejects:?}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 
 use deltalake_core::{DeltaTable, DeltaTableError};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use syncline_schemas::ident::LogOffset;
 use url::Url;
 
 use super::model::{self, ENTITIES, Model, Row};
@@ -28,8 +29,12 @@ pub(crate) async fn files(lake: &Url, path: &str) -> BTreeSet<String> {
 }
 
 async fn rows(lake: &Url, path: &str) -> Vec<Row> {
+    rows_of(path, files(lake, path).await)
+}
+
+fn rows_of(path: &str, files: BTreeSet<String>) -> Vec<Row> {
     let mut rows = Vec::new();
-    for file in files(lake, path).await {
+    for file in files {
         let file = File::open(&file).unwrap_or_else(|error| panic!("{path} names {file}: {error}"));
         for batch in ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("Parquet") {
             let batch = batch.expect("Parquet");
@@ -50,6 +55,30 @@ pub(crate) async fn check_readable(lake: &Url, model: &Model) {
             let versions: BTreeSet<&str> = rows.iter().map(|row| row["_version"].as_str()).collect();
             assert_eq!(versions.len(), rows.len(), "{kind}/{entity} holds a version twice");
             assert!(versions.is_subset(&known), "{kind}/{entity} holds versions that never were");
+        }
+    }
+}
+
+/// Whoever reads the versions that the cut names reads all tables as they were at its offset.
+pub(crate) async fn check_cut(lake: &Url, model: &Model) {
+    let place = lake.to_file_path().expect("a local lake").join("_syncline/cut.json");
+    let Ok(text) = std::fs::read(place) else { return };
+    let cut: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let offset = LogOffset(cut["offset"].as_u64().expect("an offset"));
+    for entity in ENTITIES {
+        for (kind, wanted) in
+            [("current", model.current_at(entity, offset)), ("history", model.history_at(entity, offset))]
+        {
+            let path = format!("{kind}/{entity}");
+            let found = match cut["tables"][&path].as_u64() {
+                None => Vec::new(),
+                Some(version) => {
+                    let mut table = open(lake, &path).await.expect("the cut names it");
+                    table.load_version(version).await.expect("the cut names its version");
+                    rows_of(&path, table.get_file_uris().expect("a snapshot").collect())
+                }
+            };
+            assert_eq!(found, wanted, "{path} as of {offset}");
         }
     }
 }

@@ -80,6 +80,15 @@ async fn the_receiver_answers_repeats_gaps_and_old_epochs_as_the_contract_says()
     assert_eq!(unchanged["unchanged"], 1, "a new epoch counts from 1");
     let watermark = target.get("/pdx/v1/flows/inventory_balance/watermark?partition=0").await;
     assert_eq!((&watermark["epoch"], &watermark["last_batch"]), (&json!(3), &json!(1)));
+
+    // What was received counts, whatever became of it: a record that was refused, and one in a repeat.
+    let refused = body(&version(8)).replace("delete", "merge");
+    let (_, receipt) = post(&target, "h", "epoch=3; batch=2", &refused, &refused).await;
+    assert_eq!((&receipt["rejected"], &receipt["watermark"]["last_version"]), (&json!(1), &json!(version(8))));
+    let late = body(&version(9));
+    let (_, receipt) = post(&target, "i", "epoch=3; batch=1", &late, &late).await;
+    assert_eq!((&receipt["applied"], &receipt["watermark"]["last_version"]), (&json!(1), &json!(version(9))));
+    assert_eq!(receipt["watermark"]["last_batch"], 2);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! An outbox in memory, and the state that a target must end in.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Int32Array, RecordBatch, StringArray,
@@ -12,7 +13,7 @@ use arrow::datatypes::DataType;
 use syncline_schemas::delta::{DELETE, DeltaBatch, UPSERT};
 use syncline_schemas::entity::{self, Entity, Kind};
 use syncline_schemas::ident::{LogOffset, Version};
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, SinkError, Span};
+use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
 
 /// A change of one row; the number stands for all its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(crate) struct Outbox {
     pub(crate) rows: u64,
     /// Entries that were read.
     pub(crate) read: Arc<AtomicU64>,
+    /// Rows that were refused.
+    pub(crate) refused: Mutex<Vec<Reject>>,
 }
 
 impl Outbox {
@@ -67,10 +70,17 @@ impl Outbox {
 
 impl DeltaSource for Outbox {
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
-        Ok(Box::new(self.entries.range(span.after.0 + 1..=span.upto.0).map(|(offset, deltas)| {
-            self.read.fetch_add(1, Ordering::Relaxed);
-            Ok(OutboxEntry { offset: LogOffset(*offset), deltas: deltas.clone() })
-        })))
+        Ok(Box::new(self.entries.range((Bound::Excluded(span.after.0), Bound::Included(span.upto.0))).map(
+            |(offset, deltas)| {
+                self.read.fetch_add(1, Ordering::Relaxed);
+                Ok(OutboxEntry { offset: LogOffset(*offset), deltas: deltas.clone() })
+            },
+        )))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        self.refused.lock().expect("sound").extend(rejects);
+        Ok(())
     }
 }
 

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, UInt8Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, UInt8Array, new_null_array};
+use arrow::compute::interleave;
 use arrow::datatypes::UInt8Type;
 use syncline_schemas::frame::{ABSENT, OP, Op, TableBatch};
 use syncline_schemas::rowcode::{self, Rows};
@@ -27,7 +28,7 @@ pub(crate) struct Change {
 
 /// Where the value of a column of a row is to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
+enum Found {
     /// In that row of the batch.
     Here(usize),
     /// With the contribution that this change left in state.
@@ -114,8 +115,38 @@ impl<'a> Changes<'a> {
         !mask.is_null(row) && mask.value(row).get(column / 8).is_some_and(|byte| byte & (1 << (column % 8)) != 0)
     }
 
+    /// A column of the live changes, each value from where it was last seen: in this frame, or `before` it with the row
+    /// that the change's origin had. Rows whose value was never seen go to `lacking` and are null.
+    pub(crate) fn gather(
+        &self,
+        column: usize,
+        live: &[usize],
+        before: &dyn Fn(usize) -> Result<Option<ArrayRef>, TransformError>,
+        lacking: &mut Vec<usize>,
+    ) -> Result<ArrayRef, TransformError> {
+        let here = Arc::clone(self.batch.rows.column(column));
+        let nothing = new_null_array(here.data_type(), 1);
+        let mut arrays: Vec<ArrayRef> = vec![here];
+        let mut picks = Vec::with_capacity(live.len());
+        for (row, &change) in live.iter().enumerate() {
+            match self.find(change, column) {
+                Found::Here(image) => picks.push((0, image)),
+                Found::Before(origin) => {
+                    let value = before(origin)?;
+                    if value.is_none() {
+                        lacking.push(row);
+                    }
+                    picks.push((arrays.len(), 0));
+                    arrays.push(value.unwrap_or_else(|| Arc::clone(&nothing)));
+                }
+            }
+        }
+        let views: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
+        Ok(interleave(&views, &picks)?)
+    }
+
     /// Finds the value of a column in the newest image that carries it.
-    pub(crate) fn find(&self, change: usize, column: usize) -> Found {
+    fn find(&self, change: usize, column: usize) -> Found {
         let Change { last, history, origin, .. } = &self.changes[change];
         let newest = std::iter::once(last).chain(history.iter().rev()).find(|&&row| !self.lacks(row, column));
         newest.map_or(Found::Before(*origin), |&row| Found::Here(row))

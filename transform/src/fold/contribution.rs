@@ -1,12 +1,16 @@
 //! What one driving row contributes to an entity, as bytes in state.
 //!
 //! Beside the contribution itself the record keeps the source values that a later change may leave out (PostgreSQL does
-//! not send unchanged TOAST values): only those long enough to be stored out of line, so mostly none.
+//! not send unchanged TOAST values): only those long enough to be stored out of line, so mostly none. Under a mapping with
+//! joins it keeps all columns that the mapping reads, because the row is evaluated again when a joined row changes, and what
+//! the row looked for in each join.
 //!
 //! ```text
-//! flags   u8            1 contributes | 2 held
+//! flags   u8            1 contributes | 2 held | 4 joined
 //! key     varint length + rowcode of the entity's key fields       (when it contributes)
 //! row     varint length + rowcode of the entity's other fields     (when it contributes)
+//! source  varint length + stored row, see stored.rs                (when joined)
+//! looked  varint length + { varint length + rowcode of what it looked for; empty for nothing } per join   (when joined)
 //! carried { u8-length name | varint length + rowcode of the value } ...
 //! ```
 
@@ -21,6 +25,7 @@ use crate::TransformError;
 
 const CONTRIBUTES: u8 = 1;
 const HELD: u8 = 2;
+const JOINED: u8 = 4;
 
 /// PostgreSQL moves a value out of line only when it takes more than a TOAST pointer: MAXALIGN(18) = 24 bytes with its
 /// header (`toast_tuple_find_biggest_attribute`).
@@ -37,22 +42,62 @@ pub(crate) struct Contribution<'a> {
     pub(crate) value: Option<(&'a [u8], &'a [u8])>,
     /// The row as it stands in the source is held; `value` is its last good contribution.
     pub(crate) held: bool,
+    /// The source row and what it looked for, under a mapping with joins.
+    pub(crate) joined: Option<JoinedRow<'a>>,
     /// Source values by column name.
     pub(crate) carried: Vec<(String, Vec<u8>)>,
+}
+
+/// What is kept of a driving row whose mapping joins other tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JoinedRow<'a> {
+    /// The columns that the mapping reads.
+    pub(crate) source: &'a [u8],
+    /// What it looked for in each join, behind one another.
+    looked: &'a [u8],
+}
+
+impl<'a> JoinedRow<'a> {
+    /// `looked` is made of [`put_looked_for`].
+    pub(crate) const fn new(source: &'a [u8], looked: &'a [u8]) -> Self {
+        Self { source, looked }
+    }
+
+    /// What it looked for, by join; without those where it looked for nothing.
+    pub(crate) fn looked(&self) -> impl Iterator<Item = (usize, &'a [u8])> {
+        let mut rest = self.looked;
+        let runs = std::iter::from_fn(move || {
+            let (run, left) = take_run(rest)?;
+            rest = left;
+            Some(run)
+        });
+        runs.enumerate().filter(|(_, values)| !values.is_empty())
+    }
+}
+
+/// Appends what a row looked for in the next join.
+pub(crate) fn put_looked_for(out: &mut Vec<u8>, values: Option<&[u8]>) {
+    put_run(out, values.unwrap_or_default());
 }
 
 impl<'a> Contribution<'a> {
     /// True where there is nothing worth keeping.
     pub(crate) fn is_empty(&self) -> bool {
-        self.value.is_none() && !self.held && self.carried.is_empty()
+        self.value.is_none() && !self.held && self.joined.is_none() && self.carried.is_empty()
     }
 
     /// Appends the record's bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(if self.value.is_some() { CONTRIBUTES } else { 0 } | if self.held { HELD } else { 0 });
+        let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
+        let contributes = flag(CONTRIBUTES, self.value.is_some());
+        out.push(contributes | flag(HELD, self.held) | flag(JOINED, self.joined.is_some()));
         if let Some((key, row)) = &self.value {
             put_run(out, key);
             put_run(out, row);
+        }
+        if let Some(joined) = &self.joined {
+            put_run(out, joined.source);
+            put_run(out, joined.looked);
         }
         for (name, value) in &self.carried {
             put_run(out, name.as_bytes());
@@ -73,12 +118,17 @@ impl<'a> Contribution<'a> {
         } else {
             Some((run().ok_or_else(damaged)?, run().ok_or_else(damaged)?))
         };
+        let joined = if flags & JOINED == 0 {
+            None
+        } else {
+            Some(JoinedRow { source: run().ok_or_else(damaged)?, looked: run().ok_or_else(damaged)? })
+        };
         let mut carried = Vec::new();
         while let Some(name) = run() {
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
             carried.push((name.to_owned(), run().ok_or_else(damaged)?.to_vec()));
         }
-        Ok(Self { value, held: flags & HELD != 0, carried })
+        Ok(Self { value, held: flags & HELD != 0, joined, carried })
     }
 
     /// The carried value of a column as a one-row array; none where it was not kept or no longer has that type.
@@ -177,9 +227,19 @@ mod tests {
         #[test]
         fn a_contribution_reads_back_as_written(
             value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
+            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(),
         ) {
             let borrowed = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
-            let contribution = Contribution { value: borrowed, held, carried };
+            let (mut looked, mut wanted) = (Vec::new(), Vec::new());
+            for (i, values) in joined.iter().flat_map(|(_, looked)| looked).enumerate() {
+                put_looked_for(&mut looked, Some(values));
+                if !values.is_empty() {
+                    wanted.push((i, values.as_slice()));
+                }
+            }
+            let joined = joined.as_ref().map(|(source, _)| JoinedRow::new(source, &looked));
+            prop_assert_eq!(joined.iter().flat_map(JoinedRow::looked).collect::<Vec<_>>(), wanted);
+            let contribution = Contribution { value: borrowed, held, joined, carried };
             let mut bytes = Vec::new();
             contribution.encode(&mut bytes);
             prop_assert_eq!(Contribution::decode(&bytes).expect("own bytes"), contribution);

@@ -3,25 +3,75 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryBuilder, Int64Array, RecordBatch, StringArray, StringBuilder,
+    ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch, StringArray, StringBuilder,
     TimestampMicrosecondArray, UInt8Array, new_null_array,
 };
 use arrow::datatypes::{DataType, TimestampMicrosecondType, UInt32Type};
 use syncline_schemas::delta::{self, DeltaBatch};
 use syncline_schemas::entity::Entity;
-use syncline_schemas::frame::{COMMIT_TS, POS};
+use syncline_schemas::frame::{COMMIT_TS, POS, TableBatch};
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_schemas::rowcode;
 use syncline_schemas::table::instant;
 
-use super::changes::{Changes, column};
+use super::changes::column;
 use crate::TransformError;
 
-/// The source row whose change caused a version: table of the step, row of its batch.
-#[derive(Debug, Clone, Copy)]
+/// The source row whose change caused a version: cause of the step, row of its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lineage {
-    pub(super) table: usize,
+    pub(super) cause: usize,
     pub(super) row: usize,
+}
+
+/// A source row as lineage names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CauseText {
+    pub(super) source: String,
+    pub(super) table: String,
+    pub(super) position: String,
+    /// Microseconds since 1970.
+    pub(super) committed_at: i64,
+    pub(super) captured_at: i64,
+}
+
+/// The time of what no source row caused: it happened when it was done.
+pub(super) const UNTIMED: i64 = 0;
+
+impl CauseText {
+    /// The cause with a time.
+    pub(super) fn timed(mut self, now: i64) -> Self {
+        if self.committed_at == UNTIMED {
+            (self.committed_at, self.captured_at) = (now, now);
+        }
+        self
+    }
+}
+
+/// Rows that cause changes in a step.
+pub(super) enum Cause<'a> {
+    /// Those of one table in the frame at hand.
+    Batch { source: &'a str, table: String, captured_at: i64, batch: &'a TableBatch },
+    /// One of a frame that is gone.
+    Text(CauseText),
+}
+
+impl Cause<'_> {
+    fn text(&self, row: usize) -> Result<CauseText, TransformError> {
+        let (source, table, captured_at, batch) = match self {
+            Self::Text(cause) => return Ok(cause.clone()),
+            Self::Batch { source, table, captured_at, batch } => (*source, table, *captured_at, *batch),
+        };
+        let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
+        let texts = positions.values().as_string::<i32>();
+        Ok(CauseText {
+            source: source.to_owned(),
+            table: table.clone(),
+            position: texts.value(positions.key(row).unwrap_or_default()).to_owned(),
+            committed_at: column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>().value(row),
+            captured_at,
+        })
+    }
 }
 
 /// Changed rows of one entity.
@@ -37,9 +87,14 @@ pub(super) struct Emitted {
 pub(super) struct Origin<'a> {
     pub(super) epoch: u32,
     pub(super) offset: LogOffset,
-    pub(super) source: &'a str,
-    pub(super) captured_at: i64,
-    pub(super) tables: &'a [Changes<'a>],
+    pub(super) causes: Vec<Cause<'a>>,
+}
+
+impl Origin<'_> {
+    /// A row's change as text.
+    pub(super) fn text(&self, lineage: Lineage) -> Result<CauseText, TransformError> {
+        self.causes[lineage.cause].text(lineage.row)
+    }
 }
 
 /// Types of an entity's key fields and of its other fields.
@@ -71,50 +126,81 @@ pub(super) fn delta_batch(
     for row in 0..u32::try_from(len).expect("a step emits fewer rows than u32") {
         versions.append_value(Version::new(origin.epoch, origin.offset, first_row + row).as_bytes())?;
     }
-    let tables: Vec<String> = origin.tables.iter().map(|table| table.batch.table.to_string()).collect();
-    let source_tables: StringArray = lineage.iter().map(|from| Some(tables[from.table].as_str())).collect();
-    let (positions, commits) = trace(&lineage, origin.tables)?;
+    let trace = Trace::new(&lineage, origin)?;
     for (field, column) in entity.fields.iter().zip(&mut fields) {
         if field.stamp {
-            let stamps: TimestampMicrosecondArray =
-                commits.values().iter().zip(&upserts).map(|(&at, &upsert)| upsert.then_some(at)).collect();
+            let commits = trace.commits.iter().zip(&upserts);
+            let stamps: TimestampMicrosecondArray = commits.map(|(&at, &upsert)| upsert.then_some(at)).collect();
             *column = Arc::new(stamps.with_data_type(instant()));
         }
     }
-    let captured = Int64Array::from(vec![origin.captured_at; len]).reinterpret_cast::<TimestampMicrosecondType>();
+    let instants =
+        |times: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(times).with_data_type(instant())) };
+    let Trace { mut sources, mut tables, mut positions, commits, captured } = trace;
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(operations),
         Arc::new(versions.finish()),
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(origin.source, len))),
-        Arc::new(source_tables),
-        Arc::new(positions),
-        Arc::new(commits.with_data_type(instant())),
-        Arc::new(captured.with_data_type(instant())),
+        Arc::new(sources.finish()),
+        Arc::new(tables.finish()),
+        Arc::new(positions.finish()),
+        instants(commits),
+        instants(captured),
     ];
     columns.extend(fields);
     let rows = RecordBatch::try_new(entity.delta_schema(), columns)?;
     Ok(DeltaBatch { entity: entity.name.clone(), rows })
 }
 
-/// Commit position and commit time of the rows that caused the deltas.
-fn trace(
-    lineage: &[Lineage],
-    tables: &[Changes<'_>],
-) -> Result<(StringArray, TimestampMicrosecondArray), TransformError> {
-    let columns = tables
-        .iter()
-        .map(|table| {
-            let dictionary = column(table.batch, POS)?.as_dictionary::<UInt32Type>();
-            let commits = column(table.batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
-            Ok((dictionary, dictionary.values().as_string::<i32>(), commits))
-        })
-        .collect::<Result<Vec<_>, TransformError>>()?;
-    let mut positions = StringBuilder::new();
-    let mut commits = Vec::with_capacity(lineage.len());
-    for from in lineage {
-        let (dictionary, texts, times) = &columns[from.table];
-        positions.append_value(texts.value(dictionary.key(from.row).unwrap_or_default()));
-        commits.push(times.value(from.row));
+/// Lineage as columns.
+#[derive(Default)]
+struct Trace {
+    sources: StringBuilder,
+    tables: StringBuilder,
+    positions: StringBuilder,
+    commits: Vec<i64>,
+    captured: Vec<i64>,
+}
+
+impl Trace {
+    fn new(lineage: &[Lineage], origin: &Origin<'_>) -> Result<Self, TransformError> {
+        let causes = origin.causes.iter().map(Rows::new).collect::<Result<Vec<_>, _>>()?;
+        let mut trace = Self::default();
+        for from in lineage {
+            let (position, committed_at) = match &causes[from.cause] {
+                Rows::Batch { positions, texts, commits } => {
+                    (texts.value(positions.key(from.row).unwrap_or_default()), commits.value(from.row))
+                }
+                Rows::One(cause) => (cause.position.as_str(), cause.committed_at),
+            };
+            let (source, table, captured_at) = match &origin.causes[from.cause] {
+                Cause::Batch { source, table, captured_at, .. } => (*source, table.as_str(), *captured_at),
+                Cause::Text(cause) => (cause.source.as_str(), cause.table.as_str(), cause.captured_at),
+            };
+            trace.sources.append_value(source);
+            trace.tables.append_value(table);
+            trace.positions.append_value(position);
+            trace.commits.push(committed_at);
+            trace.captured.push(captured_at);
+        }
+        Ok(trace)
     }
-    Ok((positions.finish(), TimestampMicrosecondArray::from(commits)))
+}
+
+/// The meta columns of a cause, looked up once.
+enum Rows<'a> {
+    Batch { positions: &'a DictionaryArray<UInt32Type>, texts: &'a StringArray, commits: &'a TimestampMicrosecondArray },
+    One(&'a CauseText),
+}
+
+impl<'a> Rows<'a> {
+    fn new(cause: &'a Cause<'a>) -> Result<Self, TransformError> {
+        let batch = match cause {
+            Cause::Text(cause) => return Ok(Self::One(cause)),
+            Cause::Batch { batch, .. } => batch,
+        };
+        let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
+        let texts = positions.values().as_string::<i32>();
+        let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
+        Ok(Self::Batch { positions, texts, commits })
+    }
 }

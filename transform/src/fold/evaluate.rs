@@ -1,21 +1,31 @@
 //! A compiled mapping over a batch of driving rows: whole columns at a time, faults row by row.
 //!
+//! ```text
+//! prefilter -> joins, one after the other -> filter -> fields -> derived fields, rules
+//! ```
+//!
 //! DataFusion fails a whole batch for one bad value. The batch is then halved until the bad rows stand alone: two
 //! evaluations per halving for each bad row, nothing for good batches.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
+};
 use arrow::compute::{filter_record_batch, take};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
 use syncline_schemas::entity::Entity;
 
+use super::join::{Joins, Wanted};
 use super::logic::Logic;
+use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::coerce::to_field;
 use crate::mapping::compile::{Compiled, FieldSource};
+use crate::mapping::edge::Edge;
+use crate::mapping::sql::JoinKind;
 
 /// The result for the rows of a batch; rows that the filter excludes are in neither list.
 pub(crate) struct Evaluated {
@@ -25,28 +35,53 @@ pub(crate) struct Evaluated {
     pub(crate) fields: Vec<ArrayRef>,
     /// Input rows that cannot be delivered.
     pub(crate) faults: Vec<(u32, RowFault)>,
+    /// Input rows that the prefilter let through to the joins.
+    pub(crate) joined: Vec<bool>,
+    /// What they looked for, by join.
+    pub(crate) looked: Vec<LookedFor>,
 }
 
-/// Evaluates filter, fields, derived fields and rules.
-pub(crate) fn evaluate(
+impl Evaluated {
+    /// Rows of which nothing can be said yet.
+    pub(super) fn nothing(entity: &Entity, inputs: usize) -> Self {
+        let fields = entity.fields.iter().map(|field| new_null_array(&field.field_type.arrow(), 0)).collect();
+        Self { rows: Vec::new(), fields, faults: Vec::new(), joined: vec![true; inputs], looked: Vec::new() }
+    }
+}
+
+/// What the rows of a batch looked for in one join.
+pub(crate) struct LookedFor {
+    wanted: Wanted,
+    /// By input row: its place in `wanted`.
+    places: Vec<Option<u32>>,
+}
+
+impl LookedFor {
+    /// The values that an input row looked for; none where it did not come so far or a value was null.
+    pub(super) fn values(&self, input: usize) -> Option<&[u8]> {
+        self.wanted.of(self.places[input]? as usize)
+    }
+}
+
+/// Evaluates filter, joins, fields, derived fields and rules.
+pub(super) fn evaluate(
     compiled: &Compiled,
     entity: &Entity,
     logic: &Logic,
     batch: &RecordBatch,
-) -> Result<Evaluated, arrow::error::ArrowError> {
+    joins: &Joins<'_>,
+) -> Result<Evaluated, TransformError> {
     let mut faults: Vec<(u32, RowFault)> = Vec::new();
     let all: Vec<u32> = (0..u32::try_from(batch.num_rows()).expect("a batch has fewer rows than u32")).collect();
     let mut stage = Stage { rows: all, batch: batch.clone() };
-    if let Some(filter) = &compiled.filter {
-        let kept = match run(filter, &stage.batch) {
-            Ok(kept) => kept,
-            Err(_) => {
-                stage.drop_failing(filter, "WHERE", &mut faults)?;
-                run(filter, &stage.batch).map_err(|error| internal(&error))?
-            }
-        };
-        stage.keep(kept.as_boolean())?;
+    stage.filter(compiled.prefilter.as_ref(), &mut faults)?;
+    let mut joined = vec![false; batch.num_rows()];
+    stage.rows.iter().for_each(|&row| joined[row as usize] = true);
+    let mut looked = Vec::with_capacity(compiled.edges.len());
+    for (join, edge) in compiled.edges.iter().enumerate() {
+        looked.push(stage.join(join, edge, joins, batch.num_rows(), &mut faults)?);
     }
+    stage.filter(compiled.filter.as_ref(), &mut faults)?;
     let (mut fields, field_faults) = match stage.fields(compiled, entity) {
         Ok(fields) => fields,
         Err(_) => {
@@ -61,7 +96,7 @@ pub(crate) fn evaluate(
     let mut bad: Vec<(usize, RowFault)> = field_faults;
     bad.extend(logic.apply(entity, &mut fields)?);
     let fields = stage.drop_faulty(fields, bad, &mut faults)?;
-    Ok(Evaluated { rows: stage.rows, fields, faults })
+    Ok(Evaluated { rows: stage.rows, fields, faults, joined, looked })
 }
 
 /// Faults by row of the batch at hand.
@@ -80,6 +115,73 @@ impl Stage {
         }
         self.batch = filter_record_batch(&self.batch, mask)?;
         self.rows = self.rows.iter().zip(mask).filter(|(_, keep)| *keep == Some(true)).map(|(row, _)| *row).collect();
+        Ok(())
+    }
+
+    /// Keeps the rows for which a condition is true.
+    fn filter(
+        &mut self,
+        condition: Option<&Arc<dyn PhysicalExpr>>,
+        faults: &mut Vec<(u32, RowFault)>,
+    ) -> Result<(), arrow::error::ArrowError> {
+        let Some(condition) = condition else { return Ok(()) };
+        let kept = self.run_or_drop(condition, "WHERE", faults)?;
+        self.keep(kept.as_boolean())
+    }
+
+    /// An expression over the rows in play; those on which it fails are taken out.
+    fn run_or_drop(
+        &mut self,
+        expr: &Arc<dyn PhysicalExpr>,
+        what: &str,
+        faults: &mut Vec<(u32, RowFault)>,
+    ) -> Result<ArrayRef, arrow::error::ArrowError> {
+        if let Ok(values) = run(expr, &self.batch) {
+            return Ok(values);
+        }
+        self.drop_failing(expr, what, faults)?;
+        run(expr, &self.batch).map_err(|error| internal(&error))
+    }
+
+    /// Adds the columns of a joined table; rows without a match go where the join is an inner one.
+    fn join(
+        &mut self,
+        join: usize,
+        edge: &Edge,
+        joins: &Joins<'_>,
+        inputs: usize,
+        faults: &mut Vec<(u32, RowFault)>,
+    ) -> Result<LookedFor, TransformError> {
+        for expr in &edge.wanted {
+            self.run_or_drop(expr, "ON", faults)?;
+        }
+        let values: Vec<ArrayRef> = edge
+            .wanted
+            .iter()
+            .map(|expr| run(expr, &self.batch).map_err(|error| internal(&error)))
+            .collect::<Result<_, _>>()?;
+        let wanted = Wanted::new(&values, edge)?;
+        let mut places = vec![None; inputs];
+        for (place, &row) in self.rows.iter().enumerate() {
+            places[row as usize] = Some(u32::try_from(place).expect("a batch has fewer rows than u32"));
+        }
+        let found = joins.look_up(join, edge, &wanted)?;
+        self.widen(edge, found.columns)?;
+        let mut mask = if edge.kind == JoinKind::Inner { found.found } else { vec![true; self.rows.len()] };
+        for (row, fault) in found.faults {
+            mask[row] = false;
+            faults.push((self.rows[row], fault));
+        }
+        self.keep(&BooleanArray::from(mask))?;
+        Ok(LookedFor { wanted, places })
+    }
+
+    fn widen(&mut self, edge: &Edge, added: Vec<ArrayRef>) -> Result<(), arrow::error::ArrowError> {
+        let schema = self.batch.schema();
+        let fields: Vec<_> = schema.fields().iter().chain(edge.adds.fields()).cloned().collect();
+        let columns = self.batch.columns().iter().cloned().chain(added).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
+        self.batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
         Ok(())
     }
 

@@ -1,74 +1,129 @@
-//! Which mappings there are, by what number state knows them, and their compiled forms.
+//! Which mappings there are, which tables play their roles, and their compiled forms.
 //!
 //! State holds what mappings made of rows, so it is only good for the very mappings that made it. Their fingerprints are
 //! kept beside it; a daemon that is started with others stops before it mixes two truths.
+//!
+//! Tables become known one by one, as the log shows their shapes. A mapping is compiled when all its tables are; until then
+//! its rows are kept and contribute nothing.
 
 use std::collections::HashMap;
 
 use syncline_schemas::entity;
-use syncline_schemas::ident::{LogOffset, TableId};
-use syncline_schemas::table::TableSchema;
+use syncline_schemas::frame::TableBatch;
+use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::table::{Column, TableSchema};
 
 use super::Writes;
+use super::catalog::{self, Table};
 use super::logic::Logic;
+use super::stored::Layouts;
+use super::tables::{Tables, alike};
+use super::tasks::{self, What};
 use crate::TransformError;
 use crate::mapping::Mapping;
-use crate::mapping::compile::Compiled;
-use crate::state::{Cursor, Space, State};
+use crate::mapping::compile::{Compiled, Inputs};
+use crate::state::{Cursor, State};
 
-const MAPPING: &str = "mapping/";
-const ENTITY: &str = "entity/";
-const TABLE: &str = "table/";
-
-struct Member {
-    mapping: Mapping,
-    id: u32,
-    entity: usize,
-    /// The one table whose rows it has seen; a second of the same name would mix with it key by key.
-    table: Option<TableId>,
-    /// The newest shape of the driving table and the mapping compiled for it.
-    compiled: Option<(u32, Compiled)>,
+/// What a mapping reads of its driving table: known before the tables that it joins are.
+#[derive(Debug)]
+pub(super) struct Driving {
+    pub(super) inputs: Inputs,
+    /// Those inputs that the log may leave out of a change, with their place among the inputs.
+    carried: Vec<(usize, Column)>,
+    /// How its rows are kept; none where the mapping joins nothing and they need not be.
+    pub(super) layout: Option<u32>,
 }
 
-/// The mappings of a daemon.
+impl Driving {
+    pub(super) fn carried(&self) -> impl Iterator<Item = (usize, &Column)> {
+        self.carried.iter().map(|(at, column)| (*at, column))
+    }
+}
+
+/// A mapping at work.
+pub(super) struct Member {
+    pub(super) mapping: Mapping,
+    pub(super) id: u32,
+    pub(super) entity: usize,
+    /// The table of each role, where it is known: the driving table, then the joined ones. A second table of the same name
+    /// would mix with it key by key.
+    roles: Vec<Option<Table>>,
+    pub(super) driving: Option<Driving>,
+    compiled: Option<Compiled>,
+    /// Its rows have been evaluated since all its tables are known.
+    ready: bool,
+}
+
+impl Member {
+    pub(super) fn is_driven_by(&self, table: &Table) -> bool {
+        self.roles[0].as_ref() == Some(table)
+    }
+
+    pub(super) fn joins(&self) -> bool {
+        self.roles.len() > 1
+    }
+
+    /// The tables that it joins and its compiled form, once all of them are known.
+    pub(super) fn compiled(&self) -> Option<(&Compiled, impl Iterator<Item = &Table>)> {
+        Some((self.compiled.as_ref()?, self.roles[1..].iter().flatten()))
+    }
+
+    /// The joins in which a table takes part.
+    pub(super) fn joins_of(&self, table: &Table) -> impl Iterator<Item = usize> {
+        let plays = move |role: &Option<Table>| role.as_ref() == Some(table);
+        self.roles[1..].iter().enumerate().filter(move |(_, role)| plays(role)).map(|(join, _)| join)
+    }
+}
+
+/// The mappings of a daemon and the tables they read.
 pub(super) struct Roster {
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     entity_ids: Vec<u32>,
     logic: Vec<Logic>,
+    shapes: HashMap<Table, TableSchema>,
+    pub(super) tables: Tables,
+    pub(super) layouts: Layouts,
     registrations: Writes,
+    /// True where the registrations hold tasks.
+    calls: bool,
 }
 
 impl Roster {
     pub(super) fn open(mut mappings: Vec<Mapping>, cursor: Cursor, state: &dyn State) -> Result<Self, TransformError> {
         mappings.sort_by(|left, right| left.name.cmp(&right.name));
-        let mut registrations = Writes::new();
-        let known = known_mappings(state)?;
-        let started = cursor.folded > LogOffset::START || cursor.step > 0;
-        if started {
+        let known = catalog::known_mappings(state)?;
+        if cursor.folded > LogOffset::START || cursor.step > 0 {
             refuse_changes(&mappings, &known)?;
         }
+        let mut registrations = Writes::new();
         let mut next = known.values().map(|(id, _)| id + 1).max().unwrap_or(1);
         let mut members = Vec::new();
         for mapping in mappings {
-            let id = known.get(&mapping.name).map_or_else(
-                || {
-                    next += 1;
-                    next - 1
-                },
-                |(id, _)| *id,
-            );
-            let value = [&id.to_be_bytes()[..], &mapping.fingerprint.to_be_bytes()[..]].concat();
-            registrations.push((Space::Catalog, format!("{MAPPING}{}", mapping.name).into_bytes(), Some(value)));
-            let entity = entity::all()
-                .iter()
-                .position(|entity| entity.name == mapping.entity.name)
-                .expect("a mapping's entity is one of all entities");
-            let table = known_table(state, &mapping.name)?;
-            members.push(Member { mapping, id, entity, table, compiled: None });
+            let id = known.get(&mapping.name).map_or(next, |(id, _)| *id);
+            next = next.max(id + 1);
+            // Only what is new: after a crash the same steps must follow.
+            if known.get(&mapping.name) != Some(&(id, mapping.fingerprint)) {
+                catalog::register_mapping(&mapping.name, id, mapping.fingerprint, &mut registrations);
+            }
+            members.push(member(mapping, id, state)?);
         }
-        let entity_ids = entity_ids(state, &mut registrations)?;
+        let mut numbers = catalog::entity_numbers(state)?;
+        let entity_ids = entity::all().iter().map(|entity| numbers.of(&entity.name, &mut registrations).0).collect();
         let logic = entity::all().iter().map(Logic::new).collect::<Result<_, _>>()?;
-        Ok(Self { members, entity_ids, logic, registrations })
+        let mut roster = Self {
+            members,
+            entity_ids,
+            logic,
+            shapes: HashMap::new(),
+            tables: Tables::open(state)?,
+            layouts: Layouts::open(state)?,
+            registrations,
+            calls: false,
+        };
+        let shapes = catalog::known_shapes(state)?;
+        shapes.values().try_for_each(|shape| roster.take_up(shape))?;
+        shapes.keys().try_for_each(|table| roster.compile_all(table))?;
+        Ok(roster)
     }
 
     /// What must be written with the next step.
@@ -76,9 +131,20 @@ impl Roster {
         &self.registrations
     }
 
-    /// They have been written.
-    pub(super) fn registered(&mut self) {
+    /// They have been written; true where tasks were among them.
+    pub(super) fn registered(&mut self) -> bool {
         self.registrations.clear();
+        std::mem::take(&mut self.calls)
+    }
+
+    /// True where tasks are to be written with the next step.
+    pub(super) const fn calls(&self) -> bool {
+        self.calls
+    }
+
+    /// True where any mapping joins a table.
+    pub(super) fn joins(&self) -> bool {
+        self.members.iter().any(Member::joins)
     }
 
     pub(super) fn logic(&self, entity: usize) -> &Logic {
@@ -89,82 +155,160 @@ impl Roster {
         self.entity_ids[entity].to_be_bytes()
     }
 
-    /// Entity and state number of a mapping.
-    pub(super) fn identity(&self, member: usize) -> (usize, u32) {
-        (self.members[member].entity, self.members[member].id)
+    /// The member with a state number.
+    pub(super) fn member(&self, id: u32) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
     }
 
-    /// Checks every mapping that a new shape of a table drives.
-    pub(super) fn check(&mut self, schema: &TableSchema) -> Result<(), TransformError> {
-        for member in self.members.iter_mut().filter(|member| drives(member, schema)) {
-            bind(member, &schema.table, &mut self.registrations)?;
-            member.mapping.check(schema)?;
+    /// Looks at the shape that a batch needs; gives its key columns where some mapping reads the table.
+    pub(super) fn observe(
+        &mut self,
+        source: &SourceId,
+        batch: &TableBatch,
+    ) -> Result<Option<Vec<usize>>, TransformError> {
+        let table = (source.clone(), batch.table.clone());
+        if self.shapes.get(&table).is_none_or(|known| known.version != batch.schema_version) {
+            self.observe_shape(&super::shape(source, batch))?;
+        }
+        // A mapping that did not fit does not fit the next time either.
+        self.compile_all(&table)?;
+        Ok(self.shapes.get(&table).map(TableSchema::key_indexes))
+    }
+
+    /// Looks at a new shape of a table: every mapping that reads it is checked against it.
+    pub(super) fn observe_shape(&mut self, shape: &TableSchema) -> Result<(), TransformError> {
+        let table = (shape.source.clone(), shape.table.clone());
+        if self.shapes.get(&table) == Some(shape) {
+            return self.compile_all(&table);
+        }
+        if !self.members.iter().any(|member| member.mapping.reads(&shape.source, &shape.table)) {
+            return Ok(());
+        }
+        if let Some(known) = self.shapes.get(&table) {
+            refuse_other_key(known, shape)?;
+        }
+        self.take_up(shape)?;
+        catalog::register_shape(shape, &mut self.registrations)?;
+        self.compile_all(&table)
+    }
+
+    /// Gives a table its roles and its place among the joined ones.
+    fn take_up(&mut self, shape: &TableSchema) -> Result<(), TransformError> {
+        let table: Table = (shape.source.clone(), shape.table.clone());
+        for member in self.members.iter_mut() {
+            bind(member, &table, &mut self.registrations)?;
+        }
+        self.shapes.insert(table.clone(), shape.clone());
+        for member in self.members.iter_mut().filter(|member| member.roles.iter().flatten().any(|role| *role == table))
+        {
+            member.compiled = None;
+            if member.is_driven_by(&table) {
+                member.driving = Some(driving(member, shape, &mut self.layouts, &mut self.registrations)?);
+            }
+        }
+        let reads: Vec<(&Mapping, usize)> = self
+            .members
+            .iter()
+            .flat_map(|member| member.joins_of(&table).map(|join| (&member.mapping, join)))
+            .collect();
+        if !reads.is_empty() {
+            self.tables.keep(shape, &reads, &mut self.layouts, &mut self.registrations)?;
         }
         Ok(())
     }
 
-    /// The mappings that a table drives, compiled for its shape.
-    pub(super) fn mappings_of(&mut self, schema: &TableSchema) -> Result<Vec<usize>, TransformError> {
-        let mut driven = Vec::new();
-        for (index, member) in self.members.iter_mut().enumerate().filter(|(_, member)| drives(member, schema)) {
-            bind(member, &schema.table, &mut self.registrations)?;
-            if !matches!(member.compiled, Some((version, _)) if version == schema.version) {
-                member.compiled = Some((schema.version, Compiled::new(&member.mapping, schema)?));
+    /// Compiles what reads a table and is not compiled, where all its tables are known.
+    fn compile_all(&mut self, table: &Table) -> Result<(), TransformError> {
+        for member in self.members.iter_mut().filter(|member| member.compiled.is_none()) {
+            if !member.roles.iter().flatten().any(|role| role == table) {
+                continue;
             }
-            driven.push(index);
+            let shapes: Option<Vec<&TableSchema>> =
+                member.roles.iter().map(|role| self.shapes.get(role.as_ref()?)).collect();
+            let Some(shapes) = shapes else { continue };
+            let compiled = Compiled::new(&member.mapping, shapes[0], &shapes[1..])?;
+            for (edge, shape) in compiled.edges.iter().zip(&shapes[1..]).filter(|(edge, _)| !edge.by_key) {
+                let joined = (shape.source.clone(), shape.table.clone());
+                if let Some((table, index)) = self.tables.index(&joined, &edge.on, &mut self.registrations)? {
+                    tasks::put_call(What::Fill { table, index }, &joined, &mut self.registrations);
+                    self.calls = true;
+                }
+            }
+            if !member.ready {
+                member.ready = true;
+                catalog::register_ready(&member.mapping.name, &mut self.registrations);
+                if member.joins() {
+                    tasks::put_call(What::All { mapping: member.id }, table, &mut self.registrations);
+                    self.calls = true;
+                }
+            }
+            member.compiled = Some(compiled);
         }
-        Ok(driven)
-    }
-
-    /// Entity, state number and compiled form of a mapping that [`Roster::mappings_of`] gave.
-    pub(super) fn compiled(&self, member: usize) -> (usize, u32, &Compiled) {
-        let Member { compiled, entity, id, .. } = &self.members[member];
-        let (_, compiled) = compiled.as_ref().expect("mappings_of compiles what it gives");
-        (*entity, *id, compiled)
+        Ok(())
     }
 }
 
-/// Ties a mapping to the first table that drives it.
-fn bind(member: &mut Member, table: &TableId, registrations: &mut Writes) -> Result<(), TransformError> {
-    match &member.table {
-        Some(bound) if bound == table => Ok(()),
-        Some(bound) => Err(member.mapping.table_ambiguous(bound, table).into()),
-        None => {
-            let value = format!("{}\0{}", table.schema, table.name).into_bytes();
-            registrations.push((Space::Catalog, table_key(&member.mapping.name), Some(value)));
-            member.table = Some(table.clone());
-            Ok(())
+fn member(mapping: Mapping, id: u32, state: &dyn State) -> Result<Member, TransformError> {
+    let entity = entity::all()
+        .iter()
+        .position(|entity| entity.name == mapping.entity.name)
+        .expect("a mapping's entity is one of all entities");
+    let roles = (0..mapping.roles().count())
+        .map(|role| catalog::known_role(state, &mapping.name, role))
+        .collect::<Result<_, _>>()?;
+    let ready = catalog::is_ready(state, &mapping.name)?;
+    Ok(Member { mapping, id, entity, roles, driving: None, compiled: None, ready })
+}
+
+/// Ties the roles of a mapping to the first table that answers to their names.
+fn bind(member: &mut Member, table: &Table, registrations: &mut Writes) -> Result<(), TransformError> {
+    for (number, role) in member.mapping.roles().enumerate() {
+        if !role.means(&member.mapping.source, &table.0, &table.1) {
+            continue;
+        }
+        match &member.roles[number] {
+            Some(bound) if bound == table => {}
+            Some(bound) => return Err(member.mapping.table_ambiguous(role, &bound.1, &table.1).into()),
+            None => {
+                catalog::register_role(&member.mapping.name, number, table, registrations);
+                member.roles[number] = Some(table.clone());
+            }
         }
     }
+    Ok(())
 }
 
-fn table_key(mapping: &str) -> Vec<u8> {
-    format!("{TABLE}{mapping}").into_bytes()
+fn driving(
+    member: &Member,
+    shape: &TableSchema,
+    layouts: &mut Layouts,
+    registrations: &mut Writes,
+) -> Result<Driving, TransformError> {
+    let inputs = Inputs::new(&member.mapping, &member.mapping.query.alias, shape);
+    let carried = inputs.columns.iter().enumerate().map(|(at, &index)| (at, shape.columns[index].clone()));
+    let carried = carried.filter(|(_, column)| column.can_be_absent).collect();
+    let layout = if member.joins() { Some(layouts.id_of(&inputs.schema, registrations)?) } else { None };
+    Ok(Driving { inputs, carried, layout })
 }
 
-fn known_table(state: &dyn State, mapping: &str) -> Result<Option<TableId>, TransformError> {
-    let Some(value) = state.get(Space::Catalog, &table_key(mapping))? else { return Ok(None) };
-    let text = std::str::from_utf8(&value).ok().and_then(|text| text.split_once('\0'));
-    let damaged = || TransformError::State("the catalogue of driving tables does not decode".to_owned());
-    text.map(|(schema, name)| Some(TableId::new(schema, name))).ok_or_else(damaged)
-}
-
-fn drives(member: &Member, schema: &TableSchema) -> bool {
-    member.mapping.source == schema.source && member.mapping.drives(&schema.table)
-}
-
-/// Mappings by name: state number and fingerprint.
-fn known_mappings(state: &dyn State) -> Result<HashMap<String, (u32, u64)>, TransformError> {
-    let damaged = || TransformError::State("the catalogue of mappings does not decode".to_owned());
-    let mut known = HashMap::new();
-    for (key, value) in state.scan(Space::Catalog, MAPPING.as_bytes(), usize::MAX)? {
-        let name = String::from_utf8(key[MAPPING.len()..].to_vec()).map_err(|_| damaged())?;
-        let (id, fingerprint) = value.split_at_checked(4).ok_or_else(damaged)?;
-        let id = u32::from_be_bytes(id.try_into().map_err(|_| damaged())?);
-        let fingerprint = u64::from_be_bytes(fingerprint.try_into().map_err(|_| damaged())?);
-        known.insert(name, (id, fingerprint));
+/// State finds rows by their key, so another key would make every row a second one.
+fn refuse_other_key(known: &TableSchema, shape: &TableSchema) -> Result<(), TransformError> {
+    fn key(shape: &TableSchema) -> Vec<&Column> {
+        shape.key_indexes().into_iter().map(|i| &shape.columns[i]).collect()
     }
-    Ok(known)
+    fn names(key: &[&Column]) -> String {
+        key.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+    let (was, is) = (key(known), key(shape));
+    let same = |(one, other): (&&Column, &&Column)| one.name == other.name && alike(&one.data_type, &other.data_type);
+    if was.len() == is.len() && was.iter().zip(&is).all(same) {
+        return Ok(());
+    }
+    let reason = if names(&was) == names(&is) { "has another type" } else { "is another one" };
+    Err(TransformError::KeyChanged {
+        table: format!("{}.{}", shape.source, shape.table),
+        reason: format!("its key ({}) {reason} now ({})", names(&was), names(&is)),
+    })
 }
 
 fn refuse_changes(mappings: &[Mapping], known: &HashMap<String, (u32, u64)>) -> Result<(), TransformError> {
@@ -185,26 +329,4 @@ fn refuse_changes(mappings: &[Mapping], known: &HashMap<String, (u32, u64)>) -> 
     removed.map_or(Ok(()), |name| {
         Err(TransformError::MappingsChanged { mapping: name.clone(), reason: format!("was removed: {REMEDY}") })
     })
-}
-
-/// Numbers of entities in state, given once and kept.
-fn entity_ids(state: &dyn State, registrations: &mut Writes) -> Result<Vec<u32>, TransformError> {
-    let damaged = || TransformError::State("the catalogue of entities does not decode".to_owned());
-    let known: HashMap<Vec<u8>, u32> = state
-        .scan(Space::Catalog, ENTITY.as_bytes(), usize::MAX)?
-        .into_iter()
-        .map(|(key, id)| Ok((key, u32::from_be_bytes(id.as_slice().try_into().map_err(|_| damaged())?))))
-        .collect::<Result<_, TransformError>>()?;
-    let mut next = known.values().max().map_or(1, |id| id + 1);
-    let mut ids = Vec::new();
-    for entity in entity::all() {
-        let key = format!("{ENTITY}{}", entity.name).into_bytes();
-        let id = known.get(&key).copied().unwrap_or_else(|| {
-            registrations.push((Space::Catalog, key, Some(next.to_be_bytes().to_vec())));
-            next += 1;
-            next - 1
-        });
-        ids.push(id);
-    }
-    Ok(ids)
 }

@@ -1,19 +1,24 @@
-//! A mapping resolved against one version of its table: physical expressions over just the columns that they read.
+//! A mapping resolved against one version of each of its tables: physical expressions over just the columns they read.
+//!
+//! ```text
+//! driving columns -> prefilter -> join 1 -> .. -> join n -> filter -> fields
+//! ```
+//!
+//! The part of WHERE that reads the driving table alone runs before the joins: what it excludes is never looked up.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion_common::DFSchema;
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
-use datafusion_sql::sqlparser::ast::Spanned;
+use datafusion_sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
 use datafusion_sql::sqlparser::tokenizer::Location;
 use syncline_schemas::entity::{Entity, Field, Kind, Merge};
-use syncline_schemas::table::TableSchema;
+use syncline_schemas::table::{Column, TableSchema};
 
 use super::coerce::{self, RowFault};
-use super::expression::{self, Refused, Resolved};
+use super::edge::{self, Edge};
+use super::expression::{Bound, Refused, Scope};
 use super::{Mapping, sql};
 use crate::error::MappingFault;
 
@@ -30,89 +35,138 @@ pub(crate) enum FieldSource {
     Computed,
 }
 
-/// A mapping that can run on batches of one version of its table.
+/// What a mapping reads of one of its tables: a matter of its text and that table alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inputs {
+    /// Columns by index, ascending.
+    pub(crate) columns: Vec<usize>,
+    /// The shape of a batch of them, without metadata, which expressions do not look at.
+    pub(crate) schema: SchemaRef,
+}
+
+impl Inputs {
+    /// The columns of `table` that the mapping can mean where it calls the table `alias`.
+    pub(crate) fn new(mapping: &Mapping, alias: &str, table: &TableSchema) -> Self {
+        let read = |name: &str| mapping.query.reads(alias, name);
+        let columns: Vec<usize> = (0..table.columns.len()).filter(|&i| read(&table.columns[i].name)).collect();
+        let field = |&i: &usize| ArrowField::new(&table.columns[i].name, table.columns[i].data_type.clone(), true);
+        let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+        Self { columns, schema }
+    }
+}
+
+/// A mapping that can run on batches of one version of its tables.
 #[derive(Debug)]
 pub(crate) struct Compiled {
-    /// Columns of the table that it reads, by index, ascending.
-    pub(crate) inputs: Vec<usize>,
-    /// Those of `inputs` that the log may leave out of a change.
-    pub(crate) carried: Vec<usize>,
-    /// The shape of the evaluated batch: `inputs` alone.
-    pub(crate) input_schema: SchemaRef,
+    /// What WHERE says of the driving table alone.
+    pub(crate) prefilter: Option<Arc<dyn PhysicalExpr>>,
+    pub(crate) edges: Vec<Edge>,
+    /// The rest of WHERE.
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
     /// One per field of the entity.
     pub(crate) fields: Vec<FieldSource>,
 }
 
 impl Compiled {
-    pub(crate) fn new(mapping: &Mapping, table: &TableSchema) -> Result<Self, MappingFault> {
-        let columns = table.columns_schema();
+    /// `joined` are the shapes of the joined tables, in the order of the joins.
+    pub(crate) fn new(mapping: &Mapping, table: &TableSchema, joined: &[&TableSchema]) -> Result<Self, MappingFault> {
+        let roles = mapping.roles().zip(std::iter::once(&table).chain(joined));
+        if let Some((role, keyless)) = roles.into_iter().find(|(_, table)| table.key_indexes().is_empty()) {
+            let reason = format!("{} has no key to tell its rows apart; give it a PRIMARY KEY", keyless.table);
+            return Err(MappingFault { place: role.place(&mapping.file), reason });
+        }
+        let start = Location { line: 1, column: 1 };
         let fault = |refused: Refused, at: Location| MappingFault {
             place: sql::place(&mapping.file, refused.at.unwrap_or(at)),
             reason: refused.reason,
         };
-        let start = Location { line: 1, column: 1 };
-        if table.key_indexes().is_empty() {
-            let reason = format!("{} has no key to tell its rows apart; give it a PRIMARY KEY", table.table);
-            return Err(MappingFault { place: mapping.query.table.place(&mapping.file), reason });
+        let inputs = Inputs::new(mapping, &mapping.query.alias, table);
+        let driving =
+            Scope::new(&mapping.query.alias, &inputs.schema, &plain(table)).map_err(|refused| fault(refused, start))?;
+        let (mut scope, mut edges) = (driving.clone(), Vec::new());
+        for (join, joined) in mapping.query.joins.iter().zip(joined) {
+            let (edge, wider) =
+                edge::bind(mapping, join, joined, &scope).map_err(|(refused, at)| fault(refused, at))?;
+            edges.push(edge);
+            scope = wider;
         }
-        let filter_at = mapping.query.filter.as_ref().map_or(start, |filter| filter.span().start);
-        let scope = expression::qualified(&mapping.query.alias, &columns).map_err(|refused| fault(refused, start))?;
-        let filter = match &mapping.query.filter {
-            Some(filter) => Some(Resolved::new(filter.clone(), &scope).map_err(|refused| fault(refused, filter_at))?),
-            None => None,
+        let (before, after) = split(mapping, &driving, !edges.is_empty());
+        let filter = |condition: Option<Expr>, scope: &Scope| {
+            let Some(condition) = condition else { return Ok(None) };
+            let at = condition.span().start;
+            condition_over(condition, scope).map(Some).map_err(|refused| fault(refused, at))
         };
-        let mut outputs: Vec<Option<(Resolved, Location)>> = vec![None; mapping.entity.fields.len()];
-        for output in &mapping.query.outputs {
-            let index = target(mapping.entity, &output.field, &outputs)
-                .map_err(|reason| fault(Refused { reason, at: None }, output.at))?;
-            let resolved = Resolved::new(output.expr.clone(), &scope).map_err(|refused| fault(refused, output.at))?;
-            outputs[index] = Some((resolved, output.at));
-        }
-        let used: BTreeSet<usize> = outputs
-            .iter()
-            .flatten()
-            .map(|(resolved, _)| resolved)
-            .chain(&filter)
-            .flat_map(Resolved::columns)
-            .filter_map(|name| columns.index_of(name).ok())
-            .collect();
-        let inputs: Vec<usize> = used.into_iter().collect();
-        let input_schema = Arc::new(
-            columns.project(&inputs).map_err(|error| fault(Refused { reason: error.to_string(), at: None }, start))?,
-        );
-        let scope = expression::qualified(&mapping.query.alias, &plain(&input_schema))
-            .map_err(|refused| fault(refused, start))?;
-        let fields = mapping
-            .entity
-            .fields
-            .iter()
-            .zip(outputs)
-            .map(|(field, output)| match output {
-                Some((resolved, at)) => bind(&resolved, &scope, field).map_err(|refused| fault(refused, at)),
-                None => unmapped(mapping.entity, field).map_err(|reason| fault(Refused { reason, at: None }, start)),
-            })
-            .collect::<Result<_, _>>()?;
-        let filter =
-            filter.map(|filter| filter.bind(&scope)).transpose().map_err(|refused| fault(refused, filter_at))?;
-        if let Some(filter) = &filter {
-            let data_type = filter.data_type(&input_schema).unwrap_or(DataType::Null);
-            if data_type != DataType::Boolean {
-                let reason = format!("WHERE gives {data_type}, not true or false");
-                return Err(fault(Refused { reason, at: None }, filter_at));
-            }
-        }
-        let carried = inputs.iter().copied().filter(|&index| table.columns[index].can_be_absent).collect();
-        Ok(Self { inputs, carried, input_schema, filter, fields })
+        let fields = fields(mapping, &scope, fault)?;
+        let (prefilter, filter) = (filter(before, &driving)?, filter(after, &scope)?);
+        Ok(Self { prefilter, edges, filter, fields })
     }
 }
 
-/// The shape without metadata, which expressions do not look at.
-fn plain(schema: &Schema) -> Schema {
-    Schema::new(schema.fields().clone())
+/// All columns of a table, without metadata.
+pub(crate) fn plain(table: &TableSchema) -> Schema {
+    let field = |column: &Column| ArrowField::new(&column.name, column.data_type.clone(), true);
+    Schema::new(table.columns.iter().map(field).collect::<Vec<_>>())
 }
 
-fn target(entity: &Entity, name: &str, outputs: &[Option<(Resolved, Location)>]) -> Result<usize, String> {
+/// Takes WHERE apart: what reads the driving table alone, and the rest.
+fn split(mapping: &Mapping, driving: &Scope, joins: bool) -> (Option<Expr>, Option<Expr>) {
+    let Some(condition) = mapping.query.filter.clone() else { return (None, None) };
+    if !joins {
+        return (Some(condition), None);
+    }
+    let mut parts = Vec::new();
+    conjuncts(condition, &mut parts);
+    let (before, after): (Vec<Expr>, Vec<Expr>) = parts.into_iter().partition(|part| driving.covers(part));
+    let all = |parts: Vec<Expr>| {
+        parts.into_iter().reduce(|left, right| Expr::BinaryOp {
+            left: Box::new(left),
+            op: BinaryOperator::And,
+            right: Box::new(right),
+        })
+    };
+    (all(before), all(after))
+}
+
+fn conjuncts(condition: Expr, out: &mut Vec<Expr>) {
+    match condition {
+        Expr::Nested(inner) => conjuncts(*inner, out),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            conjuncts(*left, out);
+            conjuncts(*right, out);
+        }
+        other => out.push(other),
+    }
+}
+
+fn condition_over(condition: Expr, scope: &Scope) -> Result<Arc<dyn PhysicalExpr>, Refused> {
+    let Bound { expr, data_type } = scope.bind(condition)?;
+    if data_type != DataType::Boolean {
+        return Err(Refused { reason: format!("WHERE gives {data_type}, not true or false"), at: None });
+    }
+    Ok(expr)
+}
+
+fn fields(
+    mapping: &Mapping,
+    scope: &Scope,
+    fault: impl Fn(Refused, Location) -> MappingFault,
+) -> Result<Vec<FieldSource>, MappingFault> {
+    let entity = mapping.entity;
+    let mut outputs: Vec<Option<&sql::Output>> = vec![None; entity.fields.len()];
+    for output in &mapping.query.outputs {
+        let index =
+            target(entity, &output.field, &outputs).map_err(|reason| fault(Refused { reason, at: None }, output.at))?;
+        outputs[index] = Some(output);
+    }
+    let sources = entity.fields.iter().zip(outputs).map(|(field, output)| match output {
+        Some(output) => bind(output, scope, field).map_err(|refused| fault(refused, output.at)),
+        None => unmapped(entity, field)
+            .map_err(|reason| fault(Refused { reason, at: None }, Location { line: 1, column: 1 })),
+    });
+    sources.collect()
+}
+
+fn target(entity: &Entity, name: &str, outputs: &[Option<&sql::Output>]) -> Result<usize, String> {
     let Some((index, field)) = entity.field(name) else {
         let known: Vec<&str> = entity
             .fields
@@ -131,12 +185,11 @@ fn target(entity: &Entity, name: &str, outputs: &[Option<(Resolved, Location)>])
     Ok(index)
 }
 
-fn bind(resolved: &Resolved, scope: &DFSchema, field: &Field) -> Result<FieldSource, Refused> {
-    let bound = resolved.bind(scope)?;
-    let data_type = bound.data_type(scope.as_arrow())?;
+fn bind(output: &sql::Output, scope: &Scope, field: &Field) -> Result<FieldSource, Refused> {
+    let Bound { expr, data_type } = scope.bind(output.expr.clone())?;
     coerce::accepts(&data_type, field.field_type)
         .map_err(|reason| Refused { reason: format!("{}: {reason}", field.name), at: None })?;
-    Ok(FieldSource::Mapped(bound))
+    Ok(FieldSource::Mapped(expr))
 }
 
 fn unmapped(entity: &Entity, field: &Field) -> Result<FieldSource, String> {

@@ -72,9 +72,8 @@ impl Resolved {
         Self::new(parser.parse_expr().map_err(refused)?, schema)
     }
 
-    /// Names of the columns that it reads.
-    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
-        self.0.column_refs().into_iter().map(|column| column.name.as_str())
+    fn column(&self) -> Option<String> {
+        if let Expr::Column(column) = &self.0 { Some(column.name.clone()) } else { None }
     }
 
     /// Binds it to a batch of just the columns of `schema`.
@@ -83,9 +82,50 @@ impl Resolved {
     }
 }
 
-/// The columns of a table under the name by which a mapping calls it.
-pub(crate) fn qualified(alias: &str, schema: &Schema) -> Result<DFSchema, Refused> {
-    Ok(DFSchema::try_from_qualified_schema(TableReference::bare(alias), schema)?)
+/// The columns that an expression may name.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    /// Those that some expression of the mapping names: what batches hold.
+    read: DFSchema,
+    /// All columns of the tables, so that a fault can say which there are.
+    all: DFSchema,
+}
+
+impl Scope {
+    /// The columns of a table under the name by which a mapping calls it.
+    pub(crate) fn new(alias: &str, read: &Schema, all: &Schema) -> Result<Self, Refused> {
+        let qualified = |schema| DFSchema::try_from_qualified_schema(TableReference::bare(alias), schema);
+        Ok(Self { read: qualified(read)?, all: qualified(all)? })
+    }
+
+    /// With the columns of a further table.
+    pub(crate) fn join(&self, other: &Self) -> Result<Self, Refused> {
+        Ok(Self { read: self.read.join(&other.read)?, all: self.all.join(&other.all)? })
+    }
+
+    /// Resolves an expression and binds it to batches.
+    pub(crate) fn bind(&self, sql: SqlExpr) -> Result<Bound, Refused> {
+        let bound = Resolved::new(sql.clone(), &self.read).and_then(|resolved| resolved.bind(&self.read));
+        let expr = bound.map_err(|refused| Resolved::new(sql, &self.all).err().unwrap_or(refused))?;
+        let data_type = expr.data_type(self.read.as_arrow())?;
+        Ok(Bound { expr, data_type })
+    }
+
+    /// The column that an expression is, if it is nothing but one.
+    pub(crate) fn column(&self, sql: &SqlExpr) -> Option<String> {
+        Resolved::new(sql.clone(), &self.read).ok()?.column()
+    }
+
+    /// True where an expression needs nothing else.
+    pub(crate) fn covers(&self, sql: &SqlExpr) -> bool {
+        Resolved::new(sql.clone(), &self.read).is_ok()
+    }
+}
+
+/// An expression ready to run, and what it gives.
+pub(crate) struct Bound {
+    pub(crate) expr: Arc<dyn PhysicalExpr>,
+    pub(crate) data_type: DataType,
 }
 
 fn refuse_changing_functions(expr: &Expr) -> Result<(), Refused> {

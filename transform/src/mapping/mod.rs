@@ -1,14 +1,15 @@
-//! A mapping: one SELECT in `mappings/<source>/<entity>[.<part>].sql` that says how rows of a source table become rows
-//! of a canonical entity.
+//! A mapping: one SELECT in `mappings/<source>/<entity>[.<part>].sql` that says how rows of a source table, with what other
+//! tables say of them, become rows of a canonical entity.
 //!
-//! Reading it has two halves, because the shape of the table is known only to the log. [`Mapping::parse`] checks what
-//! the text alone can say; [`compile::Compiled::new`] resolves names and types against one version of the table.
+//! Reading it has two halves, because the shapes of the tables are known only to the log. [`Mapping::parse`] checks what
+//! the text alone can say; [`compile::Compiled::new`] resolves names and types against one version of each table.
 
 pub(crate) mod coerce;
 pub(crate) mod compile;
 pub(crate) mod decimal;
+pub(crate) mod edge;
 pub(crate) mod expression;
-mod sql;
+pub(crate) mod sql;
 
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::{SEEDS, SourceId, TableId};
@@ -17,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::coerce::RowFault;
 use self::compile::Compiled;
-use self::sql::Query;
+use self::sql::{Query, TableRef};
 use crate::error::{MappingFault, Place};
 
 /// A parsed mapping.
@@ -62,47 +63,60 @@ impl Mapping {
         })
     }
 
-    /// True where `table` is the driving table. An unqualified name means a table of any schema.
-    #[must_use]
-    pub fn drives(&self, table: &TableId) -> bool {
-        let wanted = &self.query.table;
-        *wanted.name == *table.name && wanted.schema.as_deref().is_none_or(|schema| *schema == *table.schema)
+    /// The tables that it reads, each role once: the driving table first, then the joined ones in their order.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &TableRef> {
+        std::iter::once(&self.query.table).chain(self.query.joins.iter().map(|join| &join.table))
     }
 
-    /// The driving table as written, for messages.
+    /// True where a table takes part in the mapping in some role.
     #[must_use]
-    pub fn table_text(&self) -> String {
-        match &self.query.table.schema {
-            Some(schema) => format!("{schema}.{}", self.query.table.name),
-            None => self.query.table.name.clone(),
-        }
+    pub fn reads(&self, source: &SourceId, table: &TableId) -> bool {
+        self.roles().any(|role| role.means(&self.source, source, table))
     }
 
-    /// The fault of a mapping whose table the source does not have or does not capture.
+    /// True where it reads a table that is not among these and may be another source's, because its name is qualified.
     #[must_use]
-    pub fn table_missing(&self) -> MappingFault {
-        let (source, table) = (&self.source, self.table_text());
-        let reason = match source.as_str() {
-            SEEDS => format!("there is no seed file {}.csv; check the name, or add the file", self.query.table.name),
-            _ => format!(
-                "source \"{source}\" captures no table {table}; check the name, or `tables` in [sources.{source}]"
-            ),
+    pub fn reads_elsewhere(&self, tables: &[TableSchema]) -> bool {
+        let is_here = |role: &TableRef| tables.iter().any(|it| role.means(&self.source, &it.source, &it.table));
+        self.roles().any(|role| role.is_qualified() && !is_here(role))
+    }
+
+    /// The fault of a table that no source captures.
+    fn table_missing(&self, role: &TableRef) -> MappingFault {
+        let settings = match self.source.as_str() {
+            SEEDS => "the files of [seeds]".to_owned(),
+            source => format!("`tables` in [sources.{source}]"),
         };
-        MappingFault { place: self.query.table.place(&self.file), reason }
+        let reason = format!(
+            "no source captures a table {role}; check the name, write source.schema.table for a table of another source, \
+             and look at {settings}"
+        );
+        MappingFault { place: role.place(&self.file), reason }
     }
 
-    /// The fault of an unqualified name that two captured tables answer to.
-    pub(crate) fn table_ambiguous(&self, one: &TableId, other: &TableId) -> MappingFault {
-        let reason = format!("{} is both {one} and {other}; write the schema's name before it", self.table_text());
-        MappingFault { place: self.query.table.place(&self.file), reason }
+    /// The fault of a name that two captured tables answer to.
+    pub(crate) fn table_ambiguous(&self, role: &TableRef, one: &TableId, other: &TableId) -> MappingFault {
+        let reason = format!("{role} is both {one} and {other}; write source and schema before its name");
+        MappingFault { place: role.place(&self.file), reason }
     }
 
-    /// Resolves the mapping against a version of its table without keeping the result.
+    /// Resolves the mapping against the tables that there are, without keeping the result; gives the tables it reads.
     ///
     /// # Errors
-    /// A [`MappingFault`]: unknown column, type that does not fit the field, missing required field.
-    pub fn check(&self, table: &TableSchema) -> Result<(), MappingFault> {
-        Compiled::new(self, table).map(|_| ())
+    /// A [`MappingFault`]: unknown or ambiguous table, unknown column, type that does not fit the field, missing required
+    /// field, join that is no equality on columns of the joined table.
+    pub fn check<'t>(&self, tables: &'t [TableSchema]) -> Result<Vec<&'t TableSchema>, MappingFault> {
+        let mut found = Vec::new();
+        for role in self.roles() {
+            let mut named = tables.iter().filter(|table| role.means(&self.source, &table.source, &table.table));
+            let table = named.next().ok_or_else(|| self.table_missing(role))?;
+            if let Some(other) = named.find(|other| other.source != table.source || other.table != table.table) {
+                return Err(self.table_ambiguous(role, &table.table, &other.table));
+            }
+            found.push(table);
+        }
+        Compiled::new(self, found[0], &found[1..])?;
+        Ok(found)
     }
 }
 

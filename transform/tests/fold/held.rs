@@ -3,6 +3,8 @@
 use syncline_schemas::frame::Op;
 use syncline_schemas::table::TableSchema;
 
+use syncline_transform::fold::{HeldRows, held_now};
+
 use crate::frames::{Change, Value, table};
 use crate::memory::Daemon;
 
@@ -148,4 +150,38 @@ fn a_value_that_the_log_left_out_and_nobody_ever_saw_is_held_and_not_taken_for_n
     let change = Change { op: Op::Update, values: row.to_vec(), absent: vec![2] };
     assert_eq!(daemon.commit(&[(&artikel, change)]), []);
     assert!(daemon.held()[0].starts_with("DQ_ABSENT\ndescr\n"), "{:?}", daemon.held());
+}
+
+#[test]
+fn what_is_held_now_is_counted_by_mapping_and_rule() {
+    let (artikel, lager) = (articles(), table("lager", &[("id", "bigint"), ("qty", "numeric(38,3)")]));
+    let stock = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS on_hand FROM lager";
+    let mut daemon = Daemon::new(&[("erp/item.sql", ITEM), ("erp/inventory_balance.shop.sql", stock)]);
+    let nothing = |daemon: &Daemon| held_now(&daemon.memory, 10).expect("state reads").by.is_empty();
+    assert!(nothing(&daemon), "before anything");
+    let nameless = |id: i64, code: &str| {
+        let mut row = article(id, code);
+        row[3] = Value::Null;
+        (&artikel, Change::insert(row))
+    };
+    daemon.commit(&[nameless(1, "A"), nameless(2, "B"), (&artikel, Change::insert(article(3, "C")))]);
+    daemon.commit(&[(&artikel, Change::insert(article(4, "C")))]);
+    let nearly = || Value::Decimal(9 * 10_i128.pow(21));
+    daemon.commit(&[(&lager, Change::insert([1.into(), nearly()])), (&lager, Change::insert([2.into(), nearly()]))]);
+    let row = |mapping: Option<&str>, entity: &str, rule: &str, rows| {
+        let mapping = mapping.map(str::to_owned);
+        HeldRows { mapping, entity: entity.to_owned(), rule: rule.to_owned(), rows }
+    };
+    let now = held_now(&daemon.memory, 10).expect("state reads");
+    let item = Some("erp/item");
+    let wanted = [
+        row(item, "item", "DQ_ID_AMBIGUOUS", 1),
+        row(item, "item", "DQ_REQUIRED", 2),
+        row(None, "inventory_balance", "DQ_OVERFLOW", 1),
+    ];
+    assert_eq!((now.by.as_slice(), now.complete), (wanted.as_slice(), true));
+    assert!(!held_now(&daemon.memory, 2).expect("state reads").complete, "there may be more than were looked at");
+    daemon.commit(&[1, 2, 4].map(|id| (&artikel, Change::removal(Op::Delete, id, 7))));
+    daemon.commit(&[(&lager, Change::removal(Op::Delete, 2, 2))]);
+    assert!(nothing(&daemon), "{:?}", daemon.held());
 }

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{Fold, FoldStats};
 use syncline_transform::mapping::Mapping;
-use syncline_transform::state::{Cursor, OutboxStep, Pair, Space, State, Step};
+use syncline_transform::state::{Cursor, OutboxStep, Pair, Replay, Space, State, Step, Visit};
 
 use crate::frames::{Change, frame};
 use crate::outbox::{Delta, deltas};
@@ -42,9 +42,11 @@ impl State for Memory {
         Ok(self.spaces.borrow().get(&space).and_then(|pairs| pairs.get(key).cloned()))
     }
 
-    fn scan(&self, space: Space, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+    fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
         let spaces = self.spaces.borrow();
-        let pairs = spaces.get(&space).into_iter().flat_map(|pairs| pairs.range(prefix.to_vec()..));
+        let from = prefix.max(after).to_vec();
+        let pairs = spaces.get(&space).into_iter().flat_map(|pairs| pairs.range(from.clone()..));
+        let pairs = pairs.skip_while(|(key, _)| key.as_slice() == after);
         let pairs = pairs.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
         Ok(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
@@ -82,6 +84,28 @@ impl Memory {
     }
 }
 
+/// A log in memory.
+struct Logged<'l>(&'l [LogEntry]);
+
+impl Replay for Logged<'_> {
+    fn frames(
+        &self,
+        source: &SourceId,
+        from: LogOffset,
+        to: LogOffset,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), TransformError> {
+        for (entry, offset) in self.0.iter().zip(1..).filter(|(entry, _)| entry.source() == source) {
+            if let LogEntry::Frame(frame) = entry
+                && (from.0..to.0).contains(&offset)
+            {
+                visit(LogOffset(offset), frame)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A daemon with its log: mappings as path and text.
 pub(crate) struct Daemon {
     pub(crate) memory: Memory,
@@ -89,6 +113,7 @@ pub(crate) struct Daemon {
     mappings: Vec<(String, String)>,
     fold: Option<Fold>,
     read: usize,
+    chunk: usize,
 }
 
 pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
@@ -99,7 +124,12 @@ pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
 impl Daemon {
     pub(crate) fn new(mappings: &[(&str, &str)]) -> Self {
         let mappings = mappings.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        Self { memory: Memory::default(), log: Vec::new(), mappings, fold: None, read: 0 }
+        Self { memory: Memory::default(), log: Vec::new(), mappings, fold: None, read: 0, chunk: 16 * 1024 }
+    }
+
+    /// With steps of so few rows.
+    pub(crate) fn with_chunk(self, chunk: usize) -> Self {
+        Self { chunk, ..self }
     }
 
     /// Folds the rest of the log, starting again from state after every crash; counts the commits that were tried.
@@ -110,14 +140,16 @@ impl Daemon {
         loop {
             let mut fold = match self.fold.take() {
                 Some(fold) => fold,
-                None => Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?,
+                None => {
+                    Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?.with_chunk(self.chunk)
+                }
             };
             let offset = fold.cursor().folded.next();
             let Some(entry) = self.log.get(usize::try_from(offset.0).expect("short") - 1) else {
                 self.fold = Some(fold);
                 return Ok(last);
             };
-            match fold.fold(offset, entry, &self.memory, &mut |step| self.memory.commit(step)) {
+            match fold.fold(offset, entry, &Logged(&self.log), &self.memory, &mut |step| self.memory.commit(step)) {
                 Ok(stats) => {
                     last = stats;
                     self.fold = Some(fold);
@@ -157,6 +189,6 @@ impl Daemon {
     }
 
     pub(crate) fn visible(&self) -> LogOffset {
-        self.memory.cursor().visible
+        self.memory.cursor().folded
     }
 }

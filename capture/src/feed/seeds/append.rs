@@ -1,15 +1,14 @@
 //! A change into the log, frame by frame, from the kept contents alone.
 //!
 //! ```text
+//! shapes of tables that are new or changed           before any row: whoever joins tables waits for all of them
 //! tables that go away, or whose key is another one   deletes of all old rows, in the old shape
-//! tables that are new or changed                     deletes, then the others, in the new shape; the shape before its first row
+//! tables that are new or changed                     deletes, then the others, in the new shape
 //! the last frame                                     txn_end = true, position "whole"; all before it "cut"
 //! ```
 //!
 //! Rows that the log holds from an interrupted attempt are passed over by their number. A frame holds one batch per table,
 //! so a table with both kinds of rows begins a second frame, of the same transaction.
-
-use std::path::PathBuf;
 
 use syncline_schemas::frame::{Frame, LogEntry, Op, TableBatch};
 use syncline_schemas::ident::{LogOffset, SourceId};
@@ -17,11 +16,9 @@ use syncline_schemas::table::TableSchema;
 use tracing::debug;
 
 use super::change::{Changes, Stamp};
-use super::content::{self, Read};
-use super::kept::{self, Kept};
+use super::kept::{self, Kept, misfit};
 use super::position::{Cut, Entry, SeedsPosition};
-use super::table::{self, Table};
-use crate::error::Listed;
+use super::table;
 use crate::progress::{OpCounts, now_us};
 use crate::{CaptureError, LogSink, Progress, StopSignal};
 
@@ -67,27 +64,32 @@ impl Appender<'_> {
             frame_bytes: 0,
             counts: OpCounts::default(),
         };
+        let changed = || cut.to.iter().filter(|(name, entry)| cut.from.get(*name) != Some(entry));
+        for (name, entry) in changed() {
+            let before = cut.from.get(name);
+            let schema = self.kept.schema(name, entry)?;
+            // Where old rows go first, the old shape is still needed.
+            if before.map_or(Ok(true), |before| Ok(table::same_key(&self.kept.schema(name, before)?, &schema)))? {
+                self.log_shape(&schema)?;
+            }
+        }
         for (name, entry) in &cut.from {
             if self.goes_away(name, entry, cut.to.get(name))? {
-                let changes = Changes::removal(self.table(name, entry)?);
+                let changes = Changes::removal(self.kept.table(name, entry)?);
                 if !self.add(&changes, entry, &mut pending)? {
                     return Ok(None);
                 }
             }
         }
-        for (name, entry) in &cut.to {
-            let before = cut.from.get(name);
-            if before == Some(entry) {
-                continue;
-            }
-            let changes = self.changes(name, before, entry, cut.from.is_empty())?;
+        for (name, entry) in changed() {
+            let changes = self.changes(name, cut.from.get(name), entry, cut.from.is_empty())?;
             if !self.add(&changes, entry, &mut pending)? {
                 return Ok(None);
             }
         }
         if pending.skip > 0 {
             let reason = format!("it names {} rows of a change that has {}", cut.rows, pending.rows);
-            return Err(self.misfit(reason));
+            return Err(misfit(self.source, reason));
         }
         self.hand_over(&mut pending, true).map(Some)
     }
@@ -95,12 +97,12 @@ impl Appender<'_> {
     /// True where all old rows go: the table does, or its rows are told apart by another key.
     fn goes_away(&self, name: &str, old: &Entry, new: Option<&Entry>) -> Result<bool, CaptureError> {
         let Some(new) = new else { return Ok(true) };
-        Ok(new != old && !table::same_key(&self.schema(name, old)?, &self.schema(name, new)?))
+        Ok(new != old && !table::same_key(&self.kept.schema(name, old)?, &self.kept.schema(name, new)?))
     }
 
     fn changes(&self, name: &str, old: Option<&Entry>, new: &Entry, is_first: bool) -> Result<Changes, CaptureError> {
-        let new = self.table(name, new)?;
-        let old = old.map(|old| self.table(name, old)).transpose()?;
+        let new = self.kept.table(name, new)?;
+        let old = old.map(|old| self.kept.table(name, old)).transpose()?;
         Ok(match old {
             Some(old) if table::same_key(&old.schema, &new.schema) => Changes::between(old, new),
             _ => Changes::all(new, if is_first { Op::Read } else { Op::Insert }),
@@ -120,9 +122,7 @@ impl Appender<'_> {
         if pending.batches.iter().any(|batch| batch.table == changes.schema().table) {
             self.hand_over(pending, false)?;
         }
-        if count > 0 || changes.is_new_shape() {
-            self.log.append(LogEntry::Schema(changes.schema().clone()))?;
-        }
+        self.log_shape(changes.schema())?;
         let position = kept::short(entry.hash);
         let stamp = Stamp { commit_us: pending.cut.loaded_us, position: &position };
         while next < changes.len() {
@@ -151,6 +151,15 @@ impl Appender<'_> {
         Ok(true)
     }
 
+    /// Puts a shape into the log, unless it is the last one there of its table.
+    fn log_shape(&self, schema: &TableSchema) -> Result<(), CaptureError> {
+        if !self.progress.has_logged(schema) {
+            self.log.append(LogEntry::Schema(schema.clone()))?;
+            self.progress.observe_shape(schema);
+        }
+        Ok(())
+    }
+
     fn hand_over(&self, pending: &mut Pending<'_>, is_last: bool) -> Result<LogOffset, CaptureError> {
         let position = if is_last {
             SeedsPosition::Whole(pending.cut.to.clone())
@@ -169,37 +178,6 @@ impl Appender<'_> {
         self.progress.observe_frame(&std::mem::take(&mut pending.counts));
         (pending.frame_rows, pending.frame_bytes) = (0, 0);
         Ok(offset)
-    }
-
-    /// A content that was read before, so a fault in it means that it is another one now.
-    fn table(&self, name: &str, entry: &Entry) -> Result<Table, CaptureError> {
-        let bytes = self.kept.read(entry.hash)?;
-        let read = content::table(&self.file(entry), name, &bytes, Read::AsBefore(&entry.layout));
-        read.map(|(table, _)| table).map_err(|faults| self.misfit(Listed(&faults).to_string()))
-    }
-
-    fn schema(&self, name: &str, entry: &Entry) -> Result<TableSchema, CaptureError> {
-        let bytes = self.kept.read(entry.hash)?;
-        let read = content::schema(&self.file(entry), name, &bytes, &entry.layout);
-        read.map_err(|faults| self.misfit(Listed(&faults).to_string()))
-    }
-
-    fn file(&self, entry: &Entry) -> PathBuf {
-        self.kept.path(entry.hash)
-    }
-
-    fn misfit(&self, reason: String) -> CaptureError {
-        misfit(self.source, reason)
-    }
-}
-
-/// The journal's position is not what this reader writes.
-pub(super) fn misfit(source: &SourceId, reason: String) -> CaptureError {
-    CaptureError::Unfit {
-        source_id: source.clone(),
-        object: "the journal's position".to_owned(),
-        reason,
-        remedy: "run the Syncline that wrote it; else restore the whole data_dir from one backup".to_owned(),
     }
 }
 

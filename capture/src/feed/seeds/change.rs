@@ -75,11 +75,6 @@ impl Changes {
         &self.new.schema
     }
 
-    /// True where the table had another shape before, or none.
-    pub(super) fn is_new_shape(&self) -> bool {
-        self.old.as_ref().is_none_or(|old| old.schema != self.new.schema)
-    }
-
     pub(super) fn len(&self) -> usize {
         self.rows.len()
     }

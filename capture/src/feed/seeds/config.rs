@@ -142,24 +142,24 @@ pub struct TableSpec {
 #[derive(Clone)]
 pub struct ShapeJudge(Arc<Judge>);
 
-/// Says what is wrong with a shape and what to do; nothing where it can be taken.
-type Judge = dyn Fn(&TableSchema) -> Vec<String> + Send + Sync;
+/// Given the table's shape in the log, if it has one, and the one to come: what is wrong with that and what to do.
+type Judge = dyn Fn(Option<&TableSchema>, &TableSchema) -> Option<String> + Send + Sync;
 
 impl ShapeJudge {
     /// Asks a function.
-    pub fn new(judge: impl Fn(&TableSchema) -> Vec<String> + Send + Sync + 'static) -> Self {
+    pub fn new(judge: impl Fn(Option<&TableSchema>, &TableSchema) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(judge))
     }
 
-    pub(super) fn faults(&self, schema: &TableSchema) -> Vec<String> {
-        (self.0)(schema)
+    pub(super) fn fault(&self, before: Option<&TableSchema>, shape: &TableSchema) -> Option<String> {
+        (self.0)(before, shape)
     }
 }
 
 /// Takes every shape.
 impl Default for ShapeJudge {
     fn default() -> Self {
-        Self::new(|_| Vec::new())
+        Self::new(|_, _| None)
     }
 }
 

@@ -9,10 +9,14 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use syncline_schemas::ident::SourceId;
+use syncline_schemas::table::TableSchema;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::position::Manifest;
+use super::content::{self, Read};
+use super::position::{Entry, Manifest};
+use super::table::Table;
 use crate::CaptureError;
+use crate::error::Listed;
 
 /// The folder of kept contents.
 pub(super) struct Kept {
@@ -66,6 +70,20 @@ impl Kept {
         }
     }
 
+    /// The table of a content, read as it was when it was put into the log; a fault in it means that it is not that one.
+    pub(super) fn table(&self, name: &str, entry: &Entry) -> Result<Table, CaptureError> {
+        let (path, bytes) = (self.path(entry.hash), self.read(entry.hash)?);
+        let read = content::table(&path, name, &bytes, Read::AsBefore(&entry.layout));
+        read.map(|(table, _)| table).map_err(|faults| misfit(&self.source, Listed(&faults).to_string()))
+    }
+
+    /// The shape of a content, as [`Kept::table`] reads it.
+    pub(super) fn schema(&self, name: &str, entry: &Entry) -> Result<TableSchema, CaptureError> {
+        let (path, bytes) = (self.path(entry.hash), self.read(entry.hash)?);
+        let read = content::schema(&path, name, &bytes, &entry.layout);
+        read.map_err(|faults| misfit(&self.source, Listed(&faults).to_string()))
+    }
+
     /// Whether a content is there whole.
     pub(super) fn holds(&self, hash: u128) -> bool {
         fs::read(self.path(hash)).is_ok_and(|bytes| self::hash(&bytes) == hash)
@@ -110,6 +128,16 @@ impl Kept {
     }
 }
 
+/// The journal's position is not what this reader writes.
+pub(super) fn misfit(source: &SourceId, reason: String) -> CaptureError {
+    CaptureError::Unfit {
+        source_id: source.clone(),
+        object: "the journal's position".to_owned(),
+        reason,
+        remedy: "run the Syncline that wrote it; else restore the whole data_dir from one backup".to_owned(),
+    }
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     // A relative path of one part has an empty parent.
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
@@ -120,7 +148,6 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 mod tests {
     use syncline_schemas::ident::SEEDS;
 
-    use super::super::position::Entry;
     use super::super::table::Layout;
     use super::*;
 

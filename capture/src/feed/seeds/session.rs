@@ -18,12 +18,12 @@ use std::time::{Duration, Instant, SystemTime};
 use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
-use super::append::{Appender, FrameLimits, misfit};
+use super::append::{Appender, FrameLimits};
 use super::config::SeedsConfig;
 use super::fault::FileFault;
 use super::folder::{self, Listing, POLL, Watch};
-use super::kept::Kept;
-use super::load;
+use super::kept::{Kept, misfit};
+use super::load::{self, Loaded};
 use super::position::{Cut, Manifest, SeedsPosition};
 use crate::error::Listed;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
@@ -187,6 +187,7 @@ impl<'a> Session<'a> {
             }
             match load::file(self.config, name, stat.len) {
                 Ok(loaded) => {
+                    faults.extend(self.shape_fault(name, &loaded)?);
                     self.progress.observe_message(loaded.bytes.len());
                     self.kept.keep(loaded.entry.hash, &loaded.bytes)?;
                     manifest.insert(name.clone(), loaded.entry);
@@ -196,6 +197,19 @@ impl<'a> Session<'a> {
         }
         faults.extend(load::manifest_fault(self.config, &manifest));
         Ok(if faults.is_empty() { Ok(manifest) } else { Err(faults) })
+    }
+
+    /// Asks whoever reads the log whether it can take a content that is not in it.
+    fn shape_fault(&self, name: &str, loaded: &Loaded) -> Result<Option<FileFault>, CaptureError> {
+        let before = match self.held.get(name) {
+            Some(before) if *before == loaded.entry => return Ok(None),
+            Some(before) => Some(self.kept.schema(name, before)?),
+            None => None,
+        };
+        let shape = &loaded.table.schema;
+        let asked = before.as_ref() != Some(shape);
+        let fault = if asked { self.config.judge.fault(before.as_ref(), shape) } else { None };
+        Ok(fault.map(|reason| FileFault::of_file(&self.config.file(name), reason)))
     }
 
     /// The rows stay as they are, and the operator is told why, once per state of the folder.

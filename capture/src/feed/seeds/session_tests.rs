@@ -9,6 +9,7 @@ use syncline_schemas::frame::{Frame, LogEntry};
 use syncline_schemas::ident::{LogOffset, Position};
 
 use self::world::{NARROW, WIDE, World, later, rested};
+use super::config::ShapeJudge;
 use super::session::{Session, Step, run};
 use crate::{LogSink, Outcome, Progress, Resume, StopSignal};
 
@@ -161,4 +162,22 @@ fn a_drain_ends_once_everything_is_durable_and_fails_on_a_fault() {
     stop.stop();
     let stopped = run(&world.config, world.log.resume(), &world.log, &progress, &stop).unwrap();
     assert_eq!(stopped, Outcome::Stopped);
+}
+
+#[test]
+fn a_shape_that_nobody_can_take_is_refused_before_it_is_in_the_log() {
+    let mut world = World::new();
+    world.write("uom", "code,num\nKG,1\n");
+    world.load();
+    let before = world.log.len();
+    world.config.judge = ShapeJudge::new(|before, shape| {
+        assert_eq!(before.expect("the shape in the log").columns[1].name, "num");
+        shape.columns.iter().all(|column| column.name != "num").then(|| "a mapping needs num".to_owned())
+    });
+    world.write("uom", "code,number\nKG,1\n");
+    assert_eq!(world.live(WIDE).unwrap(), Step::Refused);
+    assert_eq!(world.log.len(), before);
+    world.write("uom", "code,num,more\nKG,1,x\n");
+    world.load();
+    assert_eq!(world.log.states().pop(), Some(world.folder()));
 }

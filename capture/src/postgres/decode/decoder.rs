@@ -140,16 +140,21 @@ impl Decoder {
     }
 
     /// Whether rows of another shape of this table wait: the caller takes them before it defines the new one.
-    pub(crate) fn must_cut_for(&self, relation: u32, shape: Option<&Shape>) -> bool {
-        let known = self.relations.get(&relation).copied().flatten().map(|index| &self.tables[index]);
-        known.is_some_and(|table| table.rows() > 0 && shape.is_none_or(|shape| shape.schema != table.shape().schema))
+    pub(crate) fn must_cut_for(&self, shape: &Shape) -> bool {
+        let known = self.place_of(shape).map(|index| &self.tables[index]);
+        known.is_some_and(|table| table.rows() > 0 && shape.schema != table.shape().schema)
+    }
+
+    /// A table's builder goes by its name, as its rows do: a relation of another number can take it over.
+    fn place_of(&self, shape: &Shape) -> Option<usize> {
+        self.tables.iter().position(|table| table.shape().schema.table == shape.schema.table)
     }
 
     /// Gives a table its shape, or `None` where it is not read.
     pub(crate) fn define(&mut self, relation: u32, shape: Option<Arc<Shape>>) {
         let index = shape.map(|shape| {
             let builder = TableBuilder::new(Arc::clone(&shape), self.special_values);
-            match self.tables.iter().position(|table| table.shape().schema.table == shape.schema.table) {
+            match self.place_of(&shape) {
                 Some(index) if self.tables[index].shape().schema == shape.schema => index,
                 Some(index) => {
                     self.tables[index] = builder;
@@ -162,11 +167,6 @@ impl Decoder {
             }
         });
         self.relations.insert(relation, index);
-    }
-
-    /// The shape of a table as defined, if it is read.
-    pub(crate) fn shape_of(&self, relation: u32) -> Option<&Arc<Shape>> {
-        self.relations.get(&relation).copied().flatten().map(|index| self.tables[index].shape())
     }
 
     /// Takes what waits as a frame; without rows it only carries the position.
@@ -372,6 +372,7 @@ impl Shape {
                 table: table.clone(),
                 column: columns[column].name.clone(),
                 problem,
+                is_key: columns[column].key_ordinal.is_some(),
             },
         }
     }

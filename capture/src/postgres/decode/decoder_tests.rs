@@ -19,6 +19,11 @@ use crate::postgres::position::{Cut, Unfinished};
 const RELATION: u32 = 7;
 
 fn shape() -> Arc<Shape> {
+    shape_of("v")
+}
+
+/// With a second column of this name.
+fn shape_of(second: &str) -> Arc<Shape> {
     let column = |name: &str, data_type, key_ordinal| Column {
         name: name.to_owned(),
         data_type,
@@ -26,7 +31,7 @@ fn shape() -> Arc<Shape> {
         key_ordinal,
         can_be_absent: key_ordinal.is_none(),
     };
-    let columns = vec![column("id", DataType::Int32, Some(0)), column("v", DataType::Utf8, None)];
+    let columns = vec![column("id", DataType::Int32, Some(0)), column(second, DataType::Utf8, None)];
     let schema = TableSchema { source: SourceId::new("s"), table: TableId::new("public", "t"), version: 1, columns };
     Arc::new(Shape::new(schema, vec![Kind::Int4, Kind::Text]))
 }
@@ -106,6 +111,19 @@ fn a_move_is_two_rows_and_an_unchanged_key_in_the_old_row_is_none() {
     let wanted = vec![(Op::MoveOut, Some(1)), (Op::MoveIn, Some(2)), (Op::Update, Some(2)), (Op::Delete, Some(2))];
     assert_eq!(rows(&mut decoder), (wanted, Unfinished::Nothing));
     assert_eq!(decoder.end(), Lsn(108));
+}
+
+#[test]
+fn rows_that_wait_are_not_lost_when_a_relation_of_another_number_takes_the_name() {
+    let mut decoder = decoder(None);
+    feed(&mut decoder, &begin(100, 1)).expect("begin");
+    feed(&mut decoder, &insert(1)).expect("insert");
+    let (same, other) = (shape(), shape_of("w"));
+    assert!(!decoder.must_cut_for(&same) && decoder.must_cut_for(&other));
+    decoder.define(RELATION + 1, Some(same));
+    assert!(decoder.must_cut_for(&other));
+    assert_eq!(rows(&mut decoder).0, [(Op::Insert, Some(1))]);
+    assert!(!decoder.must_cut_for(&other), "nothing waits any more");
 }
 
 #[test]

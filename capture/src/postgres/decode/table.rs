@@ -41,6 +41,21 @@ impl Shape {
         let (keys, arrow) = (schema.key_indexes(), schema.batch_schema());
         Self { schema, kinds, keys, arrow }
     }
+
+    /// The key's columns in their order with what their values depend on: `item_id Int32, site character(6)`.
+    ///
+    /// Rows of two keys cannot be told to be the same. A padded text changes with its length, any other type only with
+    /// its Arrow type.
+    pub(crate) fn key(&self) -> String {
+        let column = |&i: &usize| {
+            let column = &self.schema.columns[i];
+            if column.source_type.starts_with("character(") {
+                return format!("{} {}", column.name, column.source_type);
+            }
+            format!("{} {}", column.name, column.data_type)
+        };
+        self.keys.iter().map(column).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What all rows of a transaction and each row's place have to carry.
@@ -143,7 +158,12 @@ impl TableBuilder {
             match text.map(|text| column.append(text)) {
                 Some(Ok(())) => {}
                 None => column.append_null(),
-                Some(Err(ValueFault::Special(_))) if self.special_values == SpecialValues::Null => column.append_null(),
+                // A key without its value would be another row's.
+                Some(Err(ValueFault::Special(_)))
+                    if self.special_values == SpecialValues::Null && !self.shape.keys.contains(&i) =>
+                {
+                    column.append_null();
+                }
                 Some(Err(fault)) => return Err(Fault::Value { column: i, fault }),
             }
         }

@@ -13,13 +13,15 @@ use syncline_schemas::ident::SourceId;
 
 use super::auth;
 use super::inbox::{Inbox, Packet};
-use super::transport::{HANDSHAKE_TIMEOUT, Transport};
+use super::transport::Transport;
 use crate::error::remedy_of_sqlstate;
 use crate::postgres::config::{Host, PostgresConfig, Tls};
 use crate::{CaptureError, StopSignal};
 
 /// How often a wait looks at the stop signal.
 const STOP_CHECK: Duration = Duration::from_millis(100);
+/// How long a connected server may take to open a session.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of every session. The time-outs are off because a copy and an exported snapshot outlast them by design.
 const SESSION: [(&str, &str); 10] = [
@@ -34,6 +36,10 @@ const SESSION: [(&str, &str); 10] = [
     ("idle_in_transaction_session_timeout", "0"),
     ("application_name", "syncline"),
 ];
+
+/// Time-outs of a session that older servers do not have, and refuse at the start.
+const NEWER_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+                              WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +67,22 @@ pub(crate) struct Connection {
     inbox: Inbox,
     pub(super) out: BytesMut,
     stop: StopSignal,
+    /// When the answer that is waited for comes too late.
+    deadline: Option<Instant>,
 }
 
 impl Connection {
     /// Connects, protects and authenticates.
     pub(crate) fn open(config: &PostgresConfig, purpose: Purpose, stop: &StopSignal) -> Result<Self, CaptureError> {
+        Self::open_within(START_TIMEOUT, config, purpose, stop)
+    }
+
+    fn open_within(
+        timeout: Duration,
+        config: &PostgresConfig,
+        purpose: Purpose,
+        stop: &StopSignal,
+    ) -> Result<Self, CaptureError> {
         let transport = Transport::connect(config).map_err(|error| CaptureError::Unreachable {
             source_id: config.source.clone(),
             address: config.address(),
@@ -78,28 +95,44 @@ impl Connection {
             inbox: Inbox::new(),
             out: BytesMut::new(),
             stop: stop.clone(),
+            deadline: None,
         };
-        if matches!((&config.tls, &config.host), (Tls::VerifyFull { .. }, Host::Tcp(_))) {
-            connection.request_tls(config)?;
-        }
-        connection.start(config, purpose)?;
-        auth::authenticate(&mut connection, config.password.as_ref())?;
-        while connection.receive("starting the session")?.tag != b'Z' {}
+        connection.within(timeout, |connection| {
+            if matches!((&config.tls, &config.host), (Tls::VerifyFull { .. }, Host::Tcp(_))) {
+                connection.request_tls(config, Instant::now() + timeout)?;
+            }
+            connection.start(config, purpose)?;
+            auth::authenticate(connection, config.password.as_ref())?;
+            while connection.receive("starting the session")?.tag != b'Z' {}
+            connection.command("starting the session", NEWER_TIMEOUTS).map(drop)
+        })?;
         Ok(connection)
     }
 
-    fn request_tls(&mut self, config: &PostgresConfig) -> Result<(), CaptureError> {
+    /// Does something that has to be answered in time. Where it was not, the session is of no use any more.
+    pub(crate) fn within<T>(
+        &mut self,
+        timeout: Duration,
+        ask: impl FnOnce(&mut Self) -> Result<T, CaptureError>,
+    ) -> Result<T, CaptureError> {
+        let (outer, own) = (self.deadline, Instant::now() + timeout);
+        self.deadline = Some(outer.map_or(own, |outer| outer.min(own)));
+        let answered = ask(self);
+        self.deadline = outer;
+        answered
+    }
+
+    fn request_tls(&mut self, config: &PostgresConfig, deadline: Instant) -> Result<(), CaptureError> {
         const DURING: &str = "asking for tls";
         frontend::ssl_request(&mut self.out);
         self.send(DURING)?;
         // Exactly one byte: anything behind it was not sent by who will hold the certificate.
         let mut answer = [0];
-        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         while self.transport.try_read(&mut answer).map_err(|error| self.lost(DURING, error))?.is_none() {
-            self.wait_until(DURING, Some(deadline))?;
+            self.wait_for_answer(DURING)?;
         }
         match answer[0] {
-            b'S' => self.transport.start_tls(config),
+            b'S' => self.transport.start_tls(config, deadline),
             _ => Err(CaptureError::Tls {
                 source_id: self.source.clone(),
                 address: config.address(),
@@ -151,8 +184,9 @@ impl Connection {
             if let Some(packet) = self.next(during)? {
                 return Ok(packet);
             }
+            self.ensure_in_time(during)?;
             if self.fill(during)? == Fill::Nothing {
-                self.wait_until(during, None)?;
+                self.wait_for_answer(during)?;
             }
         }
     }
@@ -198,14 +232,20 @@ impl Connection {
         self.transport.wait(timeout).map_err(|error| self.lost(during, error))
     }
 
-    fn wait_until(&self, during: &'static str, deadline: Option<Instant>) -> Result<(), CaptureError> {
+    fn wait_for_answer(&self, during: &'static str) -> Result<(), CaptureError> {
         while !self.wait(during, STOP_CHECK)? {
             if self.stop.is_stopped() {
                 return Err(self.lost(during, io::Error::new(io::ErrorKind::Interrupted, "stopped")));
             }
-            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(self.lost(during, io::Error::new(io::ErrorKind::TimedOut, "the server did not answer")));
-            }
+            self.ensure_in_time(during)?;
+        }
+        Ok(())
+    }
+
+    fn ensure_in_time(&self, during: &'static str) -> Result<(), CaptureError> {
+        if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time");
+            return Err(self.lost(during, error));
         }
         Ok(())
     }
@@ -229,6 +269,8 @@ impl Drop for Connection {
 }
 
 /// The fields of an `ErrorResponse`: a type byte and a text each, closed by a zero byte.
+///
+/// Messages about data (class 22) and constraints (class 23) quote it, so of those only the code is kept.
 fn server_error(source: &SourceId, during: &str, body: &[u8]) -> CaptureError {
     let (mut sqlstate, mut message) = (String::new(), String::new());
     let mut rest = body;
@@ -242,6 +284,64 @@ fn server_error(source: &SourceId, during: &str, body: &[u8]) -> CaptureError {
         }
         rest = &tail[end + 1..];
     }
+    if sqlstate.starts_with("22") || sqlstate.starts_with("23") {
+        "not shown, because it may hold a row's value; the server's own log has it".clone_into(&mut message);
+    }
     let remedy = remedy_of_sqlstate(&sqlstate);
     CaptureError::Server { source_id: source.clone(), during: during.to_owned(), sqlstate, message, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::postgres::config::{SnapshotMode, SpecialValues};
+    use crate::postgres::pattern::TablePatterns;
+
+    /// A server that sends this to whoever connects, and nothing after it.
+    fn falls_silent_after(greeting: &'static [u8]) -> PostgresConfig {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().expect("a client");
+            client.write_all(greeting).expect("it listens");
+            // Reads until the client has given up.
+            let _ = client.read_to_end(&mut Vec::new());
+        });
+        PostgresConfig {
+            source: SourceId::new("erp"),
+            host: Host::Tcp("127.0.0.1".to_owned()),
+            port,
+            database: "d".to_owned(),
+            user: "u".to_owned(),
+            password: None,
+            tls: Tls::Disable,
+            tables: TablePatterns::parse(&["*.*"]).expect("a pattern"),
+            slot: "s".to_owned(),
+            publication: "p".to_owned(),
+            snapshot: SnapshotMode::Initial,
+            copy_workers: 1,
+            drain_to: None,
+            special_values: SpecialValues::Stop,
+        }
+    }
+
+    fn is_late(error: &CaptureError) -> bool {
+        matches!(error, CaptureError::Lost { error, .. } if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_before_or_after_the_start_is_given_up() {
+        let (soon, stop) = (Duration::from_millis(50), StopSignal::default());
+        let silent = falls_silent_after(b"");
+        let error = Connection::open_within(soon, &silent, Purpose::Query, &stop).err().expect("it never answers");
+        assert!(is_late(&error), "{error}");
+
+        let greets = falls_silent_after(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05IZ\0\0\0\x05I");
+        let mut connection = Connection::open(&greets, Purpose::Query, &stop).expect("it greets");
+        let error = connection.within(soon, |connection| connection.receive("waiting")).expect_err("it is silent");
+        assert!(is_late(&error), "{error}");
+    }
 }

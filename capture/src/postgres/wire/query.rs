@@ -9,6 +9,9 @@ use postgres_protocol::message::frontend;
 use super::connection::{Connection, Fill};
 use crate::CaptureError;
 
+/// How long the server may take for a query: all of ours are small, and a lock that a change of a table holds goes by.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A row of a query: every column as the server's text.
 #[derive(Debug, Clone)]
 pub(crate) struct Row(Vec<Option<String>>);
@@ -49,6 +52,11 @@ pub(crate) fn quote_literal(text: &str) -> String {
 impl Connection {
     /// Runs statements and gives the rows of all of them.
     pub(crate) fn query(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
+        self.within(QUERY_TIMEOUT, |connection| connection.command(during, sql))
+    }
+
+    /// As [`Connection::query`], for what may take any time: a new slot waits for every transaction that is open.
+    pub(crate) fn command(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
         self.ask(during, sql)?;
         let mut rows = Vec::new();
         loop {

@@ -8,10 +8,10 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, recv, sockopt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -19,8 +19,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use crate::CaptureError;
 use crate::postgres::config::{Host, PostgresConfig, Tls};
 
-/// How long to wait for a connection and for each answer during start-up.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait for an address to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// After so long without a packet the system asks whether the other machine is still there, up to [`PROBES`] times.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 /// A server that takes nothing for this long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -116,22 +120,27 @@ impl Transport {
 
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return self.socket.write_all(bytes) };
-        tls.writer().write_all(bytes)?;
-        while tls.wants_write() {
-            tls.write_tls(&mut self.socket)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // Takes no more than its buffer of 64 KiB has room for.
+            let taken = tls.writer().write(rest)?;
+            rest = &rest[taken..];
+            while tls.wants_write() {
+                tls.write_tls(&mut self.socket)?;
+            }
         }
         Ok(())
     }
 
     /// Agrees on TLS as configured, after the server has said yes to it.
-    pub(super) fn start_tls(&mut self, config: &PostgresConfig) -> Result<(), CaptureError> {
+    pub(super) fn start_tls(&mut self, config: &PostgresConfig, deadline: Instant) -> Result<(), CaptureError> {
         let (Tls::VerifyFull { ca_file }, Host::Tcp(host)) = (&config.tls, &config.host) else { return Ok(()) };
         let fault =
             |reason: String| CaptureError::Tls { source_id: config.source.clone(), address: config.address(), reason };
         let client = client_config(ca_file.as_deref()).map_err(fault)?;
         let name = ServerName::try_from(host.clone()).map_err(|error| fault(format!("host name: {error}")))?;
         let mut tls = ClientConnection::new(client, name).map_err(|error| fault(error.to_string()))?;
-        self.handshake(&mut tls).map_err(|error| match error.downcast::<rustls::Error>() {
+        self.handshake(&mut tls, deadline).map_err(|error| match error.downcast::<rustls::Error>() {
             Ok(refused) => fault(format!(
                 "{refused}; check that the host in the url is the one in the certificate, and sslrootcert"
             )),
@@ -141,7 +150,7 @@ impl Transport {
         Ok(())
     }
 
-    fn handshake(&mut self, tls: &mut ClientConnection) -> io::Result<()> {
+    fn handshake(&mut self, tls: &mut ClientConnection, deadline: Instant) -> io::Result<()> {
         while tls.is_handshaking() {
             while tls.wants_write() {
                 tls.write_tls(&mut self.socket)?;
@@ -149,7 +158,8 @@ impl Transport {
             if !tls.is_handshaking() {
                 break;
             }
-            if !self.wait(HANDSHAKE_TIMEOUT)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait(left)? {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer"));
             }
             match tls.read_tls(&mut self.socket) {
@@ -171,17 +181,32 @@ impl Transport {
 fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT) {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                watch_peer(&stream)?;
                 return Ok(stream);
             }
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// Has the system find out that the other machine is gone, also where nobody waits for an answer: after a minute of
+/// unanswered probes, or of sent bytes that nobody confirms.
+fn watch_peer(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    #[cfg(target_os = "linux")]
+    {
+        let whole = PROBE_AFTER + PROBE_EVERY * PROBES;
+        sockopt::set_tcp_user_timeout(stream, u32::try_from(whole.as_millis()).expect("a minute"))?;
+    }
+    Ok(())
 }
 
 fn read_tls(tls: &mut ClientConnection, socket: &mut Socket, buffer: &mut [u8]) -> io::Result<usize> {

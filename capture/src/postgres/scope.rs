@@ -1,0 +1,361 @@
+//! Which tables are read, and whether the server still gives of them what it gave.
+//!
+//! What a publication holds can change without a word in the log: a table is taken out and put back, a row filter or a
+//! key is changed, a partition is detached. Rows would be missing or stay for ever, and nobody would know. So every
+//! position carries a [`Mark`] of what was read up to there, and each session, and every minute of one, compares it
+//! with the server. A table is its number in the catalog here: a name can be given to another.
+
+use std::collections::{HashMap, HashSet};
+
+use syncline_schemas::ident::TableId;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::catalog::Catalog;
+use super::config::PostgresConfig;
+use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
+use super::mark::Mark;
+use super::wire::{Connection, Row, quote_literal};
+use crate::CaptureError;
+
+const DURING: &str = "comparing the publication";
+
+/// The tables that are read.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    publication: u32,
+    patterns: u32,
+    tables: Vec<ReadTable>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadTable {
+    pub(crate) oid: u32,
+    pub(crate) id: TableId,
+    /// As [`Shape::key`](super::decode::Shape::key) says it.
+    pub(crate) key: String,
+    terms: u32,
+    /// Of a partitioned table, by number.
+    leaves: Option<Vec<Leaf>>,
+}
+
+#[derive(Debug, Clone)]
+struct Leaf {
+    oid: u32,
+    /// Was a table of its own before.
+    was_attached: bool,
+}
+
+/// A table of the database, read or not.
+struct Candidate {
+    table: ReadTable,
+    is_selected: bool,
+    is_published: bool,
+    /// Published because somebody named it, and not as one of all or of a schema.
+    is_listed: bool,
+}
+
+impl Scope {
+    /// The table of this number, if it is read.
+    pub(crate) fn table(&self, oid: u32) -> Option<&ReadTable> {
+        self.tables.iter().find(|table| table.oid == oid)
+    }
+
+    /// The table of this name, if it is read.
+    pub(crate) fn named(&self, id: &TableId) -> Option<&ReadTable> {
+        self.tables.iter().find(|table| table.id == *id)
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        let tables = self.tables.iter().map(|table| [table.oid, hash(&table.id.to_string()), table.terms]);
+        let partitioned = self.tables.iter().filter_map(|table| {
+            let last = table.leaves.as_ref()?.iter().map(|leaf| leaf.oid).max().unwrap_or(0);
+            Some([table.oid, last, table.leaves_upto(last)])
+        });
+        Mark {
+            publication: self.publication,
+            patterns: self.patterns,
+            tables: tables.collect(),
+            partitioned: partitioned.collect(),
+        }
+    }
+}
+
+impl ReadTable {
+    fn leaves_upto(&self, last: u32) -> u32 {
+        let known = self.leaves.iter().flatten().map(|leaf| leaf.oid).filter(|oid| *oid <= last);
+        hash(&known.map(|oid| oid.to_string()).collect::<Vec<_>>().join(" "))
+    }
+}
+
+fn hash(text: &str) -> u32 {
+    u32::try_from(xxh3_64(text.as_bytes()) >> 32).expect("32 bits are left")
+}
+
+/// Finds what is read, and what of it is not as the mark says; without a mark everything selected and published is.
+///
+/// `before` gives names to tables that the catalog does not know any more.
+pub(crate) fn compare(
+    connection: &mut Connection,
+    catalog: &Catalog,
+    config: &PostgresConfig,
+    held: Option<&Mark>,
+    before: Option<&Scope>,
+) -> Result<(Scope, Vec<Finding>), CaptureError> {
+    let patterns = hash(&config.tables.to_string());
+    let mut comparison = Comparison { config, before, candidates: Vec::new(), findings: Vec::new() };
+    let Some(publication) = load_publication(connection, &config.publication)? else {
+        if held.is_some() {
+            comparison.publication("is gone, so changes since then are lost to the source");
+        }
+        return Ok((Scope { patterns, ..Scope::default() }, comparison.findings));
+    };
+    comparison.candidates = load_candidates(connection, catalog, config)?;
+    let tables = match held {
+        None => {
+            let all = comparison.candidates.iter().filter(|it| it.is_selected && it.is_published);
+            all.map(|candidate| candidate.table.clone()).collect()
+        }
+        Some(held) => {
+            if held.publication != publication {
+                comparison.publication(
+                    "was made anew, or its options, owner or name were changed, while it was read: changes may be missing",
+                );
+            }
+            comparison.newcomers(held, held.patterns != patterns);
+            comparison.held_tables(held)
+        }
+    };
+    comparison.limit(&tables);
+    Ok((Scope { publication, patterns, tables }, comparison.findings))
+}
+
+struct Comparison<'a> {
+    config: &'a PostgresConfig,
+    before: Option<&'a Scope>,
+    /// By number.
+    candidates: Vec<Candidate>,
+    findings: Vec<Finding>,
+}
+
+impl Comparison<'_> {
+    fn add(&mut self, severity: Severity, object: String, message: impl Into<String>, remedy: Remedy) {
+        self.findings.push(Finding { severity, object, message: message.into(), remedy });
+    }
+
+    fn publication(&mut self, message: &str) {
+        let object = format!("publication {}", self.config.publication);
+        self.add(Severity::Error, object, message, Remedy::advice(COPY_AGAIN));
+    }
+
+    fn limit(&mut self, tables: &[ReadTable]) {
+        let entries = tables.len() + tables.iter().filter(|table| table.leaves.is_some()).count();
+        if entries > Mark::ENTRIES_MAX {
+            let object = format!("tables = {}", self.config.tables);
+            let message = format!("selects {} tables, a source has room for {}", tables.len(), Mark::ENTRIES_MAX);
+            self.add(Severity::Error, object, message, Remedy::advice("divide them among several sources"));
+        }
+    }
+
+    /// Selected tables that the mark does not hold: none of them was copied.
+    fn newcomers(&mut self, held: &Mark, selects_otherwise: bool) {
+        let excluded = self.excluded();
+        let known = held.tables.iter().filter(|[_, name, _]| !excluded.contains(name));
+        let (numbers, names): (HashSet<u32>, HashSet<u32>) = known.map(|[number, name, _]| (*number, *name)).unzip();
+        let mut found = Vec::new();
+        for candidate in self.candidates.iter().filter(|it| it.is_selected && !numbers.contains(&it.table.oid)) {
+            let id = &candidate.table.id;
+            if names.contains(&hash(&id.to_string())) {
+                continue;
+            }
+            // Somebody asks for it.
+            let is_wanted = candidate.is_listed || (candidate.is_published && selects_otherwise);
+            let (severity, message) = if is_wanted {
+                (Severity::Error, "is published and selected now, but was not when the tables were copied")
+            } else if candidate.is_published {
+                (Severity::Warning, "came after the tables were copied and is not read")
+            } else {
+                (Severity::Warning, "is selected but not in the publication, and is not read")
+            };
+            found.push((severity, id.clone(), message));
+        }
+        for (severity, id, message) in found {
+            let remedy = format!("exclude it with \"!{id}\" in tables; to read it, {COPY_AGAIN}");
+            self.add(severity, format!("table {id}"), message, Remedy::Advice(remedy));
+        }
+    }
+
+    /// Hashes of the names that the operator does not want read.
+    fn excluded(&self) -> HashSet<u32> {
+        self.config.tables.excluded_by_name().map(hash).collect()
+    }
+
+    /// The tables of the mark that can be read on.
+    fn held_tables(&mut self, held: &Mark) -> Vec<ReadTable> {
+        let leaves: HashMap<u32, [u32; 2]> =
+            held.partitioned.iter().map(|[oid, last, hash]| (*oid, [*last, *hash])).collect();
+        let excluded = self.excluded();
+        let mut tables = Vec::new();
+        for [oid, name, terms] in &held.tables {
+            // Whoever names a table with ! goes on without it, whatever became of it.
+            if excluded.contains(name) {
+                continue;
+            }
+            match self.held_table(*oid, *name, *terms, leaves.get(oid)) {
+                Ok(table) => tables.extend(table),
+                Err((object, message)) => {
+                    self.add(Severity::Error, format!("table {object}"), message, Remedy::advice(WITHOUT_IT));
+                }
+            }
+        }
+        tables
+    }
+
+    /// A table of the mark, `None` where the operator does not want it any more, or its name and what is wrong with it.
+    fn held_table(
+        &mut self,
+        oid: u32,
+        name: u32,
+        terms: u32,
+        leaves: Option<&[u32; 2]>,
+    ) -> Result<Option<ReadTable>, (String, String)> {
+        let fault = |object: &dyn ToString, message: &str| Err((object.to_string(), message.to_owned()));
+        let place = self.candidates.binary_search_by_key(&oid, |candidate| candidate.table.oid);
+        let Some(now) = place.ok().map(|place| &self.candidates[place]) else {
+            if let Some(other) = self.candidates.iter().find(|it| hash(&it.table.id.to_string()) == name) {
+                return if other.is_selected { fault(&other.table.id, ANOTHER_TABLE) } else { Ok(None) };
+            }
+            let known = self.before.and_then(|before| before.table(oid));
+            let object = known.map_or_else(|| format!("number {oid}"), |table| table.id.to_string());
+            return fault(&object, "was dropped while it was read, so its rows are never taken back");
+        };
+        let id = now.table.id.clone();
+        if hash(&id.to_string()) != name {
+            return fault(&id, RENAMED);
+        }
+        if !now.is_selected {
+            let message = "is no longer selected: it is not read any more, and what was delivered of it stays";
+            self.add(Severity::Warning, format!("table {id}"), message, Remedy::None);
+            return Ok(None);
+        }
+        if !now.is_published {
+            return fault(&id, "is no longer in the publication, so changes since then are lost to the source");
+        }
+        if now.table.terms != terms {
+            let message = "has another key, row filter, column list or entry in the publication than when it was read";
+            return fault(&id, message);
+        }
+        let table = now.table.clone();
+        if let Some([last, leaves]) = leaves {
+            if table.leaves_upto(*last) != *leaves {
+                let message = "lost a partition or took an older table in as one, which the log does not hold: rows stay \
+                               that are gone, or are missing";
+                return fault(&id, message);
+            }
+            if table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && leaf.was_attached) {
+                let message = "took a table in as a partition: rows that this held before are not in the log";
+                let remedy = "bring them into the log with an update of them that changes nothing";
+                self.add(Severity::Warning, format!("table {id}"), message, Remedy::advice(remedy));
+            }
+        }
+        Ok(Some(table))
+    }
+}
+
+/// What to do about a table that cannot be read on.
+pub(crate) const WITHOUT_IT: &str = "to go on without it, exclude it by the name that it was read under, as in \
+                                     \"!public.orders\" in tables; or copy the tables again into an empty data_dir";
+/// What is wrong with a name that leads to another table.
+pub(crate) const ANOTHER_TABLE: &str = "is another table than was read under this name: it was dropped and made anew, or \
+                                        swapped by renaming, and the rows of the old one are never taken back";
+/// What is wrong with a table under another name.
+const RENAMED: &str = "had another name when it was read, and its rows belong to that";
+
+/// A hash of what identifies the publication and its options; its row is written anew when one of them changes.
+fn load_publication(connection: &mut Connection, name: &str) -> Result<Option<u32>, CaptureError> {
+    let name = quote_literal(name);
+    let sql = format!("SELECT oid, xmin FROM pg_catalog.pg_publication WHERE pubname = {name}");
+    let rows = connection.query(DURING, &sql)?;
+    Ok(rows.first().map(|row| hash(&format!("{} {}", row.text(0), row.text(1)))))
+}
+
+/// All tables of the database. Only rows of the catalog are read, none of which a lock on a table holds up.
+fn load_candidates(
+    connection: &mut Connection,
+    catalog: &Catalog,
+    config: &PostgresConfig,
+) -> Result<Vec<Candidate>, CaptureError> {
+    let (details, of_schema) = if catalog.server_version() >= 150_000 {
+        let of_schema = "LEFT JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid AND s.pnnspid = n.oid";
+        ("s.oid, r.prqual::text, r.prattrs::text", of_schema)
+    } else {
+        ("NULL, NULL, NULL", "")
+    };
+    let rows = connection.query(
+        DURING,
+        &format!(
+            "SELECT c.oid, n.nspname, c.relname, p.puballtables, r.oid, {details} \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_catalog.pg_publication p ON p.pubname = {} \
+             LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid {of_schema} \
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p' ORDER BY c.oid",
+            quote_literal(&config.publication)
+        ),
+    )?;
+    let candidates: Option<Vec<_>> = rows.iter().map(|row| candidate(row, catalog, config)).collect();
+    let mut candidates =
+        candidates.ok_or_else(|| connection.protocol(DURING, "pg_class holds a number that is none"))?;
+    load_leaves(connection, catalog, &mut candidates)?;
+    Ok(candidates)
+}
+
+fn candidate(row: &Row, catalog: &Catalog, config: &PostgresConfig) -> Option<Candidate> {
+    let oid = row.parsed(0)?;
+    let id = TableId::new(row.text(1), row.text(2));
+    let key = catalog.table(oid).map(|table| catalog.key(&config.source, table)).unwrap_or_default();
+    let terms: Vec<&str> = (3..8).map(|i| row.text(i)).chain([key.as_str()]).collect();
+    Some(Candidate {
+        is_selected: config.tables.matches(&id),
+        is_published: row.is_true(3) || row.get(4).is_some() || row.get(5).is_some(),
+        is_listed: row.get(4).is_some(),
+        table: ReadTable { oid, id, terms: hash(&terms.join("\0")), key, leaves: None },
+    })
+}
+
+/// The partitions of the selected tables. One that was created as such is as old as its place among them.
+fn load_leaves(
+    connection: &mut Connection,
+    catalog: &Catalog,
+    candidates: &mut [Candidate],
+) -> Result<(), CaptureError> {
+    let roots: Vec<String> = catalog.partitioned().map(|oid| oid.to_string()).collect();
+    if roots.is_empty() {
+        return Ok(());
+    }
+    let rows = connection.query(
+        DURING,
+        &format!(
+            "WITH RECURSIVE tree(root, oid, attached) AS (\
+               SELECT c.oid, c.oid, false FROM pg_catalog.pg_class c WHERE c.oid IN ({}) UNION ALL \
+               SELECT t.root, i.inhrelid, t.attached OR i.xmin IS DISTINCT FROM a.xmin \
+               FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
+               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
+             SELECT t.root, t.oid, t.attached FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
+             WHERE c.relkind <> 'p' ORDER BY t.oid",
+            roots.join(", ")
+        ),
+    )?;
+    let partitioned: HashSet<u32> = catalog.partitioned().collect();
+    let partitioned = candidates.iter_mut().filter(|candidate| partitioned.contains(&candidate.table.oid));
+    let mut leaves: HashMap<u32, &mut Vec<Leaf>> =
+        partitioned.map(|it| (it.table.oid, it.table.leaves.insert(Vec::new()))).collect();
+    for row in &rows {
+        let (Some(root), Some(oid)) = (row.parsed(0), row.parsed(1)) else {
+            return Err(connection.protocol(DURING, "pg_inherits holds a number that is none"));
+        };
+        if let Some(leaves) = leaves.get_mut(&root) {
+            leaves.push(Leaf { oid, was_attached: row.is_true(2) });
+        }
+    }
+    Ok(())
+}

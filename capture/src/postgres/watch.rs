@@ -1,0 +1,175 @@
+//! The tables while the log is followed: what its descriptions of them mean, and whether they are still what is read.
+//!
+//! A description names a table by number. One of the session's [`Scope`] is read; any other is not: it is excluded, or
+//! came later, or is a partition, which the server describes beside its root. A table that is read and comes with
+//! another name or key, or whose name comes with another number, ends the session: rows that are in the log already
+//! would stay under what was theirs.
+//!
+//! What the log does not tell is looked up once a minute, and soon after the server describes a table again, which it
+//! does when a table or the publication has changed. That the server is too busy to answer is no reason to end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use syncline_schemas::ident::TableId;
+use tracing::warn;
+
+use super::catalog::Catalog;
+use super::decode::{Relation, Shape};
+use super::finding::{Finding, Severity, ensure_fit};
+use super::preflight::Inspection;
+use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
+use super::session::Session;
+use super::wire::{Connection, Purpose};
+use crate::{CaptureError, Class};
+
+/// How long a change that nothing hints at can go on unseen.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Vacuuming makes the server describe tables again, too: not more often than this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The log waits meanwhile, and the server for us.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Watch<'a> {
+    session: &'a Session<'a>,
+    catalog: Catalog,
+    scope: Scope,
+    mark: Arc<[u8]>,
+    /// Kept between two looks; opened anew after it broke.
+    queries: Option<Connection>,
+    described: HashSet<u32>,
+    looked_at: Instant,
+    is_hinted: bool,
+    found: Vec<Finding>,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new(session: &'a Session<'a>, queries: Connection, inspection: Inspection) -> Self {
+        let Inspection { catalog, scope, findings, .. } = inspection;
+        Self {
+            session,
+            catalog,
+            mark: Arc::from(scope.mark().encode()),
+            scope,
+            queries: Some(queries),
+            described: HashSet::new(),
+            looked_at: Instant::now(),
+            is_hinted: false,
+            found: findings,
+        }
+    }
+
+    /// What is read, for a position.
+    pub(crate) fn mark(&self) -> Arc<[u8]> {
+        Arc::clone(&self.mark)
+    }
+
+    /// The shape of a table as the log describes it, `None` where the table is not read.
+    pub(crate) fn shape(&mut self, relation: &Relation) -> Result<Option<Shape>, CaptureError> {
+        self.is_hinted |= !self.described.insert(relation.id);
+        let id = TableId::new(&relation.schema, &relation.name);
+        let Some(read) = self.scope.table(relation.id) else {
+            return match self.scope.named(&id) {
+                Some(_) => Err(self.unfit(&id, ANOTHER_TABLE)),
+                None => Ok(None),
+            };
+        };
+        if read.id != id {
+            return Err(self.unfit(&read.id, &format!("was renamed to {id}, and its rows belong to the old name")));
+        }
+        let key = read.key.clone();
+        if !self.catalog.agrees_with(relation) {
+            self.reload()?;
+            if !self.catalog.agrees_with(relation) {
+                self.with_queries(|catalog, queries| catalog.load_type_names(queries, relation))?;
+            }
+        } else if relation.replica_identity == b'f' {
+            // A full identity does not say which columns the key is made of.
+            self.with_queries(|catalog, queries| catalog.reload_key(queries, relation.id))?;
+        }
+        let shape = self.catalog.shape(&self.session.config.source, relation)?;
+        if shape.key() != key {
+            let reason = format!("had the key ({key}) when it was read and has ({}) now", shape.key());
+            return Err(self.unfit(&id, &reason));
+        }
+        Ok(Some(shape))
+    }
+
+    /// Compares the tables with the server where that is due.
+    pub(crate) fn look(&mut self) -> Result<(), CaptureError> {
+        let since = self.looked_at.elapsed();
+        if since < LOOK_EVERY && !(self.is_hinted && since >= LOOK_AGAIN) {
+            return Ok(());
+        }
+        (self.looked_at, self.is_hinted) = (Instant::now(), false);
+        match self.compare() {
+            Err(error) if error.class() == Class::Transient => {
+                let source = &self.session.config.source;
+                warn!(%source, %error, "cannot see whether the tables are still published as they were; trying again");
+                Ok(())
+            }
+            compared => compared,
+        }
+    }
+
+    fn compare(&mut self) -> Result<(), CaptureError> {
+        let config = self.session.config;
+        let held = self.scope.mark();
+        let before = std::mem::take(&mut self.scope);
+        let compared = self.with_queries(|catalog, queries| {
+            queries.within(LOOK_TIMEOUT, |queries| {
+                *catalog = Catalog::load(queries, &config.tables, catalog.server_version())?;
+                scope::compare(queries, catalog, config, Some(&held), Some(&before))
+            })
+        });
+        let (scope, found) = match compared {
+            Ok(compared) => compared,
+            Err(error) => {
+                self.scope = before;
+                return Err(error);
+            }
+        };
+        ensure_fit(&config.source, &found)?;
+        let warnings = found.iter().filter(|finding| finding.severity == Severity::Warning);
+        for finding in warnings.filter(|finding| !self.found.contains(finding)) {
+            warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+        }
+        self.mark = Arc::from(scope.mark().encode());
+        (self.scope, self.found) = (scope, found);
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), CaptureError> {
+        let patterns = &self.session.config.tables;
+        self.with_queries(|catalog, queries| {
+            *catalog = Catalog::load(queries, patterns, catalog.server_version())?;
+            Ok(())
+        })
+    }
+
+    /// Asks over the connection for queries; after an error it is not used again.
+    fn with_queries<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Catalog, &mut Connection) -> Result<T, CaptureError>,
+    ) -> Result<T, CaptureError> {
+        let Session { config, stop, .. } = self.session;
+        let opened = match self.queries.take() {
+            Some(queries) => Ok(queries),
+            None => Connection::open(config, Purpose::Query, stop),
+        };
+        let mut queries = opened?;
+        let answer = ask(&mut self.catalog, &mut queries)?;
+        self.queries = Some(queries);
+        Ok(answer)
+    }
+
+    fn unfit(&self, table: &TableId, reason: &str) -> CaptureError {
+        CaptureError::Unfit {
+            source_id: self.session.config.source.clone(),
+            object: format!("table {table}"),
+            reason: reason.to_owned(),
+            remedy: WITHOUT_IT.to_owned(),
+        }
+    }
+}

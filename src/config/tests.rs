@@ -1,0 +1,83 @@
+//! Settings that would have no effect, or only at some later time, are faults with their place.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+const SOURCE: &str = "[sources.erp]\ntype = \"postgres\"\nurl = \"postgres://syncline@127.0.0.1/erp\"\n";
+const MAPPINGS: &str = "[mappings]\ndir = \"mappings\"\n";
+const DISCARD: &str = "[sinks.null]\ntype = \"discard\"\n";
+const PLANNING: &str = "[sinks.planning]\ntype = \"planning\"\nurl = \"http://127.0.0.1:7080/pdx/v1\"\n";
+const SUPPLIER: &str = "SELECT 'C1' AS company_id, nr AS supplier_id, name AS name FROM lieferant";
+
+/// A folder with one good mapping.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(folder.path().join("mappings/erp")).expect("made");
+    fs::write(folder.path().join("mappings/erp/supplier.sql"), SUPPLIER).expect("written");
+    folder
+}
+
+fn read(folder: &Path, sections: &[&str]) -> Result<Config, String> {
+    let file = folder.join("syncline.toml");
+    fs::write(&file, sections.concat()).expect("written");
+    Config::read(&file).map_err(|faults| faults.to_string())
+}
+
+fn faults(folder: &Path, sections: &[&str]) -> String {
+    read(folder, sections).expect_err("it has faults")
+}
+
+#[test]
+fn a_target_without_mappings_is_refused_since_it_would_never_get_a_row() {
+    let folder = folder();
+    let lake = "[sinks.lake]\ntype = \"lake\"\nurl = \"lake\"\n";
+    let text = faults(folder.path(), &[SOURCE, DISCARD, PLANNING, lake]);
+    assert!(text.contains("no [mappings] section: sinks.planning and sinks.lake would never get a row"), "{text}");
+    assert!(read(folder.path(), &[SOURCE, DISCARD]).expect("measuring needs none").mappings.is_empty());
+    assert_eq!(read(folder.path(), &[SOURCE, MAPPINGS, PLANNING]).expect("sound").mappings.len(), 1);
+}
+
+#[test]
+fn a_mapping_beside_the_folders_of_the_sources_is_told_where_it_belongs() {
+    let folder = folder();
+    fs::write(folder.path().join("mappings/supplier.sql"), SUPPLIER).expect("written");
+    let text = faults(folder.path(), &[SOURCE, MAPPINGS, PLANNING]);
+    assert!(text.starts_with("1 fault "), "{text}");
+    assert!(text.contains("mappings/supplier.sql: ") && text.contains("mappings/<source>/supplier.sql"), "{text}");
+}
+
+#[test]
+fn a_folder_of_mappings_may_be_a_link() {
+    let folder = folder();
+    let shared = folder.path().join("shared");
+    fs::rename(folder.path().join("mappings/erp"), &shared).expect("moved");
+    std::os::unix::fs::symlink(&shared, folder.path().join("mappings/erp")).expect("linked");
+    assert_eq!(read(folder.path(), &[SOURCE, MAPPINGS, PLANNING]).expect("sound").mappings.len(), 1);
+}
+
+#[test]
+fn what_a_planning_sink_would_refuse_later_is_refused_with_its_line() {
+    let folder = folder();
+    let refused = |sink: &str, line: usize, words: &[&str]| {
+        let text = faults(folder.path(), &["[daemon]\nname = \"erp\"\n", SOURCE, MAPPINGS, PLANNING, sink]);
+        assert!(text.contains(&format!("syncline.toml:{line}: sinks.planning.")), "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    refused("partitions = 5000\n", 11, &["partitions is 5000; must be at most 1024"]);
+    refused("partitions = 5000000000\n", 11, &["partitions is ", "at most 1024"]);
+    let secret = PLANNING.replace("127.0.0.1", "me:hunter2@127.0.0.1");
+    let text = faults(folder.path(), &[SOURCE, MAPPINGS, &secret]);
+    assert!(text.contains("syncline.toml:8: sinks.planning.url holds a user name or password"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let text = faults(folder.path(), &[SOURCE, MAPPINGS, &PLANNING.replace("http:", "ftp:")]);
+    assert!(text.contains("syncline.toml:8: sinks.planning.url has the scheme ftp"), "{text}");
+}
+
+#[test]
+fn a_pipeline_without_a_name_is_refused_where_the_name_is_set() {
+    let folder = folder();
+    let text = faults(folder.path(), &["[daemon]\nname = \"\"\n", SOURCE, MAPPINGS, DISCARD]);
+    assert!(text.contains("syncline.toml:2: daemon.name is empty"), "{text}");
+}

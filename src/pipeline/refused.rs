@@ -1,0 +1,321 @@
+//! Rows that a target refused: kept until a newer version of their key gets through, and sent again where the target says
+//! that a later attempt can succeed.
+//!
+//! ```text
+//! sinks  <sink> 0 r <entity> 0 <key>   ->  u32 length of the head | head, JSON | the row, an encoded delta
+//! cursor sink.unlisted/<sink>          ->  refused rows that found no place
+//! ```
+//!
+//! A row is written down as soon as its refusal is known, not with the cursor: a killed daemon would otherwise skip it as
+//! arrived. It is bounded in rows and in bytes, and what finds no place is counted. Keys are shown, never logged.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrow::array::AsArray;
+use serde::{Deserialize, Serialize};
+use syncline_journal::{Commit, Durability, Space, Store};
+use syncline_schemas::delta::{self, DeltaBatch, SYSTEM_COLUMNS};
+use syncline_schemas::entity;
+use syncline_schemas::ident::Version;
+use syncline_schemas::keycode;
+use syncline_schemas::rowcode::Rows;
+use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::memory::place;
+use super::outbox::unreadable;
+
+/// Rows kept of a sink: enough to see every cause, and a bound for a target that refuses everything.
+const ROWS_MAX: usize = 10_000;
+/// A larger row is listed and not kept, so that all of them stay below 640 MiB.
+const ROW_BYTES_MAX: usize = 64 * 1024;
+/// Refused rows of one write that get a log line.
+const LINES_MAX: u64 = 1_000;
+/// The first pause before retryable rows are sent again: what they miss is often on its way.
+const FIRST: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(600);
+
+const ROW: u8 = b'r';
+
+/// A refused row as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedRow {
+    pub(crate) entity: String,
+    /// The key's values, JSON.
+    pub(crate) key: String,
+    /// 32 hex digits.
+    pub(crate) version: String,
+    /// The target's word for the reason.
+    pub(crate) code: String,
+    /// The field at fault, where the target names one.
+    pub(crate) field: Option<String>,
+    /// True where the target says that a later attempt can succeed: it is sent again.
+    pub(crate) retryable: bool,
+    /// How often it was refused.
+    pub(crate) attempts: u32,
+    /// When it was refused first, milliseconds since 1970.
+    pub(crate) since_ms: u64,
+}
+
+/// The refused rows of one sink.
+pub(super) struct Refused {
+    store: Store,
+    sink: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By entity and encoded key.
+    rows: HashMap<String, HashMap<Vec<u8>, RefusedRow>>,
+    unlisted: u64,
+    /// When retryable rows are sent again, and the pause before.
+    due: Option<Instant>,
+    pause: Duration,
+    pass: Pass,
+}
+
+/// What happens during one write.
+#[derive(Default)]
+struct Pass {
+    /// True where refused rows are sent again.
+    again: bool,
+    told: u64,
+    /// Newest version of each listed key that was read.
+    read: HashMap<(String, Vec<u8>), Version>,
+    refused: HashSet<(String, Vec<u8>)>,
+}
+
+impl State {
+    fn len(&self) -> usize {
+        self.rows.values().map(HashMap::len).sum()
+    }
+
+    fn any_retryable(&self) -> bool {
+        self.rows.values().flat_map(HashMap::values).any(|row| row.retryable)
+    }
+
+    fn schedule(&mut self, pause: Duration) {
+        self.pause = pause.min(LONGEST);
+        self.due = self.any_retryable().then(|| Instant::now() + self.pause);
+    }
+}
+
+fn malformed(sink: &str) -> SinkError {
+    SinkError::Outbox { reason: format!("a refused row of sink {sink} does not decode") }
+}
+
+/// Head and encoded row of a stored value.
+fn parse(value: &[u8]) -> Option<(RefusedRow, &[u8])> {
+    let (length, rest) = value.split_first_chunk()?;
+    let (head, row) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    Some((serde_json::from_slice(head).ok()?, row))
+}
+
+fn compose(head: &RefusedRow, row: &[u8]) -> Vec<u8> {
+    let head = serde_json::to_vec(head).expect("a head is plain data");
+    let length = u32::try_from(head.len()).expect("a head is small");
+    [&length.to_be_bytes(), head.as_slice(), row].concat()
+}
+
+/// The keys of rows of an entity; none where it is not canonical.
+fn keys(batch: &DeltaBatch) -> Result<Option<Rows>, SinkError> {
+    let Some(entity) = entity::get(&batch.entity) else { return Ok(None) };
+    let columns = batch.rows.columns().get(SYSTEM_COLUMNS..SYSTEM_COLUMNS + entity.key_len());
+    Ok(columns.map(keycode::encode).transpose()?)
+}
+
+fn version(batch: &DeltaBatch, row: usize) -> Option<Version> {
+    let bytes = batch.rows.column(1).as_fixed_size_binary_opt()?.value(row);
+    Some(Version::from_bytes(bytes.try_into().ok()?))
+}
+
+/// The first rows of a sink's list.
+pub(crate) fn list(store: &Store, sink: &str, rows_max: usize) -> Vec<RefusedRow> {
+    let pairs = store.scan_prefix(Space::Sinks, &place(sink, ROW, b"")).take(rows_max);
+    pairs.filter_map(|pair| Some(parse(&pair.ok()?.1)?.0)).collect()
+}
+
+impl Refused {
+    /// Reads what earlier processes kept.
+    pub(super) fn open(store: &Store, sink: &str) -> Result<Self, SinkError> {
+        let this = Self { store: store.clone(), sink: sink.to_owned(), state: Mutex::default() };
+        let unlisted = store.cursor(&this.unlisted_name()).map_err(|error| unreadable(&error))?;
+        let mut state = this.lock();
+        state.unlisted = unlisted.unwrap_or_default();
+        let prefix = this.prefix();
+        for pair in store.scan_prefix(Space::Sinks, &prefix) {
+            let (key, value) = pair.map_err(|error| unreadable(&error))?;
+            let (row, _) = parse(&value).ok_or_else(|| malformed(sink))?;
+            let key = key.get(prefix.len() + row.entity.len() + 1..).ok_or_else(|| malformed(sink))?.to_vec();
+            state.rows.entry(row.entity.clone()).or_default().insert(key, row);
+        }
+        state.schedule(FIRST);
+        drop(state);
+        Ok(this)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prefix(&self) -> Vec<u8> {
+        place(&self.sink, ROW, b"")
+    }
+
+    fn unlisted_name(&self) -> String {
+        format!("sink.unlisted/{}", self.sink)
+    }
+
+    fn place(&self, entity: &str, key: &[u8]) -> Vec<u8> {
+        place(&self.sink, ROW, &[entity.as_bytes(), &[0], key].concat())
+    }
+
+    /// How many rows the target lacks.
+    pub(super) fn count(&self) -> u64 {
+        let state = self.lock();
+        state.len() as u64 + state.unlisted
+    }
+
+    /// When to send retryable rows again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.lock().due
+    }
+
+    /// A write begins; `again` where it sends refused rows.
+    pub(super) fn begin(&self, again: bool) {
+        self.lock().pass = Pass { again, ..Pass::default() };
+    }
+
+    /// Looks at what is read for the write under way: a listed key among it is about to be delivered.
+    pub(super) fn observe(&self, batch: &DeltaBatch) -> Result<(), SinkError> {
+        let mut state = self.lock();
+        let State { rows, pass, .. } = &mut *state;
+        let Some(listed) = rows.get(&batch.entity).filter(|listed| !listed.is_empty()) else { return Ok(()) };
+        let Some(keys) = keys(batch)? else { return Ok(()) };
+        for row in 0..keys.len() {
+            if let Some((key, version)) = listed.get_key_value(keys.row(row)).zip(version(batch, row)) {
+                let newest = pass.read.entry((batch.entity.clone(), key.0.clone())).or_insert(version);
+                *newest = version.max(*newest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes refused rows down.
+    pub(super) fn keep(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        let mut commit = Commit::new();
+        let mut state = self.lock();
+        for reject in rejects {
+            self.log(&reject, &mut state.pass);
+            let batch = DeltaBatch { entity: reject.entity, rows: reject.row };
+            let Some(key) = keys(&batch)?.filter(|keys| !keys.is_empty()).map(|keys| keys.row(0).to_vec()) else {
+                state.unlisted += 1;
+                continue;
+            };
+            let full = state.len() >= ROWS_MAX;
+            let before = state.rows.get(&batch.entity).and_then(|rows| rows.get(&key));
+            if full && before.is_none() {
+                state.unlisted += 1;
+                continue;
+            }
+            let mut row = delta::encode(std::slice::from_ref(&batch))?;
+            let kept = row.len() <= ROW_BYTES_MAX;
+            if !kept {
+                row.clear();
+            }
+            let same = before.filter(|before| before.version == reject.version);
+            let head = RefusedRow {
+                entity: batch.entity.clone(),
+                key: reject.key,
+                version: reject.version,
+                code: reject.code,
+                field: reject.field,
+                retryable: reject.retryable && kept,
+                attempts: same.map_or(1, |same| same.attempts.saturating_add(1)),
+                since_ms: same.map_or_else(now_ms, |same| same.since_ms),
+            };
+            commit.put(Space::Sinks, self.place(&batch.entity, &key), compose(&head, &row));
+            state.pass.refused.insert((batch.entity.clone(), key.clone()));
+            let retryable = head.retryable;
+            state.rows.entry(batch.entity).or_default().insert(key, head);
+            if retryable && state.due.is_none() {
+                state.schedule(FIRST);
+            }
+        }
+        commit.put_cursor(&self.unlisted_name(), state.unlisted);
+        self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))
+    }
+
+    fn log(&self, reject: &Reject, pass: &mut Pass) {
+        pass.told += 1;
+        if pass.again || pass.told > LINES_MAX {
+            return;
+        }
+        let Reject { entity, version, code, field, .. } = reject;
+        let field = field.as_deref().unwrap_or("");
+        warn!(sink = self.sink, entity, version, code, field, "row refused by the target");
+    }
+
+    /// The write is done, with so many refused rows: what was read and not refused has been delivered.
+    pub(super) fn settle(&self, rejected: u64, commit: &mut Commit) {
+        let mut state = self.lock();
+        let Pass { again, told, read, refused } = std::mem::take(&mut state.pass);
+        let mut settled = 0;
+        for ((entity, key), version) in read {
+            let place = self.place(&entity, &key);
+            let Some(rows) = state.rows.get_mut(&entity) else { continue };
+            let version = version.to_string();
+            // A refused version that is read once more is known to the target and passed over, except when it is sent again.
+            let newer = rows.get(&key).is_some_and(|row| row.version < version || (again && row.version == version));
+            if newer && !refused.contains(&(entity, key.clone())) {
+                rows.remove(&key);
+                commit.delete(Space::Sinks, place);
+                settled += 1;
+            }
+        }
+        if rejected > told {
+            state.unlisted += rejected - told;
+            commit.put_cursor(&self.unlisted_name(), state.unlisted);
+        }
+        if !again && rejected > LINES_MAX {
+            warn!(sink = self.sink, rows = rejected - LINES_MAX, "more rows refused by the target; see /status");
+        }
+        if again {
+            let pause = if settled > 0 { FIRST } else { state.pause * 2 };
+            state.schedule(pause);
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The rows that are to be sent again, whatever span is asked for.
+pub(super) struct Again<'r>(pub(super) &'r Refused);
+
+impl DeltaSource for Again<'_> {
+    fn read(&self, _: Span) -> Result<OutboxIter<'_>, SinkError> {
+        let Self(refused) = self;
+        let pairs = refused.store.scan_prefix(Space::Sinks, &refused.prefix());
+        let entries = pairs.map(|pair| {
+            let (_, value) = pair.map_err(|error| unreadable(&error))?;
+            let (head, row) = parse(&value).ok_or_else(|| malformed(&refused.sink))?;
+            let version: Version = head.version.parse()?;
+            let deltas = if head.retryable { delta::decode(row)? } else { Vec::new() };
+            deltas.iter().try_for_each(|batch| refused.observe(batch))?;
+            Ok(OutboxEntry { offset: version.offset(), deltas })
+        });
+        Ok(Box::new(entries))
+    }
+
+    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
+        self.0.keep(rejects)
+    }
+}

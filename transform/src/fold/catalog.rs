@@ -1,0 +1,151 @@
+//! Names and numbers in state: which mapping, entity, joined table and index has which number, and the shapes of tables.
+//!
+//! A number is given once and kept, so that keys in state stay short; what is given in a step is committed with it.
+//!
+//! ```text
+//! mapping/<name>                    u32, u64 fingerprint of its text
+//! entity/<name>                     u32
+//! joined/<source>\0<schema>\0<name>                    u32
+//! index/<source>\0<schema>\0<name>\0<column>\0...      u32
+//! role/<mapping>\0<role>            the table that plays it: source \0 schema \0 name
+//! shape/<source>\0<schema>\0<name>  the newest shape of a table, as in the log
+//! ready/<mapping>                   its rows have been evaluated since all its tables are known
+//! layout/<u32>                      columns of stored rows, see stored.rs
+//! open, progress                    see unit.rs
+//! ```
+
+use std::collections::HashMap;
+
+use syncline_schemas::frame::LogEntry;
+use syncline_schemas::ident::{SourceId, TableId};
+use syncline_schemas::table::TableSchema;
+
+use super::Writes;
+use crate::TransformError;
+use crate::state::{Space, State};
+
+const MAPPING: &str = "mapping/";
+const ENTITY: &str = "entity/";
+const SHAPE: &str = "shape/";
+const ROLE: &str = "role/";
+const READY: &str = "ready/";
+
+/// A table of a source.
+pub(super) type Table = (SourceId, TableId);
+
+/// The text that names a table in keys and values.
+pub(super) fn table_text((source, table): &Table) -> String {
+    format!("{source}\0{}\0{}", table.schema, table.name)
+}
+
+fn damaged(what: &str) -> TransformError {
+    TransformError::State(format!("the catalogue of {what} does not decode"))
+}
+
+fn number(value: &[u8], what: &str) -> Result<u32, TransformError> {
+    Ok(u32::from_be_bytes(value.try_into().map_err(|_| damaged(what))?))
+}
+
+/// Numbers of one kind of name.
+pub(super) struct Numbers {
+    prefix: &'static str,
+    known: HashMap<String, u32>,
+    next: u32,
+}
+
+impl Numbers {
+    pub(super) fn open(prefix: &'static str, state: &dyn State) -> Result<Self, TransformError> {
+        let mut known = HashMap::new();
+        for (key, value) in state.scan(Space::Catalog, prefix.as_bytes(), &[], usize::MAX)? {
+            let name = String::from_utf8(key[prefix.len()..].to_vec()).map_err(|_| damaged(prefix))?;
+            known.insert(name, number(&value, prefix)?);
+        }
+        let next = known.values().max().map_or(1, |id| id + 1);
+        Ok(Self { prefix, known, next })
+    }
+
+    /// The number of a name, which it gets where it has none; true where it is fresh.
+    pub(super) fn of(&mut self, name: &str, registrations: &mut Writes) -> (u32, bool) {
+        if let Some(id) = self.known.get(name) {
+            return (*id, false);
+        }
+        let id = self.next;
+        self.next += 1;
+        self.known.insert(name.to_owned(), id);
+        let key = format!("{}{name}", self.prefix).into_bytes();
+        registrations.push((Space::Catalog, key, Some(id.to_be_bytes().to_vec())));
+        (id, true)
+    }
+}
+
+/// Numbers of entities, joined tables and indexes.
+pub(super) fn entity_numbers(state: &dyn State) -> Result<Numbers, TransformError> {
+    Numbers::open(ENTITY, state)
+}
+
+/// Mappings by name: state number and fingerprint.
+pub(super) fn known_mappings(state: &dyn State) -> Result<HashMap<String, (u32, u64)>, TransformError> {
+    let damaged = || damaged("mappings");
+    let mut known = HashMap::new();
+    for (key, value) in state.scan(Space::Catalog, MAPPING.as_bytes(), &[], usize::MAX)? {
+        let name = String::from_utf8(key[MAPPING.len()..].to_vec()).map_err(|_| damaged())?;
+        let (id, fingerprint) = value.split_at_checked(4).ok_or_else(damaged)?;
+        let fingerprint = u64::from_be_bytes(fingerprint.try_into().map_err(|_| damaged())?);
+        known.insert(name, (number(id, "mappings")?, fingerprint));
+    }
+    Ok(known)
+}
+
+pub(super) fn register_mapping(name: &str, id: u32, fingerprint: u64, registrations: &mut Writes) {
+    let value = [&id.to_be_bytes()[..], &fingerprint.to_be_bytes()[..]].concat();
+    registrations.push((Space::Catalog, format!("{MAPPING}{name}").into_bytes(), Some(value)));
+}
+
+fn role_key(mapping: &str, role: usize) -> Vec<u8> {
+    format!("{ROLE}{mapping}\0{role}").into_bytes()
+}
+
+/// The table that plays a role in a mapping, where that is known.
+pub(super) fn known_role(state: &dyn State, mapping: &str, role: usize) -> Result<Option<Table>, TransformError> {
+    let Some(value) = state.get(Space::Catalog, &role_key(mapping, role))? else { return Ok(None) };
+    let text = std::str::from_utf8(&value).map_err(|_| damaged("tables"))?;
+    let mut parts = text.split('\0');
+    let (Some(source), Some(schema), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(damaged("tables"));
+    };
+    Ok(Some((SourceId::new(source), TableId::new(schema, name))))
+}
+
+pub(super) fn register_role(mapping: &str, role: usize, table: &Table, registrations: &mut Writes) {
+    registrations.push((Space::Catalog, role_key(mapping, role), Some(table_text(table).into_bytes())));
+}
+
+/// The newest shape of every table that a mapping reads.
+pub(super) fn known_shapes(state: &dyn State) -> Result<HashMap<Table, TableSchema>, TransformError> {
+    let mut shapes = HashMap::new();
+    for (_, value) in state.scan(Space::Catalog, SHAPE.as_bytes(), &[], usize::MAX)? {
+        let LogEntry::Schema(shape) = LogEntry::decode(&value)? else { return Err(damaged("shapes")) };
+        shapes.insert((shape.source.clone(), shape.table.clone()), shape);
+    }
+    Ok(shapes)
+}
+
+pub(super) fn register_shape(shape: &TableSchema, registrations: &mut Writes) -> Result<(), TransformError> {
+    let table = (shape.source.clone(), shape.table.clone());
+    let value = LogEntry::Schema(shape.clone()).encode()?;
+    registrations.push((Space::Catalog, format!("{SHAPE}{}", table_text(&table)).into_bytes(), Some(value)));
+    Ok(())
+}
+
+fn ready_key(mapping: &str) -> Vec<u8> {
+    format!("{READY}{mapping}").into_bytes()
+}
+
+pub(super) fn is_ready(state: &dyn State, mapping: &str) -> Result<bool, TransformError> {
+    Ok(state.get(Space::Catalog, &ready_key(mapping))?.is_some())
+}
+
+pub(super) fn register_ready(mapping: &str, registrations: &mut Writes) {
+    registrations.push((Space::Catalog, ready_key(mapping), Some(Vec::new())));
+}

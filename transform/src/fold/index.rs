@@ -1,0 +1,38 @@
+//! Keys of the index space: rows of a joined table by the columns they are joined on, and driving rows by the joined row
+//! that they looked for. So a changed row finds its dependants and a dependant its row, each by one range of keys.
+//!
+//! ```text
+//! T | kind | ...                                  a task, see tasks.rs
+//! J | index u32 | values of its columns | key     row of a joined table, where it is not joined on its key
+//! D | mapping u32 | join u8 | values | key        driving row that looked for these values, found or not
+//! ```
+//!
+//! Values and keys are rowcode: for given types no row is the beginning of another, so a prefix finds exactly its own.
+
+const JOINED: u8 = b'J';
+const DRIVING: u8 = b'D';
+
+/// The joined rows that hold some values.
+pub(super) fn joined_prefix(index: u32, values: &[u8]) -> Vec<u8> {
+    [&[JOINED], &index.to_be_bytes()[..], values].concat()
+}
+
+/// The entry of a joined row.
+pub(super) fn joined(index: u32, values: &[u8], key: &[u8]) -> Vec<u8> {
+    let mut entry = joined_prefix(index, values);
+    entry.extend_from_slice(key);
+    entry
+}
+
+/// The driving rows of a mapping that looked for some values in a join.
+pub(super) fn driving_prefix(mapping: u32, join: usize, values: &[u8]) -> Vec<u8> {
+    let join = u8::try_from(join).expect("the number of joins is limited");
+    [&[DRIVING], &mapping.to_be_bytes()[..], &[join], values].concat()
+}
+
+/// The entry of a driving row.
+pub(super) fn driving(mapping: u32, join: usize, values: &[u8], key: &[u8]) -> Vec<u8> {
+    let mut entry = driving_prefix(mapping, join, values);
+    entry.extend_from_slice(key);
+    entry
+}

@@ -1,0 +1,86 @@
+//! A truncated table, taken back a bounded number of rows at a time: each chunk is a step of its own, and after a crash
+//! only what is left is taken back.
+
+use syncline_schemas::entity;
+
+use super::contribution::{Contributed, Contribution};
+use super::drivers::driving_key;
+use super::emit::{Lineage, Origin};
+use super::joined::Affected;
+use super::unit::Progress;
+use super::{ContributionChange, Fold, Work, Writes, held, index};
+use crate::TransformError;
+use crate::state::Space;
+
+impl Fold {
+    /// Takes back everything that a mapping's table contributed.
+    pub(super) fn truncate_driving(
+        &mut self,
+        member: usize,
+        lineage: Lineage,
+        origin: &Origin<'_>,
+        progress: Progress,
+        work: &mut Work<'_, '_>,
+    ) -> Result<(), TransformError> {
+        let (entity_index, id) = (self.roster.members[member].entity, self.roster.members[member].id);
+        loop {
+            let records = work.state.scan(Space::Contributions, &id.to_be_bytes(), &[], self.chunk)?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            let mut writes = Writes::new();
+            let mut by_entity: Vec<Vec<ContributionChange>> = entity::all().iter().map(|_| Vec::new()).collect();
+            for (key, bytes) in records {
+                writes.push((Space::Contributions, key.clone(), None));
+                let record = Contribution::decode(&bytes)?;
+                if record.held {
+                    writes.push((Space::Held, held::fault_key(&key), None));
+                }
+                for (join, values) in record.joined.iter().flat_map(|joined| joined.looked()) {
+                    writes.push((Space::Index, index::driving(id, join, values, driving_key(&key)), None));
+                }
+                if let Some(old) = Contributed::of(bytes)? {
+                    by_entity[entity_index].push(ContributionChange { key, old: Some(old), new: None, lineage });
+                }
+            }
+            let deltas = self.emit(by_entity, origin, work.state, &mut writes, &mut work.stats)?;
+            self.go_on(writes, deltas, progress, work)?;
+        }
+    }
+
+    /// Removes the rows of a joined table; what looked for them is evaluated again.
+    pub(super) fn truncate_joined(
+        &mut self,
+        table: u32,
+        lineage: Lineage,
+        origin: &Origin<'_>,
+        progress: Progress,
+        work: &mut Work<'_, '_>,
+    ) -> Result<(), TransformError> {
+        loop {
+            let records = work.state.scan(Space::Rows, &table.to_be_bytes(), &[], self.chunk)?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            let mut writes = Writes::new();
+            let joined = self.roster.tables.by_id(table).expect("a truncated table that is joined is kept");
+            let keys = || records.iter().map(|(key, _)| &key[size_of::<u32>()..]);
+            let mut affected: Vec<Affected> =
+                keys().map(|key| Affected { index: None, values: key.to_vec(), row: lineage.row }).collect();
+            for join_index in &joined.indexes {
+                let rows = records.iter().map(|(_, row)| row.as_slice());
+                let values = joined.indexed(join_index, rows, &self.roster.layouts)?;
+                for (key, values) in keys().zip(values).filter_map(|(key, values)| Some((key, values?))) {
+                    writes.push((Space::Index, index::joined(join_index.id, &values, key), None));
+                    affected.push(Affected { index: Some(join_index.id), values, row: lineage.row });
+                }
+            }
+            for task in self.tasks_for(joined, affected, lineage.cause) {
+                task.put(&|lineage| origin.text(lineage), &mut writes)?;
+                self.tasks = true;
+            }
+            writes.extend(records.into_iter().map(|(key, _)| (Space::Rows, key, None)));
+            self.go_on(writes, Vec::new(), progress, work)?;
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Source transactions as units: one that took several frames is folded when its last frame comes, from the log.
+//!
+//! ```text
+//! frame, transaction goes on      set aside: only where it begins is remembered
+//! last frame                      1  joined rows of every frame, in order
+//!                                 2  driving rows of every frame, in order, against the joined rows as they are now
+//!                                 3  driving rows that the joined rows affect (tasks)
+//! ```
+//!
+//! Each arrow is one or more steps; `progress` says in state which of them are committed, so that a crash goes on behind
+//! them. Sinks see none before the entry is done. A frame with whole transactions is one step where nothing is left over.
+
+use std::collections::BTreeMap;
+
+use syncline_schemas::frame::Frame;
+use syncline_schemas::ident::{LogOffset, SourceId};
+
+use super::step::Part;
+use super::{Fold, Work, Writes, tasks};
+use crate::TransformError;
+use crate::state::{Space, State};
+
+const OPEN: &[u8] = b"open";
+const PROGRESS: &[u8] = b"progress";
+
+/// What an entry's committed steps have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Progress {
+    /// The joined rows of the frames up to this one.
+    Joined(LogOffset),
+    /// Those of all frames, and the driving rows of the frames up to this one.
+    Driving(LogOffset),
+    /// All but the tasks.
+    Tasks,
+}
+
+impl Progress {
+    pub(super) fn read(state: &dyn State) -> Result<Option<Self>, TransformError> {
+        let Some(value) = state.get(Space::Catalog, PROGRESS)? else { return Ok(None) };
+        let damaged = || TransformError::State("the progress of an entry does not decode".to_owned());
+        let (stage, offset) = value.split_first().ok_or_else(damaged)?;
+        let offset = LogOffset(u64::from_be_bytes(offset.try_into().map_err(|_| damaged())?));
+        Ok(Some(match stage {
+            1 => Self::Joined(offset),
+            2 => Self::Driving(offset),
+            3 => Self::Tasks,
+            _ => return Err(damaged()),
+        }))
+    }
+
+    pub(super) fn write(self, writes: &mut Writes) {
+        let (stage, offset) = match self {
+            Self::Joined(offset) => (1, offset),
+            Self::Driving(offset) => (2, offset),
+            Self::Tasks => (3, LogOffset::START),
+        };
+        let value = [&[stage][..], &offset.0.to_be_bytes()].concat();
+        writes.push((Space::Catalog, PROGRESS.to_vec(), Some(value)));
+    }
+
+    /// The write that says that the entry is done.
+    pub(super) fn none() -> (Space, Vec<u8>, Option<Vec<u8>>) {
+        (Space::Catalog, PROGRESS.to_vec(), None)
+    }
+}
+
+/// The sources whose transaction is open, with its first frame.
+pub(super) fn open_transactions(state: &dyn State) -> Result<BTreeMap<SourceId, LogOffset>, TransformError> {
+    let damaged = || TransformError::State("the open transactions do not decode".to_owned());
+    let value = state.get(Space::Catalog, OPEN)?.unwrap_or_default();
+    let text = String::from_utf8(value).map_err(|_| damaged())?;
+    let line = |line: &str| {
+        let (offset, source) = line.split_once(' ')?;
+        Some((SourceId::new(source), LogOffset(offset.parse().ok()?)))
+    };
+    text.lines().map(|text| line(text).ok_or_else(damaged)).collect()
+}
+
+pub(super) fn open_record(open: &BTreeMap<SourceId, LogOffset>) -> (Space, Vec<u8>, Option<Vec<u8>>) {
+    let lines: Vec<String> = open.iter().map(|(source, first)| format!("{first} {source}")).collect();
+    (Space::Catalog, OPEN.to_vec(), Some(lines.join("\n").into_bytes()))
+}
+
+impl Fold {
+    pub(super) fn fold_frame(&mut self, frame: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+        let mut open = self.open.clone();
+        if !frame.txn_end {
+            open.entry(frame.source.clone()).or_insert(work.offset);
+            return self.finish(Writes::new(), Vec::new(), open, work);
+        }
+        let mut last = (Writes::new(), Vec::new());
+        match open.remove(&frame.source) {
+            Some(first) => self.fold_several(first, frame, work)?,
+            None if self.progress < Some(Progress::Tasks) => {
+                let step = self.step(work.offset, frame, Part::Whole, work)?;
+                if self.tasks || step.leaves_tasks || self.roster.calls() {
+                    self.go_on(step.writes, step.deltas, Progress::Tasks, work)?;
+                    self.tasks = true;
+                } else {
+                    last = (step.writes, step.deltas);
+                }
+            }
+            None => {}
+        }
+        if self.tasks {
+            self.run_tasks(frame.captured_at, work)?;
+        }
+        let (writes, deltas) = last;
+        self.finish(writes, deltas, open, work)
+    }
+
+    /// Folds a transaction whose earlier frames were set aside.
+    fn fold_several(&mut self, first: LogOffset, last: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+        let (log, end) = (work.log, work.offset);
+        if self.roster.joins() {
+            let from = match self.progress {
+                None => Some(first),
+                Some(Progress::Joined(done)) => Some(first.max(done.next())),
+                Some(_) => None,
+            };
+            if let Some(from) = from {
+                log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, Part::Joined, work))?;
+                if from <= end {
+                    self.part(end, last, Part::Joined, work)?;
+                }
+            }
+        }
+        let from = match self.progress {
+            None | Some(Progress::Joined(_)) => first,
+            Some(Progress::Driving(done)) => done.next(),
+            Some(Progress::Tasks) => return Ok(()),
+        };
+        log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, Part::Driving, work))?;
+        if from <= end {
+            self.part(end, last, Part::Driving, work)?;
+        }
+        Ok(())
+    }
+
+    /// One frame's share of a transaction, as steps of their own.
+    fn part(
+        &mut self,
+        at: LogOffset,
+        frame: &Frame,
+        part: Part,
+        work: &mut Work<'_, '_>,
+    ) -> Result<(), TransformError> {
+        let step = self.step(at, frame, part, work)?;
+        let progress = if part == Part::Joined { Progress::Joined(at) } else { Progress::Driving(at) };
+        self.go_on(step.writes, step.deltas, progress, work)?;
+        self.tasks |= step.leaves_tasks;
+        Ok(())
+    }
+
+    /// Does what is to be done, chunk by chunk.
+    fn run_tasks(&mut self, now: i64, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+        loop {
+            let tasks = tasks::first(work.state)?;
+            if tasks.is_empty() {
+                self.tasks = false;
+                return Ok(());
+            }
+            let (writes, deltas) = self.task_step(tasks, now, work)?;
+            self.go_on(writes, deltas, Progress::Tasks, work)?;
+        }
+    }
+}
