@@ -41,7 +41,8 @@ impl From<DataFusionError> for Refused {
             .map(|span| Location { line: span.start.line, column: span.start.column });
         let reason = error.strip_backtrace();
         // Prefixes such as "Schema error: " say which part of DataFusion speaks; the operator does not care.
-        let reason = reason.split_once("rror: ").map_or(reason.as_str(), |(_, rest)| rest).to_owned();
+        let reason = reason.strip_prefix("Error during planning: ").unwrap_or(&reason);
+        let reason = reason.split_once("rror: ").map_or(reason, |(_, rest)| rest).to_owned();
         Self { reason, at }
     }
 }
