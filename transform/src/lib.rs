@@ -9,6 +9,7 @@
 
 mod error;
 pub mod fold;
+mod functions;
 pub mod mapping;
 pub mod state;
 

@@ -21,6 +21,7 @@ use syncline_schemas::entity::Entity;
 use super::join::{Joins, Wanted};
 use super::logic::Logic;
 use crate::TransformError;
+use crate::functions::Fault;
 use crate::mapping::RowFault;
 use crate::mapping::coerce::to_field;
 use crate::mapping::compile::{Compiled, FieldSource};
@@ -197,14 +198,10 @@ impl Stage {
             return Ok(());
         }
         let mut mask = vec![true; self.rows.len()];
-        for (row, reason) in bad {
+        for (row, kind) in bad {
             mask[row] = false;
-            let fault = RowFault {
-                rule: "DQ_EXPRESSION".to_owned(),
-                field: field.to_owned(),
-                reason: format!("{field}: {reason}"),
-            };
-            faults.push((self.rows[row], fault));
+            let reason = format!("{field}: {}", kind.reason);
+            faults.push((self.rows[row], RowFault { rule: kind.rule.to_owned(), field: field.to_owned(), reason }));
         }
         self.keep(&BooleanArray::from(mask))
     }
@@ -266,17 +263,17 @@ pub(crate) fn run(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<A
 
 /// An expression that just succeeded on every row alone cannot fail on all of them.
 fn internal(error: &DataFusionError) -> arrow::error::ArrowError {
-    arrow::error::ArrowError::ComputeError(kind_of(error).to_owned())
+    arrow::error::ArrowError::ComputeError(kind_of(error).reason)
 }
 
 /// Rows on which an expression fails, found by halving.
-fn bad_rows(batch: &RecordBatch, expr: &Arc<dyn PhysicalExpr>) -> Vec<(usize, String)> {
+fn bad_rows(batch: &RecordBatch, expr: &Arc<dyn PhysicalExpr>) -> Vec<(usize, Kind)> {
     let mut bad = Vec::new();
     let mut todo = vec![(0, batch.num_rows())];
     while let Some((start, len)) = todo.pop() {
         let Err(error) = run(expr, &batch.slice(start, len)) else { continue };
         if len <= 1 {
-            bad.push((start, kind_of(&error).to_owned()));
+            bad.push((start, kind_of(&error)));
         } else {
             todo.push((start + len / 2, len - len / 2));
             todo.push((start, len / 2));
@@ -285,10 +282,19 @@ fn bad_rows(batch: &RecordBatch, expr: &Arc<dyn PhysicalExpr>) -> Vec<(usize, St
     bad
 }
 
+/// What went wrong on a row.
+struct Kind {
+    rule: &'static str,
+    reason: String,
+}
+
 /// What went wrong without the value that Arrow likes to quote: row values reach no log line.
-fn kind_of(error: &DataFusionError) -> &'static str {
+fn kind_of(error: &DataFusionError) -> Kind {
     use arrow::error::ArrowError;
-    match error.find_root() {
+    if let Some(fault) = Fault::of(error) {
+        return Kind { rule: fault.rule(), reason: fault.to_string() };
+    }
+    let reason = match error.find_root() {
         DataFusionError::ArrowError(error, _) => match error.as_ref() {
             ArrowError::DivideByZero => "division by zero",
             ArrowError::CastError(_) | ArrowError::ParseError(_) => "a value cannot be cast to the wanted type",
@@ -296,5 +302,6 @@ fn kind_of(error: &DataFusionError) -> &'static str {
             _ => "the expression cannot be computed for this row",
         },
         _ => "the expression cannot be computed for this row",
-    }
+    };
+    Kind { rule: "DQ_EXPRESSION", reason: reason.to_owned() }
 }

@@ -1,8 +1,8 @@
 //! DataFusion as our scalar expression engine: SQL text to a physical expression over Arrow batches.
 //!
-//! Only its sub-crates are used: no catalogue, no execution, no query planner. Number literals are decimals, because no
-//! binary float may enter a quantity. Functions that give another result at another time are refused: the same log must
-//! give the same outbox.
+//! Only its sub-crates are used: no catalogue, no execution, no query planner. [Functions of ours](crate::functions) stand
+//! beside its own. Number literals are decimals, because no binary float may enter a quantity. Functions that give another
+//! result at another time are refused: the same log must give the same outbox.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -166,6 +166,9 @@ impl Context {
                 functions.insert(alias.clone(), Arc::clone(&function));
             }
             functions.insert(function.name().to_owned(), function);
+        }
+        for function in crate::functions::all() {
+            functions.insert(function.name().to_owned(), Arc::new(function));
         }
         let planners: Vec<Arc<dyn ExprPlanner>> = vec![
             Arc::new(CoreFunctionPlanner::default()),
