@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray, UInt8Array, UInt32Array,
+    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray, UInt8Array, UInt32Array,
 };
 use arrow::datatypes::DataType;
 use syncline_schemas::frame::{Frame, LogEntry, Op, TableBatch};
@@ -86,6 +86,7 @@ pub(crate) fn table(name: &str, columns: &[(&str, &str)]) -> TableSchema {
                 "integer" => DataType::Int32,
                 "numeric(14,3)" => numeric(),
                 "numeric(38,3)" => DataType::Decimal128(38, 3),
+                "double precision" => DataType::Float64,
                 "timestamp" => DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None),
                 _ => DataType::Utf8,
             };
@@ -136,6 +137,13 @@ fn values<'a>(data_type: &DataType, values: impl Iterator<Item = &'a Value>) -> 
         DataType::Int64 => Arc::new(values.map(int).collect::<Int64Array>()),
         DataType::Int32 => {
             Arc::new(values.map(|value| int(value).map(|v| i32::try_from(v).expect("small"))).collect::<Int32Array>())
+        }
+        // Doubles are given as the text that they are printed as.
+        DataType::Float64 => {
+            let double = |value: &Value| {
+                if let Value::Text(value) = value { Some(value.parse::<f64>().expect("a double")) } else { None }
+            };
+            Arc::new(values.map(double).collect::<Float64Array>())
         }
         DataType::Timestamp(_, _) => Arc::new(values.map(int).collect::<TimestampMicrosecondArray>()),
         DataType::Decimal128(_, _) => {

@@ -67,6 +67,38 @@ fn v2_stock_types_of_s4_land_in_their_own_measures() {
     }
 }
 
+/// A stock table whose quantity is computed by `on_hand`, which holds one row of `values` after its id.
+fn computed(columns: &[(&str, &str)], on_hand: &str, values: Vec<Value>) -> Vec<String> {
+    let mut with_id = vec![("id", "bigint")];
+    with_id.extend(columns);
+    let stock = table("stock", &with_id);
+    let sql =
+        format!("SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, {on_hand} AS on_hand FROM stock s");
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", &sql)]);
+    let row: Vec<Value> = [1.into()].into_iter().chain(values).collect();
+    let deltas = daemon.commit(&[(&stock, Change::new(Op::Insert, row))]);
+    if deltas.is_empty() { daemon.held() } else { balances(&deltas, "on_hand") }
+}
+
+#[test]
+fn v3_alternative_units_of_sap_times_numerator_by_denominator() {
+    let columns = [("menge", "numeric(14,3)"), ("umrez", "integer"), ("umren", "integer")];
+    let pieces =
+        |umren: i64| computed(&columns, "convert(s.menge, s.umrez, s.umren)", vec![units(5), 3.into(), umren.into()]);
+    assert_eq!(pieces(5), ["3"]);
+    let held = "DQ_RANGE\non_hand\non_hand: no unit conversion: the denominator is zero\n";
+    assert!(pieces(0)[0].starts_with(held), "{:?}", pieces(0));
+}
+
+#[test]
+fn v4_and_v5_a_dozen_of_odoo_is_twelve_whatever_its_column_means() {
+    let columns = [("qty", "numeric(14,3)"), ("factor", "double precision")];
+    let before_19 = vec![units(3), "0.08333333333333333".into()];
+    assert_eq!(computed(&columns, "divide_exact(s.qty, s.factor)", before_19), ["36"]);
+    let from_19 = vec![units(3), "12".into()];
+    assert_eq!(computed(&columns, "multiply_exact(s.qty, s.factor)", from_19), ["36"]);
+}
+
 #[test]
 fn v6_quants_merged_in_one_transaction_show_no_change() {
     let (table, mut daemon) = quants();
@@ -141,6 +173,48 @@ fn v12_the_last_quant_gone_is_an_upsert_of_zero() {
     let last = daemon.commit(&[(&table, Change::removal(Op::Delete, 1, 3))]);
     assert_eq!((balances(&last, "on_hand"), balances(&last, "available")), (vec!["0".into()], vec!["0".into()]));
     assert!(last[0].version > first[0].version);
+}
+
+#[test]
+fn v14_a_local_time_that_comes_twice_is_the_first_of_the_two() {
+    let postings = table("postings", &[("id", "text"), ("booked", "timestamp"), ("zone", "text")]);
+    let sql = "SELECT 'C1' AS company_id, id AS movement_id, 'A' AS item_id, 'W1' AS location_id, \
+               CASE WHEN is_ambiguous_local(booked, zone) THEN 'adjust_loss' ELSE 'adjust_gain' END AS movement_type, \
+               CASE WHEN is_ambiguous_local(booked, zone) THEN -1 ELSE 1 END AS qty_delta, \
+               CAST(booked AS DATE) AS posting_date, local_to_utc(booked, zone) AS event_ts FROM postings";
+    let mut daemon = Daemon::new(&[("erp/inventory_movement.sql", sql)]);
+    let posting = |id: &str, zone: &str| {
+        (&postings, Change::new(Op::Insert, vec![id.into(), 1_792_895_400_000_000.into(), zone.into()]))
+    };
+    let deltas = daemon.commit(&[posting("a", "Europe/Berlin"), posting("b", "UTC"), posting("c", "Berlin")]);
+    let seen: Vec<_> = deltas.iter().map(|delta| (delta.get("movement_type"), delta.get("event_ts"))).collect();
+    let wanted =
+        [(Some("adjust_loss"), Some("2026-10-25T00:30:00Z")), (Some("adjust_gain"), Some("2026-10-25T02:30:00Z"))];
+    assert_eq!(seen, wanted);
+    assert_eq!(daemon.held().len(), 1, "{:?}", daemon.held());
+    assert!(
+        daemon.held()[0].starts_with("DQ_DOMAIN\n") && !daemon.held()[0].contains("'Berlin'"),
+        "{:?}",
+        daemon.held()
+    );
+}
+
+#[test]
+fn v16_a_converted_quantity_beyond_the_field_is_held_too() {
+    let held = computed(&[("qty", "text")], "convert(s.qty, 1, 1)", vec!["1e20".into()]);
+    assert!(held[0].starts_with("DQ_OVERFLOW\non_hand\n"), "{held:?}");
+    assert!(!held[0].contains("1e20"), "{held:?}");
+}
+
+#[test]
+fn v17_a_wrong_check_digit_holds_its_row_alone() {
+    let codes = table("codes", &[("id", "bigint"), ("ean", "text")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, 'GTIN' AS scheme, gtin14(ean) AS value FROM codes";
+    let mut daemon = Daemon::new(&[("erp/item_identifier.sql", sql)]);
+    let code = |id: i64, ean: &str| (&codes, Change::insert([id.into(), ean.into()]));
+    let deltas = daemon.commit(&[code(1, "6291041500214"), code(2, "6291041500213")]);
+    assert_eq!(deltas.iter().map(|delta| delta.get("value")).collect::<Vec<_>>(), [Some("06291041500213")]);
+    assert!(daemon.held()[0].starts_with("DQ_GTIN_CHECK\nvalue\nvalue: no valid GTIN"), "{:?}", daemon.held());
 }
 
 #[test]
