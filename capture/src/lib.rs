@@ -14,10 +14,12 @@
 //! does not understand stops it with a precise error.
 
 mod error;
+mod limits;
 mod log;
 pub mod postgres;
 mod progress;
 mod stop;
+mod value;
 
 pub use error::{CaptureError, Class};
 pub use log::LogSink;
