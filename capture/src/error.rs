@@ -4,10 +4,14 @@
 //! the remedy. Weather (connections, restarts, a slot still held by a dying process) is *transient*. No message holds
 //! a row's value or a secret.
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use syncline_schemas::ident::{SourceId, TableId};
 use thiserror::Error;
+
+use crate::feed::seeds::FileFault;
 
 /// Whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +149,27 @@ pub enum CaptureError {
         /// Whether the column is a part of the key.
         is_key: bool,
     },
+    /// Seed files that cannot be loaded.
+    #[error("source {source_id}: {}", Listed(faults))]
+    Files {
+        /// The source.
+        source_id: SourceId,
+        /// All that is wrong with them.
+        faults: Vec<FileFault>,
+    },
+    /// What the reader keeps in the data folder cannot be read or written.
+    #[error("source {source_id}: cannot {verb} {}: {error}; check the disk and the rights of this user", path.display())]
+    Kept {
+        /// The source.
+        source_id: SourceId,
+        /// What was tried.
+        verb: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
     /// The log behind the reader failed or stopped.
     #[error("log: {reason}")]
     Log {
@@ -173,6 +198,17 @@ impl CaptureError {
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
             _ => Class::Definite,
         }
+    }
+}
+
+/// Faults of files, a line each under their number.
+pub(crate) struct Listed<'a>(pub(crate) &'a [FileFault]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} fault{} in the seeds:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Capture: a database's own change log becomes frames.
+//! Capture: a database's own change log, or a folder of files, becomes frames.
 //!
 //! A reader runs on a thread of its own, blocking, one session at a time: it connects, copies the tables where nothing
 //! was read before, then follows the log until it is stopped, has drained or fails. It hands every entry to a
@@ -14,10 +14,13 @@
 //! does not understand stops it with a precise error.
 
 mod error;
+pub mod feed;
+mod limits;
 mod log;
 pub mod postgres;
 mod progress;
 mod stop;
+mod value;
 
 pub use error::{CaptureError, Class};
 pub use log::LogSink;

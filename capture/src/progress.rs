@@ -20,9 +20,9 @@ pub enum State {
     Idle = 0,
     /// Reaching the server and checking its settings.
     Connecting = 1,
-    /// Copying the tables.
+    /// Copying the tables; loading the seeds for the first time.
     Snapshot = 2,
-    /// Following the log.
+    /// Following the log, or the folder.
     Streaming = 3,
 }
 
@@ -68,6 +68,7 @@ pub struct Progress {
     pub last_message_us: AtomicU64,
     /// When the first row of this process was handed to the log.
     pub first_event: OnceLock<Instant>,
+    problem: Mutex<Option<String>>,
     state: AtomicU8,
     /// The version of each table's shape that was handed to the log last.
     shapes: Mutex<HashMap<TableId, u32>>,
@@ -83,6 +84,17 @@ impl Progress {
             3 => State::Streaming,
             _ => State::Idle,
         }
+    }
+
+    /// Why what the source says now is not taken, while the reader waits for it to be mended and what was taken before
+    /// stays in force; none where all is well.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_problem(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     pub(crate) fn enter(&self, state: State) {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use crate::SchemaError;
 
+/// The source of the CSV files of `[seeds]`, and the schema of their tables. No `[sources.<name>]` may be called so.
+pub const SEEDS: &str = "seeds";
+
 /// The configured name of a source, as in `[sources.erp]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(Arc<str>);

@@ -45,7 +45,7 @@ const DAEMON: [Family<Report>; 2] = [
     gauge("syncline_healthy", "1 while no part has stopped for good.", |it| truth(it.parked.is_empty())),
 ];
 
-const SOURCE: [Family<Source>; 11] = [
+const SOURCE: [Family<Source>; 12] = [
     counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
     counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
     counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
@@ -60,6 +60,11 @@ const SOURCE: [Family<Source>; 11] = [
     gauge("syncline_source_copying", "1 while tables are copied.", |it| truth(it.state == "snapshot")),
     gauge("syncline_source_streaming", "1 while the log is followed.", |it| truth(it.state == "streaming")),
     gauge("syncline_source_ended", "1 after a drain has ended the source.", |it| truth(it.state == "ended")),
+    gauge(
+        "syncline_source_refused",
+        "1 while what the source says now is not taken and older rows stay in force.",
+        |it| truth(it.problem.is_some()),
+    ),
     gauge("syncline_source_parked", "1 after the source has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 

@@ -67,6 +67,8 @@ pub(crate) struct Source {
     pub(crate) retries: u64,
     /// Commit at the source to durable here, of streamed rows.
     pub(crate) lag: Quantiles,
+    /// Why what the source says now is not taken, while what was taken before stays in force.
+    pub(crate) problem: Option<String>,
     pub(crate) parked: Option<String>,
 }
 
@@ -218,6 +220,7 @@ impl Source {
             last_message_age_ms: Some(position(&progress.last_message_us).map_or_else(silent_ms, age_ms)),
             retries: count(&source.retries),
             lag: source.lag.quantiles(),
+            problem: progress.problem(),
             parked,
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 use syncline_capture::CaptureError;
+use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
@@ -17,7 +18,7 @@ use syncline_transform::mapping::Mapping;
 
 use super::CommandError;
 use crate::cli::CheckArgs;
-use crate::config::{Config, SinkConfig, SinkKind};
+use crate::config::{Config, SinkConfig, SinkKind, SourceConfig};
 use crate::figures::bytes_text;
 
 /// Prints the findings, or the scripts for the DBA.
@@ -132,21 +133,14 @@ impl Tables {
     }
 }
 
-async fn check_source(source: &PostgresConfig, tables: &mut Tables, findings: &mut Findings) {
-    let part = format!("source {}", source.source);
-    let found = inspect(source).await;
+async fn check_source(source: &SourceConfig, tables: &mut Tables, findings: &mut Findings) {
+    let part = format!("source {}", source.id());
     let errors_before = findings.errors;
-    for Finding { severity, object, message, remedy } in &found {
-        let remedy = if *remedy == Remedy::None { String::new() } else { format!("; remedy: {remedy}") };
-        // An error of the reader names the source itself.
-        let message = message.strip_prefix(&format!("{part}: ")).unwrap_or(message);
-        findings.say(Grade::from(*severity), &part, format_args!("{object} {message}{remedy}"));
+    match source {
+        SourceConfig::Postgres(config) => check_server(config, &part, findings).await,
+        SourceConfig::Seeds(config) => check_files(config, &part, findings).await,
     }
     let is_fit = findings.errors == errors_before;
-    if is_fit {
-        let place = format_args!("{}, database {}: can be read", source.address(), source.database).to_string();
-        findings.say(Grade::Ok, &part, place);
-    }
     match table_schemas(source).await {
         Ok(found) => tables.known.extend(found),
         Err(error) => {
@@ -158,14 +152,48 @@ async fn check_source(source: &PostgresConfig, tables: &mut Tables, findings: &m
     }
 }
 
+async fn check_server(source: &PostgresConfig, part: &str, findings: &mut Findings) {
+    let found = inspect(source).await;
+    let errors_before = findings.errors;
+    for Finding { severity, object, message, remedy } in &found {
+        let remedy = if *remedy == Remedy::None { String::new() } else { format!("; remedy: {remedy}") };
+        // An error of the reader names the source itself.
+        let message = message.strip_prefix(&format!("{part}: ")).unwrap_or(message);
+        findings.say(Grade::from(*severity), part, format_args!("{object} {message}{remedy}"));
+    }
+    if findings.errors == errors_before {
+        let place = format_args!("{}, database {}: can be read", source.address(), source.database).to_string();
+        findings.say(Grade::Ok, part, place);
+    }
+}
+
+/// Each seed file with its rows and key, and every fault.
+async fn check_files(source: &SeedsConfig, part: &str, findings: &mut Findings) {
+    let source = source.clone();
+    let (files, faults) = joined(tokio::task::spawn_blocking(move || seeds::check(&source)).await);
+    for SeedFile { file, schema, rows } in &files {
+        let key: Vec<&str> = schema.key_indexes().into_iter().map(|i| schema.columns[i].name.as_str()).collect();
+        let key = key.join(", ");
+        let text =
+            format!("{}: {}, {rows} row{}, key {key}", file.display(), schema.table, if *rows == 1 { "" } else { "s" });
+        findings.say(Grade::Ok, part, text);
+    }
+    if files.is_empty() && faults.is_empty() {
+        findings.say(Grade::Warning, part, "the folder holds no .csv file");
+    }
+    for fault in faults {
+        findings.say(Grade::Error, part, fault);
+    }
+}
+
 async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
     let source = source.clone();
     joined(tokio::task::spawn_blocking(move || postgres::check(&source)).await)
 }
 
-async fn table_schemas(source: &PostgresConfig) -> Result<Vec<TableSchema>, CaptureError> {
+async fn table_schemas(source: &SourceConfig) -> Result<Vec<TableSchema>, CaptureError> {
     let source = source.clone();
-    joined(tokio::task::spawn_blocking(move || postgres::table_schemas(&source)).await)
+    joined(tokio::task::spawn_blocking(move || source.table_schemas()).await)
 }
 
 fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
@@ -211,6 +239,8 @@ async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
 async fn print_scripts(config: &Config) -> Result<(), CommandError> {
     let mut incomplete = Vec::new();
     for source in &config.sources {
+        // Nobody has to grant anything on files.
+        let SourceConfig::Postgres(source) = source else { continue };
         let found = inspect(source).await;
         let script = postgres::dba_script(source, &found);
         println!("{}\n{}", script.apply.trim_end(), commented(&script.undo));

@@ -11,7 +11,7 @@ use super::CommandError;
 use super::signals::Signals;
 use crate::api::{self, Facts};
 use crate::cli::{RunArgs, SummaryFormat};
-use crate::config::Config;
+use crate::config::{Config, SourceConfig};
 use crate::pipeline::status::Status;
 use crate::pipeline::{Pipeline, held};
 use crate::usage;
@@ -23,7 +23,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let draining = set_drain(&mut config, args)?;
     // Before anything touches the data folder: a daemon that nobody could ask does not start.
     let listener = api::bind(config.listen).await?;
-    let sources: Vec<String> = config.sources.iter().map(|source| source.source.to_string()).collect();
+    let sources: Vec<String> = config.sources.iter().map(|source| source.id().to_string()).collect();
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
     let (name, listen) = (config.name.clone(), config.listen);
@@ -52,21 +52,23 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
 
 /// Tells the sources where to end; true where the daemon is to end by itself.
 fn set_drain(config: &mut Config, args: &RunArgs) -> Result<bool, CommandError> {
-    let mut until = Vec::new();
+    let draining = args.drain || !args.until.is_empty();
+    if draining {
+        config.sources.iter_mut().for_each(SourceConfig::drain);
+    }
     for text in &args.until {
         let usage = || CommandError::Usage(format!("--until {text}: write SOURCE=POSITION, as in erp=16/B374D848"));
         let (name, position) = text.split_once('=').ok_or_else(usage)?;
-        let lsn: Lsn = position.parse().map_err(|_| usage())?;
-        if !config.sources.iter().any(|source| source.source.as_str() == name) {
-            return Err(CommandError::Usage(format!("--until {text}: there is no [sources.{name}] section")));
-        }
-        until.push((name, lsn));
-    }
-    let draining = args.drain || !until.is_empty();
-    if draining {
-        for source in &mut config.sources {
-            let given = until.iter().find(|(name, _)| *name == source.source.as_str());
-            source.drain_to = Some(given.map_or(DrainTo::CurrentEnd, |(_, lsn)| DrainTo::Lsn(*lsn)));
+        match config.sources.iter_mut().find(|source| source.id().as_str() == name) {
+            Some(SourceConfig::Postgres(source)) => {
+                let lsn: Lsn = position.parse().map_err(|_| usage())?;
+                source.drain_to = Some(DrainTo::Lsn(lsn));
+            }
+            Some(SourceConfig::Seeds(_)) => {
+                let reason = "seeds have no position to wait for; any drain loads what is in their folder";
+                return Err(CommandError::Usage(format!("--until {text}: {reason}")));
+            }
+            None => return Err(CommandError::Usage(format!("--until {text}: there is no [sources.{name}] section"))),
         }
     }
     Ok(draining)

@@ -79,6 +79,9 @@ fn table(report: &Report, base: &str) -> String {
     align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
     let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REFUSED", "RETRIES"];
     align(&mut out, &header, report.sinks.iter().map(|(name, sink)| sink_row(name, sink)));
+    for (name, problem) in report.sources.iter().filter_map(|(name, it)| Some((name, it.problem.as_ref()?))) {
+        let _ = writeln!(out, "source {name}: older rows stay in force: {}", problem.replace('\n', "\n        "));
+    }
     for (name, sink) in &report.sinks {
         for row in sink.refused_rows.iter().take(REFUSED_LINES) {
             let field = row.field.as_ref().map(|field| format!(" of {field}")).unwrap_or_default();

@@ -4,6 +4,7 @@
 //! key that nobody asked for: a mistyped setting must never be a setting that silently has no effect.
 
 mod section;
+mod seeds;
 mod sinks;
 mod sources;
 
@@ -12,11 +13,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use syncline_capture::postgres::PostgresConfig;
+use syncline_schemas::ident::SEEDS;
 use syncline_transform::mapping::Mapping;
 
 use self::section::{Document, Section};
 pub(crate) use self::sinks::{SinkConfig, SinkKind};
+pub(crate) use self::sources::SourceConfig;
 
 /// Where the control API listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:7070";
@@ -31,7 +33,7 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) log_retention: Duration,
-    pub(crate) sources: Vec<PostgresConfig>,
+    pub(crate) sources: Vec<SourceConfig>,
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) sinks: Vec<SinkConfig>,
 }
@@ -99,13 +101,21 @@ impl Config {
         let mut root = document.root();
         let daemon = root.section("daemon", faults).map(|section| Daemon::read(section, folder, faults));
         let daemon = daemon.unwrap_or_else(|| Daemon::defaults(folder));
-        let sources: Vec<_> = root
+        let mut sources: Vec<_> = root
             .sections("sources", faults)
             .into_iter()
             .map(|(name, section)| sources::read(&name, section, folder, faults))
             .collect();
+        if let Some(section) = root.section("seeds", faults) {
+            let config = seeds::read(section, folder, &daemon.data_dir, faults);
+            // Later the rows that were loaded last stay in force, and the source says what is wrong.
+            if is_new(&daemon.data_dir) {
+                seeds::read_files(&config, faults);
+            }
+            sources.push(Some(SourceConfig::Seeds(config)));
+        }
         if sources.is_empty() {
-            faults.add(1, "no [sources.<name>] section: there is nothing to read");
+            faults.add(1, "no [sources.<name>] or [seeds] section: there is nothing to read");
         }
         let mappings = root
             .section("mappings", faults)
@@ -127,8 +137,12 @@ impl Config {
         }
         root.finish(faults);
         for mapping in &mappings {
-            if !sources.iter().flatten().any(|source: &PostgresConfig| source.source == mapping.source) {
-                faults.add(0, format!("{}: there is no [sources.{}] section", mapping.file, mapping.source));
+            if !sources.iter().flatten().any(|source: &SourceConfig| *source.id() == mapping.source) {
+                let section = match mapping.source.as_str() {
+                    SEEDS => "[seeds]".to_owned(),
+                    name => format!("[sources.{name}]"),
+                };
+                faults.add(0, format!("{}: there is no {section} section", mapping.file));
             }
         }
         Some(Self {
@@ -172,6 +186,11 @@ fn read_with<T>(file: &Path, parse: impl FnOnce(&str, &mut Faults) -> Option<T>)
             Err(ConfigFaults { file: file.to_owned(), faults: faults.0 })
         }
     }
+}
+
+/// True where a data folder holds nothing or is not there.
+fn is_new(data_dir: &Path) -> bool {
+    std::fs::read_dir(data_dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
 /// The folder that relative paths in a file are relative to.

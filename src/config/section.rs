@@ -215,6 +215,28 @@ impl<'d> Section<'d> {
         names.into_iter().filter_map(|(_, name)| all.section(&name, faults).map(|section| (name, section))).collect()
     }
 
+    /// Its own sub-tables by name, in the file's order.
+    pub(super) fn tables(&mut self) -> Vec<(String, Section<'d>)> {
+        let mut tables: Vec<_> = self
+            .table
+            .iter()
+            .filter_map(|(name, value)| {
+                Some((name.span().start, name.get_ref().to_string(), value.get_ref().as_table()?))
+            })
+            .collect();
+        tables.sort_by_key(|(at, ..)| *at);
+        self.asked.extend(tables.iter().map(|(_, name, _)| name.clone()));
+        tables.into_iter().map(|(at, name, table)| (name.clone(), self.child(&name, at, table))).collect()
+    }
+
+    /// What stands in it, in the file's order.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<_> =
+            self.table.iter().map(|(name, _)| (name.span().start, name.get_ref().to_string())).collect();
+        keys.sort();
+        keys.into_iter().map(|(_, name)| name).collect()
+    }
+
     /// Refuses what nobody asked for.
     pub(super) fn finish(self, faults: &mut Faults) {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.asked.contains(name.get_ref().as_ref())) {

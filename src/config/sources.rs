@@ -1,12 +1,15 @@
-//! `[sources.<name>]`.
+//! Sources: `[sources.<name>]`, each a database, and the one of `[seeds]`.
 
 use std::path::Path;
 
+use syncline_capture::CaptureError;
+use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
+    self, DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
-use syncline_schemas::ident::SourceId;
+use syncline_schemas::ident::{SEEDS, SourceId};
 use syncline_schemas::secret::Secret;
+use syncline_schemas::table::TableSchema;
 
 use super::Faults;
 use super::section::Section;
@@ -14,7 +17,43 @@ use super::section::Section;
 /// Tables copied at the same time unless told otherwise: enough to keep a small server's cores busy, not more.
 const COPY_WORKERS: usize = 4;
 
-pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: &mut Faults) -> Option<PostgresConfig> {
+/// What is read, each kind with its own settings.
+#[derive(Debug, Clone)]
+pub(crate) enum SourceConfig {
+    Postgres(Box<PostgresConfig>),
+    Seeds(SeedsConfig),
+}
+
+impl SourceConfig {
+    /// Its name in the log, in mappings and in messages.
+    pub(crate) const fn id(&self) -> &SourceId {
+        match self {
+            Self::Postgres(config) => &config.source,
+            Self::Seeds(config) => &config.source,
+        }
+    }
+
+    /// The shapes of its tables. Blocks for some round trips, or while files are read.
+    pub(crate) fn table_schemas(&self) -> Result<Vec<TableSchema>, CaptureError> {
+        match self {
+            Self::Postgres(config) => postgres::table_schemas(config),
+            Self::Seeds(config) => seeds::table_schemas(config),
+        }
+    }
+
+    /// Has it end by itself once everything that it holds at its start is durable.
+    pub(crate) fn drain(&mut self) {
+        match self {
+            Self::Postgres(config) => config.drain_to = Some(DrainTo::CurrentEnd),
+            Self::Seeds(config) => config.drain = true,
+        }
+    }
+}
+
+pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: &mut Faults) -> Option<SourceConfig> {
+    if name == SEEDS {
+        section.fault(faults, "has the name of the CSV files of [seeds]; choose another");
+    }
     // Everything is asked for before anything is given up, so that one run shows every fault.
     let kind = section.required_text("type", faults);
     let url = section.required_text("url", faults);
@@ -47,7 +86,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
         Tls::VerifyFull { ca_file } => Tls::VerifyFull { ca_file: ca_file.map(|file| folder.join(file)) },
         Tls::Disable => Tls::Disable,
     };
-    Some(PostgresConfig {
+    Some(SourceConfig::Postgres(Box::new(PostgresConfig {
         source: SourceId::new(name),
         host: server.host,
         port: server.port,
@@ -60,7 +99,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
         publication,
         snapshot,
         copy_workers,
-        drain_to: None::<DrainTo>,
+        drain_to: None,
         special_values,
-    })
+    })))
 }

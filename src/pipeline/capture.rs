@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syncline_capture::postgres::{self, PostgresConfig};
-use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal};
+use syncline_capture::feed::seeds;
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, postgres};
 use syncline_journal::{JournalError, Log};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
@@ -17,6 +17,7 @@ use super::defect;
 use super::fit::Fit;
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
+use crate::config::SourceConfig;
 
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
@@ -95,14 +96,14 @@ impl LogSink for JournalLog<'_> {
 
 /// Starts the thread of a source; `index` is its place in the status.
 pub(super) fn start(
-    config: PostgresConfig,
+    config: SourceConfig,
     fit: Fit,
     log: Log,
     status: Arc<Status>,
     index: usize,
     stop: StopSignal,
 ) -> std::io::Result<JoinHandle<()>> {
-    let name = format!("capture-{}", config.source);
+    let name = format!("capture-{}", config.id());
     std::thread::Builder::new().name(name).spawn(move || {
         let source = &status.sources[index];
         let park = |why| source.park_finished(format!("source {}: {why}", source.name));
@@ -113,40 +114,55 @@ pub(super) fn start(
     })
 }
 
+/// One session of whichever reader the source needs.
+fn run(
+    config: &SourceConfig,
+    resume: Option<Resume>,
+    log: &JournalLog<'_>,
+    source: &SourceStatus,
+    stop: &StopSignal,
+) -> Result<Outcome, CaptureError> {
+    match config {
+        SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, stop),
+        SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
+    }
+}
+
 fn supervise(
-    config: &PostgresConfig,
+    config: &SourceConfig,
     mut fit: Fit,
     log: &Log,
     source: &SourceStatus,
     status: &Status,
     stop: &StopSignal,
 ) {
+    let id = config.id();
     let mut backoff = Backoff::new();
-    let log = JournalLog::new(log.clone(), &config.source, source);
+    let log = JournalLog::new(log.clone(), id, source);
     let mut session = || {
         if !log.settle(stop)? {
             return Ok(Outcome::Stopped);
         }
-        let resume = resume(&log.log, &config.source);
+        let resume = resume(&log.log, id);
         fit.check(config, resume.is_none())?;
-        postgres::run(config, resume, &log, &source.progress, stop)
+        run(config, resume, &log, source, stop)
     };
     while !stop.is_stopped() {
         match session() {
             Ok(outcome) => {
-                info!(source = %config.source, ?outcome, "source ended");
+                info!(source = %id, ?outcome, "source ended");
                 return;
             }
             Err(error) if error.class() == Class::Transient => {
                 let pause = backoff.pause();
                 source.retries.fetch_add(1, Ordering::Relaxed);
                 let pause_ms = pause.as_millis();
-                warn!(source = %config.source, %error, pause_ms, "source interrupted, trying again");
+                warn!(source = %id, %error, pause_ms, "source interrupted, trying again");
                 status.pulse();
                 wait(pause, stop);
             }
             Err(error) => {
-                error!(source = %config.source, %error, "source parked");
+                error!(source = %id, %error, "source parked");
                 // Whoever sees the source at its end sees all that it gave; a log that failed says so itself.
                 let _ = log.settle(stop);
                 source.parked.park(error.to_string());

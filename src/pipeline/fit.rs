@@ -5,12 +5,17 @@
 //! first entry on it is the other way round: a mapping that stopped fitting must not keep capture from going on, because
 //! the source's log would be lost or fill its disk. The transform parks with the same fault then.
 
-use syncline_capture::postgres::{self, PostgresConfig, Severity};
+use syncline_capture::feed::seeds::ShapeJudge;
+use syncline_capture::postgres::{self, Severity};
 use syncline_capture::{CaptureError, Class};
+use syncline_journal::Store;
 use syncline_schemas::table::TableSchema;
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::Mapping;
 use tracing::warn;
+
+use super::transform;
+use crate::config::SourceConfig;
 
 /// The mappings of one source until its tables have been seen.
 pub(super) struct Fit {
@@ -25,11 +30,11 @@ impl Fit {
     }
 
     /// Refuses to begin a source whose mappings do not fit; says so of one that goes on. Blocks for some round trips.
-    pub(super) fn check(&mut self, config: &PostgresConfig, begins: bool) -> Result<(), CaptureError> {
+    pub(super) fn check(&mut self, config: &SourceConfig, begins: bool) -> Result<(), CaptureError> {
         if self.settled {
             return Ok(());
         }
-        let tables = match postgres::table_schemas(config) {
+        let tables = match config.table_schemas() {
             Ok(tables) => tables,
             Err(error) if error.class() == Class::Transient => return Err(error),
             // The reader meets it again and says so with the remedy.
@@ -37,7 +42,13 @@ impl Fit {
         };
         let faults = misfits(&self.mappings, &tables);
         if begins && !faults.is_empty() {
-            let is_readable = postgres::check(config).iter().all(|finding| finding.severity != Severity::Error);
+            let is_readable = match config {
+                SourceConfig::Postgres(config) => {
+                    postgres::check(config).iter().all(|finding| finding.severity != Severity::Error)
+                }
+                // Their shapes are read from the very files.
+                SourceConfig::Seeds(_) => true,
+            };
             // Of a source that cannot be read that is the better reason, and the reader gives it.
             return if is_readable { Err(refusal(config, &faults)) } else { Ok(()) };
         }
@@ -49,10 +60,18 @@ impl Fit {
     }
 }
 
-fn refusal(config: &PostgresConfig, faults: &[MappingFault]) -> CaptureError {
+/// Has seeds refused in a shape that the mappings cannot go on with: in the log it could not be taken back.
+pub(super) fn guard(source: &mut SourceConfig, mappings: &[Mapping], store: &Store) {
+    if let SourceConfig::Seeds(seeds) = source {
+        let (mappings, store) = (mappings.to_vec(), store.clone());
+        seeds.judge = ShapeJudge::new(move |before, shape| transform::foresee(&store, mappings.clone(), before, shape));
+    }
+}
+
+fn refusal(config: &SourceConfig, faults: &[MappingFault]) -> CaptureError {
     let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
     CaptureError::Config {
-        source_id: config.source.clone(),
+        source_id: config.id().clone(),
         place: "mappings".to_owned(),
         reason: format!("do not fit, and nothing is captured yet: mend them and start again\n{}", texts.join("\n")),
     }
@@ -66,8 +85,14 @@ fn misfits(mappings: &[Mapping], tables: &[TableSchema]) -> Vec<MappingFault> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use arrow::datatypes::DataType;
-    use syncline_schemas::ident::{SourceId, TableId};
+    use syncline_capture::feed::seeds::{self, SeedsConfig};
+    use syncline_capture::{LogSink, Outcome, Progress, StopSignal};
+    use syncline_journal::{Journal, Limits};
+    use syncline_schemas::frame::LogEntry;
+    use syncline_schemas::ident::{LogOffset, SourceId, TableId};
     use syncline_schemas::table::Column;
 
     use super::*;
@@ -98,5 +123,44 @@ mod tests {
             "SELECT 'C1' AS company_id, l.nr AS supplier_id, k.name FROM lieferant l JOIN seeds.kurz k ON k.nr = l.nr";
         let elsewhere = mapping(other);
         assert_eq!(misfits(&[fits, column, table, elsewhere], &tables).len(), 2);
+    }
+
+    /// A log that takes everything.
+    struct Nowhere;
+
+    impl LogSink for Nowhere {
+        fn append(&self, _entry: LogEntry) -> Result<LogOffset, CaptureError> {
+            Ok(LogOffset(1))
+        }
+
+        fn durable(&self) -> Result<LogOffset, CaptureError> {
+            Ok(LogOffset(1))
+        }
+
+        fn wait_durable(&self, _offset: LogOffset, _timeout: Duration) -> Result<LogOffset, CaptureError> {
+            Ok(LogOffset(1))
+        }
+    }
+
+    #[test]
+    fn a_file_that_a_mapping_cannot_take_never_reaches_the_log() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(&dir.path().join("data"), Limits::default()).expect("opens");
+        std::fs::create_dir(dir.path().join("seeds")).expect("made");
+        let mut seeds = SeedsConfig::new(dir.path().join("seeds"), dir.path().join("data/seeds"));
+        seeds.drain = true;
+        let sql = "SELECT 'C1' AS company_id, nr AS supplier_id, name FROM lieferant";
+        let mapping = Mapping::parse("seeds/supplier.sql", "mappings/seeds/supplier.sql", sql).expect("parses");
+        let mut source = SourceConfig::Seeds(seeds);
+        guard(&mut source, &[mapping], &journal.store);
+        let SourceConfig::Seeds(seeds) = source else { panic!("they stay seeds") };
+        let run = |text: &str| {
+            std::fs::write(dir.path().join("seeds/lieferant.csv"), text).expect("written");
+            seeds::run(&seeds, None, &Nowhere, &Progress::default(), &StopSignal::default())
+        };
+        let fault = run("nr,nam\n1,A\n").expect_err("no such column").to_string();
+        let wanted = "lieferant.csv: a mapping could not take it: mappings/seeds/supplier.sql:1:";
+        assert!(fault.contains(wanted) && fault.contains("name"), "{fault}");
+        assert_eq!(run("nr,name\n1,A\n").expect("fits"), Outcome::Drained);
     }
 }

@@ -119,9 +119,10 @@ impl Pipeline {
             move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
         });
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
-        for (index, source) in config.sources.into_iter().enumerate() {
+        for (index, mut source) in config.sources.into_iter().enumerate() {
             let status = Arc::clone(&status);
-            let fit = Fit::new(config.mappings.iter().filter(|it| it.source == source.source).cloned().collect());
+            let fit = Fit::new(config.mappings.iter().filter(|it| it.source == *source.id()).cloned().collect());
+            fit::guard(&mut source, &config.mappings, &store);
             threads.push(capture::start(source, fit, log.clone(), status, index, stop_sources.clone())?);
         }
         let housekeeping =

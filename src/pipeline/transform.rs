@@ -14,6 +14,7 @@ use syncline_capture::StopSignal;
 use syncline_journal::{Bytes, Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{self, Fold, HeldNow};
 use syncline_transform::mapping::Mapping;
@@ -99,6 +100,21 @@ impl Replay for LogReplay<'_> {
         }
         Ok(())
     }
+}
+
+/// Why the mappings could not go on with a shape, were it in the log; nothing where they can.
+pub(super) fn foresee(
+    store: &Store,
+    mappings: Vec<Mapping>,
+    before: Option<&TableSchema>,
+    shape: &TableSchema,
+) -> Option<String> {
+    Some(match fold::foresee(mappings, before, shape, &FoldState(store)).err()? {
+        TransformError::KeyChanged { reason, .. } => {
+            format!("{reason}, and its rows are kept by their key: set it back, or start over")
+        }
+        fault => format!("a mapping could not take it: {fault}"),
+    })
 }
 
 /// The fold of a daemon, ready to go on where the store says.

@@ -123,7 +123,8 @@ async fn kill_while_copying(world: &World, random: &mut Random) -> u64 {
     begun
 }
 
-async fn kill(daemon: &mut Process) {
+/// Ends it as a power cut would and waits until it is gone.
+pub(crate) async fn kill(daemon: &mut Process) {
     assert_eq!(daemon.ended().expect("its state is known"), None, "it ended before it was killed");
     daemon.kill();
     let mut beats = tokio::time::interval(Duration::from_millis(5));

@@ -20,12 +20,13 @@ use syncline_schemas::frame::{Frame, LogEntry, Op, TableBatch};
 use tracing::info;
 
 use super::check::relations;
-use super::decode::{CopyLine, FRAME_BYTES_MAX, FRAME_ROWS_MAX, Shape, Stamp, TableBuilder};
+use super::decode::{CopyLine, Shape, Stamp, TableBuilder};
 use super::lsn::Lsn;
 use super::position::{PgPosition, Unfinished};
 use super::preflight::Inspection;
 use super::session::{Identity, Session};
 use super::wire::{Connection, Purpose, quote_identifier, quote_literal};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::progress::{OpCounts, now_us};
 use crate::{CaptureError, StopSignal};
 

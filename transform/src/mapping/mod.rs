@@ -12,7 +12,7 @@ pub(crate) mod expression;
 pub(crate) mod sql;
 
 use syncline_schemas::entity::{self, Entity};
-use syncline_schemas::ident::{SourceId, TableId};
+use syncline_schemas::ident::{SEEDS, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -83,10 +83,13 @@ impl Mapping {
 
     /// The fault of a table that no source captures.
     fn table_missing(&self, role: &TableRef) -> MappingFault {
+        let settings = match self.source.as_str() {
+            SEEDS => "the files of [seeds]".to_owned(),
+            source => format!("`tables` in [sources.{source}]"),
+        };
         let reason = format!(
             "no source captures a table {role}; check the name, write source.schema.table for a table of another source, \
-             and look at `tables` in [sources.{}]",
-            self.source
+             and look at {settings}"
         );
         MappingFault { place: role.place(&self.file), reason }
     }

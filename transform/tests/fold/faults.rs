@@ -3,7 +3,7 @@
 use syncline_schemas::frame::{LogEntry, Op};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
-use syncline_transform::fold::Fold;
+use syncline_transform::fold::{Fold, foresee};
 use syncline_transform::mapping::Mapping;
 
 use crate::frames::{Change, Value, frame, table};
@@ -124,4 +124,29 @@ fn a_batch_that_contradicts_itself_is_an_error_and_never_a_panic() {
     let changes: Vec<_> = torn.into_iter().map(|change| (&artikel, change)).collect();
     assert_eq!(daemon.commit(&changes), []);
     assert!(daemon.held()[0].starts_with("DQ_ABSENT\n"), "{:?}", daemon.held());
+}
+
+#[test]
+fn a_shape_that_the_mappings_cannot_go_on_with_is_foreseen() {
+    let sql = "SELECT 'C1' AS company_id, code AS item_id, uom AS base_uom FROM artikel";
+    let mut daemon = Daemon::new(&[("erp/item.sql", sql)]);
+    let mappings = || parse(&[("erp/item.sql".to_owned(), sql.to_owned())]);
+    let shape = |columns: &[(&str, &str)]| table("artikel", columns);
+    let wider = shape(&[("id", "bigint"), ("code", "text"), ("uom", "text"), ("more", "text")]);
+    let narrower = shape(&[("id", "bigint"), ("code", "text")]);
+    let other_key = shape(&[("code", "text"), ("id", "bigint"), ("uom", "text")]);
+    // Nothing is folded yet, but the log may hold a shape already.
+    assert!(foresee(mappings(), Some(&articles()), &wider, &daemon.memory).is_ok());
+    let fault = foresee(mappings(), Some(&articles()), &other_key, &daemon.memory);
+    assert!(matches!(fault, Err(TransformError::KeyChanged { .. })), "{fault:?}");
+    assert!(foresee(mappings(), None, &other_key, &daemon.memory).is_ok());
+    daemon.push(LogEntry::Schema(articles()));
+    let (cursor, catalog) = (daemon.memory.cursor(), daemon.memory.pairs(syncline_transform::state::Space::Catalog));
+    assert!(foresee(mappings(), None, &wider, &daemon.memory).is_ok());
+    assert!(matches!(foresee(mappings(), None, &narrower, &daemon.memory), Err(TransformError::Mapping(_))));
+    let fault = foresee(mappings(), None, &other_key, &daemon.memory).expect_err("another key").to_string();
+    assert!(fault.contains("its key (id) is another one now (code)"), "{fault}");
+    assert!(foresee(mappings(), None, &table("other", &[("x", "text")]), &daemon.memory).is_ok());
+    assert_eq!(daemon.memory.cursor(), cursor);
+    assert_eq!(daemon.memory.pairs(syncline_transform::state::Space::Catalog), catalog);
 }

@@ -4,7 +4,7 @@
 //! false, everything else is a string. Dimensions nest; lower bounds other than 1 (`[0:1]={..}`) are not kept.
 
 use super::kind::ArrayElement;
-use super::value::ValueFault::{self, Malformed};
+use crate::value::ValueFault::{self, Malformed};
 
 const FAULT: ValueFault = Malformed("an array has another form");
 /// The server's own limit of dimensions.

@@ -7,9 +7,9 @@ use arrow::array::{
     Int16Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
 };
 
+use super::array;
 use super::kind::{ArrayElement, Kind};
-use super::value::ValueFault;
-use super::{array, value};
+use crate::value::{self, ValueFault};
 
 pub(super) enum Column {
     Bool(BooleanBuilder),

@@ -16,18 +16,14 @@ use syncline_schemas::table::TableSchema;
 
 use super::message::{Cell, Cursor, Message, Relation};
 use super::table::{Fault, RowView, Shape, Stamp, TableBuilder};
-use super::value::ValueFault;
 use crate::CaptureError;
+use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::config::SpecialValues;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::position::{Cut, Unfinished};
 use crate::progress::OpCounts;
+use crate::value::ValueFault;
 
-/// A frame never holds more rows than this by more than one message. 16 Ki: the cost of a batch has long vanished there,
-/// and one row costs the fold some 2 KB while its frame is folded.
-pub(crate) const FRAME_ROWS_MAX: u32 = 16 << 10;
-/// As [`FRAME_ROWS_MAX`], in bytes as received.
-pub(crate) const FRAME_BYTES_MAX: usize = 2 << 20;
 /// From this part of the limits on a commit ends the frame, so that few transactions are cut in the middle.
 const COMMIT_ROWS_MIN: u32 = FRAME_ROWS_MAX / 4 * 3;
 const COMMIT_BYTES_MIN: usize = FRAME_BYTES_MAX / 4 * 3;

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! message  bytes -> borrowed messages, cells as ranges into the bytes
-//! value    the server's text of one value -> a number of the exact type
 //! array    the server's text of an array -> JSON text
 //! kind     how a column's values are read and which Arrow type holds them
 //! column   one column's Arrow builder
@@ -20,10 +19,9 @@ mod decoder_tests;
 mod kind;
 mod message;
 mod table;
-mod value;
 
 pub(crate) use copy::CopyLine;
-pub(crate) use decoder::{Decoder, FRAME_BYTES_MAX, FRAME_ROWS_MAX, Step};
+pub(crate) use decoder::{Decoder, Step};
 pub(crate) use kind::{ArrayElement, Kind};
 pub(crate) use message::{Relation, RelationColumn};
 pub(crate) use table::{Shape, Stamp, TableBuilder};

@@ -17,9 +17,9 @@ use syncline_schemas::table::TableSchema;
 use super::column::Column;
 use super::kind::Kind;
 use super::message::Cell;
-use super::value::ValueFault;
 use crate::postgres::config::SpecialValues;
 use crate::postgres::lsn::Lsn;
+use crate::value::ValueFault;
 
 /// Builders start with room for at most this many rows: what the last batch held, within reason.
 const ROOM_ROWS_MAX: usize = 16 << 10;

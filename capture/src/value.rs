@@ -1,7 +1,8 @@
-//! The server's text of one value becomes a number, by hand: this is the innermost loop of a backlog.
+//! The text of one value becomes a number, by hand: this is the innermost loop of a backlog. Seeds share it, so that a
+//! value means the same whichever way it came.
 //!
-//! The session fixes the forms (ISO dates, UTC, hex bytea, shortest floats), so anything else is malformed and stops
-//! the reader. Values that are valid in PostgreSQL but not in the exact Arrow type are *special*: a policy decides.
+//! The forms are fixed (a session sets ISO dates, UTC, hex bytea, shortest floats), so anything else is malformed and
+//! stops the reader. Values that are valid in PostgreSQL but not in the exact Arrow type are *special*: a policy decides.
 
 /// Why a value could not be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,3 @@
+//! What reaches the log from files rather than from a database's own log.
+
+pub mod seeds;
