@@ -163,8 +163,10 @@ impl PlanningSink {
 
     /// Asks every lane that was ever acknowledged whether the target still holds that.
     async fn recall_lanes(&mut self, known: &Known) -> Result<(), Stop> {
-        let Self { client, config, stats, lanes, .. } = self;
-        let began = self.known.get_or_insert_with(|| known.clone());
+        let Self { client, config, stats, lanes, known: began, unfinished } = self;
+        let began = &*began.get_or_insert_with(|| known.clone());
+        lanes.values_mut().flatten().for_each(Lane::forget);
+        *unfinished = false;
         for (name, note) in &known.notes {
             let Some((entity, partition)) = parse_note_name(name) else { continue };
             // An entity that is no longer delivered is not asked for; one lane less is refused by those that remain.
@@ -179,7 +181,6 @@ impl PlanningSink {
             let Some(entity) = entity::get(name) else { continue };
             let flow = Flow { entity, client, config, stats, known: began };
             for lane in of_entity.iter_mut().filter(|lane| lane.is_acknowledged()) {
-                lane.forget();
                 recalls.push(async move { lane.recall(&flow).await.map(drop) }.boxed());
             }
         }
