@@ -123,7 +123,7 @@ fn child_commits() {
     loop {
         at += 1;
         let mut commit = Commit::new();
-        for space in [Space::Contributions, Space::Entities, Space::Tables, Space::Outbox] {
+        for space in [Space::Contributions, Space::Entities, Space::Rows, Space::Outbox] {
             commit.put(space, at.to_be_bytes(), payload(at));
         }
         commit.put_cursor("transform", at);
@@ -140,7 +140,7 @@ fn check_store(folder: &Path, promised: u64) {
     let store = Store::open(folder, Limits::default()).unwrap();
     let at = store.cursor("transform").unwrap().unwrap();
     assert!(at >= promised, "promised {promised}, has {at}");
-    for space in [Space::Contributions, Space::Entities, Space::Tables, Space::Outbox] {
+    for space in [Space::Contributions, Space::Entities, Space::Rows, Space::Outbox] {
         let mut keys = 0;
         for entry in store.scan(space, ..) {
             let (key, value) = entry.unwrap();
