@@ -3,7 +3,6 @@
 //! State, outbox and cursor of a step are one atomic commit, durable before sinks may see the deltas. A crash anywhere
 //! leaves a cursor from which the fold, being deterministic, writes the same again.
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,16 +10,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
 use syncline_capture::StopSignal;
-use syncline_journal::{Bytes, Commit, Durability, JournalError, Log, Space as StoreSpace, Store, TRANSFORM_CURSOR};
+use syncline_journal::{Commit, Durability, Log, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{self, Fold, HeldNow};
 use syncline_transform::mapping::Mapping;
-use syncline_transform::state::{Cursor, Pair, Replay, Space, State, Step, Visit};
+use syncline_transform::state::{Cursor, Step};
 use tracing::{debug, error};
 
+use super::state::{self, FoldState, LogReplay, unusable};
 use super::status::Status;
 use super::{defect, outbox};
 
@@ -34,73 +34,6 @@ const ROWS: &str = "transform.rows";
 pub(super) const EPOCH: &str = "epoch";
 
 type Decoded = Result<(LogOffset, LogEntry), TransformError>;
-
-/// The store as the fold sees it.
-struct FoldState<'s>(&'s Store);
-
-fn unusable(error: &JournalError) -> TransformError {
-    TransformError::State(error.to_string())
-}
-
-const fn space_of(space: Space) -> StoreSpace {
-    match space {
-        Space::Contributions => StoreSpace::Contributions,
-        Space::Entities => StoreSpace::Entities,
-        Space::Catalog => StoreSpace::Tables,
-        Space::Held => StoreSpace::Held,
-        Space::Rows => StoreSpace::Rows,
-        Space::Index => StoreSpace::Index,
-    }
-}
-
-impl State for FoldState<'_> {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
-        let value = self.0.get(space_of(space), key).map_err(|error| unusable(&error))?;
-        Ok(value.map(|value| value.to_vec()))
-    }
-
-    fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
-        let space = space_of(space);
-        let pairs = if after.is_empty() {
-            self.0.scan_prefix(space, prefix)
-        } else {
-            self.0.scan(space, (Bound::Excluded(after), Bound::Unbounded))
-        };
-        let within = |pair: &Result<(Bytes, Bytes), JournalError>| {
-            pair.as_ref().map_or(true, |(key, _)| key.starts_with(prefix))
-        };
-        pairs
-            .take_while(within)
-            .take(limit)
-            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(|error| unusable(&error)))
-            .collect()
-    }
-}
-
-/// The log as the fold asks it back.
-struct LogReplay<'l>(&'l Log);
-
-impl Replay for LogReplay<'_> {
-    fn frames(
-        &self,
-        source: &SourceId,
-        from: LogOffset,
-        to: LogOffset,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), TransformError> {
-        let mut reader = self.0.reader(LogOffset(from.0 - 1)).map_err(|error| unusable(&error))?;
-        while reader.after().next() < to {
-            let missing = || TransformError::State(format!("the log ends before {to}, which it held before"));
-            let record = reader.next().map_err(|error| unusable(&error))?.ok_or_else(missing)?;
-            if record.source == *source
-                && let LogEntry::Frame(frame) = LogEntry::decode(&record.payload)?
-            {
-                visit(record.offset, &frame)?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Why the mappings could not go on with a shape, were it in the log; nothing where they can.
 pub(super) fn foresee(
@@ -260,12 +193,7 @@ fn first_epoch(store: &Store) -> Result<u32, TransformError> {
 fn commit(store: &Store, step: Step) -> Result<(), TransformError> {
     let Step { writes, outbox, cursor } = step;
     let mut commit = Commit::new();
-    for (space, key, value) in writes {
-        match value {
-            Some(value) => commit.put(space_of(space), key, value),
-            None => commit.delete(space_of(space), key),
-        }
-    }
+    state::put(&mut commit, writes);
     if let Some(deltas) = outbox {
         // A step that finishes its entry ends a span.
         let boundary = cursor.folded == deltas.offset;
