@@ -25,10 +25,10 @@ BEGIN
     WHERE b.n = 1 + (change * 7919 + k * 104729) % stock
       AND (s.comp_cd, s.site_no, s.art_no, s.lot_no) = (b.comp_cd, b.site_no, b.art_no, b.lot_no);
     UPDATE meridian.ord_pos SET qty_rsv = qty_ord, stat = 'P', chg_ts = clock_timestamp() AT TIME ZONE 'UTC'
-    WHERE comp_cd = '0100' AND ord_no BETWEEN lpad((5000000000 + first)::text, 10, '0') AND lpad((5000000000 + last)::text, 10, '0')
+    WHERE comp_cd = '0100' AND ord_no BETWEEN lpad((5000000000 + first)::text, 10, '0')::bpchar AND lpad((5000000000 + last)::text, 10, '0')::bpchar
       AND pos_no = 10;
     DELETE FROM meridian.ord_pos
-    WHERE comp_cd = '0100' AND ord_no BETWEEN lpad((5000000000 + first)::text, 10, '0') AND lpad((5000000000 + last)::text, 10, '0')
+    WHERE comp_cd = '0100' AND ord_no BETWEEN lpad((5000000000 + first)::text, 10, '0')::bpchar AND lpad((5000000000 + last)::text, 10, '0')::bpchar
       AND pos_no = 40;
 END $$;
 
