@@ -1,10 +1,12 @@
 //! Log and store of one data folder, opened together under one lock and checked against each other.
 
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 use syncline_schemas::ident::LogOffset;
 
+use crate::disk::{Disk, RealDisk};
 use crate::error::JournalError;
 use crate::limits::Limits;
 use crate::log::Log;
@@ -16,6 +18,50 @@ pub const TRANSFORM_CURSOR: &str = "transform";
 const LOCK_FILE: &str = "lock";
 const LOG_DIR: &str = "log";
 const STATE_DIR: &str = "state";
+/// Where the log ended, from its opening until the state was compared with it.
+const END_FILE: &str = "log-end";
+
+/// The log of a data folder, while its store is not open yet: opening a store with much in its write-ahead files takes
+/// most of a second, in which sources can be read already.
+///
+/// What is appended meanwhile must not hide that log and state are not of one history. So where the log ended is kept in
+/// a file until the two were compared: a process that dies in between leaves it for the next one.
+pub struct OpenLog {
+    /// Raw entries and the positions of their sources.
+    pub log: Log,
+    /// Where the log ended when it was last known to be alone.
+    end: LogOffset,
+    data_dir: PathBuf,
+    limits: Limits,
+    lock: File,
+}
+
+impl OpenLog {
+    /// Opens the log of a data folder, creating both where missing.
+    ///
+    /// # Errors
+    /// [`JournalError::Locked`] while another process has it open; those of [`Log::open`].
+    pub fn open(data_dir: &Path, limits: Limits) -> Result<Self, JournalError> {
+        fs::create_dir_all(data_dir).map_err(JournalError::io("create", data_dir))?;
+        let lock = lock(data_dir)?;
+        let log = Log::open(&data_dir.join(LOG_DIR), limits)?;
+        let end = note_end(data_dir, log.durable())?;
+        Ok(Self { log, end, data_dir: data_dir.to_owned(), limits, lock })
+    }
+
+    /// Opens the store, creating it where missing, and compares the two.
+    ///
+    /// # Errors
+    /// [`JournalError::StateBehindLog`] and [`JournalError::StateAheadOfLog`] where log and state are not of one history;
+    /// those of [`Store::open`].
+    pub fn open_store(self) -> Result<Journal, JournalError> {
+        let Self { log, end, data_dir, limits, lock } = self;
+        let store = Store::open(&data_dir.join(STATE_DIR), limits)?;
+        check_history(&log, end, &store)?;
+        forget_end(&data_dir)?;
+        Ok(Journal { log, store, _lock: lock })
+    }
+}
 
 /// The open journal of a data folder. Keep it as long as clones of its parts are in use: it holds the lock.
 pub struct Journal {
@@ -31,16 +77,9 @@ impl Journal {
     /// Opens a data folder, creating it where missing.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] while another process has it open; [`JournalError::StateBehindLog`] and
-    /// [`JournalError::StateAheadOfLog`] where log and state are not of one history; those of [`Log::open`] and
-    /// [`Store::open`].
+    /// Those of [`OpenLog::open`] and [`OpenLog::open_store`].
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Self, JournalError> {
-        fs::create_dir_all(data_dir).map_err(JournalError::io("create", data_dir))?;
-        let lock = lock(data_dir)?;
-        let log = Log::open(&data_dir.join(LOG_DIR), limits)?;
-        let store = Store::open(&data_dir.join(STATE_DIR), limits)?;
-        check_history(&log, &store)?;
-        Ok(Self { log, store, _lock: lock })
+        OpenLog::open(data_dir, limits)?.open_store()
     }
 
     /// Removes what the log holds up to an offset, but nothing that the state, as it would be after a power failure,
@@ -70,13 +109,43 @@ fn lock(data_dir: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// The state must be a fold of a prefix of this log, and the log must hold what follows that prefix.
-fn check_history(log: &Log, store: &Store) -> Result<(), JournalError> {
+/// Writes down where the log ends, and gives the smaller of that and what is written there already.
+fn note_end(data_dir: &Path, end: LogOffset) -> Result<LogOffset, JournalError> {
+    let path = data_dir.join(END_FILE);
+    let noted = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().ok().map(LogOffset),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(JournalError::io("read", path)(error)),
+    };
+    // One that does not read was torn while it was written, before anything was appended.
+    if let Some(noted) = noted {
+        return Ok(noted.min(end));
+    }
+    let mut file = File::create(&path).map_err(JournalError::io("create", &path))?;
+    writeln!(file, "{end}").and_then(|()| file.sync_data()).map_err(JournalError::io("write", &path))?;
+    sync_dir(data_dir)?;
+    Ok(end)
+}
+
+/// Takes it away for good, before the state applies anything that lies behind it.
+fn forget_end(data_dir: &Path) -> Result<(), JournalError> {
+    let path = data_dir.join(END_FILE);
+    fs::remove_file(&path).map_err(JournalError::io("remove", path))?;
+    sync_dir(data_dir)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), JournalError> {
+    RealDisk.sync_dir(dir).map_err(JournalError::io("sync", dir))
+}
+
+/// The state must be a fold of a prefix of this log as it ended before anything was appended, and the log must hold what
+/// follows that prefix.
+fn check_history(log: &Log, end: LogOffset, store: &Store) -> Result<(), JournalError> {
     let path = || store.path().to_owned();
     let applied = applied(store)?;
-    let (first, last) = (log.first(), log.durable());
-    if applied > last {
-        return Err(JournalError::StateAheadOfLog { path: path(), applied, last });
+    let first = log.first();
+    if applied > end {
+        return Err(JournalError::StateAheadOfLog { path: path(), applied, last: end });
     }
     if applied.next() < first {
         return Err(JournalError::StateBehindLog { path: path(), applied, first });

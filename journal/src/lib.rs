@@ -24,7 +24,7 @@
 //!
 //! They cannot disagree: the state is a deterministic fold of the log, and "state + cursor + outbox" is one commit. If a
 //! power failure takes the newest commits, the next start folds the same entries again and gets the same bytes. Only
-//! two things could break that, and [`Journal::open`] refuses both by name: a log that no longer holds what the state
+//! two things could break that, and [`OpenLog::open_store`] refuses both by name: a log that no longer holds what the state
 //! needs next, and a log that ends before what the state has applied.
 //!
 //! Invariants: a source is released only behind [`Log::durable`]; the transform reads only what is durable, so
@@ -39,7 +39,7 @@ pub mod log;
 pub mod store;
 
 pub use error::JournalError;
-pub use journal::{Journal, TRANSFORM_CURSOR};
+pub use journal::{Journal, OpenLog, TRANSFORM_CURSOR};
 pub use limits::Limits;
 pub use log::{Log, LogReader, Record, Resume};
 pub use store::{Bytes, Commit, Durability, Space, Store};

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use syncline_capture::feed::seeds;
 use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, postgres};
-use syncline_journal::{JournalError, Log};
+use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
+use syncline_transform::mapping::Mapping;
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::defect;
-use super::fit::Fit;
+use super::fit::{self, Fit};
 use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 use crate::config::SourceConfig;
@@ -94,8 +95,52 @@ impl LogSink for JournalLog<'_> {
     }
 }
 
-/// Starts the thread of a source; `index` is its place in the status.
-pub(super) fn start(
+/// The sources at work, each on a thread of its own.
+pub(super) struct Sources {
+    log: Log,
+    mappings: Vec<Mapping>,
+    status: Arc<Status>,
+    stop: StopSignal,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Sources {
+    pub(super) fn new(log: Log, mappings: Vec<Mapping>, status: Arc<Status>) -> Self {
+        Self { log, mappings, status, stop: StopSignal::default(), threads: Vec::new() }
+    }
+
+    /// Starts sources, each with its place among all of them. Seeds are checked against the state, so they need it.
+    pub(super) fn start(&mut self, sources: Vec<(usize, SourceConfig)>, store: Option<&Store>) -> std::io::Result<()> {
+        for (index, mut source) in sources {
+            let fit = Fit::new(self.mappings.iter().filter(|it| it.source == *source.id()).cloned().collect());
+            if let Some(store) = store {
+                fit::guard(&mut source, &self.mappings, store);
+            }
+            self.threads.push(start(
+                source,
+                fit,
+                self.log.clone(),
+                Arc::clone(&self.status),
+                index,
+                self.stop.clone(),
+            )?);
+        }
+        Ok(())
+    }
+
+    /// What stops them, and what to wait for then.
+    pub(super) fn into_parts(self) -> (StopSignal, Vec<JoinHandle<()>>) {
+        (self.stop, self.threads)
+    }
+
+    /// Stops them and waits until they have ended.
+    pub(super) fn end(self) {
+        self.stop.stop();
+        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn start(
     config: SourceConfig,
     fit: Fit,
     log: Log,

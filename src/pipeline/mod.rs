@@ -29,7 +29,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use syncline_capture::StopSignal;
-use syncline_journal::{Journal, JournalError, Limits, Log, Store};
+use syncline_journal::{Journal, JournalError, Limits, Log, OpenLog, Store};
 use syncline_sinks::discard::Discard;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
@@ -39,11 +39,11 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle as Task;
 
+use self::capture::Sources;
 use self::deliver::{Mode, Pump};
-use self::fit::Fit;
 use self::status::Status;
 use self::transform::Transform;
-use crate::config::{Config, SinkKind};
+use crate::config::{Config, SinkConfig, SinkKind, SourceConfig};
 
 /// How long a stopping daemon waits for writes under way; what is not confirmed by then is written again next time.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -89,22 +89,52 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Opens the journal and starts every part.
-    pub(crate) fn start(config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
-        let journal = Journal::open(&config.data_dir, Limits::default())?;
+    /// Opens the journal and starts every part. Databases are read from the moment that the log is open.
+    pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
+        let opening = OpenLog::open(&config.data_dir, Limits::default())?;
+        let sinks = std::mem::take(&mut config.sinks).into_iter().map(build_sink).collect::<Result<Vec<_>, _>>()?;
+        opening.log.on_durable({
+            let status = Arc::clone(&status);
+            move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
+        });
+        let mut sources = Sources::new(opening.log.clone(), config.mappings.clone(), Arc::clone(&status));
+        let (seeds, databases): (Vec<_>, Vec<_>) = std::mem::take(&mut config.sources)
+            .into_iter()
+            .enumerate()
+            .partition(|(_, source)| matches!(source, SourceConfig::Seeds(_)));
+        let opened = sources.start(databases, None).map_err(PipelineError::from).and_then(|()| {
+            let journal = opening.open_store()?;
+            let transform = Transform::open(journal.store.clone(), config.mappings.clone())?;
+            sources.start(seeds, Some(&journal.store))?;
+            Ok((journal, transform))
+        });
+        match opened {
+            Ok((journal, transform)) => Self::start_rest(journal, transform, sources, sinks, &config, status),
+            Err(error) => {
+                sources.end();
+                Err(error)
+            }
+        }
+    }
+
+    fn start_rest(
+        journal: Journal,
+        transform: Transform,
+        sources: Sources,
+        sinks: Vec<(String, Box<dyn Sink>)>,
+        config: &Config,
+        status: Arc<Status>,
+    ) -> Result<Self, PipelineError> {
         let (log, store) = (journal.log.clone(), journal.store.clone());
         let mapped = Arc::new(config.mappings.iter().map(|mapping| mapping.entity.name.clone()).collect());
-        let transform = Transform::open(store.clone(), config.mappings.clone())?;
         let cursor = transform.cursor();
         status.transform.folded.store(cursor.folded.0, Ordering::Release);
         status.transform.needs.store(transform.needs_after().0, Ordering::Release);
         let mode = watch::Sender::new(Mode::Steady);
-        let mut threads = Vec::new();
-        for (index, sink) in config.sinks.into_iter().enumerate() {
-            let name = sink.name;
-            let built = build_sink(sink.kind).map_err(|error| PipelineError::Sink { name: name.clone(), error })?;
+        let (stop_sources, mut threads) = sources.into_parts();
+        for (index, (name, sink)) in sinks.into_iter().enumerate() {
             let pump = Pump {
-                sink: built,
+                sink,
                 log: log.clone(),
                 store: store.clone(),
                 status: Arc::clone(&status),
@@ -114,18 +144,8 @@ impl Pipeline {
             };
             threads.push(pump.start(&name)?);
         }
-        let (stop_sources, stop_transform) = (StopSignal::default(), StopSignal::default());
-        log.on_durable({
-            let status = Arc::clone(&status);
-            move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
-        });
+        let stop_transform = StopSignal::default();
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
-        for (index, mut source) in config.sources.into_iter().enumerate() {
-            let status = Arc::clone(&status);
-            let fit = Fit::new(config.mappings.iter().filter(|it| it.source == *source.id()).cloned().collect());
-            fit::guard(&mut source, &config.mappings, &store);
-            threads.push(capture::start(source, fit, log.clone(), status, index, stop_sources.clone())?);
-        }
         let housekeeping =
             tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));
         Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping, _journal: journal })
@@ -191,10 +211,14 @@ impl Pipeline {
     }
 }
 
-fn build_sink(kind: SinkKind) -> Result<Box<dyn Sink>, SinkError> {
-    Ok(match kind {
-        SinkKind::Planning(config) => Box::new(PlanningSink::new(*config)?),
-        SinkKind::Lake(config) => Box::new(LakeSink::new(*config)?),
-        SinkKind::Discard => Box::new(Discard),
-    })
+fn build_sink(sink: SinkConfig) -> Result<(String, Box<dyn Sink>), PipelineError> {
+    let built: Result<Box<dyn Sink>, SinkError> = match sink.kind {
+        SinkKind::Planning(config) => PlanningSink::new(*config).map(|sink| Box::new(sink) as _),
+        SinkKind::Lake(config) => LakeSink::new(*config).map(|sink| Box::new(sink) as _),
+        SinkKind::Discard => Ok(Box::new(Discard)),
+    };
+    match built {
+        Ok(built) => Ok((sink.name, built)),
+        Err(error) => Err(PipelineError::Sink { name: sink.name, error }),
+    }
 }

@@ -50,6 +50,23 @@ pub trait State {
     fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError>;
 }
 
+/// The values of many keys, in the order of the keys.
+///
+/// They are read in key order: neighbours lie in one block of the store, so most of them are met in the processor's cache.
+pub(crate) fn get_all<K: AsRef<[u8]>>(
+    state: &dyn State,
+    space: Space,
+    keys: &[K],
+) -> Result<Vec<Option<Vec<u8>>>, TransformError> {
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_unstable_by_key(|&i| keys[i].as_ref());
+    let mut values = vec![None; keys.len()];
+    for i in order {
+        values[i] = state.get(space, keys[i].as_ref())?;
+    }
+    Ok(values)
+}
+
 /// What is done with each frame of a transaction that took several.
 pub type Visit<'v> = dyn FnMut(LogOffset, &Frame) -> Result<(), TransformError> + 'v;
 

@@ -7,7 +7,7 @@
 //! - that journal is synced before any table is written from memory, so a [`Durability::Buffered`] commit that a power
 //!   failure takes away is gone from every space;
 //! - a torn end of that journal is cut without a word. That is harmless here, as the state follows from the log; the
-//!   comparison in [`crate::Journal::open`] proves that the log still holds what is needed;
+//!   comparison in [`crate::OpenLog::open_store`] proves that the log still holds what is needed;
 //! - values in that journal are not compressed, although fjall could: recovery compresses again to verify the checksum,
 //!   so a new version of the compressor would take every journal for damaged;
 //! - after an error of the disk fjall refuses all writes until the store is opened anew.
@@ -32,8 +32,9 @@ use crate::limits::{Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
 /// Bytes of a key or a value: cheap to clone, read as `[u8]`.
 pub use fjall::Slice as Bytes;
 
-/// Background threads that flush and merge; two, so that a long merge does not hold up a flush.
-const WORKERS: usize = 2;
+/// Background threads that flush and merge. With two, one is kept free for flushes and asks again and again, at a tenth of
+/// all the time there is, whether it may merge at last.
+const WORKERS: usize = 1;
 
 /// From so many full buffers of a space on, commits wait for the disk.
 const FULL_BUFFERS: usize = 2;
@@ -82,8 +83,10 @@ impl Store {
     /// # Errors
     /// [`JournalError::StateTooLarge`], with nothing applied; [`JournalError::StateFailed`] after an error of the disk,
     /// with the commit applied or not as the next opening will tell.
-    pub fn commit(&self, commit: Commit, durability: Durability) -> Result<(), JournalError> {
+    pub fn commit(&self, mut commit: Commit, durability: Durability) -> Result<(), JournalError> {
         commit.check()?;
+        // Neighbours go to the same place in memory; stable, as the last change to a key counts.
+        commit.changes.sort_by(|a, b| (a.space as usize, &a.key).cmp(&(b.space as usize, &b.key)));
         self.wait_for_buffers()?;
         let mode = match durability {
             Durability::Synced => PersistMode::SyncData,

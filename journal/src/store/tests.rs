@@ -3,8 +3,8 @@
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
 
 use super::{Commit, Durability, Space, Store};
-use crate::journal::{Journal, TRANSFORM_CURSOR};
-use crate::{JournalError, Limits};
+use crate::journal::{Journal, OpenLog, TRANSFORM_CURSOR};
+use crate::{JournalError, Limits, Log};
 
 fn keys(store: &Store, space: Space) -> Vec<Vec<u8>> {
     store.scan(space, ..).map(|entry| entry.unwrap().0.to_vec()).collect()
@@ -114,11 +114,16 @@ fn move_cursor(journal: &Journal, at: u64) {
 
 fn filled(dir: &std::path::Path) -> Journal {
     let journal = Journal::open(dir, Limits { segment_bytes: 4096, ..Limits::default() }).unwrap();
-    for _ in 0..100 {
-        journal.log.append(&SourceId::new("erp"), &Position::default(), true, vec![0; 200]).unwrap();
-    }
-    journal.log.wait_durable(LogOffset(100), std::time::Duration::from_secs(60)).unwrap();
+    append(&journal.log, 100);
     journal
+}
+
+fn append(log: &Log, entries: u64) {
+    let mut last = LogOffset(0);
+    for _ in 0..entries {
+        last = log.append(&SourceId::new("erp"), &Position::default(), true, vec![0; 200]).unwrap();
+    }
+    log.wait_durable(last, std::time::Duration::from_secs(60)).unwrap();
 }
 
 #[test]
@@ -141,6 +146,40 @@ fn a_lost_log_under_a_newer_state_is_refused() {
     let refused = Journal::open(dir.path(), Limits::default()).err().unwrap();
     let JournalError::StateAheadOfLog { applied, last, .. } = refused else { panic!("{refused}") };
     assert_eq!((applied, last), (LogOffset(100), LogOffset(0)));
+}
+
+/// What a source sends while the state is being opened.
+fn append_while_opening(data_dir: &std::path::Path, entries: u64) {
+    let opening = OpenLog::open(data_dir, Limits::default()).unwrap();
+    append(&opening.log, entries);
+}
+
+#[test]
+fn entries_captured_before_the_state_was_open_do_not_hide_that_the_log_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    move_cursor(&journal, 100);
+    drop(journal);
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    append_while_opening(dir.path(), 150);
+    append_while_opening(dir.path(), 150);
+    let refused = Journal::open(dir.path(), Limits::default()).err().unwrap();
+    let JournalError::StateAheadOfLog { applied, last, .. } = refused else { panic!("{refused}") };
+    assert_eq!((applied, last), (LogOffset(100), LogOffset(0)));
+}
+
+#[test]
+fn a_kill_while_the_state_is_being_opened_leaves_a_folder_that_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    move_cursor(&journal, 100);
+    drop(journal);
+    append_while_opening(dir.path(), 50);
+    let journal = Journal::open(dir.path(), Limits::default()).unwrap();
+    assert_eq!(journal.log.durable(), LogOffset(150));
+    move_cursor(&journal, 150);
+    drop(journal);
+    assert!(Journal::open(dir.path(), Limits::default()).is_ok(), "what was noted is forgotten");
 }
 
 #[test]

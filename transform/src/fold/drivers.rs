@@ -14,7 +14,7 @@ use super::joined::stored_value;
 use super::roster::Driving;
 use super::stored::Layouts;
 use crate::TransformError;
-use crate::state::{Space, State};
+use crate::state::{Space, State, get_all};
 
 /// Driving rows of one mapping, each with the record that state holds of it.
 pub(super) struct Drivers {
@@ -44,7 +44,7 @@ impl Drivers {
     ) -> Result<Self, TransformError> {
         let len = changes.changes.len();
         let keys: Vec<Vec<u8>> = (0..len).map(|i| record_key(mapping, changes.key(i))).collect();
-        let old = keys.iter().map(|key| state.get(Space::Contributions, key)).collect::<Result<Vec<_>, _>>()?;
+        let old = get_all(state, Space::Contributions, &keys)?;
         let live: Vec<usize> = (0..len).filter(|&i| !changes.changes[i].removed).collect();
         let mut lacking: HashMap<usize, Vec<usize>> = HashMap::new();
         let columns = input(driving, changes, &live, &old, layouts, &mut lacking)?;
@@ -67,9 +67,11 @@ impl Drivers {
         layouts: &Layouts,
     ) -> Result<Self, TransformError> {
         let (mut keys, mut old, mut lineage) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, from) in found {
+        let (found, from): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let records = get_all(state, Space::Contributions, &found)?;
+        for ((key, record), from) in found.into_iter().zip(records).zip(from) {
             // Without a source row there is nothing to evaluate: the row is gone or was never of interest.
-            let Some(record) = state.get(Space::Contributions, &key)? else { continue };
+            let Some(record) = record else { continue };
             if Contribution::decode(&record)?.joined.is_some() {
                 keys.push(key);
                 old.push(Some(record));

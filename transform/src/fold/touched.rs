@@ -6,7 +6,7 @@ use super::ContributionChange;
 use super::contribution::Contributed;
 use super::emit::Lineage;
 use crate::TransformError;
-use crate::state::{Space, State};
+use crate::state::{Space, State, get_all};
 
 /// Touched keys, one slot each.
 pub(super) struct Touched<'a> {
@@ -28,9 +28,9 @@ impl<'a> Touched<'a> {
             keys: Vec::with_capacity(changes.len()),
             slots: HashMap::with_capacity(changes.len()),
             lineage: Vec::with_capacity(changes.len()),
-            stored: Vec::with_capacity(changes.len()),
+            stored: Vec::new(),
         };
-        let mut place = prefix.to_vec();
+        let mut places = Vec::with_capacity(changes.len());
         for change in changes {
             for key in change.old.iter().chain(&change.new).map(Contributed::key) {
                 let next = touched.keys.len();
@@ -38,13 +38,12 @@ impl<'a> Touched<'a> {
                 if slot == next {
                     touched.keys.push(key);
                     touched.lineage.push(change.lineage);
-                    place.truncate(prefix.len());
-                    place.extend_from_slice(key);
-                    touched.stored.push(state.get(Space::Entities, &place)?);
+                    places.push([prefix, key].concat());
                 }
                 touched.lineage[slot] = change.lineage;
             }
         }
+        touched.stored = get_all(state, Space::Entities, &places)?;
         Ok(touched)
     }
 }
