@@ -53,34 +53,39 @@ struct Bench {
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [rows, rounds, seconds] = match arguments.as_slice() {
+    let (numbers, parts) = arguments.split_at(arguments.len().min(3));
+    let [rows, rounds, seconds] = match numbers {
         [] => [1_000_000, 3, 30],
         [rows, rounds, seconds] => [rows.parse()?, rounds.parse()?, seconds.parse()?],
-        _ => return Err("usage: benches/path [ROWS ROUNDS LATENCY_SECONDS]".into()),
+        _ => return Err("usage: benches/path [ROWS ROUNDS LATENCY_SECONDS [PARTS, as in ace]]".into()),
     };
+    let parts = parts.first().map_or("abcde", String::as_str);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(measure(rows, rounds, Duration::from_secs(seconds)))
+    runtime.block_on(measure(rows, rounds, Duration::from_secs(seconds), parts))
 }
 
-async fn measure(rows: u64, rounds: u64, latency: Duration) -> Outcome<()> {
+async fn measure(rows: u64, rounds: u64, latency: Duration, parts: &str) -> Outcome<()> {
     let bench = Bench::prepare(rows).await?;
     let mut drains: BTreeMap<&str, Vec<Drain>> = BTreeMap::new();
     for round in 1..=rounds {
-        let capture = bench.capture().await?;
-        for (name, drain) in [
-            ("b capture and journal", capture),
-            ("a pg_recvlogical to /dev/null", bench.floor(capture.rows).await?),
-            ("c mappings, planning and lake", bench.whole(&["planning", "lake"]).await?),
-            ("d mappings and planning", bench.whole(&["planning"]).await?),
-            ("e mappings and lake", bench.whole(&["lake"]).await?),
-        ] {
+        for part in parts.chars() {
+            let (name, drain) = match part {
+                'a' => ("a pg_recvlogical to /dev/null", bench.floor(rows).await?),
+                'b' => ("b capture and journal", bench.capture().await?),
+                'c' => ("c mappings, planning and lake", bench.whole(&["planning", "lake"]).await?),
+                'd' => ("d mappings and planning", bench.whole(&["planning"]).await?),
+                'e' => ("e mappings and lake", bench.whole(&["lake"]).await?),
+                other => return Err(format!("there is no part {other}").into()),
+            };
             eprintln!("round {round}: {name}: {drain:?}");
             drains.entry(name).or_default().push(drain);
         }
     }
     report(&drains);
-    bench.latency(latency).await?;
+    if !latency.is_zero() {
+        bench.latency(latency).await?;
+    }
     bench.server.stop().await?;
     Ok(())
 }
@@ -210,7 +215,7 @@ impl Bench {
     }
 
     /// What the same machine can do at all: the stream, written to nowhere.
-    async fn floor(&self, rows: f64) -> Outcome<Drain> {
+    async fn floor(&self, rows: u64) -> Outcome<Drain> {
         self.rewind().await?;
         let end = self.text("SELECT pg_current_wal_lsn()::text").await?;
         let command = format!(
@@ -228,7 +233,7 @@ impl Bench {
             return Err(format!("pg_recvlogical failed: {said}").into());
         }
         let cpu = said.lines().last().unwrap_or_default().split(' ').filter_map(|part| part.parse::<f64>().ok()).sum();
-        Ok(Drain { rows, seconds, cpu, peak_mib: None, first_event_ms: None })
+        Ok(Drain { rows: rows as f64, seconds, cpu, peak_mib: None, first_event_ms: None })
     }
 
     /// A discard sink and no mappings, from an empty data folder.
@@ -269,10 +274,10 @@ impl Bench {
         let planner = self.planner().await?;
         self.drain(&self.setup.drain(&self.password)).await?;
         let daemon = self.setup.daemon(&self.password).start()?;
+        self.first_applied().await?;
         let writers = (0..WRITERS).map(|writer| self.write(writer, length));
         futures::future::try_join_all(writers).await?;
-        let url = format!("http://{}/status", self.setup.listen());
-        let status: Value = setup::http().get(url).send().await?.json().await?;
+        let status = self.status().await?;
         println!("\n| at {STEADY} changes/s for {length:?} | rows | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|");
         for (what, lag) in [
             ("commit to durable", &status["sources"]["erp"]["lag"]),
@@ -284,6 +289,25 @@ impl Bench {
         daemon.stop().await?;
         planner.stop().await?;
         Ok(())
+    }
+
+    async fn status(&self) -> Outcome<Value> {
+        let url = format!("http://{}/status", self.setup.listen());
+        Ok(setup::http().get(url).send().await?.json().await?)
+    }
+
+    /// Changes rows until one is seen to arrive: from here on the daemon has started.
+    async fn first_applied(&self) -> Outcome<()> {
+        let mut beats = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            beats.tick().await;
+            let arrived =
+                self.status().await.ok().and_then(|status| status["sinks"]["planning"]["lag"]["rows"].as_u64());
+            if arrived.unwrap_or_default() > 0 {
+                return Ok(());
+            }
+            self.write(0, Duration::from_millis(4)).await?;
+        }
     }
 
     /// One connection that commits one change at each beat.
