@@ -86,7 +86,7 @@ impl Default for LakeLimits {
         Self {
             file_rows: 500_000,
             group_rows: 64 * 1024,
-            buffer_bytes: 32 * 1024 * 1024,
+            buffer_bytes: 16 * 1024 * 1024,
             fold_files: 16,
             vacuum_versions: 100,
         }
