@@ -66,7 +66,9 @@ impl Space {
     pub(super) const fn write_buffer_bytes(self) -> u64 {
         match self {
             // Written by every change; fewer, larger tables cost fewer merges.
-            Self::Contributions | Self::Entities | Self::Outbox => 4 * MIB,
+            Self::Contributions | Self::Entities => 4 * MIB,
+            // Its values are moved once, whatever the number of tables.
+            Self::Outbox => 2 * MIB,
             // Masters change seldom, and keys without values are small.
             Self::Rows => 2 * MIB,
             Self::Index => 3 * MIB / 2,
