@@ -75,9 +75,8 @@ const LOG: [Family<Journal>; 4] = [
     gauge("syncline_state_bytes", "Size of state, outbox and cursors on disk.", |it| it.state_bytes.and_then(number)),
 ];
 
-const TRANSFORM: [Family<Transform>; 8] = [
+const TRANSFORM: [Family<Transform>; 7] = [
     gauge("syncline_transform_folded_offset", "The last entry folded into the state.", |it| number(it.folded)),
-    gauge("syncline_transform_visible_offset", "The last entry whose deltas sinks may see.", |it| number(it.visible)),
     gauge("syncline_transform_behind_entries", "Durable entries that are not folded yet.", |it| number(it.behind)),
     counter("syncline_transform_deltas_total", "Canonical changes emitted.", |it| number(it.deltas)),
     counter("syncline_transform_unchanged_rows_total", "Source rows that changed nothing canonical.", |it| {

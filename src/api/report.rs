@@ -87,10 +87,8 @@ pub(crate) struct Journal {
 /// The transform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Transform {
-    /// The last offset folded into the state.
+    /// The last offset folded into the state; sinks see deltas up to here.
     pub(crate) folded: u64,
-    /// The last offset whose deltas sinks may see.
-    pub(crate) visible: u64,
     /// Durable log entries that are not folded yet.
     pub(crate) behind: u64,
     pub(crate) deltas: u64,
@@ -156,12 +154,12 @@ impl Report {
         let status = &facts.status;
         // Against the flow of data: see the invariant above.
         let cursors: Vec<u64> = status.sinks.iter().map(|sink| sink.cursor.load(Ordering::Acquire)).collect();
-        let (visible, folded) = (status.visible().0, status.folded().0);
+        let folded = status.folded().0;
         let durable = facts.log.durable().0;
         let sinks = status.sinks.iter().zip(cursors);
         let sources: BTreeMap<_, _> =
             status.sources.iter().map(|it| (it.name.clone(), Source::take(it, status.started))).collect();
-        let transform = Transform::take(&status.transform, folded, visible, durable);
+        let transform = Transform::take(&status.transform, folded, durable);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: facts.name.clone(),
@@ -178,7 +176,7 @@ impl Report {
             },
             transform,
             sinks: sinks
-                .map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, visible, &facts.store)))
+                .map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, folded, &facts.store)))
                 .collect(),
         }
     }
@@ -233,10 +231,9 @@ fn age_ms(at_us: u64) -> u64 {
 }
 
 impl Transform {
-    fn take(transform: &TransformStatus, folded: u64, visible: u64, durable: u64) -> Self {
+    fn take(transform: &TransformStatus, folded: u64, durable: u64) -> Self {
         Self {
             folded,
-            visible,
             behind: durable.saturating_sub(folded),
             deltas: count(&transform.deltas),
             unchanged: count(&transform.unchanged),
@@ -260,11 +257,11 @@ impl Held {
 }
 
 impl Sink {
-    fn take(sink: &SinkStatus, cursor: u64, visible: u64, store: &Store) -> Self {
+    fn take(sink: &SinkStatus, cursor: u64, folded: u64, store: &Store) -> Self {
         let refused = count(&sink.refused);
         Self {
             cursor,
-            behind: visible.saturating_sub(cursor),
+            behind: folded.saturating_sub(cursor),
             rows: count(&sink.rows),
             bytes: count(&sink.bytes),
             rejected: count(&sink.rejected),

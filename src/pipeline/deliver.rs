@@ -30,7 +30,7 @@ use super::status::{SinkStatus, Status};
 pub(super) enum Mode {
     /// Cut spans as the sink likes them.
     Steady,
-    /// Deliver what is visible at once: the daemon drains.
+    /// Deliver what is folded at once: the daemon drains.
     Flush,
     /// Start no further write.
     Stop,
@@ -149,7 +149,7 @@ impl Pump {
     async fn begin(&mut self, sink: &SinkStatus, memory: &mut Memory) -> Result<LogOffset, SinkError> {
         let remembered = memory.read(self.log.durable())?;
         // Before it is asked: of a target that does not answer, what waits for it must not look level.
-        sink.set_behind(self.status.visible() > remembered.cursor.unwrap_or_default());
+        sink.set_behind(self.status.folded() > remembered.cursor.unwrap_or_default());
         let recalled = self.sink.recall(&remembered.known).await?;
         let claim = Claim::new(self.sink.identity(), &self.mapped);
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
@@ -170,7 +170,7 @@ impl Pump {
             if mode.ends() {
                 return Ok(None);
             }
-            let cut = cutter.look(self.status.visible(), batching.max_rows).map_err(|error| unreadable(&error))?;
+            let cut = cutter.look(self.status.folded(), batching.max_rows).map_err(|error| unreadable(&error))?;
             sink.set_behind(cut.rows > 0);
             let linger = if mode == Mode::Flush { Duration::ZERO } else { batching.linger };
             let mut timeout = None;
@@ -212,7 +212,7 @@ impl Pump {
 
     fn confirm(&self, upto: LogOffset, sink: &SinkStatus) {
         sink.cursor.store(upto.0, Ordering::Release);
-        sink.reset_behind(self.status.visible() > upto);
+        sink.reset_behind(self.status.folded() > upto);
         self.status.pulse();
     }
 }

@@ -164,7 +164,7 @@ impl Pipeline {
         self.refuse_parked()
     }
 
-    /// Waits until every sink has confirmed what is visible, or is parked.
+    /// Waits until every sink has confirmed what is folded, or is parked.
     async fn flush(&self) {
         self.mode.send_replace(Mode::Flush);
         self.status.wait_for(Status::is_delivered).await;

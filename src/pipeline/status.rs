@@ -196,10 +196,7 @@ impl Status {
         }
     }
 
-    pub(crate) fn visible(&self) -> LogOffset {
-        self.folded()
-    }
-
+    /// The last entry that is folded; sinks see deltas up to here.
     pub(crate) fn folded(&self) -> LogOffset {
         LogOffset(self.transform.folded.load(Ordering::Acquire))
     }
@@ -209,10 +206,10 @@ impl Status {
         self.folded() >= upto || self.transform.parked.is_parked()
     }
 
-    /// Every sink has confirmed what is visible, or will not.
+    /// Every sink has confirmed what is folded, or will not.
     pub(super) fn is_delivered(&self) -> bool {
-        let visible = self.visible().0;
-        self.sinks.iter().all(|sink| sink.cursor.load(Ordering::Acquire) >= visible || sink.parked.is_parked())
+        let folded = self.folded().0;
+        self.sinks.iter().all(|sink| sink.cursor.load(Ordering::Acquire) >= folded || sink.parked.is_parked())
     }
 
     /// Nothing is left to do for anyone, of a log that ends at an offset.
