@@ -61,6 +61,20 @@ pub enum TransformError {
         /// What changed.
         reason: String,
     },
+    /// A row breaks a rule at which its mapping wants to stop.
+    #[error(
+        "{mapping}: a row of log entry {offset} breaks {rule}, which is to halt: {reason}; mend the row at the source, or the rule"
+    )]
+    Halted {
+        /// The mapping's file.
+        mapping: String,
+        /// The rule.
+        rule: String,
+        /// The entry.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// The log entry at hand contradicts what came before it.
     #[error("log entry {offset}: {reason}")]
     Entry {

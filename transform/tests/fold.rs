@@ -17,6 +17,8 @@ mod memory;
 mod oracle;
 #[path = "fold/outbox.rs"]
 mod outbox;
+#[path = "fold/references.rs"]
+mod references;
 #[path = "fold/rules.rs"]
 mod rules;
 #[path = "fold/truncate.rs"]

@@ -36,8 +36,9 @@ pub use fjall::Slice as Bytes;
 /// all the time there is, whether it may merge at last.
 const WORKERS: usize = 1;
 
-/// From so many full buffers of a space on, commits wait for the disk.
-const FULL_BUFFERS: usize = 2;
+/// From so many full buffers on, those of all spaces together, commits wait for the disk: more would be memory without end
+/// where it is slow, and a merge that is under way must not stop everything at once.
+const FULL_BUFFERS: usize = 3;
 
 /// How often a commit that waits for the disk looks again; fjall gives no signal.
 const POLL: Duration = Duration::from_millis(1);
@@ -169,12 +170,12 @@ impl Store {
         &self.inner.spaces[space as usize]
     }
 
-    /// Waits until no space has full buffers that the disk has not taken.
+    /// Waits until the disk has taken enough of the full buffers.
     ///
     /// fjall waits by itself, at four, but for ever where its background thread has died of a full disk. So we wait
     /// before, where that error can be seen.
     fn wait_for_buffers(&self) -> Result<(), JournalError> {
-        while self.inner.spaces.iter().any(|space| space.sealed_memtable_count() >= FULL_BUFFERS) {
+        while self.inner.spaces.iter().map(Keyspace::sealed_memtable_count).sum::<usize>() >= FULL_BUFFERS {
             self.inner.database.persist(PersistMode::Buffer).map_err(|error| self.failed(error))?;
             std::thread::sleep(POLL);
         }

@@ -24,8 +24,8 @@ use super::Writes;
 use crate::TransformError;
 use crate::state::{Space, State};
 
-const MAPPING: &str = "mapping/";
-const ENTITY: &str = "entity/";
+pub(super) const MAPPING: &str = "mapping/";
+pub(super) const ENTITY: &str = "entity/";
 const SHAPE: &str = "shape/";
 const ROLE: &str = "role/";
 const READY: &str = "ready/";
@@ -81,6 +81,27 @@ impl Numbers {
 /// Numbers of entities, joined tables and indexes.
 pub(super) fn entity_numbers(state: &dyn State) -> Result<Numbers, TransformError> {
     Numbers::open(ENTITY, state)
+}
+
+/// A name with the number that begins its keys.
+pub(super) struct Numbered {
+    pub(super) name: String,
+    pub(super) id: [u8; 4],
+}
+
+/// The names of a kind that have numbers.
+pub(super) fn numbered(state: &dyn State, kind: &str) -> Result<Vec<Numbered>, TransformError> {
+    let known = state.scan(Space::Catalog, kind.as_bytes(), &[], usize::MAX)?.into_iter().filter_map(|(key, value)| {
+        let name = String::from_utf8(key.get(kind.len()..)?.to_vec()).ok()?;
+        Some(Numbered { name, id: *value.first_chunk()? })
+    });
+    Ok(known.collect())
+}
+
+/// The entity that a mapping fills, by its name.
+pub(super) fn entity_of(mapping: &str) -> &str {
+    let stem = mapping.rsplit('/').next().unwrap_or(mapping);
+    stem.split('.').next().unwrap_or(stem)
 }
 
 /// Mappings by name: state number and fingerprint.

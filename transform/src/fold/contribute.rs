@@ -2,32 +2,35 @@
 
 use std::collections::{HashMap, HashSet};
 
+use arrow::array::BooleanArray;
 use syncline_schemas::entity::Entity;
-use syncline_schemas::ident::LogOffset;
 use syncline_schemas::rowcode::{self, Rows};
 
+use super::citation::{self, Missing, Present};
 use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for};
 use super::drivers::{Drivers, driving_key};
 use super::evaluate::{Evaluated, evaluate};
 use super::join::Joins;
 use super::logic::Logic;
-use super::roster::Driving;
+use super::roster::{Driving, Member};
 use super::stored::put_row;
-use super::{ContributionChange, FoldStats, Writes, held, index};
+use super::{ContributionChange, FoldStats, Seen, Writes, held, index};
 use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::compile::Compiled;
-use crate::state::Space;
+use crate::mapping::rules::Action;
+use crate::state::{Space, State};
 
 /// A mapping at work on the driving rows of a step.
 pub(super) struct Contributor<'a> {
-    pub(super) id: u32,
+    pub(super) member: &'a Member,
     pub(super) entity: &'a Entity,
     pub(super) logic: &'a Logic,
     pub(super) driving: &'a Driving,
     /// None while a table that it joins is not known: rows are kept and contribute nothing.
     pub(super) compiled: Option<(&'a Compiled, Joins<'a>)>,
-    pub(super) offset: LogOffset,
+    pub(super) now: Seen,
+    pub(super) state: &'a dyn State,
 }
 
 /// Values that a later change may leave out, by column name.
@@ -44,7 +47,7 @@ enum Outcome {
 
 /// What is kept of live driving rows beside what they contribute, by row of the batch.
 struct Kept {
-    /// Under a mapping with joins: the stored row, and what it looked for.
+    /// Under a mapping with joins, and where a row waits: the stored row, and what it looked for.
     joined: Vec<Option<(Vec<u8>, Vec<u8>)>>,
     carried: HashMap<usize, Carried>,
 }
@@ -54,15 +57,19 @@ impl Contributor<'_> {
     pub(super) fn run(
         &self,
         mut drivers: Drivers,
+        present: &mut Present<'_>,
         writes: &mut Writes,
         out: &mut Vec<ContributionChange>,
         stats: &mut FoldStats,
     ) -> Result<(), TransformError> {
-        let evaluated = match &self.compiled {
-            Some((compiled, joins)) => evaluate(compiled, self.entity, self.logic, &drivers.batch, joins)?,
+        let mut evaluated = match &self.compiled {
+            Some((compiled, joins)) => evaluate(compiled, &self.member.mapping, self.logic, &drivers.batch, joins)?,
             None => Evaluated::nothing(self.entity, drivers.live.len()),
         };
-        let mut kept = self.kept(&drivers, &evaluated)?;
+        let waits = self.park(&mut evaluated, present, stats)?;
+        stats.warnings += evaluated.warnings;
+        self.halt(&evaluated)?;
+        let mut kept = self.kept(&drivers, &evaluated, &waits)?;
         let (key_fields, other_fields) = evaluated.fields.split_at(self.entity.key_len());
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
         let outcomes = outcomes(&drivers, evaluated);
@@ -75,7 +82,8 @@ impl Contributor<'_> {
                 (kept.joined[row].take(), kept.carried.remove(&row).unwrap_or_default())
             });
             let joined = joined.as_ref().map(|(source, looked)| JoinedRow::new(source, looked));
-            let mut new = Contribution { joined, carried, ..Contribution::default() };
+            let awaits = row.and_then(|row| waits.get(&row)).map(Vec::as_slice);
+            let mut new = Contribution { joined, awaits, carried, ..Contribution::default() };
             let fault = apply(outcome, &mut new, [&entity_keys, &rows], &drivers.old[drivers.origins[i]])?;
             if let Some(change) = self.difference(&drivers, i, &new, fault, writes, stats)? {
                 changed.push((i, change));
@@ -111,13 +119,15 @@ impl Contributor<'_> {
         let old = decode(&drivers.old[i])?;
         let key = drivers.keys[i].clone();
         if let Some(fault) = &fault {
-            writes.push((Space::Held, held::fault_key(&key), Some(held::record(fault, self.offset))));
+            let place = held::fault_key(&key);
+            let record = if old.held { self.state.get(Space::Held, &place)? } else { None };
+            writes.push((Space::Held, place, Some(held::record(fault, self.now, record)?)));
             stats.faulty += 1;
         } else if old.held {
             writes.push((Space::Held, held::fault_key(&key), None));
         }
         if before != bytes {
-            self.reindex(&key, old.joined, new.joined, writes);
+            self.reindex(&key, &old, new, writes);
             writes.push((Space::Contributions, key.clone(), (!bytes.is_empty()).then(|| bytes.clone())));
         }
         if new.value == old.value {
@@ -128,12 +138,61 @@ impl Contributor<'_> {
         Ok(Some(ContributionChange { key, old: None, new, lineage: drivers.lineage[i] }))
     }
 
-    /// Lets joined rows find this driver under what it looks for now.
-    fn reindex(&self, key: &[u8], old: Option<JoinedRow<'_>>, new: Option<JoinedRow<'_>>, writes: &mut Writes) {
+    /// Stops at a fault that the mapping wants to stop at.
+    fn halt(&self, evaluated: &Evaluated) -> Result<(), TransformError> {
+        let mapping = &self.member.mapping;
+        let stops = |fault: &&RowFault| mapping.rules.of(&fault.rule) == Some(Action::Halt);
+        evaluated.faults.iter().map(|(_, fault)| fault).find(stops).map_or(Ok(()), |fault| {
+            Err(TransformError::Halted {
+                mapping: mapping.file.clone(),
+                rule: fault.rule.clone(),
+                offset: self.now.offset.0,
+                reason: fault.reason.clone(),
+            })
+        })
+    }
+
+    /// Takes rows out that cite what is not there; gives what each waits for, by row of the batch.
+    fn park(
+        &self,
+        evaluated: &mut Evaluated,
+        present: &mut Present<'_>,
+        stats: &mut FoldStats,
+    ) -> Result<HashMap<usize, Vec<u8>>, TransformError> {
+        let citations = &self.member.citations;
+        if citations.is_empty() || evaluated.rows.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let missing = citation::missing(self.entity, citations, &evaluated.fields, present)?;
+        let (mut waits, mut stays) = (HashMap::new(), vec![true; evaluated.rows.len()]);
+        for Missing { row, citation, key } in missing {
+            if !citations[citation].parks {
+                stats.warnings += 1;
+                continue;
+            }
+            let input = evaluated.rows[row];
+            let reference = &self.entity.references[citations[citation].reference];
+            evaluated.faults.push((input, citation::fault(self.entity, reference)));
+            waits.insert(input as usize, key);
+            stays[row] = false;
+        }
+        if !waits.is_empty() {
+            evaluated.retain(&BooleanArray::from(stays))?;
+        }
+        Ok(waits)
+    }
+
+    /// Lets joined rows find this driver under what it looks for now, and the row that it waits for.
+    fn reindex(&self, key: &[u8], old: &Contribution<'_>, new: &Contribution<'_>, writes: &mut Writes) {
+        if old.awaits != new.awaits {
+            writes.extend(old.awaits.map(|awaits| (Space::Index, index::parked(awaits, key), None)));
+            writes.extend(new.awaits.map(|awaits| (Space::Index, index::parked(awaits, key), Some(Vec::new()))));
+        }
+        let (old, new) = (old.joined, new.joined);
         if old == new {
             return;
         }
-        let entry = |(join, values): (usize, &[u8])| index::driving(self.id, join, values, driving_key(key));
+        let entry = |(join, values): (usize, &[u8])| index::driving(self.member.id, join, values, driving_key(key));
         let (old, new): (Vec<_>, Vec<_>) =
             (old.iter().flat_map(JoinedRow::looked).collect(), new.iter().flat_map(JoinedRow::looked).collect());
         let gone = old.iter().filter(|looked| !new.contains(looked)).copied();
@@ -142,10 +201,18 @@ impl Contributor<'_> {
         writes.extend(fresh.map(|looked| (Space::Index, entry(looked), Some(Vec::new()))));
     }
 
-    fn kept(&self, drivers: &Drivers, evaluated: &Evaluated) -> Result<Kept, TransformError> {
+    fn kept(
+        &self,
+        drivers: &Drivers,
+        evaluated: &Evaluated,
+        waits: &HashMap<usize, Vec<u8>>,
+    ) -> Result<Kept, TransformError> {
         let carried = self.carried(drivers)?;
         let mut joined = vec![None; drivers.live.len()];
-        let Some(layout) = self.driving.layout else { return Ok(Kept { joined, carried }) };
+        let joins = self.member.joins();
+        let Some(layout) = self.driving.layout.filter(|_| joins || !waits.is_empty()) else {
+            return Ok(Kept { joined, carried });
+        };
         let rows =
             if drivers.batch.num_columns() == 0 { Rows::default() } else { rowcode::encode(drivers.batch.columns())? };
         let faulty: HashSet<usize> = evaluated.faults.iter().map(|(row, _)| *row as usize).collect();
@@ -153,7 +220,7 @@ impl Contributor<'_> {
             let lacking = drivers.lacking.get(&row).map_or(&[][..], Vec::as_slice);
             // A row that the filter excludes whatever is joined to it is of no further interest.
             let wanted = evaluated.joined[row] || faulty.contains(&row) || !lacking.is_empty();
-            if wanted || carried.contains_key(&row) {
+            if waits.contains_key(&row) || joins && (wanted || carried.contains_key(&row)) {
                 let (mut source, mut looked) = (Vec::new(), Vec::new());
                 put_row(&mut source, layout, lacking, if rows.is_empty() { &[] } else { rows.row(row) });
                 for join in &evaluated.looked {
@@ -163,7 +230,7 @@ impl Contributor<'_> {
             }
         }
         // The stored row has them.
-        Ok(Kept { joined, carried: HashMap::new() })
+        Ok(Kept { joined, carried: if joins { HashMap::new() } else { carried } })
     }
 
     /// Values that later changes may leave out, by row of the batch.

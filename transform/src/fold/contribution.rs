@@ -3,14 +3,15 @@
 //! Beside the contribution itself the record keeps the source values that a later change may leave out (PostgreSQL does
 //! not send unchanged TOAST values): only those long enough to be stored out of line, so mostly none. Under a mapping with
 //! joins it keeps all columns that the mapping reads, because the row is evaluated again when a joined row changes, and what
-//! the row looked for in each join.
+//! the row looked for in each join. So it does for a row that waits for another entity's row, with what it waits for.
 //!
 //! ```text
-//! flags   u8            1 contributes | 2 held | 4 joined
+//! flags   u8            1 contributes | 2 held | 4 joined | 8 parked
 //! key     varint length + rowcode of the entity's key fields       (when it contributes)
 //! row     varint length + rowcode of the entity's other fields     (when it contributes)
 //! source  varint length + stored row, see stored.rs                (when joined)
 //! looked  varint length + { varint length + rowcode of what it looked for; empty for nothing } per join   (when joined)
+//! awaits  varint length + key in the entities' space               (when parked)
 //! carried { u8-length name | varint length + rowcode of the value } ...
 //! ```
 
@@ -26,6 +27,7 @@ use crate::TransformError;
 const CONTRIBUTES: u8 = 1;
 const HELD: u8 = 2;
 const JOINED: u8 = 4;
+const PARKED: u8 = 8;
 
 /// PostgreSQL moves a value out of line only when it takes more than a TOAST pointer: MAXALIGN(18) = 24 bytes with its
 /// header (`toast_tuple_find_biggest_attribute`).
@@ -42,8 +44,10 @@ pub(crate) struct Contribution<'a> {
     pub(crate) value: Option<(&'a [u8], &'a [u8])>,
     /// The row as it stands in the source is held; `value` is its last good contribution.
     pub(crate) held: bool,
-    /// The source row and what it looked for, under a mapping with joins.
+    /// The source row and what it looked for: under a mapping with joins, and where the row waits.
     pub(crate) joined: Option<JoinedRow<'a>>,
+    /// The row of another entity that it waits for: a key in the entities' space.
+    pub(crate) awaits: Option<&'a [u8]>,
     /// Source values by column name.
     pub(crate) carried: Vec<(String, Vec<u8>)>,
 }
@@ -83,14 +87,15 @@ pub(crate) fn put_looked_for(out: &mut Vec<u8>, values: Option<&[u8]>) {
 impl<'a> Contribution<'a> {
     /// True where there is nothing worth keeping.
     pub(crate) fn is_empty(&self) -> bool {
-        self.value.is_none() && !self.held && self.joined.is_none() && self.carried.is_empty()
+        self.value.is_none() && !self.held && self.joined.is_none() && self.awaits.is_none() && self.carried.is_empty()
     }
 
     /// Appends the record's bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let contributes = flag(CONTRIBUTES, self.value.is_some());
-        out.push(contributes | flag(HELD, self.held) | flag(JOINED, self.joined.is_some()));
+        let kept = flag(JOINED, self.joined.is_some()) | flag(PARKED, self.awaits.is_some());
+        out.push(contributes | flag(HELD, self.held) | kept);
         if let Some((key, row)) = &self.value {
             put_run(out, key);
             put_run(out, row);
@@ -98,6 +103,9 @@ impl<'a> Contribution<'a> {
         if let Some(joined) = &self.joined {
             put_run(out, joined.source);
             put_run(out, joined.looked);
+        }
+        if let Some(awaits) = self.awaits {
+            put_run(out, awaits);
         }
         for (name, value) in &self.carried {
             put_run(out, name.as_bytes());
@@ -123,12 +131,13 @@ impl<'a> Contribution<'a> {
         } else {
             Some(JoinedRow { source: run().ok_or_else(damaged)?, looked: run().ok_or_else(damaged)? })
         };
+        let awaits = if flags & PARKED == 0 { None } else { Some(run().ok_or_else(damaged)?) };
         let mut carried = Vec::new();
         while let Some(name) = run() {
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
             carried.push((name.to_owned(), run().ok_or_else(damaged)?.to_vec()));
         }
-        Ok(Self { value, held: flags & HELD != 0, joined, carried })
+        Ok(Self { value, held: flags & HELD != 0, joined, awaits, carried })
     }
 
     /// The carried value of a column as a one-row array; none where it was not kept or no longer has that type.
@@ -227,7 +236,7 @@ mod tests {
         #[test]
         fn a_contribution_reads_back_as_written(
             value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
-            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(),
+            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(), awaits in any::<Option<Vec<u8>>>(),
         ) {
             let borrowed = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
             let (mut looked, mut wanted) = (Vec::new(), Vec::new());
@@ -239,7 +248,7 @@ mod tests {
             }
             let joined = joined.as_ref().map(|(source, _)| JoinedRow::new(source, &looked));
             prop_assert_eq!(joined.iter().flat_map(JoinedRow::looked).collect::<Vec<_>>(), wanted);
-            let contribution = Contribution { value: borrowed, held, joined, carried };
+            let contribution = Contribution { value: borrowed, held, joined, awaits: awaits.as_deref(), carried };
             let mut bytes = Vec::new();
             contribution.encode(&mut bytes);
             prop_assert_eq!(Contribution::decode(&bytes).expect("own bytes"), contribution);

@@ -106,6 +106,12 @@ pub(super) fn record_key(mapping: u32, driving_key: &[u8]) -> Vec<u8> {
     [&mapping.to_be_bytes(), driving_key].concat()
 }
 
+/// The number of the mapping in a record's key.
+pub(super) fn mapping_of(record_key: &[u8]) -> Result<u32, TransformError> {
+    let damaged = || TransformError::State("the key of a record does not decode".to_owned());
+    Ok(u32::from_be_bytes(*record_key.first_chunk().ok_or_else(damaged)?))
+}
+
 /// The driving key in a record's key.
 pub(super) fn driving_key(record_key: &[u8]) -> &[u8] {
     &record_key[size_of::<u32>()..]

@@ -1,4 +1,4 @@
-//! From changed rows to the delta batch of an outbox entry: versions, lineage, stamps.
+//! From contribution changes to the delta batch of an outbox entry: entity rows, versions, lineage, stamps.
 
 use std::sync::Arc;
 
@@ -8,14 +8,19 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, TimestampMicrosecondType, UInt32Type};
 use syncline_schemas::delta::{self, DeltaBatch};
-use syncline_schemas::entity::Entity;
+use syncline_schemas::entity::{self, Entity, Kind};
 use syncline_schemas::frame::{COMMIT_TS, POS, TableBatch};
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_schemas::rowcode;
 use syncline_schemas::table::instant;
 
 use super::changes::column;
+use super::citation::Present;
+use super::step::Deltas;
+use super::tasks::{Task, What, Why};
+use super::{ContributionChange, Fold, Work, Writes, index, plain, summed};
 use crate::TransformError;
+use crate::state::{Space, State};
 
 /// The source row whose change caused a version: cause of the step, row of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +86,8 @@ pub(super) struct Emitted {
     /// True for an upsert, false for a delete.
     pub(super) upserts: Vec<bool>,
     pub(super) lineage: Vec<Lineage>,
+    /// Keys in the entities' space that have come or gone.
+    pub(super) presence: Vec<(Vec<u8>, bool, Lineage)>,
 }
 
 /// What all deltas of a step share.
@@ -118,7 +125,7 @@ pub(super) fn delta_batch(
     origin: &Origin<'_>,
     first_row: u32,
 ) -> Result<DeltaBatch, TransformError> {
-    let Emitted { mut fields, upserts, lineage } = emitted;
+    let Emitted { mut fields, upserts, lineage, presence: _ } = emitted;
     let len = upserts.len();
     let operations: UInt8Array =
         upserts.iter().map(|&upsert| Some(if upsert { delta::UPSERT } else { delta::DELETE })).collect();
@@ -203,4 +210,78 @@ impl<'a> Rows<'a> {
         let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
         Ok(Self::Batch { positions, texts, commits })
     }
+}
+
+impl Fold {
+    /// Folds contribution changes into the rows of an entity.
+    pub(super) fn emit(
+        &self,
+        entity_index: usize,
+        changes: Vec<ContributionChange>,
+        origin: &Origin<'_>,
+        present: &mut Present<'_>,
+        writes: &mut Writes,
+        work: &mut Work<'_, '_>,
+    ) -> Result<Deltas, TransformError> {
+        self.emit_from(0, entity_index, changes, origin, present, writes, work)
+    }
+
+    /// As [`Self::emit`], behind so many rows of the step.
+    #[expect(clippy::too_many_arguments, reason = "one turn of fold_drivers, apart so that each fits on a page")]
+    pub(super) fn emit_from(
+        &self,
+        behind: u32,
+        entity_index: usize,
+        changes: Vec<ContributionChange>,
+        origin: &Origin<'_>,
+        present: &mut Present<'_>,
+        writes: &mut Writes,
+        work: &mut Work<'_, '_>,
+    ) -> Result<Deltas, TransformError> {
+        let mut out = Deltas::default();
+        if changes.is_empty() {
+            return Ok(out);
+        }
+        let entity = &entity::all()[entity_index];
+        let prefix = self.roster.entity_prefix(entity_index);
+        let logic = self.roster.logic(entity_index);
+        let mut emitted = match entity.kind {
+            Kind::Summed => summed::fold(entity, logic, &prefix, work.seen(), &changes, work.state, writes)?,
+            Kind::Plain | Kind::Event => plain::fold(entity, &prefix, work.seen(), &changes, work.state, writes)?,
+        };
+        if self.roster.is_cited(entity_index) {
+            for task in awaited(std::mem::take(&mut emitted.presence), &prefix, present, work.state)? {
+                task.put(&|lineage| origin.text(lineage), writes)?;
+                out.leaves_tasks = true;
+            }
+        }
+        if !emitted.upserts.is_empty() {
+            work.stats.warnings += logic.warnings(entity, &emitted.fields)?;
+            let batch = delta_batch(entity, emitted, origin, self.cursor.rows + behind)?;
+            work.stats.deltas += batch.rows.num_rows() as u64;
+            out.deltas.push(batch);
+        }
+        Ok(out)
+    }
+}
+
+/// What is to be done because rows of an entity have come: those that wait for them are evaluated again.
+fn awaited(
+    presence: Vec<(Vec<u8>, bool, Lineage)>,
+    prefix: &[u8],
+    present: &mut Present<'_>,
+    state: &dyn State,
+) -> Result<Vec<Task>, TransformError> {
+    let any = |awaited: &[u8]| -> Result<bool, TransformError> {
+        Ok(!state.scan(Space::Index, &index::parked_prefix(awaited), &[], 1)?.is_empty())
+    };
+    let some_wait = any(prefix)?;
+    let mut tasks = Vec::new();
+    for (key, there, lineage) in presence {
+        if there && some_wait && any(&key)? {
+            tasks.push(Task::new(What::Parked { key: key.clone() }, Why::Row(lineage)));
+        }
+        present.change(key, there);
+    }
+    Ok(tasks)
 }

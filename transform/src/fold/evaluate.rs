@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
-use arrow::compute::{filter_record_batch, take};
+use arrow::compute::{filter, filter_record_batch, interleave, take};
 use arrow::datatypes::{DataType, Schema};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
@@ -22,11 +22,12 @@ use super::join::{Joins, Wanted};
 use super::logic::Logic;
 use crate::TransformError;
 use crate::functions::Fault;
-use crate::mapping::RowFault;
 use crate::mapping::coerce::to_field;
-use crate::mapping::compile::{Compiled, FieldSource};
+use crate::mapping::compile::{Compiled, FieldSource, default_value};
 use crate::mapping::edge::Edge;
+use crate::mapping::rules::{Action, Rules};
 use crate::mapping::sql::JoinKind;
+use crate::mapping::{Mapping, RowFault};
 
 /// The result for the rows of a batch; rows that the filter excludes are in neither list.
 pub(crate) struct Evaluated {
@@ -40,13 +41,30 @@ pub(crate) struct Evaluated {
     pub(crate) joined: Vec<bool>,
     /// What they looked for, by join.
     pub(crate) looked: Vec<LookedFor>,
+    /// Rows that passed although they break a rule.
+    pub(crate) warnings: u64,
 }
 
 impl Evaluated {
     /// Rows of which nothing can be said yet.
     pub(super) fn nothing(entity: &Entity, inputs: usize) -> Self {
         let fields = entity.fields.iter().map(|field| new_null_array(&field.field_type.arrow(), 0)).collect();
-        Self { rows: Vec::new(), fields, faults: Vec::new(), joined: vec![true; inputs], looked: Vec::new() }
+        Self {
+            rows: Vec::new(),
+            fields,
+            faults: Vec::new(),
+            joined: vec![true; inputs],
+            looked: Vec::new(),
+            warnings: 0,
+        }
+    }
+
+    /// Takes rows out that did pass.
+    pub(super) fn retain(&mut self, stays: &BooleanArray) -> Result<(), arrow::error::ArrowError> {
+        self.rows =
+            self.rows.iter().zip(stays).filter(|(_, stays)| *stays == Some(true)).map(|(row, _)| *row).collect();
+        self.fields = self.fields.iter().map(|column| filter(column, stays)).collect::<Result<_, _>>()?;
+        Ok(())
     }
 }
 
@@ -67,11 +85,12 @@ impl LookedFor {
 /// Evaluates filter, joins, fields, derived fields and rules.
 pub(super) fn evaluate(
     compiled: &Compiled,
-    entity: &Entity,
+    mapping: &Mapping,
     logic: &Logic,
     batch: &RecordBatch,
     joins: &Joins<'_>,
 ) -> Result<Evaluated, TransformError> {
+    let (entity, rules) = (mapping.entity, &mapping.rules);
     let mut faults: Vec<(u32, RowFault)> = Vec::new();
     let all: Vec<u32> = (0..u32::try_from(batch.num_rows()).expect("a batch has fewer rows than u32")).collect();
     let mut stage = Stage { rows: all, batch: batch.clone() };
@@ -94,10 +113,40 @@ pub(super) fn evaluate(
             stage.fields(compiled, entity)?
         }
     };
-    let mut bad: Vec<(usize, RowFault)> = field_faults;
-    bad.extend(logic.apply(entity, &mut fields)?);
+    let (mut bad, fixed) = fix(field_faults, entity, rules, &mut fields)?;
+    let (broken, warned) = logic.apply(entity, rules, &mut fields)?;
+    bad.extend(broken);
     let fields = stage.drop_faulty(fields, bad, &mut faults)?;
-    Ok(Evaluated { rows: stage.rows, fields, faults, joined, looked })
+    Ok(Evaluated { rows: stage.rows, fields, faults, joined, looked, warnings: fixed + warned })
+}
+
+/// Puts what the mapping allows in place of values that no field takes: nothing, or the field's default. Gives the faults
+/// that stay, and how many do not.
+fn fix(
+    faults: Faults,
+    entity: &Entity,
+    rules: &Rules,
+    fields: &mut [ArrayRef],
+) -> Result<(Faults, u64), arrow::error::ArrowError> {
+    let (mut stays, mut fixed) = (Faults::new(), 0);
+    for (row, fault) in faults {
+        let field = entity.fields.iter().position(|field| field.name == fault.field);
+        let default = |at: usize| {
+            let field = &entity.fields[at];
+            field.default.as_ref().and_then(|text| default_value(field, text).ok())
+        };
+        let allowed = rules.of(&fault.rule) == Some(Action::Fix);
+        let Some(at) = field.filter(|&at| allowed && (!entity.fields[at].required || default(at).is_some())) else {
+            stays.push((row, fault));
+            continue;
+        };
+        let value = default(at).unwrap_or_else(|| new_null_array(fields[at].data_type(), 1));
+        let picks: Vec<(usize, usize)> =
+            (0..fields[at].len()).map(|i| if i == row { (1, 0) } else { (0, i) }).collect();
+        fields[at] = interleave(&[fields[at].as_ref(), value.as_ref()], &picks)?;
+        fixed += 1;
+    }
+    Ok((stays, fixed))
 }
 
 /// Faults by row of the batch at hand.
@@ -247,7 +296,7 @@ impl Stage {
         }
         let mask = BooleanArray::from(mask);
         self.rows = self.rows.iter().zip(&mask).filter(|(_, keep)| *keep == Some(true)).map(|(row, _)| *row).collect();
-        fields.iter().map(|column| arrow::compute::filter(column, &mask)).collect()
+        fields.iter().map(|column| filter(column, &mask)).collect()
     }
 }
 

@@ -2,16 +2,65 @@
 //! entity key.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use syncline_schemas::ident::LogOffset;
 
+use super::catalog::{self, Numbered};
 use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::state::{Space, State};
 
-const FAULT: u8 = 0;
-const WAITING: u8 = 1;
-const SUM: u8 = 2;
+/// Kinds of records, which begin their keys: a row that breaks a rule, one that waits for its key, a sum.
+pub(super) const FAULT: u8 = 0;
+pub(super) const WAITING: u8 = 1;
+pub(super) const SUM: u8 = 2;
+/// All kinds.
+pub(super) const KINDS: [u8; 3] = [FAULT, WAITING, SUM];
+
+/// When something was found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The log entry.
+    pub offset: LogOffset,
+    /// When it was captured, in microseconds since 1970.
+    pub at: i64,
+}
+
+/// Why something is held: rule, field and reason, then where it was seen first and last, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) rule: String,
+    pub(super) field: String,
+    pub(super) reason: String,
+    pub(super) first: Seen,
+    pub(super) last: Seen,
+}
+
+impl Record {
+    fn encode(&self) -> Vec<u8> {
+        let mut text = format!("{}\n{}\n{}", self.rule, self.field, self.reason.replace('\n', " "));
+        for Seen { offset, at } in [self.first, self.last] {
+            let _ = write!(text, "\n{offset} {at}");
+        }
+        text.into_bytes()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, TransformError> {
+        let read = || {
+            let mut lines = std::str::from_utf8(bytes).ok()?.split('\n');
+            let mut text = || lines.next().map(str::to_owned);
+            let (rule, field, reason) = (text()?, text()?, text()?);
+            let mut seen = || {
+                let line = text()?;
+                let (offset, at) = line.split_once(' ')?;
+                Some(Seen { offset: LogOffset(offset.parse().ok()?), at: at.parse().ok()? })
+            };
+            Some(Self { rule, field, reason, first: seen()?, last: seen()? })
+        };
+        read().ok_or_else(|| TransformError::State("the record of a held row does not decode".to_owned()))
+    }
+}
 
 /// Key of the record of a row that breaks a rule.
 pub(super) fn fault_key(contribution: &[u8]) -> Vec<u8> {
@@ -28,16 +77,18 @@ pub(super) fn sum_key(prefix: &[u8], entity_key: &[u8]) -> Vec<u8> {
     [&[SUM], prefix, entity_key].concat()
 }
 
-/// The record: rule, field, reason and log offset, a line each.
-pub(super) fn record(fault: &RowFault, offset: LogOffset) -> Vec<u8> {
-    format!("{}\n{}\n{}\n{offset}", fault.rule, fault.field, fault.reason).into_bytes()
+/// The record of a fault, whose beginning is kept where the record before was of the same.
+pub(super) fn record(fault: &RowFault, now: Seen, before: Option<Vec<u8>>) -> Result<Vec<u8>, TransformError> {
+    let RowFault { rule, field, reason } = fault.clone();
+    let before = before.as_deref().map(Record::decode).transpose()?;
+    let first = before.filter(|it| it.rule == rule && it.field == field).map_or(now, |it| it.first);
+    Ok(Record { rule, field, reason, first, last: now }.encode())
 }
 
-/// The record of a waiting row.
-pub(super) fn waiting() -> Vec<u8> {
-    "DQ_ID_AMBIGUOUS\n\nanother row of the source already gives this key; the first one stands until it is gone\n"
-        .as_bytes()
-        .to_vec()
+/// The record of a row that waits for its key.
+pub(super) fn waiting(now: Seen) -> Vec<u8> {
+    let reason = "another row of the source already gives this key; the first one stands until it is gone".to_owned();
+    Record { rule: "DQ_ID_AMBIGUOUS".to_owned(), field: String::new(), reason, first: now, last: now }.encode()
 }
 
 /// Rows that one mapping holds for one rule, or the sums of one entity.
@@ -68,32 +119,22 @@ pub struct HeldNow {
 /// [`TransformError::State`] where the state cannot be read.
 pub fn held_now(state: &dyn State, limit: usize) -> Result<HeldNow, TransformError> {
     let mut now = HeldNow { by: Vec::new(), complete: true };
-    for (name, id) in numbered(state, b"mapping/")? {
+    for Numbered { name, id } in catalog::numbered(state, catalog::MAPPING)? {
         let mut rules = BTreeMap::new();
         for kind in [FAULT, WAITING] {
             now.complete &= count_rules(state, kind, id, limit, &mut rules)?;
         }
-        let stem = name.rsplit('/').next().unwrap_or(&name);
-        let entity = stem.split('.').next().unwrap_or(stem).to_owned();
+        let entity = catalog::entity_of(&name).to_owned();
         let held = |(rule, rows)| HeldRows { mapping: Some(name.clone()), entity: entity.clone(), rule, rows };
         now.by.extend(rules.into_iter().map(held));
     }
-    for (entity, id) in numbered(state, b"entity/")? {
+    for Numbered { name: entity, id } in catalog::numbered(state, catalog::ENTITY)? {
         let mut rules = BTreeMap::new();
         now.complete &= count_rules(state, SUM, id, limit, &mut rules)?;
         let held = |(rule, rows)| HeldRows { mapping: None, entity: entity.clone(), rule, rows };
         now.by.extend(rules.into_iter().map(held));
     }
     Ok(now)
-}
-
-/// Names in the catalogue under a prefix, each with the number that begins its keys.
-fn numbered(state: &dyn State, prefix: &[u8]) -> Result<Vec<(String, [u8; 4])>, TransformError> {
-    let known = state.scan(Space::Catalog, prefix, &[], usize::MAX)?.into_iter().filter_map(|(key, value)| {
-        let name = String::from_utf8(key.get(prefix.len()..)?.to_vec()).ok()?;
-        Some((name, *value.first_chunk()?))
-    });
-    Ok(known.collect())
 }
 
 /// Adds up records by rule; false where there may be more.

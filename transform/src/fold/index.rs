@@ -5,12 +5,14 @@
 //! T | kind | ...                                  a task, see tasks.rs
 //! J | index u32 | values of its columns | key     row of a joined table, where it is not joined on its key
 //! D | mapping u32 | join u8 | values | key        driving row that looked for these values, found or not
+//! R | entity u32 | key | mapping u32 | key         driving row that waits for this row of an entity
 //! ```
 //!
 //! Values and keys are rowcode: for given types no row is the beginning of another, so a prefix finds exactly its own.
 
 const JOINED: u8 = b'J';
 const DRIVING: u8 = b'D';
+const PARKED: u8 = b'R';
 
 /// The joined rows that hold some values.
 pub(super) fn joined_prefix(index: u32, values: &[u8]) -> Vec<u8> {
@@ -34,5 +36,18 @@ pub(super) fn driving_prefix(mapping: u32, join: usize, values: &[u8]) -> Vec<u8
 pub(super) fn driving(mapping: u32, join: usize, values: &[u8], key: &[u8]) -> Vec<u8> {
     let mut entry = driving_prefix(mapping, join, values);
     entry.extend_from_slice(key);
+    entry
+}
+
+/// The driving rows that wait for a row of an entity, or for any of it. `awaited` is its key in the entities' space, or
+/// the beginning of it.
+pub(super) fn parked_prefix(awaited: &[u8]) -> Vec<u8> {
+    [&[PARKED], awaited].concat()
+}
+
+/// The entry of a driving row that waits; `record` is the key of its record.
+pub(super) fn parked(awaited: &[u8], record: &[u8]) -> Vec<u8> {
+    let mut entry = parked_prefix(awaited);
+    entry.extend_from_slice(record);
     entry
 }

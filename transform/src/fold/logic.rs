@@ -7,23 +7,26 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion_common::DFSchema;
 use datafusion_physical_expr::PhysicalExpr;
-use syncline_schemas::entity::{Action, Entity, Kind};
+use syncline_schemas::entity::{self, Entity, Kind};
 
 use super::evaluate::run;
 use crate::error::{MappingFault, Place};
 use crate::mapping::RowFault;
 use crate::mapping::coerce::{accepts, to_field};
 use crate::mapping::expression::Resolved;
+use crate::mapping::rules::{Action, Rules};
 
 /// An entity's derived fields and rules, ready to run.
 pub(crate) struct Logic {
     schema: SchemaRef,
     derived: Vec<(usize, Arc<dyn PhysicalExpr>)>,
     rules: Vec<(usize, Arc<dyn PhysicalExpr>)>,
+    /// Rules that some mapping has its own word for: counted where the mapping is.
+    overridden: Vec<String>,
 }
 
 impl Logic {
-    pub(crate) fn new(entity: &Entity) -> Result<Self, MappingFault> {
+    pub(crate) fn new(entity: &Entity, overridden: Vec<String>) -> Result<Self, MappingFault> {
         let fault = |reason: String| MappingFault {
             place: Place { file: format!("canonical/{}.toml", entity.name), line: 0, column: 0 },
             reason,
@@ -45,7 +48,7 @@ impl Logic {
         }
         let mut rules = Vec::new();
         for (index, rule) in entity.rules.iter().enumerate() {
-            if entity.kind == Kind::Summed && rule.action == Action::Reject {
+            if entity.kind == Kind::Summed && rule.action == entity::Action::Reject {
                 return Err(fault(format!("rule {}: a sum cannot be rejected, only its contributions", rule.id)));
             }
             rules.push((
@@ -53,25 +56,41 @@ impl Logic {
                 bind(&rule.when).map_err(|refused| fault(format!("rule {}: {}", rule.id, refused.reason)))?,
             ));
         }
-        Ok(Self { schema, derived, rules })
+        Ok(Self { schema, derived, rules, overridden })
     }
 
-    /// Fills the derived columns in and says which rows break a rejecting rule.
+    /// Fills the derived columns in and says which rows break a rule that holds them, and how many one that the mapping lets
+    /// pass with a count.
     ///
     /// Sums derive when they are emitted, not when a contribution is made: see [`Logic::derive`].
-    pub(crate) fn apply(&self, entity: &Entity, fields: &mut [ArrayRef]) -> Result<Vec<(usize, RowFault)>, ArrowError> {
+    pub(crate) fn apply(
+        &self,
+        entity: &Entity,
+        own: &Rules,
+        fields: &mut [ArrayRef],
+    ) -> Result<(Vec<(usize, RowFault)>, u64), ArrowError> {
         if entity.kind == Kind::Summed {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
-        let mut faults = self.derive(entity, fields)?;
+        let (mut faults, mut warnings) = (self.derive(entity, fields)?, 0);
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), fields.to_vec())?;
         for (index, expr) in &self.rules {
             let rule = &entity.rules[*index];
-            if rule.action != Action::Reject {
+            let holds = match own.of(&rule.id) {
+                None => Action::from(rule.action) == Action::Reject,
+                Some(Action::Ignore) => continue,
+                Some(action) => action != Action::Warn,
+            };
+            let counts = self.overridden.contains(&rule.id);
+            if !(holds || counts) {
                 continue;
             }
             let broken = run(expr, &batch)?;
             let broken = broken.as_boolean();
+            if !holds {
+                warnings += broken.true_count() as u64;
+                continue;
+            }
             let rows = (0..broken.len()).filter(|&row| !broken.is_null(row) && broken.value(row));
             faults.extend(
                 rows.map(|row| {
@@ -79,7 +98,7 @@ impl Logic {
                 }),
             );
         }
-        Ok(faults)
+        Ok((faults, warnings))
     }
 
     /// Computes the derived columns in their order.
@@ -101,7 +120,8 @@ impl Logic {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), fields.to_vec())?;
         let mut count = 0;
         for (index, expr) in &self.rules {
-            if entity.rules[*index].action == Action::Warn {
+            let rule = &entity.rules[*index];
+            if rule.action == entity::Action::Warn && !self.overridden.contains(&rule.id) {
                 count += run(expr, &batch)?.as_boolean().true_count() as u64;
             }
         }

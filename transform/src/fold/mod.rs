@@ -20,11 +20,13 @@
 
 mod catalog;
 mod changes;
+mod citation;
 mod contribute;
 mod contribution;
 mod drivers;
 mod emit;
 mod evaluate;
+mod exceptions;
 mod held;
 mod index;
 mod join;
@@ -50,12 +52,14 @@ use syncline_schemas::frame::{LogEntry, TableBatch};
 use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::table::{TableSchema, column_of_field};
 
+use self::citation::Known;
 use self::contribution::Contributed;
 use self::emit::Lineage;
-pub use self::held::{HeldNow, HeldRows, held_now};
+pub use self::exceptions::{Exception, exceptions};
+pub use self::held::{HeldNow, HeldRows, Seen, held_now};
 pub use self::outlook::foresee;
 use self::roster::Roster;
-use self::unit::Progress;
+use self::unit::{Open, Progress};
 use crate::TransformError;
 use crate::mapping::Mapping;
 use crate::state::{Cursor, OutboxStep, Replay, Space, State, Step};
@@ -68,6 +72,13 @@ struct ContributionChange {
     old: Option<Contributed>,
     new: Option<Contributed>,
     lineage: Lineage,
+}
+
+impl Work<'_, '_> {
+    /// What is found out at this entry.
+    const fn seen(&self) -> Seen {
+        Seen { offset: self.offset, at: self.at }
+    }
 }
 
 /// Counts of what folding did.
@@ -88,14 +99,16 @@ pub struct Fold {
     epoch: u32,
     roster: Roster,
     cursor: Cursor,
-    /// Sources whose last transaction is still open, with its first frame.
-    open: BTreeMap<SourceId, LogOffset>,
+    /// Sources whose last transaction is still open.
+    open: BTreeMap<SourceId, Open>,
     /// How far the entry after the cursor has got, where some of its steps are committed.
     progress: Option<Progress>,
     /// True where state holds re-evaluations that are still to be done.
     tasks: bool,
     /// Driving rows that one step takes beside those that its frame changed.
     chunk: usize,
+    /// Cited rows that are there.
+    known: Known,
 }
 
 /// Commits a step atomically and durably.
@@ -104,6 +117,8 @@ pub type Commit<'a> = dyn FnMut(Step) -> Result<(), TransformError> + 'a;
 /// One entry at work.
 struct Work<'w, 'c> {
     offset: LogOffset,
+    /// When the entry was captured.
+    at: i64,
     log: &'w dyn Replay,
     state: &'w dyn State,
     commit: &'w mut Commit<'c>,
@@ -125,6 +140,7 @@ impl Fold {
             progress: Progress::read(state)?,
             tasks: tasks::any(state)?,
             chunk: tasks::CHUNK,
+            known: Known::default(),
         })
     }
 
@@ -144,7 +160,7 @@ impl Fold {
     /// The log is needed behind this offset: what is above is not folded, or is asked for again when its transaction ends.
     #[must_use]
     pub fn needs_after(&self) -> LogOffset {
-        let first = self.open.values().min().map(|first| LogOffset(first.0.saturating_sub(1)));
+        let first = self.open.values().map(|open| open.first).min().map(|first| LogOffset(first.0.saturating_sub(1)));
         first.map_or(self.cursor.folded, |first| first.min(self.cursor.folded))
     }
 
@@ -164,7 +180,8 @@ impl Fold {
             let reason = format!("the fold stands at {} and wants the next entry", self.cursor.folded);
             return Err(TransformError::Entry { offset: offset.0, reason });
         }
-        let mut work = Work { offset, log, state, commit, stats: FoldStats::default() };
+        let at = if let LogEntry::Frame(frame) = entry { frame.captured_at } else { 0 };
+        let mut work = Work { offset, at, log, state, commit, stats: FoldStats::default() };
         match entry {
             LogEntry::Schema(schema) => {
                 self.roster.observe_shape(schema)?;
@@ -199,7 +216,7 @@ impl Fold {
         &mut self,
         mut writes: Writes,
         deltas: Vec<DeltaBatch>,
-        open: BTreeMap<SourceId, LogOffset>,
+        open: BTreeMap<SourceId, Open>,
         work: &mut Work<'_, '_>,
     ) -> Result<(), TransformError> {
         if open != self.open {

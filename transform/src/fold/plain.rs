@@ -13,7 +13,7 @@ use super::contribution::{Contributed, Contribution, put_run, take_run};
 use super::emit::{Emitted, field_types, null_row};
 use super::held;
 use super::touched::Touched;
-use super::{ContributionChange, Writes};
+use super::{ContributionChange, Seen, Writes};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -38,6 +38,7 @@ impl<'a> Claims<'a> {
 pub(super) fn fold(
     entity: &Entity,
     prefix: &[u8],
+    now: Seen,
     changes: &[ContributionChange],
     state: &dyn State,
     writes: &mut Writes,
@@ -62,6 +63,7 @@ pub(super) fn fold(
         }
         changed.insert(&change.key, change);
     }
+    claims.iter().filter(|claim| claim.after.is_some()).for_each(|claim| hold_waiting(claim, now, writes));
     emit(entity, prefix, &touched, &claims, &changed, state, writes)
 }
 
@@ -76,13 +78,16 @@ fn emit(
 ) -> Result<Emitted, TransformError> {
     let gone = null_row(entity)?;
     let (mut keys, mut images, mut upserts, mut lineage) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut presence = Vec::new();
     for (slot, claim) in claims.iter().enumerate() {
         let key = touched.keys[slot];
         let now = claim.now();
         if now != claim.before {
             let value = (!now.is_empty()).then(|| encode(now));
+            if now.is_empty() != claim.before.is_empty() {
+                presence.push(([prefix, key].concat(), !now.is_empty(), touched.lineage[slot]));
+            }
             writes.push((Space::Entities, [prefix, key].concat(), value));
-            hold_waiting(claim, writes);
         }
         let (owned, owns) = (claim.before.first(), now.first());
         // Only those that wait have changed.
@@ -102,7 +107,7 @@ fn emit(
     let (key_types, row_types) = field_types(entity);
     let mut fields = rowcode::decode(&key_types, keys)?;
     fields.extend(rowcode::decode(&row_types, images.iter().map(AsRef::as_ref))?);
-    Ok(Emitted { fields, upserts, lineage })
+    Ok(Emitted { fields, upserts, lineage, presence })
 }
 
 /// The row of an owner, before or after the step; of one that did not change, the row in state.
@@ -123,7 +128,7 @@ fn row_of<'a>(
 }
 
 /// Those that wait for the key are held; those that wait no longer are not.
-fn hold_waiting(claim: &Claims<'_>, writes: &mut Writes) {
+fn hold_waiting(claim: &Claims<'_>, now: Seen, writes: &mut Writes) {
     let waited = claim.before.get(1..).unwrap_or_default();
     let waits = claim.now().get(1..).unwrap_or_default();
     // Sets, because a mapping with too coarse a key makes a whole table wait for one row.
@@ -132,7 +137,7 @@ fn hold_waiting(claim: &Claims<'_>, writes: &mut Writes) {
         writes.push((Space::Held, held::waiting_key(released), None));
     }
     for caught in waits.iter().filter(|claimant| !were.contains(claimant)) {
-        writes.push((Space::Held, held::waiting_key(caught), Some(held::waiting())));
+        writes.push((Space::Held, held::waiting_key(caught), Some(held::waiting(now))));
     }
 }
 

@@ -6,7 +6,7 @@
 //! Tables become known one by one, as the log shows their shapes. A mapping is compiled when all its tables are; until then
 //! its rows are kept and contribute nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use syncline_schemas::entity;
 use syncline_schemas::frame::TableBatch;
@@ -15,6 +15,7 @@ use syncline_schemas::table::{Column, TableSchema};
 
 use super::Writes;
 use super::catalog::{self, Table};
+use super::citation::entity_index;
 use super::logic::Logic;
 use super::stored::Layouts;
 use super::tables::{Tables, alike};
@@ -22,6 +23,7 @@ use super::tasks::{self, What};
 use crate::TransformError;
 use crate::mapping::Mapping;
 use crate::mapping::compile::{Compiled, Inputs};
+use crate::mapping::rules::{self, Action};
 use crate::state::{Cursor, State};
 
 /// What a mapping reads of its driving table: known before the tables that it joins are.
@@ -30,7 +32,7 @@ pub(super) struct Driving {
     pub(super) inputs: Inputs,
     /// Those inputs that the log may leave out of a change, with their place among the inputs.
     carried: Vec<(usize, Column)>,
-    /// How its rows are kept; none where the mapping joins nothing and they need not be.
+    /// How its rows are kept; none where the mapping joins and cites nothing and they need not be.
     pub(super) layout: Option<u32>,
 }
 
@@ -38,6 +40,17 @@ impl Driving {
     pub(super) fn carried(&self) -> impl Iterator<Item = (usize, &Column)> {
         self.carried.iter().map(|(at, column)| (*at, column))
     }
+}
+
+/// A reference that counts under a mapping.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Citation {
+    /// Its place among the references of the mapping's entity.
+    pub(super) reference: usize,
+    /// What begins the keys of the cited entity in state.
+    pub(super) prefix: [u8; 4],
+    /// Rows that cite what is not there wait for it; otherwise they are delivered and counted.
+    pub(super) parks: bool,
 }
 
 /// A mapping at work.
@@ -50,6 +63,7 @@ pub(super) struct Member {
     roles: Vec<Option<Table>>,
     pub(super) driving: Option<Driving>,
     compiled: Option<Compiled>,
+    pub(super) citations: Vec<Citation>,
     /// Its rows have been evaluated since all its tables are known.
     ready: bool,
 }
@@ -61,6 +75,11 @@ impl Member {
 
     pub(super) fn joins(&self) -> bool {
         self.roles.len() > 1
+    }
+
+    /// Rows may be evaluated again without a change of their own.
+    fn keeps_rows(&self) -> bool {
+        self.joins() || self.citations.iter().any(|citation| citation.parks)
     }
 
     /// The tables that it joins and its compiled form, once all of them are known.
@@ -108,8 +127,12 @@ impl Roster {
             members.push(member(mapping, id, state)?);
         }
         let mut numbers = catalog::entity_numbers(state)?;
-        let entity_ids = entity::all().iter().map(|entity| numbers.of(&entity.name, &mut registrations).0).collect();
-        let logic = entity::all().iter().map(Logic::new).collect::<Result<_, _>>()?;
+        let entity_ids: Vec<u32> =
+            entity::all().iter().map(|entity| numbers.of(&entity.name, &mut registrations).0).collect();
+        let own = || members.iter().map(|member| (member.mapping.entity, &member.mapping.rules));
+        let logic = entity::all().iter().map(|entity| Logic::new(entity, rules::overridden(entity, own())));
+        let logic = logic.collect::<Result<_, _>>()?;
+        cite(&mut members, &entity_ids);
         let mut roster = Self {
             members,
             entity_ids,
@@ -153,6 +176,12 @@ impl Roster {
 
     pub(super) fn entity_prefix(&self, entity: usize) -> [u8; 4] {
         self.entity_ids[entity].to_be_bytes()
+    }
+
+    /// True where rows of some mapping may wait for a row of an entity.
+    pub(super) fn is_cited(&self, entity: usize) -> bool {
+        let prefix = self.entity_prefix(entity);
+        self.members.iter().any(|member| member.citations.iter().any(|it| it.parks && it.prefix == prefix))
     }
 
     /// The member with a state number.
@@ -257,7 +286,27 @@ fn member(mapping: Mapping, id: u32, state: &dyn State) -> Result<Member, Transf
         .map(|role| catalog::known_role(state, &mapping.name, role))
         .collect::<Result<_, _>>()?;
     let ready = catalog::is_ready(state, &mapping.name)?;
-    Ok(Member { mapping, id, entity, roles, driving: None, compiled: None, ready })
+    Ok(Member { mapping, id, entity, roles, driving: None, compiled: None, citations: Vec::new(), ready })
+}
+
+/// Finds the references that count: those to entities that some mapping fills.
+fn cite(members: &mut [Member], entity_ids: &[u32]) {
+    let filled: HashSet<usize> = members.iter().map(|member| member.entity).collect();
+    for member in members {
+        let references = member.mapping.entity.references.iter().enumerate();
+        let cited = references.map(|(reference, it)| (reference, entity_index(&it.entity)));
+        let counts = cited.filter(|(_, cited)| filled.contains(cited));
+        let prefix = |cited: usize| entity_ids[cited].to_be_bytes();
+        let rules = &member.mapping.rules;
+        let action = |reference: usize| rules.of(&member.mapping.entity.references[reference].id);
+        member.citations = counts
+            .filter(|(reference, _)| action(*reference) != Some(Action::Ignore))
+            .map(|(reference, cited)| {
+                let parks = action(reference) != Some(Action::Warn);
+                Citation { reference, prefix: prefix(cited), parks }
+            })
+            .collect();
+    }
 }
 
 /// Ties the roles of a mapping to the first table that answers to their names.
@@ -287,7 +336,7 @@ fn driving(
     let inputs = Inputs::new(&member.mapping, &member.mapping.query.alias, shape);
     let carried = inputs.columns.iter().enumerate().map(|(at, &index)| (at, shape.columns[index].clone()));
     let carried = carried.filter(|(_, column)| column.can_be_absent).collect();
-    let layout = if member.joins() { Some(layouts.id_of(&inputs.schema, registrations)?) } else { None };
+    let layout = if member.keeps_rows() { Some(layouts.id_of(&inputs.schema, registrations)?) } else { None };
     Ok(Driving { inputs, carried, layout })
 }
 

@@ -1,24 +1,25 @@
 //! One step: what a frame changes, or a chunk of tasks, becomes writes and deltas.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use syncline_schemas::delta::DeltaBatch;
-use syncline_schemas::entity::{self, Kind};
+use syncline_schemas::entity;
 use syncline_schemas::frame::Frame;
 use syncline_schemas::ident::LogOffset;
 
 use super::catalog::Table;
 use super::changes::Changes;
+use super::citation::Present;
 use super::contribute::Contributor;
 use super::drivers::Drivers;
-use super::emit::{Cause, Lineage, Origin, delta_batch};
+use super::emit::{Cause, Lineage, Origin};
 use super::join::Joins;
 use super::joined::{Affected, Joined};
 use super::overlay::Overlay;
 use super::roster::Member;
 use super::tasks::{self, Chunk, Found, Task, What, Why};
 use super::unit::Progress;
-use super::{ContributionChange, Fold, FoldStats, Work, Writes, index, plain, row_count, summed};
+use super::{ContributionChange, Fold, Work, Writes, index, row_count};
 use crate::TransformError;
 use crate::mapping::compile::Compiled;
 use crate::state::{Space, State};
@@ -46,13 +47,19 @@ impl Part {
 /// What a step writes and emits.
 pub(super) struct Outcome {
     pub(super) writes: Writes,
+    pub(super) emitted: Deltas,
+}
+
+/// What was emitted.
+#[derive(Default)]
+pub(super) struct Deltas {
     pub(super) deltas: Vec<DeltaBatch>,
-    /// True where its writes hold tasks.
+    /// True where the writes beside it hold tasks.
     pub(super) leaves_tasks: bool,
 }
 
-/// The contribution changes of a step, by entity.
-type ByEntity = Vec<Vec<ContributionChange>>;
+/// Driving rows to evaluate: by entity, masters first, with the number of their mapping.
+type ByEntity = BTreeMap<usize, Vec<(u32, Drivers)>>;
 
 impl Fold {
     /// Takes a frame's rows, or a part of them. `at` is the frame's own offset.
@@ -83,26 +90,26 @@ impl Fold {
             }
         }
         let mut writes = Writes::new();
-        let mut by_entity: ByEntity = entity::all().iter().map(|_| Vec::new()).collect();
+        let mut drivers = ByEntity::new();
         if driving {
             let changed = self.changed(&tables, work.state)?;
             if part == Part::Whole && !tasks.is_empty() {
                 let known = changed.iter().flat_map(|(_, drivers)| drivers.keys.iter().cloned()).collect();
                 let chunk = Chunk::take(tasks, self.chunk, &known, origin.causes.len(), work.state)?;
                 tasks = chunk.left;
-                self.evaluate_found(chunk.found, &overlay, &mut writes, &mut by_entity, work)?;
+                self.found(chunk.found, work.state, &mut drivers)?;
             }
-            for (member, drivers) in changed {
-                self.contribute(member, drivers, &overlay, &mut writes, &mut by_entity, work)?;
+            for (member, changed) in changed {
+                drivers.entry(member.entity).or_default().push((member.id, changed));
             }
         }
-        let leaves_tasks = !tasks.is_empty();
+        let mut emitted = self.fold_drivers(drivers, &overlay, &origin, &mut writes, work)?;
+        emitted.leaves_tasks |= !tasks.is_empty();
         for task in tasks {
             task.put(&|lineage| origin.text(lineage), &mut writes)?;
         }
-        let deltas = self.emit(by_entity, &origin, work.state, &mut writes, &mut work.stats)?;
         writes.extend(overlay.into_writes());
-        Ok(Outcome { writes, deltas, leaves_tasks })
+        Ok(Outcome { writes, emitted })
     }
 
     /// What the frame leaves of each row of the tables that matter for the step.
@@ -215,11 +222,10 @@ impl Fold {
         chunk.record_progress(&mut writes)?;
         let causes = chunk.causes.drain(..).map(|cause| Cause::Text(cause.timed(now))).collect();
         let origin = Origin { epoch: self.epoch, offset: work.offset, causes };
-        let mut by_entity: ByEntity = entity::all().iter().map(|_| Vec::new()).collect();
-        let overlay = Overlay::new(work.state);
-        self.evaluate_found(chunk.found, &overlay, &mut writes, &mut by_entity, work)?;
-        let deltas = self.emit(by_entity, &origin, work.state, &mut writes, &mut work.stats)?;
-        Ok((writes, deltas))
+        let (overlay, mut drivers) = (Overlay::new(work.state), ByEntity::new());
+        self.found(chunk.found, work.state, &mut drivers)?;
+        let emitted = self.fold_drivers(drivers, &overlay, &origin, &mut writes, work)?;
+        Ok((writes, emitted.deltas))
     }
 
     /// Puts rows that were there before an index into it.
@@ -246,43 +252,66 @@ impl Fold {
         tasks::record_filled(task, last, writes)
     }
 
-    /// Evaluates driving rows that are in state.
-    fn evaluate_found(
-        &self,
-        found: Found,
-        overlay: &Overlay<'_>,
-        writes: &mut Writes,
-        by_entity: &mut ByEntity,
-        work: &mut Work<'_, '_>,
-    ) -> Result<(), TransformError> {
+    /// Driving rows that are in state.
+    fn found(&self, found: Found, state: &dyn State, drivers: &mut ByEntity) -> Result<(), TransformError> {
         for (mapping, rows) in found {
             let Some(member) = self.roster.member(mapping) else { continue };
             let Some(driving) = &member.driving else { continue };
-            let drivers = Drivers::stored(driving, rows, work.state, &self.roster.layouts)?;
-            self.contribute(member, drivers, overlay, writes, by_entity, work)?;
+            let stored = Drivers::stored(driving, rows, state, &self.roster.layouts)?;
+            drivers.entry(member.entity).or_default().push((mapping, stored));
         }
         Ok(())
     }
 
+    /// Evaluates driving rows and folds what they contribute, one entity after the other, so that a fact finds the master
+    /// that came with it.
+    fn fold_drivers(
+        &mut self,
+        drivers: ByEntity,
+        overlay: &Overlay<'_>,
+        origin: &Origin<'_>,
+        writes: &mut Writes,
+        work: &mut Work<'_, '_>,
+    ) -> Result<Deltas, TransformError> {
+        let mut present = Present::new(work.state, std::mem::take(&mut self.known));
+        let mut all = Deltas::default();
+        for (entity_index, drivers) in drivers {
+            let mut changes = Vec::new();
+            for (mapping, drivers) in drivers {
+                let Some(member) = self.roster.member(mapping) else { continue };
+                self.contribute(member, drivers, overlay, &mut present, writes, &mut changes, work)?;
+            }
+            let first_row = row_count(&all.deltas);
+            let emitted = self.emit_from(first_row, entity_index, changes, origin, &mut present, writes, work)?;
+            all.deltas.extend(emitted.deltas);
+            all.leaves_tasks |= emitted.leaves_tasks;
+        }
+        self.known = present.into_known();
+        Ok(all)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one turn of fold_drivers, apart so that each fits on a page")]
     fn contribute(
         &self,
         member: &Member,
         drivers: Drivers,
         overlay: &Overlay<'_>,
+        present: &mut Present<'_>,
         writes: &mut Writes,
-        by_entity: &mut ByEntity,
+        changes: &mut Vec<ContributionChange>,
         work: &mut Work<'_, '_>,
     ) -> Result<(), TransformError> {
         let Some(driving) = &member.driving else { return Ok(()) };
         let contributor = Contributor {
-            id: member.id,
+            member,
             entity: &entity::all()[member.entity],
             logic: self.roster.logic(member.entity),
             driving,
             compiled: self.compiled(member, overlay)?,
-            offset: work.offset,
+            now: work.seen(),
+            state: work.state,
         };
-        contributor.run(drivers, writes, &mut by_entity[member.entity], &mut work.stats)
+        contributor.run(drivers, present, writes, changes, &mut work.stats)
     }
 
     /// A mapping's expressions and the rows it joins; none while one of its tables is not known.
@@ -299,36 +328,5 @@ impl Fold {
         });
         let tables = tables.collect::<Result<_, TransformError>>()?;
         Ok(Some((compiled, Joins { overlay, layouts: &self.roster.layouts, tables })))
-    }
-
-    /// Folds contribution changes into entity rows, masters first.
-    pub(super) fn emit(
-        &self,
-        by_entity: ByEntity,
-        origin: &Origin<'_>,
-        state: &dyn State,
-        writes: &mut Writes,
-        stats: &mut FoldStats,
-    ) -> Result<Vec<DeltaBatch>, TransformError> {
-        let mut deltas = Vec::new();
-        let mut first_row = self.cursor.rows;
-        for (entity_index, changes) in by_entity.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
-            let entity = &entity::all()[entity_index];
-            let prefix = self.roster.entity_prefix(entity_index);
-            let logic = self.roster.logic(entity_index);
-            let emitted = match entity.kind {
-                Kind::Summed => summed::fold(entity, logic, &prefix, origin.offset, &changes, state, writes)?,
-                Kind::Plain | Kind::Event => plain::fold(entity, &prefix, &changes, state, writes)?,
-            };
-            if emitted.upserts.is_empty() {
-                continue;
-            }
-            stats.warnings += logic.warnings(entity, &emitted.fields)?;
-            let batch = delta_batch(entity, emitted, origin, first_row)?;
-            stats.deltas += batch.rows.num_rows() as u64;
-            first_row += row_count(std::slice::from_ref(&batch));
-            deltas.push(batch);
-        }
-        Ok(deltas)
     }
 }

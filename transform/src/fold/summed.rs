@@ -18,7 +18,6 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, UInt
 use arrow::compute::{filter, interleave, take};
 use arrow::datatypes::{DataType, Decimal128Type, UInt64Type};
 use syncline_schemas::entity::{Entity, Field, Merge};
-use syncline_schemas::ident::LogOffset;
 use syncline_schemas::rowcode;
 
 use super::contribution::Contributed;
@@ -26,7 +25,7 @@ use super::emit::{Emitted, Lineage, field_types};
 use super::held;
 use super::logic::Logic;
 use super::touched::Touched;
-use super::{ContributionChange, Writes};
+use super::{ContributionChange, Seen, Writes};
 use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::coerce::misfit_fault;
@@ -79,7 +78,7 @@ pub(super) fn fold(
     entity: &Entity,
     logic: &Logic,
     prefix: &[u8],
-    offset: LogOffset,
+    now: Seen,
     changes: &[ContributionChange],
     state: &dyn State,
     writes: &mut Writes,
@@ -98,7 +97,9 @@ pub(super) fn fold(
     }
     for (slot, fault) in faults {
         after.held[slot] = true;
-        writes.push((Space::Held, held::sum_key(prefix, touched.keys[slot]), Some(held::record(&fault, offset))));
+        let place = held::sum_key(prefix, touched.keys[slot]);
+        let record = if before.held[slot] { state.get(Space::Held, &place)? } else { None };
+        writes.push((Space::Held, place, Some(held::record(&fault, now, record)?)));
     }
     let rows = after.encode()?;
     for (slot, key) in touched.keys.iter().enumerate() {
@@ -237,6 +238,7 @@ impl Totals {
         }
         let lineage: Vec<Lineage> =
             changed.iter().filter(|slot| !faults.contains_key(slot)).map(|&slot| touched.lineage[slot]).collect();
-        Ok((Emitted { fields, upserts: vec![true; lineage.len()], lineage }, faults))
+        // Sums are cited by nobody, and never go.
+        Ok((Emitted { fields, upserts: vec![true; lineage.len()], lineage, presence: Vec::new() }, faults))
     }
 }

@@ -8,6 +8,7 @@
 //! T | 0 | table u32 | index u32               fill an index with the rows that were there before it
 //! T | 1 | mapping u32                         evaluate all rows of a mapping
 //! T | 2 | mapping u32 | join u8 | values      evaluate the rows that looked for these values
+//! T | 3 | entity u32 | key                    evaluate the rows that wait for this row of an entity
 //!   -> source | table | position, each with a varint length | commit time i64 | captured i64 | how far: a key, or nothing
 //! ```
 
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::catalog::Table;
 use super::contribution::{put_run, take_run};
-use super::drivers::record_key;
+use super::drivers::{mapping_of, record_key};
 use super::emit::{CauseText, Lineage, UNTIMED};
 use super::{Writes, index};
 use crate::TransformError;
@@ -29,13 +30,27 @@ const TASK: u8 = b'T';
 const FILL: u8 = 0;
 const ALL: u8 = 1;
 const VALUES: u8 = 2;
+const PARKED: u8 = 3;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
-    Fill { table: u32, index: u32 },
-    All { mapping: u32 },
-    Values { mapping: u32, join: usize, values: Vec<u8> },
+    Fill {
+        table: u32,
+        index: u32,
+    },
+    All {
+        mapping: u32,
+    },
+    Values {
+        mapping: u32,
+        join: usize,
+        values: Vec<u8>,
+    },
+    /// The key is one in the entities' space.
+    Parked {
+        key: Vec<u8>,
+    },
 }
 
 /// Why, for the lineage of what comes of it.
@@ -69,6 +84,7 @@ impl Task {
                 let join = u8::try_from(*join).expect("the number of joins is limited");
                 [&[TASK, VALUES], &mapping.to_be_bytes()[..], &[join], values].concat()
             }
+            What::Parked { key } => [&[TASK, PARKED], key.as_slice()].concat(),
         }
     }
 
@@ -105,6 +121,7 @@ impl Task {
             VALUES => {
                 What::Values { mapping: number(2)?, join: usize::from(*key.get(6)?), values: key.get(7..)?.to_vec() }
             }
+            PARKED => What::Parked { key: key.get(2..)?.to_vec() },
             _ => return None,
         };
         let mut rest = value;
@@ -160,11 +177,12 @@ impl Chunk {
         let mut chunk = Self { found: Found::new(), causes: Vec::new(), done: Vec::new(), left: Vec::new() };
         let mut seen = HashSet::new();
         for mut task in tasks {
-            let (space, mapping, prefix) = match &task.what {
-                What::All { mapping } => (Space::Contributions, *mapping, mapping.to_be_bytes().to_vec()),
+            let (space, prefix) = match &task.what {
+                What::All { mapping } => (Space::Contributions, mapping.to_be_bytes().to_vec()),
                 What::Values { mapping, join, values } => {
-                    (Space::Index, *mapping, index::driving_prefix(*mapping, *join, values))
+                    (Space::Index, index::driving_prefix(*mapping, *join, values))
                 }
+                What::Parked { key } => (Space::Index, index::parked_prefix(key)),
                 What::Fill { .. } => return Err(TransformError::State("an index is filled before it is used".into())),
             };
             if room == 0 {
@@ -184,9 +202,13 @@ impl Chunk {
             if let Some((last, _)) = pairs.last() {
                 task.after.clone_from(last);
             }
-            let rows = chunk.found.entry(mapping).or_default();
             for (key, _) in pairs {
-                let key = if space == Space::Index { record_key(mapping, &key[prefix.len()..]) } else { key };
+                let key = match &task.what {
+                    What::Values { mapping, .. } => record_key(*mapping, &key[prefix.len()..]),
+                    What::Parked { .. } => key[prefix.len()..].to_vec(),
+                    _ => key,
+                };
+                let rows = chunk.found.entry(mapping_of(&key)?).or_default();
                 if !known.contains(&key) && seen.insert(key.clone()) {
                     rows.push((key, lineage));
                 }

@@ -1,8 +1,7 @@
 //! A truncated table, taken back a bounded number of rows at a time: each chunk is a step of its own, and after a crash
 //! only what is left is taken back.
 
-use syncline_schemas::entity;
-
+use super::citation::Present;
 use super::contribution::{Contributed, Contribution};
 use super::drivers::driving_key;
 use super::emit::{Lineage, Origin};
@@ -29,7 +28,7 @@ impl Fold {
                 return Ok(());
             }
             let mut writes = Writes::new();
-            let mut by_entity: Vec<Vec<ContributionChange>> = entity::all().iter().map(|_| Vec::new()).collect();
+            let mut changes: Vec<ContributionChange> = Vec::new();
             for (key, bytes) in records {
                 writes.push((Space::Contributions, key.clone(), None));
                 let record = Contribution::decode(&bytes)?;
@@ -39,12 +38,18 @@ impl Fold {
                 for (join, values) in record.joined.iter().flat_map(|joined| joined.looked()) {
                     writes.push((Space::Index, index::driving(id, join, values, driving_key(&key)), None));
                 }
+                if let Some(awaits) = record.awaits {
+                    writes.push((Space::Index, index::parked(awaits, &key), None));
+                }
                 if let Some(old) = Contributed::of(bytes)? {
-                    by_entity[entity_index].push(ContributionChange { key, old: Some(old), new: None, lineage });
+                    changes.push(ContributionChange { key, old: Some(old), new: None, lineage });
                 }
             }
-            let deltas = self.emit(by_entity, origin, work.state, &mut writes, &mut work.stats)?;
-            self.go_on(writes, deltas, progress, work)?;
+            let mut present = Present::new(work.state, std::mem::take(&mut self.known));
+            let emitted = self.emit(entity_index, changes, origin, &mut present, &mut writes, work)?;
+            self.known = present.into_known();
+            self.go_on(writes, emitted.deltas, progress, work)?;
+            self.tasks |= emitted.leaves_tasks;
         }
     }
 

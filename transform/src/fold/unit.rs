@@ -1,7 +1,7 @@
 //! Source transactions as units: one that took several frames is folded when its last frame comes, from the log.
 //!
 //! ```text
-//! frame, transaction goes on      set aside: only where it begins is remembered
+//! frame, transaction goes on      set aside: only where it begins, and of which tables it has rows, is remembered
 //! last frame                      1  joined rows of every frame, in order
 //!                                 2  driving rows of every frame, in order, against the joined rows as they are now
 //!                                 3  driving rows that the joined rows affect (tasks)
@@ -10,11 +10,15 @@
 //! Each arrow is one or more steps; `progress` says in state which of them are committed, so that a crash goes on behind
 //! them. Sinks see none before the entry is done. A frame with whole transactions is one step where nothing is left over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use syncline_schemas::frame::Frame;
+use arrow::array::AsArray;
+use arrow::datatypes::UInt8Type;
+use syncline_schemas::frame::{Frame, OP, Op};
 use syncline_schemas::ident::{LogOffset, SourceId};
 
+use super::changes::column;
+use super::contribution::{put_run, take_run};
 use super::step::Part;
 use super::{Fold, Work, Writes, tasks};
 use crate::TransformError;
@@ -64,40 +68,93 @@ impl Progress {
     }
 }
 
-/// The sources whose transaction is open, with its first frame.
-pub(super) fn open_transactions(state: &dyn State) -> Result<BTreeMap<SourceId, LogOffset>, TransformError> {
-    let damaged = || TransformError::State("the open transactions do not decode".to_owned());
-    let value = state.get(Space::Catalog, OPEN)?.unwrap_or_default();
-    let text = String::from_utf8(value).map_err(|_| damaged())?;
-    let line = |line: &str| {
-        let (offset, source) = line.split_once(' ')?;
-        Some((SourceId::new(source), LogOffset(offset.parse().ok()?)))
-    };
-    text.lines().map(|text| line(text).ok_or_else(damaged)).collect()
+/// A transaction whose frames are set aside until its last one comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Open {
+    /// The first frame that counts.
+    pub(super) first: LogOffset,
+    /// The tables of which rows have come since, each as `schema \0 name`.
+    touched: BTreeSet<String>,
 }
 
-pub(super) fn open_record(open: &BTreeMap<SourceId, LogOffset>) -> (Space, Vec<u8>, Option<Vec<u8>>) {
-    let lines: Vec<String> = open.iter().map(|(source, first)| format!("{first} {source}")).collect();
-    (Space::Catalog, OPEN.to_vec(), Some(lines.join("\n").into_bytes()))
+impl Open {
+    /// The open transaction after one more frame at `offset`.
+    ///
+    /// One that begins by truncating every table of which rows have come makes all before it void: so a copy that broke off
+    /// and began anew is folded once.
+    fn and(before: Option<Self>, frame: &Frame, offset: LogOffset) -> Result<Self, TransformError> {
+        let mut open = before.unwrap_or(Self { first: offset, touched: BTreeSet::new() });
+        let mut tables = BTreeSet::new();
+        let mut emptied = BTreeSet::new();
+        for batch in &frame.batches {
+            let name = format!("{}\0{}", batch.table.schema, batch.table.name);
+            let operations = column(batch, OP)?.as_primitive::<UInt8Type>();
+            if operations.values().first() == Some(&(Op::Truncate as u8)) {
+                emptied.insert(name.clone());
+            }
+            tables.insert(name);
+        }
+        if open.touched.is_subset(&emptied) {
+            open.first = offset;
+            open.touched.clear();
+        }
+        open.touched.extend(tables);
+        Ok(open)
+    }
+}
+
+/// The sources whose transaction is open.
+pub(super) fn open_transactions(state: &dyn State) -> Result<BTreeMap<SourceId, Open>, TransformError> {
+    let value = state.get(Space::Catalog, OPEN)?.unwrap_or_default();
+    let mut rest = value.as_slice();
+    let mut text = || {
+        let (run, left) = take_run(rest)?;
+        rest = left;
+        std::str::from_utf8(run).ok()
+    };
+    let mut open = BTreeMap::new();
+    while let Some(source) = text() {
+        let mut read = || {
+            let first = LogOffset(text()?.parse().ok()?);
+            let tables: usize = text()?.parse().ok()?;
+            let touched = (0..tables).map(|_| text().map(str::to_owned)).collect::<Option<_>>()?;
+            Some(Open { first, touched })
+        };
+        let damaged = || TransformError::State("the open transactions do not decode".to_owned());
+        open.insert(SourceId::new(source), read().ok_or_else(damaged)?);
+    }
+    Ok(open)
+}
+
+pub(super) fn open_record(open: &BTreeMap<SourceId, Open>) -> (Space, Vec<u8>, Option<Vec<u8>>) {
+    let mut value = Vec::new();
+    for (source, Open { first, touched }) in open {
+        put_run(&mut value, source.as_str().as_bytes());
+        put_run(&mut value, first.to_string().as_bytes());
+        put_run(&mut value, touched.len().to_string().as_bytes());
+        touched.iter().for_each(|table| put_run(&mut value, table.as_bytes()));
+    }
+    (Space::Catalog, OPEN.to_vec(), Some(value))
 }
 
 impl Fold {
     pub(super) fn fold_frame(&mut self, frame: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
         let mut open = self.open.clone();
         if !frame.txn_end {
-            open.entry(frame.source.clone()).or_insert(work.offset);
+            let before = open.remove(&frame.source);
+            open.insert(frame.source.clone(), Open::and(before, frame, work.offset)?);
             return self.finish(Writes::new(), Vec::new(), open, work);
         }
         let mut last = (Writes::new(), Vec::new());
         match open.remove(&frame.source) {
-            Some(first) => self.fold_several(first, frame, work)?,
+            Some(open) => self.fold_several(open.first, frame, work)?,
             None if self.progress < Some(Progress::Tasks) => {
                 let step = self.step(work.offset, frame, Part::Whole, work)?;
-                if self.tasks || step.leaves_tasks || self.roster.calls() {
-                    self.go_on(step.writes, step.deltas, Progress::Tasks, work)?;
+                if self.tasks || step.emitted.leaves_tasks || self.roster.calls() {
+                    self.go_on(step.writes, step.emitted.deltas, Progress::Tasks, work)?;
                     self.tasks = true;
                 } else {
-                    last = (step.writes, step.deltas);
+                    last = (step.writes, step.emitted.deltas);
                 }
             }
             None => {}
@@ -147,8 +204,8 @@ impl Fold {
     ) -> Result<(), TransformError> {
         let step = self.step(at, frame, part, work)?;
         let progress = if part == Part::Joined { Progress::Joined(at) } else { Progress::Driving(at) };
-        self.go_on(step.writes, step.deltas, progress, work)?;
-        self.tasks |= step.leaves_tasks;
+        self.go_on(step.writes, step.emitted.deltas, progress, work)?;
+        self.tasks |= step.emitted.leaves_tasks;
         Ok(())
     }
 

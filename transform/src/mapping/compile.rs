@@ -207,7 +207,8 @@ fn unmapped(entity: &Entity, field: &Field) -> Result<FieldSource, String> {
     }
 }
 
-fn default_value(field: &Field, text: &str) -> Result<ArrayRef, String> {
+/// A field's default as a column of one row.
+pub(crate) fn default_value(field: &Field, text: &str) -> Result<ArrayRef, String> {
     let value: ArrayRef = Arc::new(StringArray::from(vec![text]));
     let target = field.field_type.arrow();
     let parsed = match arrow::compute::cast(&value, &target) {

@@ -9,6 +9,7 @@ pub(crate) mod compile;
 pub(crate) mod decimal;
 pub(crate) mod edge;
 pub(crate) mod expression;
+pub(crate) mod rules;
 pub(crate) mod sql;
 
 use syncline_schemas::entity::{self, Entity};
@@ -18,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::coerce::RowFault;
 use self::compile::Compiled;
+use self::rules::Rules;
 use self::sql::{Query, TableRef};
 use crate::error::{MappingFault, Place};
 
@@ -35,6 +37,8 @@ pub struct Mapping {
     /// Fingerprint of the text: tells whether state was computed with this very mapping.
     pub fingerprint: u64,
     pub(crate) query: Query,
+    /// What becomes of rules under it.
+    pub(crate) rules: Rules,
 }
 
 impl Mapping {
@@ -60,6 +64,7 @@ impl Mapping {
             file: file.to_owned(),
             fingerprint: xxh3_64(text.as_bytes()),
             query: Query::parse(file, text)?,
+            rules: Rules::parse(file, text, entity)?,
         })
     }
 

@@ -17,17 +17,17 @@ pub(crate) const MAPPINGS: [(&str, &str); 4] = [
     ),
     (
         "erp/inventory_balance.stock.sql",
-        "SELECT 'C1' AS company_id, item AS item_id, loc AS location_id, qty AS on_hand, res AS reserved \
+        "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, item AS item_id, loc AS location_id, qty AS on_hand, res AS reserved \
          FROM public.bestand WHERE coalesce(note, '') NOT LIKE 'skip%'",
     ),
     (
         "erp/inventory_balance.transit.sql",
-        "SELECT 'C1' AS company_id, item AS item_id, loc AS location_id, qty * 2 AS in_transit_in, note AS currency \
+        "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, item AS item_id, loc AS location_id, qty * 2 AS in_transit_in, note AS currency \
          FROM transit WHERE res <> 0",
     ),
     (
         "erp/inventory_movement.sql",
-        "SELECT 'C1' AS company_id, doc AS movement_id, item AS item_id, loc AS location_id, \
+        "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, doc AS movement_id, item AS item_id, loc AS location_id, \
          CASE WHEN qty < 0 THEN 'adjust_loss' ELSE 'adjust_gain' END AS movement_type, qty AS qty_delta, \
          note AS reference_id, DATE '2026-01-31' AS posting_date FROM buchung",
     ),

@@ -1,6 +1,8 @@
 //! A truncate larger than one step, with a crash around every one of its commits.
 
-use crate::frames::{Change, Value, table};
+use syncline_schemas::frame::Op;
+
+use crate::frames::{Change, Value, frame, table};
 use crate::memory::{Crash, Daemon};
 use crate::outbox::Current;
 
@@ -40,4 +42,27 @@ fn a_crash_inside_a_large_truncate_goes_on_with_what_is_left() {
             assert!(calm == outcome(&around(at, crash)), "{crash:?} commit {at}");
         }
     }
+}
+
+#[test]
+fn a_copy_that_broke_off_and_began_anew_is_folded_once() {
+    let lager = table("lager", &[("id", "bigint"), ("loc", "text"), ("qty", "numeric(14,3)")]);
+    let other = table("other", &[("id", "bigint")]);
+    let sql = "SELECT 'C1' AS company_id, 'A' AS item_id, loc AS location_id, qty AS on_hand FROM lager";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    let row = |id: i64, quantity: i128| {
+        let values = vec![id.into(), Value::Text(format!("W{id}")), Value::Decimal(quantity)];
+        (&lager, Change::new(Op::Read, values))
+    };
+    let begin = || frame(&[(&lager, Change::truncate(3)), (&other, Change::truncate(1))], false);
+    for attempt in 1..=3 {
+        daemon.push(begin());
+        daemon.push(frame(&[row(attempt, 1_000), (&other, Change::new(Op::Read, vec![1.into()]))], false));
+        daemon.push(frame(&[row(attempt + 1, 1_000)], false));
+    }
+    // One that empties only some of the tables makes nothing void.
+    daemon.push(frame(&[(&other, Change::truncate(1))], false));
+    let deltas = daemon.push(frame(&[], true));
+    let places: Vec<&str> = deltas.iter().map(|delta| delta.key[2].as_str()).collect();
+    assert_eq!(places, ["W3", "W4"], "rows of the attempts before were never there");
 }
