@@ -1,4 +1,4 @@
--- A backlog: row changes on three tables of the demo's ERP, 60 % inserts, 30 % updates, 10 % deletes; most transactions
+-- A backlog: row changes on four tables of the demo's ERP, 60 % inserts, 30 % updates, 10 % deletes; most transactions
 -- small (10 rows), a few of 50,000. Called as bench.backlog(rows); every transaction commits by itself.
 CREATE SCHEMA bench;
 CREATE TABLE bench.stock AS
@@ -8,12 +8,17 @@ CREATE UNIQUE INDEX stock_n ON bench.stock (n);
 -- Six inserts, three updates and one delete for each n; order numbers from 5000000000 on are the bench's own.
 CREATE FUNCTION bench.changes(first bigint, last bigint, stock bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    INSERT INTO meridian.ord_head
+    SELECT '0100', lpad((5000000000 + n)::text, 10, '0'), lpad((20001 + n % 3000)::text, 10, '0'), 'EDI', 'BENCH' || n,
+           date '2026-05-01' + (n % 90)::integer, 'O', 'EUR', lpad((n % 32)::text, 4, '0'), 1 + n % 9, 0, NULL,
+           clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC', 'BENCH'
+    FROM generate_series(first, last) AS n;
     INSERT INTO meridian.ord_pos
     SELECT '0100', lpad((5000000000 + n)::text, 10, '0'), p * 10, 'N', meridian.art_no(1 + (n * 7 + p) % 20000),
            lpad(((n + p) % 32)::text, 4, '0'), 1 + (n + p) % 24, 0, 0, 0, 'ST', date '2026-05-01' + (n % 90)::integer, '1900-01-01', 'O',
            round((100 + (n * 31 + p) % 200000) / 1000.0, 3), round((100 + (n * 31 + p) % 200000) / 500.0, 2), 'EUR',
            clock_timestamp() AT TIME ZONE 'UTC'
-    FROM generate_series(first, last) AS n, generate_series(1, 4) AS p;
+    FROM generate_series(first, last) AS n, unnest(ARRAY[1, 2, 4]) AS p;
     INSERT INTO meridian.stk_posting
     SELECT '0100', 5000000000 + n, p, 'WA', meridian.art_no(1 + (n * 7 + p) % 20000), lpad(((n + p) % 32)::text, 4, '0'), '', '',
            1 + (n + p) % 24, 'H', 'ST', 'SO', lpad((n % 1000000000)::text, 10, '0'), p * 10, n, date '2026-05-01',

@@ -204,6 +204,10 @@ impl Bench {
         let output = program.output().await?;
         let summary: Value = serde_json::from_str(output.lines().last().unwrap_or_default())?;
         let number = |name: &str| summary[name].as_f64();
+        // What is held is not delivered, and would cost nothing.
+        if number("held").is_some_and(|held| held > 0.0) {
+            return Err(format!("rows are held, so this measures something else: {summary}").into());
+        }
         let needed = |name: &str| number(name).ok_or_else(|| format!("the summary has no {name}: {summary}"));
         Ok(Drain {
             rows: needed("rows")?,
