@@ -36,6 +36,12 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Show what the running daemon is doing.
     Status(StatusArgs),
+    /// List the rows that the running daemon holds, show one, or put one aside.
+    Exceptions(ExceptionsArgs),
+    /// Show what the rows of a mapping give now, held ones with their reasons.
+    Preview(PreviewArgs),
+    /// Show the source rows that a canonical row is made of.
+    Explain(ExplainArgs),
     /// Run the reference receiver of the planning contract.
     Planner(PlannerArgs),
     /// Show everything at work on a private PostgreSQL with a sample distributor.
@@ -71,6 +77,85 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExceptionsArgs {
+    /// Print everything as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: ExceptionsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExceptionsCommand {
+    /// List what is held and was not put aside.
+    List {
+        /// Of one mapping, as in erp/item.
+        #[arg(long, value_name = "SOURCE/FILE")]
+        mapping: Option<String>,
+        /// Of one entity.
+        #[arg(long)]
+        entity: Option<String>,
+        /// Under one rule, as in DQ_REF_ITEM.
+        #[arg(long)]
+        rule: Option<String>,
+        /// Those that were put aside as well.
+        #[arg(long)]
+        all: bool,
+        /// So many at most.
+        #[arg(long, default_value_t = 100, value_name = "ROWS")]
+        limit: usize,
+    },
+    /// Show one with its reason, its key and where it was seen.
+    Show {
+        /// As listed.
+        fingerprint: String,
+    },
+    /// Put one aside until its row is found wanting again.
+    Resolve(SayArgs),
+    /// Put one aside for as long as its row is held.
+    Waive(SayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SayArgs {
+    /// As listed.
+    pub(crate) fingerprint: String,
+    /// Why, for whoever looks next.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) note: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PreviewArgs {
+    /// The mapping, as in erp/item.
+    #[arg(value_name = "SOURCE/FILE")]
+    pub(crate) mapping: String,
+    /// Only the row with this key of the source or of the entity: its values with commas between.
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// So many at most.
+    #[arg(long, default_value_t = 20, value_name = "ROWS")]
+    pub(crate) limit: usize,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The entity, as in inventory_balance.
+    pub(crate) entity: String,
+    /// The values of its key with commas between; empty ones at the end may be left out.
+    pub(crate) key: String,
+    /// So many at most.
+    #[arg(long, default_value_t = 100, value_name = "ROWS")]
+    pub(crate) limit: usize,
     /// Print everything as JSON.
     #[arg(long)]
     pub(crate) json: bool,

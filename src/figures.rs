@@ -1,5 +1,6 @@
 //! Numbers as people read them: grouped digits, sizes, spans of time.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// 1234567 as `1,234,567`.
@@ -46,6 +47,24 @@ pub(crate) fn duration_text(duration: Duration) -> String {
         (0, _, _) => format!("{hours}h {}m", minutes % 60),
         _ => format!("{days}d {}h", hours % 24),
     }
+}
+
+/// Columns as wide as they must be; the first to the left, the others to the right, then an empty line.
+pub(crate) fn align(out: &mut String, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let mut lines = vec![header.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for line in &lines {
+        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 => write!(out, "{cell:<width$}"),
+                _ => write!(out, "  {cell:>width$}"),
+            };
+        }
+        out.push('\n');
+    }
+    out.push('\n');
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod daemon {
     pub(crate) mod demo;
     mod disasters;
+    mod held;
     mod lake;
     mod memory;
     mod refusals;

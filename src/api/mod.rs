@@ -7,11 +7,13 @@
 //! GET /health   200 while nothing is parked, else 503 with the reasons
 //! ```
 //!
-//! Read-only: nothing here changes what the daemon does, so that it may be looked at from anywhere it is let listen.
-//! All four show one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows.
+//! Nothing here changes what the daemon delivers, so that it may be looked at from anywhere it is let listen. All four show
+//! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
+//! values, and what operators say of them, are asked for by name: [`rows`].
 
 mod metrics;
 mod report;
+pub(crate) mod rows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,6 +73,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/health", get(health))
+        .merge(rows::routes())
         .with_state(facts)
 }
 

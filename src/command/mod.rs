@@ -1,7 +1,9 @@
 //! The commands: each a function from arguments to an exit code.
 
 pub(crate) mod check;
+mod client;
 pub(crate) mod planner;
+pub(crate) mod rows;
 pub(crate) mod run;
 mod signals;
 pub(crate) mod status;

@@ -13,7 +13,7 @@ use crate::api::{self, Facts};
 use crate::cli::{RunArgs, SummaryFormat};
 use crate::config::{Config, SourceConfig};
 use crate::pipeline::status::Status;
-use crate::pipeline::{Pipeline, held};
+use crate::pipeline::{Pipeline, rows};
 use crate::usage;
 
 /// Runs until a signal, the end of a drain, or until nothing can go on.
@@ -45,7 +45,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     api.abort();
     outcome?;
     if args.summary == Some(SummaryFormat::Json) {
-        println!("{}", summary(&status, held::count(&store)));
+        println!("{}", summary(&status, rows::held_count(&store)));
     }
     Ok(())
 }

@@ -1,17 +1,14 @@
 //! `syncline status`: asks the running daemon and shows its answer, as a table for people or as it came.
-//!
-//! Only the daemon's address is read from the configuration: whoever looks needs none of its secrets.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use super::CommandError;
+use super::client::Daemon;
 use crate::api::{Held, Report, Sink, Source};
 use crate::cli::StatusArgs;
-use crate::config::Config;
-use crate::figures::{bytes_text, duration_text, grouped, ms_text};
+use crate::figures::{align, bytes_text, duration_text, grouped, ms_text};
 
 /// The daemon answers from memory; what takes longer is not well.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -21,45 +18,15 @@ const REFUSED_LINES: usize = 5;
 
 /// Prints what the daemon says.
 pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
-    let base = base(Config::read_listen(config)?);
-    let text = ask(&base).await?;
-    let foreign = |error: serde_json::Error| CommandError::NotADaemon { url: base.clone(), reason: error.to_string() };
+    let daemon = Daemon::of(config)?;
     if args.json {
-        let answer: serde_json::Value = serde_json::from_str(&text).map_err(foreign)?;
+        let answer: serde_json::Value = daemon.get("/status", &[], ANSWER_MAX).await?;
         println!("{answer:#}");
     } else {
-        let report: Report = serde_json::from_str(&text).map_err(foreign)?;
-        print!("{}", table(&report, &base));
+        let report: Report = daemon.get("/status", &[], ANSWER_MAX).await?;
+        print!("{}", table(&report, daemon.base()));
     }
     Ok(())
-}
-
-/// Where to ask a daemon that listens at an address, which may be "everywhere".
-fn base(listen: SocketAddr) -> String {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, listen.port()))
-}
-
-async fn ask(base: &str) -> Result<String, CommandError> {
-    let silent = |error: reqwest::Error| {
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        CommandError::NoDaemon { url: base.to_owned(), reason: cause.to_string() }
-    };
-    // The daemon's address is of this network: a proxy of the environment is for others.
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build().map_err(silent)?;
-    let answer = client.get(format!("{base}/status")).send().await.map_err(silent)?;
-    if !answer.status().is_success() {
-        let reason = format!("it answers {}", answer.status());
-        return Err(CommandError::NotADaemon { url: base.to_owned(), reason });
-    }
-    answer.text().await.map_err(silent)
 }
 
 fn table(report: &Report, base: &str) -> String {
@@ -139,44 +106,4 @@ fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
         grouped(sink.refused),
         grouped(sink.retries),
     ]
-}
-
-/// Columns as wide as they must be; the first to the left, the others to the right, then an empty line.
-fn align(out: &mut String, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
-    let mut lines = vec![header.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()];
-    lines.extend(rows);
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for line in &lines {
-        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
-            let _ = match column {
-                0 => write!(out, "{cell:<width$}"),
-                _ => write!(out, "  {cell:>width$}"),
-            };
-        }
-        out.push('\n');
-    }
-    out.push('\n');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_daemon_that_listens_everywhere_is_asked_here() {
-        assert_eq!(base("0.0.0.0:7070".parse().expect("address")), "http://127.0.0.1:7070");
-        assert_eq!(base("[::]:7070".parse().expect("address")), "http://[::1]:7070");
-        assert_eq!(base("10.0.0.1:80".parse().expect("address")), "http://10.0.0.1:80");
-    }
-
-    #[tokio::test]
-    async fn a_daemon_that_is_not_there_is_said_to_be_so_with_the_remedy() {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        // A port that was just given back: nobody listens there.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
-        let error = ask(&format!("http://127.0.0.1:{port}")).await.expect_err("nobody").to_string();
-        assert!(error.starts_with(&format!("no daemon answers at http://127.0.0.1:{port}: ")), "{error}");
-        assert!(error.ends_with("start it with `syncline run`"), "{error}");
-    }
 }

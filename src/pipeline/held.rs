@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use syncline_journal::{Space, Store};
+use syncline_journal::Store;
 use syncline_transform::fold::HeldNow;
 use tracing::warn;
 
@@ -32,11 +32,6 @@ pub(super) fn look(store: &Store, status: &Status) {
             "rows break a rule and are held; /status counts them"
         );
     }
-}
-
-/// How many rows are held now, all of them.
-pub(crate) fn count(store: &Store) -> usize {
-    store.scan_prefix(Space::Held, &[]).filter(Result::is_ok).count()
 }
 
 /// The newest look, if there was one.

@@ -19,6 +19,7 @@ pub(crate) mod lag;
 mod memory;
 mod outbox;
 pub(crate) mod refused;
+pub(crate) mod rows;
 mod state;
 pub(crate) mod status;
 mod transform;

@@ -32,9 +32,10 @@ use crate::limits::{Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
 /// Bytes of a key or a value: cheap to clone, read as `[u8]`.
 pub use fjall::Slice as Bytes;
 
-/// Background threads that flush and merge. With two, one is kept free for flushes and asks again and again, at a tenth of
-/// all the time there is, whether it may merge at last.
-const WORKERS: usize = 1;
+/// Background threads that flush and merge. Of two, fjall keeps one free for flushes; it then asks again and again, at a
+/// tenth of all the time there is, whether it may merge at last. With one alone merges fall behind now and then, and every
+/// read pays for it, up to ten times.
+const WORKERS: usize = 2;
 
 /// From so many full buffers on, those of all spaces together, commits wait for the disk: more would be memory without end
 /// where it is slow, and a merge that is under way must not stop everything at once.

@@ -10,6 +10,10 @@ use std::sync::Arc;
 
 const MIB: u64 = 1024 * 1024;
 
+/// 8 MiB. A table's filter and index are one block each, and a block of more than a share of the cache is read from disk at
+/// every look-up: with tables of 64 MiB and a small cache that made reads a hundred times slower.
+const TABLE_BYTES: u64 = 8 * MIB;
+
 /// A key space of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Space {
@@ -66,7 +70,7 @@ impl Space {
     pub(super) const fn write_buffer_bytes(self) -> u64 {
         match self {
             // Written by every change; fewer, larger tables cost fewer merges.
-            Self::Contributions | Self::Entities => 4 * MIB,
+            Self::Contributions | Self::Entities => 3 * MIB,
             // Its values are moved once, whatever the number of tables.
             Self::Outbox => 2 * MIB,
             // Masters change seldom, and keys without values are small.
@@ -81,7 +85,7 @@ impl Space {
     pub(super) fn options(self) -> KeyspaceCreateOptions {
         let options = KeyspaceCreateOptions::default()
             .max_memtable_size(self.write_buffer_bytes())
-            .compaction_strategy(Arc::new(Leveled::default()));
+            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)));
         match self {
             // Point reads of keys that are mostly, but not always, there (a first copy inserts them all): filters on
             // every level, and a hash index in the blocks.

@@ -62,21 +62,23 @@ impl<'s> Present<'s> {
     }
 
     /// Those of the keys that are not there.
-    fn absent(&mut self, keys: HashSet<Vec<u8>>) -> Result<HashSet<Vec<u8>>, TransformError> {
-        let mut absent = HashSet::new();
-        let mut asked = Vec::new();
+    fn absent<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) -> Result<HashSet<&'k [u8]>, TransformError> {
+        let (mut absent, mut asked) = (HashSet::new(), HashSet::new());
         for key in keys {
-            match self.fresh.get(&key) {
+            if self.known.0.contains(key) {
+                continue;
+            }
+            match self.fresh.get(key) {
                 Some(true) => {}
                 Some(false) => drop(absent.insert(key)),
-                None if self.known.0.contains(&key) => {}
-                None => asked.push(key),
+                None => drop(asked.insert(key)),
             }
         }
+        let asked: Vec<&[u8]> = asked.into_iter().collect();
         let found = get_all(self.state, Space::Entities, &asked)?;
         for (key, found) in asked.into_iter().zip(found) {
             if found.is_some() {
-                self.known.add(key);
+                self.known.add(key.to_vec());
             } else {
                 absent.insert(key);
             }
@@ -104,12 +106,15 @@ pub(super) fn missing(
     let mut waits: HashSet<usize> = HashSet::new();
     for (citation, cites) in citations.iter().enumerate() {
         let keys = keys(&entity.references[cites.reference], cites.prefix, fields)?;
-        let absent = present.absent(keys.iter().flatten().cloned().collect())?;
-        for (row, key) in keys.into_iter().enumerate() {
-            if let Some(key) = key.filter(|key| absent.contains(key))
+        let absent = present.absent(keys.iter().flatten().map(Vec::as_slice))?;
+        if absent.is_empty() {
+            continue;
+        }
+        for (row, key) in keys.iter().enumerate() {
+            if let Some(key) = key.as_ref().filter(|key| absent.contains(key.as_slice()))
                 && (!cites.parks || waits.insert(row))
             {
-                missing.push(Missing { row, citation, key });
+                missing.push(Missing { row, citation, key: key.clone() });
             }
         }
     }

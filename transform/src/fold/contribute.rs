@@ -9,6 +9,7 @@ use syncline_schemas::rowcode::{self, Rows};
 use super::citation::{self, Missing, Present};
 use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for};
 use super::drivers::{Drivers, driving_key};
+use super::emit::Origin;
 use super::evaluate::{Evaluated, evaluate};
 use super::join::Joins;
 use super::logic::Logic;
@@ -29,6 +30,7 @@ pub(super) struct Contributor<'a> {
     pub(super) driving: &'a Driving,
     /// None while a table that it joins is not known: rows are kept and contribute nothing.
     pub(super) compiled: Option<(&'a Compiled, Joins<'a>)>,
+    pub(super) origin: &'a Origin<'a>,
     pub(super) now: Seen,
     pub(super) state: &'a dyn State,
 }
@@ -120,8 +122,9 @@ impl Contributor<'_> {
         let key = drivers.keys[i].clone();
         if let Some(fault) = &fault {
             let place = held::fault_key(&key);
+            let position = self.origin.text(drivers.lineage[i])?.position;
             let record = if old.held { self.state.get(Space::Held, &place)? } else { None };
-            writes.push((Space::Held, place, Some(held::record(fault, self.now, record)?)));
+            writes.push((Space::Held, place, Some(held::record(fault, position, self.now, record)?)));
             stats.faulty += 1;
         } else if old.held {
             writes.push((Space::Held, held::fault_key(&key), None));

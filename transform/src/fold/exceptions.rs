@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use syncline_schemas::entity;
@@ -19,6 +20,9 @@ use crate::state::{Space, State};
 
 /// Records read at a time.
 const PAGE: usize = 1_000;
+
+/// Names with their values as text; none where there is no value.
+pub type Texts = Vec<(String, Option<String>)>;
 
 /// A row or a sum that is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,17 +40,19 @@ pub struct Exception {
     /// What is wrong.
     pub reason: String,
     /// What names it, column by column: the key of the source row, or of the sum. Empty where the table is not known.
-    pub key: Vec<(String, String)>,
+    pub key: Texts,
     /// Table of the source row, as in `erp.public.stock`; empty for a sum.
     pub table: String,
     /// Where in the log it began to be held.
     pub first: Seen,
     /// Where in the log it was last found wanting.
     pub last: Seen,
+    /// Where in the source's own log that was; empty where no single row was at fault.
+    pub position: String,
 }
 
-/// How names and keys in held records are read.
-struct Names {
+/// How numbers and keys in records are read.
+pub(super) struct Names {
     /// By kind and number: what it belongs to.
     owners: HashMap<(u8, [u8; 4]), Owner>,
 }
@@ -83,7 +89,7 @@ pub fn exceptions(state: &dyn State, visit: &mut dyn FnMut(Exception) -> bool) -
 }
 
 impl Names {
-    fn read(state: &dyn State) -> Result<Self, TransformError> {
+    pub(super) fn read(state: &dyn State) -> Result<Self, TransformError> {
         let shapes = catalog::known_shapes(state)?;
         let mut owners = HashMap::new();
         for Numbered { name, id } in catalog::numbered(state, catalog::MAPPING)? {
@@ -113,12 +119,18 @@ impl Names {
         Ok(Self { owners })
     }
 
+    /// Table and key of a source row, by the number of its mapping.
+    pub(super) fn source_row(&self, mapping: [u8; 4], key: &[u8]) -> (String, Texts) {
+        let owner = self.owners.get(&(held::FAULT, mapping));
+        owner.map_or_else(Default::default, |owner| (owner.table.clone(), owner.texts(key)))
+    }
+
     /// None where it belongs to nothing that is known.
     fn exception(&self, key: &[u8], value: &[u8]) -> Result<Option<Exception>, TransformError> {
         let parts = key.split_first().and_then(|(&kind, rest)| Some((kind, rest.split_first_chunk::<4>()?)));
         let Some((kind, (id, row_key))) = parts else { return Ok(None) };
         let Some(owner) = self.owners.get(&(kind, *id)) else { return Ok(None) };
-        let Record { rule, field, reason, first, last } = Record::decode(value)?;
+        let Record { rule, field, reason, position, first, last } = Record::decode(value)?;
         let fingerprint = xxh3_64(&[key, rule.as_bytes(), field.as_bytes()].concat());
         Ok(Some(Exception {
             fingerprint: format!("{fingerprint:016x}"),
@@ -131,19 +143,26 @@ impl Names {
             table: owner.table.clone(),
             first,
             last,
+            position,
         }))
     }
 }
 
 impl Owner {
     /// A key as text; empty where it does not read with what is known of the table now.
-    fn texts(&self, key: &[u8]) -> Vec<(String, String)> {
+    fn texts(&self, key: &[u8]) -> Texts {
         let types: Vec<DataType> = self.key.iter().map(|(_, data_type)| data_type.clone()).collect();
-        let Ok(columns) = rowcode::decode(&types, [key]) else { return Vec::new() };
-        let text = |column| {
-            let options = FormatOptions::default();
-            ArrayFormatter::try_new(column, &options).map(|value| value.value(0).to_string()).unwrap_or_default()
-        };
-        self.key.iter().zip(&columns).map(|((name, _), column)| (name.clone(), text(column.as_ref()))).collect()
+        let Ok(columns) = rowcode::decode(&types, [key]) else { return Texts::new() };
+        texts(&self.key.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), &columns)
     }
+}
+
+/// The only row of some columns.
+pub(super) fn texts(names: &[&str], columns: &[ArrayRef]) -> Texts {
+    let text = |column: &ArrayRef| {
+        let options = FormatOptions::default();
+        let value = ArrayFormatter::try_new(column.as_ref(), &options).ok()?;
+        (!column.is_null(0)).then(|| value.value(0).to_string())
+    };
+    names.iter().zip(columns).map(|(name, column)| ((*name).to_owned(), text(column))).collect()
 }

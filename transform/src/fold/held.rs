@@ -27,19 +27,21 @@ pub struct Seen {
     pub at: i64,
 }
 
-/// Why something is held: rule, field and reason, then where it was seen first and last, a line each.
+/// Why something is held: rule, field, reason and position in the source, then where it was seen first and last, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) rule: String,
     pub(super) field: String,
     pub(super) reason: String,
+    pub(super) position: String,
     pub(super) first: Seen,
     pub(super) last: Seen,
 }
 
 impl Record {
     fn encode(&self) -> Vec<u8> {
-        let mut text = format!("{}\n{}\n{}", self.rule, self.field, self.reason.replace('\n', " "));
+        let Self { rule, field, position, .. } = self;
+        let mut text = format!("{rule}\n{field}\n{}\n{position}", self.reason.replace('\n', " "));
         for Seen { offset, at } in [self.first, self.last] {
             let _ = write!(text, "\n{offset} {at}");
         }
@@ -50,13 +52,13 @@ impl Record {
         let read = || {
             let mut lines = std::str::from_utf8(bytes).ok()?.split('\n');
             let mut text = || lines.next().map(str::to_owned);
-            let (rule, field, reason) = (text()?, text()?, text()?);
+            let (rule, field, reason, position) = (text()?, text()?, text()?, text()?);
             let mut seen = || {
                 let line = text()?;
                 let (offset, at) = line.split_once(' ')?;
                 Some(Seen { offset: LogOffset(offset.parse().ok()?), at: at.parse().ok()? })
             };
-            Some(Self { rule, field, reason, first: seen()?, last: seen()? })
+            Some(Self { rule, field, reason, position, first: seen()?, last: seen()? })
         };
         read().ok_or_else(|| TransformError::State("the record of a held row does not decode".to_owned()))
     }
@@ -78,17 +80,23 @@ pub(super) fn sum_key(prefix: &[u8], entity_key: &[u8]) -> Vec<u8> {
 }
 
 /// The record of a fault, whose beginning is kept where the record before was of the same.
-pub(super) fn record(fault: &RowFault, now: Seen, before: Option<Vec<u8>>) -> Result<Vec<u8>, TransformError> {
+pub(super) fn record(
+    fault: &RowFault,
+    position: String,
+    now: Seen,
+    before: Option<Vec<u8>>,
+) -> Result<Vec<u8>, TransformError> {
     let RowFault { rule, field, reason } = fault.clone();
     let before = before.as_deref().map(Record::decode).transpose()?;
     let first = before.filter(|it| it.rule == rule && it.field == field).map_or(now, |it| it.first);
-    Ok(Record { rule, field, reason, first, last: now }.encode())
+    Ok(Record { rule, field, reason, position, first, last: now }.encode())
 }
 
 /// The record of a row that waits for its key.
 pub(super) fn waiting(now: Seen) -> Vec<u8> {
     let reason = "another row of the source already gives this key; the first one stands until it is gone".to_owned();
-    Record { rule: "DQ_ID_AMBIGUOUS".to_owned(), field: String::new(), reason, first: now, last: now }.encode()
+    let (rule, field, position) = ("DQ_ID_AMBIGUOUS".to_owned(), String::new(), String::new());
+    Record { rule, field, reason, position, first: now, last: now }.encode()
 }
 
 /// Rows that one mapping holds for one rule, or the sums of one entity.

@@ -6,11 +6,11 @@
 //! Tables become known one by one, as the log shows their shapes. A mapping is compiled when all its tables are; until then
 //! its rows are kept and contribute nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use syncline_schemas::entity;
 use syncline_schemas::frame::TableBatch;
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::table::{Column, TableSchema};
 
 use super::Writes;
@@ -99,6 +99,8 @@ pub(super) struct Roster {
     pub(super) members: Vec<Member>,
     entity_ids: Vec<u32>,
     logic: Vec<Logic>,
+    /// By entity.
+    levels: Vec<u8>,
     shapes: HashMap<Table, TableSchema>,
     pub(super) tables: Tables,
     pub(super) layouts: Layouts,
@@ -133,10 +135,12 @@ impl Roster {
         let logic = entity::all().iter().map(|entity| Logic::new(entity, rules::overridden(entity, own())));
         let logic = logic.collect::<Result<_, _>>()?;
         cite(&mut members, &entity_ids);
+        let levels = levels(&members);
         let mut roster = Self {
             members,
             entity_ids,
             logic,
+            levels,
             shapes: HashMap::new(),
             tables: Tables::open(state)?,
             layouts: Layouts::open(state)?,
@@ -176,6 +180,20 @@ impl Roster {
 
     pub(super) fn entity_prefix(&self, entity: usize) -> [u8; 4] {
         self.entity_ids[entity].to_be_bytes()
+    }
+
+    /// How far an entity is from those that cite none: it comes after all that its rows may wait for.
+    pub(super) fn level(&self, entity: usize) -> u8 {
+        self.levels[entity]
+    }
+
+    /// The levels of what some tables drive, from below.
+    pub(super) fn levels_of(&self, source: &SourceId, tables: &BTreeSet<TableId>) -> BTreeSet<u8> {
+        let driven = |member: &&Member| {
+            let role = member.mapping.roles().next();
+            role.is_some_and(|role| tables.iter().any(|table| role.means(&member.mapping.source, source, table)))
+        };
+        self.members.iter().filter(driven).map(|member| self.levels[member.entity]).collect()
     }
 
     /// True where rows of some mapping may wait for a row of an entity.
@@ -287,6 +305,20 @@ fn member(mapping: Mapping, id: u32, state: &dyn State) -> Result<Member, Transf
         .collect::<Result<_, _>>()?;
     let ready = catalog::is_ready(state, &mapping.name)?;
     Ok(Member { mapping, id, entity, roles, driving: None, compiled: None, citations: Vec::new(), ready })
+}
+
+/// Entities cite only those before them.
+fn levels(members: &[Member]) -> Vec<u8> {
+    let mut levels = vec![0_u8; entity::all().len()];
+    for entity in 0..levels.len() {
+        let own = members.iter().filter(|member| member.entity == entity);
+        let waits = own.flat_map(|member| {
+            let parks = member.citations.iter().filter(|citation| citation.parks);
+            parks.map(|citation| entity_index(&member.mapping.entity.references[citation.reference].entity))
+        });
+        levels[entity] = waits.map(|cited| levels[cited] + 1).max().unwrap_or(0);
+    }
+    levels
 }
 
 /// Finds the references that count: those to entities that some mapping fills.

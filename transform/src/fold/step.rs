@@ -31,16 +31,32 @@ pub(super) enum Part {
     Whole,
     /// Rows of joined tables; what they affect is left as tasks.
     Joined,
-    /// Driving rows.
-    Driving,
+    /// Driving rows of the entities of a level, see [`super::roster::Roster::level`].
+    Driving { level: u8 },
 }
 
 impl Part {
     /// The part, and what is done before it where it is a frame's. A frame that changed nothing left no mark of its own, but
     /// it must not be taken again over what a later one did.
     fn before(self, at: LogOffset) -> (Self, Progress) {
-        let done = LogOffset(at.0 - 1);
-        (self, if self == Self::Driving { Progress::Driving(done) } else { Progress::Joined(done) })
+        (self, self.progress(LogOffset(at.0 - 1)))
+    }
+
+    /// What is done with it of a frame.
+    pub(super) const fn progress(self, done: LogOffset) -> Progress {
+        match self {
+            Self::Driving { level } => Progress::Driving { level, done },
+            Self::Whole | Self::Joined => Progress::Joined(done),
+        }
+    }
+
+    /// True where it takes the driving rows of an entity of this level.
+    fn drives(self, level: u8) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Joined => false,
+            Self::Driving { level: own } => own == level,
+        }
     }
 }
 
@@ -70,8 +86,9 @@ impl Fold {
         part: Part,
         work: &mut Work<'_, '_>,
     ) -> Result<Outcome, TransformError> {
-        let (joined, driving) = (part != Part::Driving, part != Part::Joined);
-        let tables = self.collect(at, frame, joined, driving)?;
+        let joined = matches!(part, Part::Whole | Part::Joined);
+        let driving = part != Part::Joined;
+        let tables = self.collect(at, frame, part)?;
         let causes = tables.iter().map(|(table, changes)| Cause::Batch {
             source: frame.source.as_str(),
             table: table.1.to_string(),
@@ -92,7 +109,7 @@ impl Fold {
         let mut writes = Writes::new();
         let mut drivers = ByEntity::new();
         if driving {
-            let changed = self.changed(&tables, work.state)?;
+            let changed = self.changed(&tables, part, work.state)?;
             if part == Part::Whole && !tasks.is_empty() {
                 let known = changed.iter().flat_map(|(_, drivers)| drivers.keys.iter().cloned()).collect();
                 let chunk = Chunk::take(tasks, self.chunk, &known, origin.causes.len(), work.state)?;
@@ -117,15 +134,16 @@ impl Fold {
         &mut self,
         at: LogOffset,
         frame: &'f Frame,
-        joined: bool,
-        driving: bool,
+        part: Part,
     ) -> Result<Vec<(Table, Changes<'f>)>, TransformError> {
         let mut tables: Vec<(Table, Changes<'f>)> = Vec::new();
         for batch in &frame.batches {
             let Some(keys) = self.roster.observe(&frame.source, batch)? else { continue };
             let table: Table = (frame.source.clone(), batch.table.clone());
-            let is_driving = self.roster.members.iter().any(|member| member.is_driven_by(&table));
-            if !(joined && self.roster.tables.get(&table).is_some() || driving && is_driving) {
+            let members = self.roster.members.iter().filter(|member| member.is_driven_by(&table));
+            let drives = members.map(|member| member.entity).any(|entity| part.drives(self.roster.level(entity)));
+            let joins = !matches!(part, Part::Driving { .. }) && self.roster.tables.get(&table).is_some();
+            if !(joins || drives) {
                 continue;
             }
             if tables.iter().any(|(other, _)| *other == table) {
@@ -148,16 +166,15 @@ impl Fold {
         for (cause, (table, changes)) in tables.iter().enumerate() {
             let Some(row) = changes.truncated else { continue };
             let lineage = Lineage { cause, row };
-            if part != Part::Driving
+            if matches!(part, Part::Whole | Part::Joined)
                 && let Some(id) = self.roster.tables.get(table).map(|joined| joined.id)
             {
                 self.truncate_joined(id, lineage, origin, progress, work)?;
             }
-            if part != Part::Joined {
-                for member in 0..self.roster.members.len() {
-                    if self.roster.members[member].is_driven_by(table) {
-                        self.truncate_driving(member, lineage, origin, progress, work)?;
-                    }
+            for member in 0..self.roster.members.len() {
+                let Member { entity, .. } = &self.roster.members[member];
+                if self.roster.members[member].is_driven_by(table) && part.drives(self.roster.level(*entity)) {
+                    self.truncate_driving(member, lineage, origin, progress, work)?;
                 }
             }
         }
@@ -168,11 +185,13 @@ impl Fold {
     fn changed(
         &self,
         tables: &[(Table, Changes<'_>)],
+        part: Part,
         state: &dyn State,
     ) -> Result<Vec<(&Member, Drivers)>, TransformError> {
         let mut changed = Vec::new();
         for (cause, (table, changes)) in tables.iter().enumerate() {
-            for member in self.roster.members.iter().filter(|member| member.is_driven_by(table)) {
+            let members = self.roster.members.iter().filter(|member| member.is_driven_by(table));
+            for member in members.filter(|member| part.drives(self.roster.level(member.entity))) {
                 let Some(driving) = &member.driving else { continue };
                 let layouts = &self.roster.layouts;
                 changed.push((member, Drivers::changed(member.id, driving, changes, cause, state, layouts)?));
@@ -279,7 +298,7 @@ impl Fold {
             let mut changes = Vec::new();
             for (mapping, drivers) in drivers {
                 let Some(member) = self.roster.member(mapping) else { continue };
-                self.contribute(member, drivers, overlay, &mut present, writes, &mut changes, work)?;
+                self.contribute(member, drivers, overlay, origin, &mut present, writes, &mut changes, work)?;
             }
             let first_row = row_count(&all.deltas);
             let emitted = self.emit_from(first_row, entity_index, changes, origin, &mut present, writes, work)?;
@@ -296,6 +315,7 @@ impl Fold {
         member: &Member,
         drivers: Drivers,
         overlay: &Overlay<'_>,
+        origin: &Origin<'_>,
         present: &mut Present<'_>,
         writes: &mut Writes,
         changes: &mut Vec<ContributionChange>,
@@ -308,6 +328,7 @@ impl Fold {
             logic: self.roster.logic(member.entity),
             driving,
             compiled: self.compiled(member, overlay)?,
+            origin,
             now: work.seen(),
             state: work.state,
         };

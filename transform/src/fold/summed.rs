@@ -99,7 +99,7 @@ pub(super) fn fold(
         after.held[slot] = true;
         let place = held::sum_key(prefix, touched.keys[slot]);
         let record = if before.held[slot] { state.get(Space::Held, &place)? } else { None };
-        writes.push((Space::Held, place, Some(held::record(&fault, now, record)?)));
+        writes.push((Space::Held, place, Some(held::record(&fault, String::new(), now, record)?)));
     }
     let rows = after.encode()?;
     for (slot, key) in touched.keys.iter().enumerate() {

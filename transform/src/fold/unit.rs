@@ -3,7 +3,8 @@
 //! ```text
 //! frame, transaction goes on      set aside: only where it begins, and of which tables it has rows, is remembered
 //! last frame                      1  joined rows of every frame, in order
-//!                                 2  driving rows of every frame, in order, against the joined rows as they are now
+//!                                 2  driving rows of every frame, in order, against the joined rows as they are now:
+//!                                    first those of entities that cite none, then those that cite these, and so on
 //!                                 3  driving rows that the joined rows affect (tasks)
 //! ```
 //!
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::AsArray;
 use arrow::datatypes::UInt8Type;
 use syncline_schemas::frame::{Frame, OP, Op};
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 
 use super::changes::column;
 use super::contribution::{put_run, take_run};
@@ -32,8 +33,8 @@ const PROGRESS: &[u8] = b"progress";
 pub(super) enum Progress {
     /// The joined rows of the frames up to this one.
     Joined(LogOffset),
-    /// Those of all frames, and the driving rows of the frames up to this one.
-    Driving(LogOffset),
+    /// Those of all frames, the driving rows of all levels below this one, and its own of the frames up to this one.
+    Driving { level: u8, done: LogOffset },
     /// All but the tasks.
     Tasks,
 }
@@ -42,23 +43,23 @@ impl Progress {
     pub(super) fn read(state: &dyn State) -> Result<Option<Self>, TransformError> {
         let Some(value) = state.get(Space::Catalog, PROGRESS)? else { return Ok(None) };
         let damaged = || TransformError::State("the progress of an entry does not decode".to_owned());
-        let (stage, offset) = value.split_first().ok_or_else(damaged)?;
+        let ([stage, level], offset) = value.split_first_chunk().ok_or_else(damaged)?;
         let offset = LogOffset(u64::from_be_bytes(offset.try_into().map_err(|_| damaged())?));
         Ok(Some(match stage {
             1 => Self::Joined(offset),
-            2 => Self::Driving(offset),
+            2 => Self::Driving { level: *level, done: offset },
             3 => Self::Tasks,
             _ => return Err(damaged()),
         }))
     }
 
     pub(super) fn write(self, writes: &mut Writes) {
-        let (stage, offset) = match self {
-            Self::Joined(offset) => (1, offset),
-            Self::Driving(offset) => (2, offset),
-            Self::Tasks => (3, LogOffset::START),
+        let (stage, level, offset) = match self {
+            Self::Joined(done) => (1, 0, done),
+            Self::Driving { level, done } => (2, level, done),
+            Self::Tasks => (3, 0, LogOffset::START),
         };
-        let value = [&[stage][..], &offset.0.to_be_bytes()].concat();
+        let value = [&[stage, level][..], &offset.0.to_be_bytes()].concat();
         writes.push((Space::Catalog, PROGRESS.to_vec(), Some(value)));
     }
 
@@ -73,8 +74,8 @@ impl Progress {
 pub(super) struct Open {
     /// The first frame that counts.
     pub(super) first: LogOffset,
-    /// The tables of which rows have come since, each as `schema \0 name`.
-    touched: BTreeSet<String>,
+    /// The tables of which rows have come since.
+    touched: BTreeSet<TableId>,
 }
 
 impl Open {
@@ -87,12 +88,11 @@ impl Open {
         let mut tables = BTreeSet::new();
         let mut emptied = BTreeSet::new();
         for batch in &frame.batches {
-            let name = format!("{}\0{}", batch.table.schema, batch.table.name);
             let operations = column(batch, OP)?.as_primitive::<UInt8Type>();
             if operations.values().first() == Some(&(Op::Truncate as u8)) {
-                emptied.insert(name.clone());
+                emptied.insert(batch.table.clone());
             }
-            tables.insert(name);
+            tables.insert(batch.table.clone());
         }
         if open.touched.is_subset(&emptied) {
             open.first = offset;
@@ -117,7 +117,7 @@ pub(super) fn open_transactions(state: &dyn State) -> Result<BTreeMap<SourceId, 
         let mut read = || {
             let first = LogOffset(text()?.parse().ok()?);
             let tables: usize = text()?.parse().ok()?;
-            let touched = (0..tables).map(|_| text().map(str::to_owned)).collect::<Option<_>>()?;
+            let touched = (0..tables).map(|_| Some(TableId::new(text()?, text()?))).collect::<Option<_>>()?;
             Some(Open { first, touched })
         };
         let damaged = || TransformError::State("the open transactions do not decode".to_owned());
@@ -132,7 +132,9 @@ pub(super) fn open_record(open: &BTreeMap<SourceId, Open>) -> (Space, Vec<u8>, O
         put_run(&mut value, source.as_str().as_bytes());
         put_run(&mut value, first.to_string().as_bytes());
         put_run(&mut value, touched.len().to_string().as_bytes());
-        touched.iter().for_each(|table| put_run(&mut value, table.as_bytes()));
+        for name in touched.iter().flat_map(|table| [&table.schema, &table.name]) {
+            put_run(&mut value, name.as_bytes());
+        }
     }
     (Space::Catalog, OPEN.to_vec(), Some(value))
 }
@@ -147,7 +149,7 @@ impl Fold {
         }
         let mut last = (Writes::new(), Vec::new());
         match open.remove(&frame.source) {
-            Some(open) => self.fold_several(open.first, frame, work)?,
+            Some(open) => self.fold_several(open, frame, work)?,
             None if self.progress < Some(Progress::Tasks) => {
                 let step = self.step(work.offset, frame, Part::Whole, work)?;
                 if self.tasks || step.emitted.leaves_tasks || self.roster.calls() {
@@ -167,8 +169,10 @@ impl Fold {
     }
 
     /// Folds a transaction whose earlier frames were set aside.
-    fn fold_several(&mut self, first: LogOffset, last: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+    fn fold_several(&mut self, open: Open, last: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+        let Open { first, mut touched } = open;
         let (log, end) = (work.log, work.offset);
+        touched.extend(last.batches.iter().map(|batch| batch.table.clone()));
         if self.roster.joins() {
             let from = match self.progress {
                 None => Some(first),
@@ -182,14 +186,18 @@ impl Fold {
                 }
             }
         }
-        let from = match self.progress {
-            None | Some(Progress::Joined(_)) => first,
-            Some(Progress::Driving(done)) => done.next(),
-            Some(Progress::Tasks) => return Ok(()),
-        };
-        log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, Part::Driving, work))?;
-        if from <= end {
-            self.part(end, last, Part::Driving, work)?;
+        for level in self.roster.levels_of(&last.source, &touched) {
+            let from = match self.progress {
+                Some(Progress::Tasks) => return Ok(()),
+                Some(Progress::Driving { level: reached, .. }) if reached > level => continue,
+                Some(Progress::Driving { level: reached, done }) if reached == level => first.max(done.next()),
+                _ => first,
+            };
+            let part = Part::Driving { level };
+            log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, part, work))?;
+            if from <= end {
+                self.part(end, last, part, work)?;
+            }
         }
         Ok(())
     }
@@ -203,7 +211,7 @@ impl Fold {
         work: &mut Work<'_, '_>,
     ) -> Result<(), TransformError> {
         let step = self.step(at, frame, part, work)?;
-        let progress = if part == Part::Joined { Progress::Joined(at) } else { Progress::Driving(at) };
+        let progress = part.progress(at);
         self.go_on(step.writes, step.emitted.deltas, progress, work)?;
         self.tasks |= step.emitted.leaves_tasks;
         Ok(())

@@ -65,7 +65,7 @@ fn a_fact_that_came_before_its_master_is_delivered_when_the_master_comes() {
         let [waits] = held(&daemon).try_into().expect("one is held");
         assert_eq!((waits.rule.as_str(), waits.field.as_str()), ("DQ_REF_ITEM", "item_id"));
         assert_eq!(waits.reason, "there is no item with the key in company_id, item_id; waits for it");
-        assert_eq!(waits.key, [("id".to_owned(), "1".to_owned())]);
+        assert_eq!(waits.key, [("id".to_owned(), Some("1".to_owned()))]);
         assert_eq!(
             (waits.mapping.as_deref(), waits.table.as_str()),
             (Some("erp/inventory_movement"), "erp.public.buchung")

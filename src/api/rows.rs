@@ -1,0 +1,232 @@
+//! Rows as an operator or a data engineer asks for them: what is held and why, what a mapping gives, what a canonical row
+//! is made of.
+//!
+//! ```text
+//! GET  /exceptions?mapping=&entity=&rule=&all=&limit=   what is held
+//! GET  /exceptions/FINGERPRINT                          one of them
+//! POST /exceptions/FINGERPRINT  {"state": "waived" | "resolved", "note": "..."}    puts one aside
+//! GET  /preview/SOURCE/MAPPING?key=&limit=              what the rows of a mapping give now
+//! GET  /explain/ENTITY?key=&limit=                      the source rows that a canonical row is made of
+//! ```
+//!
+//! A note changes nothing of what is delivered: the row stays held until the source, or the master that it waits for, mends
+//! it. A body must be `application/json`, which no page of another site can send without being asked first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use syncline_transform::fold::Texts;
+
+use super::{Facts, fresh};
+use crate::pipeline::rows::{self, Filter, Note, Refusal, Verdict};
+
+/// Rows of an answer where the question names no number.
+const LIMIT: usize = 100;
+
+/// What is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exceptions {
+    pub(crate) exceptions: Vec<Exception>,
+    /// False where there are more.
+    pub(crate) complete: bool,
+}
+
+/// A row or a sum that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exception {
+    pub(crate) fingerprint: String,
+    /// None for a sum, to which several mappings may add.
+    pub(crate) mapping: Option<String>,
+    pub(crate) entity: String,
+    pub(crate) table: String,
+    pub(crate) key: BTreeMap<String, Option<String>>,
+    pub(crate) rule: String,
+    pub(crate) field: String,
+    pub(crate) reason: String,
+    pub(crate) first: Moment,
+    pub(crate) last: Moment,
+    /// Where in the source's own log it was last found wanting.
+    pub(crate) position: String,
+    pub(crate) note: Option<Note>,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moment {
+    pub(crate) offset: u64,
+    /// When it was captured, as in RFC 3339.
+    pub(crate) at: String,
+}
+
+/// What source rows give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GivenRows {
+    pub(crate) rows: Vec<GivenRow>,
+    /// False where there are more.
+    pub(crate) complete: bool,
+}
+
+/// What a source row gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GivenRow {
+    pub(crate) mapping: String,
+    pub(crate) table: String,
+    pub(crate) source_key: BTreeMap<String, Option<String>>,
+    /// The canonical row; the last good one where it is held, none where it never was good.
+    pub(crate) row: Option<BTreeMap<String, Option<String>>>,
+    /// The rule that it breaks.
+    pub(crate) rule: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Wanted {
+    key: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    mapping: Option<String>,
+    entity: Option<String>,
+    rule: Option<String>,
+    #[serde(default)]
+    all: bool,
+    limit: Option<usize>,
+}
+
+/// What is said of an exception.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    pub(crate) state: Verdict,
+    #[serde(default)]
+    pub(crate) note: String,
+}
+
+pub(super) fn routes() -> Router<Arc<Facts>> {
+    Router::new()
+        .route("/exceptions", get(list))
+        .route("/exceptions/{fingerprint}", get(show).post(say))
+        .route("/preview/{source}/{mapping}", get(preview))
+        .route("/explain/{entity}", get(explain))
+}
+
+/// Reads state on a thread that may wait for the disk.
+async fn answer<T: Serialize + Send + 'static>(
+    facts: Arc<Facts>,
+    read: impl FnOnce(&Facts) -> Result<T, Refusal> + Send + 'static,
+) -> Response {
+    let read = tokio::task::spawn_blocking(move || read(&facts)).await;
+    match read {
+        Ok(Ok(found)) => fresh([], Json(found)),
+        Ok(Err(Refusal::Unknown(reason))) => refused(StatusCode::NOT_FOUND, &reason),
+        Ok(Err(Refusal::State(error))) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn refused(code: StatusCode, reason: &str) -> Response {
+    (code, fresh([], Json(serde_json::json!({ "error": reason })))).into_response()
+}
+
+async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Response {
+    let Asked { mapping, entity, rule, all, limit } = asked;
+    let filter = Filter { mapping, entity, rule, all };
+    answer(facts, move |facts| {
+        let (found, complete) = rows::exceptions(&facts.store, &filter, limit.unwrap_or(LIMIT))?;
+        let exceptions = found.into_iter().map(|(exception, note)| Exception::of(exception, note)).collect();
+        Ok(Exceptions { exceptions, complete })
+    })
+    .await
+}
+
+async fn show(State(facts): State<Arc<Facts>>, Path(fingerprint): Path<String>) -> Response {
+    answer(facts, move |facts| {
+        let (exception, note) = rows::exception(&facts.store, &fingerprint)?;
+        Ok(Exception::of(exception, note))
+    })
+    .await
+}
+
+async fn say(State(facts): State<Arc<Facts>>, Path(fingerprint): Path<String>, Json(said): Json<Said>) -> Response {
+    answer(facts, move |facts| {
+        let (exception, note) = rows::note(&facts.store, &fingerprint, said.state, said.note)?;
+        Ok(Exception::of(exception, Some(note)))
+    })
+    .await
+}
+
+async fn preview(
+    State(facts): State<Arc<Facts>>,
+    Path((source, mapping)): Path<(String, String)>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    answer(facts, move |facts| {
+        let mapping = format!("{source}/{mapping}");
+        let (given, complete) =
+            rows::preview(&facts.store, &mapping, wanted.key.as_deref(), wanted.limit.unwrap_or(LIMIT))?;
+        Ok(GivenRows { rows: given.into_iter().map(GivenRow::of).collect(), complete })
+    })
+    .await
+}
+
+async fn explain(
+    State(facts): State<Arc<Facts>>,
+    Path(entity): Path<String>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    answer(facts, move |facts| {
+        let key = wanted.key.unwrap_or_default();
+        let (given, complete) = rows::explain(&facts.store, &entity, &key, wanted.limit.unwrap_or(LIMIT))?;
+        Ok(GivenRows { rows: given.into_iter().map(GivenRow::of).collect(), complete })
+    })
+    .await
+}
+
+fn named(texts: Texts) -> BTreeMap<String, Option<String>> {
+    texts.into_iter().collect()
+}
+
+impl Exception {
+    fn of(held: syncline_transform::fold::Exception, note: Option<Note>) -> Self {
+        let moment =
+            |seen: syncline_transform::fold::Seen| Moment { offset: seen.offset.0, at: rows::instant(seen.at) };
+        let syncline_transform::fold::Exception {
+            fingerprint, mapping, entity, rule, field, reason, key, table, ..
+        } = held;
+        Self {
+            fingerprint,
+            mapping,
+            entity,
+            table,
+            key: named(key),
+            rule,
+            field,
+            reason,
+            first: moment(held.first),
+            last: moment(held.last),
+            position: held.position,
+            note,
+        }
+    }
+}
+
+impl GivenRow {
+    fn of(given: syncline_transform::fold::Given) -> Self {
+        let (rule, reason) = given.held.unzip();
+        Self {
+            mapping: given.mapping,
+            table: given.table,
+            source_key: named(given.source_key),
+            row: given.row.map(named),
+            rule,
+            reason,
+        }
+    }
+}
