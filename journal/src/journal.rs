@@ -113,11 +113,11 @@ fn lock(data_dir: &Path) -> Result<File, JournalError> {
 fn note_end(data_dir: &Path, end: LogOffset) -> Result<LogOffset, JournalError> {
     let path = data_dir.join(END_FILE);
     let noted = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().ok().map(LogOffset),
+        Ok(text) => text.strip_suffix('\n').and_then(|text| text.parse().ok()).map(LogOffset),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(JournalError::io("read", path)(error)),
     };
-    // One that does not read was torn while it was written, before anything was appended.
+    // One without its end was torn while it was written, before anything was appended.
     if let Some(noted) = noted {
         return Ok(noted.min(end));
     }

@@ -32,9 +32,8 @@ use crate::limits::{Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
 /// Bytes of a key or a value: cheap to clone, read as `[u8]`.
 pub use fjall::Slice as Bytes;
 
-/// Background threads that flush and merge. Of two, fjall keeps one free for flushes; it then asks again and again, at a
-/// tenth of all the time there is, whether it may merge at last. With one alone merges fall behind now and then, and every
-/// read pays for it, up to ten times.
+/// Background threads that flush and merge. Of two, fjall keeps one free, so that a long merge does not hold up a flush; while
+/// the other merges it asks again and again what to do, which costs about a tenth of the processor.
 const WORKERS: usize = 2;
 
 /// From so many full buffers on, those of all spaces together, commits wait for the disk: more would be memory without end

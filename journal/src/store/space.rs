@@ -11,7 +11,7 @@ use std::sync::Arc;
 const MIB: u64 = 1024 * 1024;
 
 /// 8 MiB. A table's filter and index are one block each, and a block of more than a share of the cache is read from disk at
-/// every look-up: with tables of 64 MiB and a small cache that made reads a hundred times slower.
+/// every look-up: with tables of 64 MiB a drain of a million changes took 190 CPU seconds instead of 24.
 const TABLE_BYTES: u64 = 8 * MIB;
 
 /// A key space of the store.

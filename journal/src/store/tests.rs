@@ -169,6 +169,18 @@ fn entries_captured_before_the_state_was_open_do_not_hide_that_the_log_was_lost(
 }
 
 #[test]
+fn a_note_of_the_logs_end_that_was_torn_refuses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    move_cursor(&journal, 100);
+    drop(journal);
+    for torn in ["", "1", "10", "\0\0"] {
+        std::fs::write(dir.path().join("log-end"), torn).unwrap();
+        assert!(Journal::open(dir.path(), Limits::default()).is_ok(), "{torn:?}");
+    }
+}
+
+#[test]
 fn a_kill_while_the_state_is_being_opened_leaves_a_folder_that_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let journal = filled(dir.path());

@@ -65,9 +65,6 @@ impl<'s> Present<'s> {
     fn absent<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) -> Result<HashSet<&'k [u8]>, TransformError> {
         let (mut absent, mut asked) = (HashSet::new(), HashSet::new());
         for key in keys {
-            if self.known.0.contains(key) {
-                continue;
-            }
             match self.fresh.get(key) {
                 Some(true) => {}
                 Some(false) => drop(absent.insert(key)),
@@ -105,33 +102,41 @@ pub(super) fn missing(
     let mut missing: Vec<Missing> = Vec::new();
     let mut waits: HashSet<usize> = HashSet::new();
     for (citation, cites) in citations.iter().enumerate() {
-        let keys = keys(&entity.references[cites.reference], cites.prefix, fields)?;
-        let absent = present.absent(keys.iter().flatten().map(Vec::as_slice))?;
-        if absent.is_empty() {
-            continue;
-        }
-        for (row, key) in keys.iter().enumerate() {
-            if let Some(key) = key.as_ref().filter(|key| absent.contains(key.as_slice()))
-                && (!cites.parks || waits.insert(row))
-            {
-                missing.push(Missing { row, citation, key: key.clone() });
+        let unsure = unsure(&entity.references[cites.reference], cites.prefix, fields, present)?;
+        let absent = present.absent(unsure.iter().map(|(_, key)| key.as_slice()))?;
+        for (row, key) in unsure.iter().filter(|(_, key)| absent.contains(key.as_slice())) {
+            if !cites.parks || waits.insert(*row) {
+                missing.push(Missing { row: *row, citation, key: key.clone() });
             }
         }
     }
     Ok(missing)
 }
 
-/// What each row cites; none where it cites nothing.
-fn keys(reference: &Reference, prefix: [u8; 4], fields: &[ArrayRef]) -> Result<Vec<Option<Vec<u8>>>, TransformError> {
+/// Rows that cite something, with its key, but for those of which it is known to be there: most of them, and they cost no
+/// allocation.
+fn unsure(
+    reference: &Reference,
+    prefix: [u8; 4],
+    fields: &[ArrayRef],
+    present: &Present<'_>,
+) -> Result<Vec<(usize, Vec<u8>)>, TransformError> {
     let columns: Vec<ArrayRef> = reference.fields.iter().map(|&at| ArrayRef::clone(&fields[at])).collect();
     let Some(last) = columns.last() else { return Ok(Vec::new()) };
     let is_empty = |row: usize| *last.data_type() == DataType::Utf8 && last.as_string::<i32>().value(row).is_empty();
     let rows = rowcode::encode(&columns)?;
-    let key = |row: usize| {
-        let cites = columns.iter().all(|column| !column.is_null(row)) && !is_empty(row);
-        cites.then(|| [&prefix, rows.row(row)].concat())
-    };
-    Ok((0..last.len()).map(key).collect())
+    let (mut key, mut unsure) = (prefix.to_vec(), Vec::new());
+    for row in 0..last.len() {
+        if columns.iter().any(|column| column.is_null(row)) || is_empty(row) {
+            continue;
+        }
+        key.truncate(prefix.len());
+        key.extend_from_slice(rows.row(row));
+        if !present.known.0.contains(&key) {
+            unsure.push((row, key.clone()));
+        }
+    }
+    Ok(unsure)
 }
 
 /// Why a row waits.

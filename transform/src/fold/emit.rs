@@ -213,22 +213,9 @@ impl<'a> Rows<'a> {
 }
 
 impl Fold {
-    /// Folds contribution changes into the rows of an entity.
-    pub(super) fn emit(
-        &self,
-        entity_index: usize,
-        changes: Vec<ContributionChange>,
-        origin: &Origin<'_>,
-        present: &mut Present<'_>,
-        writes: &mut Writes,
-        work: &mut Work<'_, '_>,
-    ) -> Result<Deltas, TransformError> {
-        self.emit_from(0, entity_index, changes, origin, present, writes, work)
-    }
-
-    /// As [`Self::emit`], behind so many rows of the step.
+    /// Folds contribution changes into the rows of an entity, numbered behind so many rows of the step.
     #[expect(clippy::too_many_arguments, reason = "one turn of fold_drivers, apart so that each fits on a page")]
-    pub(super) fn emit_from(
+    pub(super) fn emit(
         &self,
         behind: u32,
         entity_index: usize,

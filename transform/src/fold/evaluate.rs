@@ -7,6 +7,7 @@
 //! DataFusion fails a whole batch for one bad value. The batch is then halved until the bad rows stand alone: two
 //! evaluations per halving for each bad row, nothing for good batches.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -16,7 +17,7 @@ use arrow::compute::{filter, filter_record_batch, interleave, take};
 use arrow::datatypes::{DataType, Schema};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
-use syncline_schemas::entity::Entity;
+use syncline_schemas::entity::{Entity, Field};
 
 use super::join::{Joins, Wanted};
 use super::logic::Logic;
@@ -128,23 +129,27 @@ fn fix(
     rules: &Rules,
     fields: &mut [ArrayRef],
 ) -> Result<(Faults, u64), arrow::error::ArrowError> {
-    let (mut stays, mut fixed) = (Faults::new(), 0);
+    let mut stays = Faults::new();
+    let mut fixable: BTreeMap<usize, (ArrayRef, HashSet<usize>)> = BTreeMap::new();
     for (row, fault) in faults {
-        let field = entity.fields.iter().position(|field| field.name == fault.field);
-        let default = |at: usize| {
-            let field = &entity.fields[at];
-            field.default.as_ref().and_then(|text| default_value(field, text).ok())
-        };
-        let allowed = rules.of(&fault.rule) == Some(Action::Fix);
-        let Some(at) = field.filter(|&at| allowed && (!entity.fields[at].required || default(at).is_some())) else {
-            stays.push((row, fault));
-            continue;
-        };
-        let value = default(at).unwrap_or_else(|| new_null_array(fields[at].data_type(), 1));
-        let picks: Vec<(usize, usize)> =
-            (0..fields[at].len()).map(|i| if i == row { (1, 0) } else { (0, i) }).collect();
+        let at = entity.fields.iter().position(|field| field.name == fault.field);
+        let value = at.filter(|_| rules.of(&fault.rule) == Some(Action::Fix)).and_then(|at| {
+            let Field { default, required, field_type, .. } = &entity.fields[at];
+            let nothing = || (!required).then(|| new_null_array(&field_type.arrow(), 1));
+            let value = default.as_ref().and_then(|text| default_value(&entity.fields[at], text).ok());
+            Some((at, value.or_else(nothing)?))
+        });
+        match value {
+            Some((at, value)) => drop(fixable.entry(at).or_insert((value, HashSet::new())).1.insert(row)),
+            None => stays.push((row, fault)),
+        }
+    }
+    let mut fixed = 0;
+    for (at, (value, rows)) in fixable {
+        let picks: Vec<_> =
+            (0..fields[at].len()).map(|row| if rows.contains(&row) { (1, 0) } else { (0, row) }).collect();
         fields[at] = interleave(&[fields[at].as_ref(), value.as_ref()], &picks)?;
-        fixed += 1;
+        fixed += rows.len() as u64;
     }
     Ok((stays, fixed))
 }

@@ -77,7 +77,8 @@ impl Logic {
         for (index, expr) in &self.rules {
             let rule = &entity.rules[*index];
             let holds = match own.of(&rule.id) {
-                None => Action::from(rule.action) == Action::Reject,
+                // A fix is for values that no field takes; what the rule says of those that it takes stays.
+                None | Some(Action::Fix) => Action::from(rule.action) == Action::Reject,
                 Some(Action::Ignore) => continue,
                 Some(action) => action != Action::Warn,
             };

@@ -301,7 +301,7 @@ impl Fold {
                 self.contribute(member, drivers, overlay, origin, &mut present, writes, &mut changes, work)?;
             }
             let first_row = row_count(&all.deltas);
-            let emitted = self.emit_from(first_row, entity_index, changes, origin, &mut present, writes, work)?;
+            let emitted = self.emit(first_row, entity_index, changes, origin, &mut present, writes, work)?;
             all.deltas.extend(emitted.deltas);
             all.leaves_tasks |= emitted.leaves_tasks;
         }

@@ -46,7 +46,7 @@ impl Fold {
                 }
             }
             let mut present = Present::new(work.state, std::mem::take(&mut self.known));
-            let emitted = self.emit(entity_index, changes, origin, &mut present, &mut writes, work)?;
+            let emitted = self.emit(0, entity_index, changes, origin, &mut present, &mut writes, work)?;
             self.known = present.into_known();
             self.go_on(writes, emitted.deltas, progress, work)?;
             self.tasks |= emitted.leaves_tasks;

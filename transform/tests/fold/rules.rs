@@ -5,8 +5,13 @@ use crate::memory::Daemon;
 
 /// What becomes of one row: the rule that holds it, `warned` or `sound`.
 fn outcome(entity: &str, row: &str) -> String {
+    outcome_under("", entity, row)
+}
+
+/// The same under a mapping with comments of its own.
+fn outcome_under(comments: &str, entity: &str, row: &str) -> String {
     let source = table("source", &[("id", "bigint")]);
-    let (file, text) = (format!("erp/{entity}.sql"), format!("SELECT {row} FROM source"));
+    let (file, text) = (format!("erp/{entity}.sql"), format!("{comments}\nSELECT {row} FROM source"));
     let mut daemon = Daemon::new(&[(&file, &text)]);
     daemon.log.push(frame(&[(&source, Change::insert([1.into()]))], true));
     let stats = daemon.run();
@@ -147,5 +152,26 @@ fn what_was_shipped_and_not_received_is_in_transit() {
         let deltas = daemon.commit(&[(&source, Change::update([1.into(), shipped.into(), received.into()]))]);
         let in_transit: Vec<&str> = deltas.iter().map(|delta| delta.quantity("qty_in_transit")).collect();
         assert_eq!(in_transit, [wanted], "{shipped} shipped, {received} received");
+    }
+}
+
+#[test]
+fn a_rule_does_what_its_mapping_says_and_not_what_its_entity_says() {
+    let item = "'C1' AS company_id, 'A' AS item_id, 'EA' AS base_uom";
+    let (range, domain) = (format!("{item}, -1 AS shelf_life_days"), format!("{item}, 'A' AS superseded_by"));
+    let large = format!("{item}, CAST(12345678901234567890123 AS DECIMAL(38, 0)) AS unit_cost");
+    for (row, rule, word, wanted) in [
+        (&range, "DQ_RANGE", "reject", "DQ_RANGE"),
+        (&range, "DQ_RANGE", "warn", "warned"),
+        (&range, "DQ_RANGE", "ignore", "sound"),
+        (&range, "DQ_RANGE", "fix", "DQ_RANGE"),
+        (&domain, "DQ_DOMAIN", "warn", "warned"),
+        (&domain, "DQ_DOMAIN", "reject", "DQ_DOMAIN"),
+        (&domain, "DQ_DOMAIN", "ignore", "sound"),
+        (&domain, "DQ_DOMAIN", "fix", "warned"),
+        (&large, "DQ_OVERFLOW", "reject", "DQ_OVERFLOW"),
+        (&large, "DQ_OVERFLOW", "fix", "warned"),
+    ] {
+        assert_eq!(outcome_under(&format!("-- @rule {rule} = {word}"), "item", row), wanted, "{rule} {word}");
     }
 }
