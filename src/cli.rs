@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Preview(PreviewArgs),
     /// Show the source rows that a canonical row is made of.
     Explain(ExplainArgs),
+    /// Show what changed mappings would change, or have the daemon apply them.
+    Replay(ReplayArgs),
     /// Run the reference receiver of the planning contract.
     Planner(PlannerArgs),
     /// Show everything at work on a private PostgreSQL with a sample distributor.
@@ -158,6 +160,25 @@ pub(crate) struct ExplainArgs {
     pub(crate) limit: usize,
     /// Print everything as JSON.
     #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Change nothing: show what would be added, changed and removed, and how totals would move.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// With --dry-run, list rows that differ as well.
+    #[arg(long, requires = "dry_run")]
+    pub(crate) diff: bool,
+    /// With --diff, so many rows of each entity; 20 where it is not given.
+    #[arg(long, requires = "diff", value_name = "ROWS")]
+    pub(crate) limit: Option<usize>,
+    /// Read all sources again even where the log still holds everything, and where no mapping has changed.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) reread: bool,
+    /// With --dry-run, print everything as JSON.
+    #[arg(long, requires = "dry_run")]
     pub(crate) json: bool,
 }
 

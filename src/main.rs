@@ -13,7 +13,7 @@ mod usage;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +26,9 @@ use crate::demo::DemoOptions;
 /// Most allocations here are small, short-lived and of another thread than the one that frees them.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long the end waits for what is in the hands of other threads.
+const END_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -47,7 +50,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(execute(cli, started)) {
+    let executed = runtime.block_on(execute(cli, started));
+    // Whoever still scans the state for an answer is not waited for.
+    runtime.shutdown_timeout(END_WAIT);
+    match executed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("syncline: {error}");
@@ -64,6 +70,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Exceptions(args) => command::rows::exceptions(&cli.config, &args).await,
         Command::Preview(args) => command::rows::preview(&cli.config, &args).await,
         Command::Explain(args) => command::rows::explain(&cli.config, &args).await,
+        Command::Replay(args) => command::replay::run(&cli.config, Config::read(&cli.config)?, &args).await,
         Command::Planner(args) => command::planner::run(&args).await,
         Command::Demo(args) => {
             let options = DemoOptions { drain: args.drain, dir: args.dir, small: args.small, ..DemoOptions::default() };

@@ -11,6 +11,7 @@ mod daemon {
     mod lake;
     mod memory;
     mod refusals;
+    mod replay;
     mod seeds;
     mod showcase;
     mod world;

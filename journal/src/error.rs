@@ -127,16 +127,19 @@ pub enum JournalError {
     },
     /// The state has applied entries that the log does not hold: the log was lost or is of an older backup.
     #[error(
-        "the state in {path} has applied offset {applied}, but the log ends at {last}; restore the whole data folder \
-         from one backup, or start with an empty one and copy the sources again"
+        "the state in {path} has applied offset {applied}, but the log ended at {last} when it was opened{}; restore the \
+         whole data folder from one backup, or start with an empty one and copy the sources again",
+        if *grown { " (it has grown since; where the log was restored meanwhile, remove log-end beside it)" } else { "" }
     )]
     StateAheadOfLog {
         /// The store.
         path: PathBuf,
         /// The last offset in the state.
         applied: LogOffset,
-        /// The last offset in the log.
+        /// The last offset in the log, before anything was appended.
         last: LogOffset,
+        /// True where the log holds more by now.
+        grown: bool,
     },
     /// The store does not open because its files are damaged.
     #[error(

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use syncline_schemas::ident::LogOffset;
 
@@ -33,7 +34,7 @@ pub struct OpenLog {
     end: LogOffset,
     data_dir: PathBuf,
     limits: Limits,
-    lock: File,
+    lock: Arc<File>,
 }
 
 impl OpenLog {
@@ -43,8 +44,8 @@ impl OpenLog {
     /// [`JournalError::Locked`] while another process has it open; those of [`Log::open`].
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Self, JournalError> {
         fs::create_dir_all(data_dir).map_err(JournalError::io("create", data_dir))?;
-        let lock = lock(data_dir)?;
-        let log = Log::open(&data_dir.join(LOG_DIR), limits)?;
+        let lock = Arc::new(lock(data_dir)?);
+        let log = Log::open(&data_dir.join(LOG_DIR), limits)?.locked_by(&lock);
         let end = note_end(data_dir, log.durable())?;
         Ok(Self { log, end, data_dir: data_dir.to_owned(), limits, lock })
     }
@@ -56,21 +57,25 @@ impl OpenLog {
     /// those of [`Store::open`].
     pub fn open_store(self) -> Result<Journal, JournalError> {
         let Self { log, end, data_dir, limits, lock } = self;
-        let store = Store::open(&data_dir.join(STATE_DIR), limits)?;
-        check_history(&log, end, &store)?;
-        forget_end(&data_dir)?;
-        Ok(Journal { log, store, _lock: lock })
+        let store = Store::open(&data_dir.join(STATE_DIR), limits)?.locked_by(&lock);
+        let checked = check_history(&log, end, &store);
+        // Where nothing was appended meanwhile, the log itself says it as well the next time, once somebody has mended it.
+        if checked.is_ok() || log.durable() == end {
+            forget_end(&data_dir)?;
+        }
+        checked?;
+        Ok(Journal { log, store, end })
     }
 }
 
-/// The open journal of a data folder. Keep it as long as clones of its parts are in use: it holds the lock.
+/// The open journal of a data folder. Its parts and all their clones hold the lock.
 pub struct Journal {
     /// Raw entries and the positions of their sources.
     pub log: Log,
     /// State, outbox and cursors.
     pub store: Store,
-    /// Last, so that it is released after the others are closed.
-    _lock: File,
+    /// Where the log ended before this process appended anything.
+    pub end: LogOffset,
 }
 
 impl Journal {
@@ -145,7 +150,8 @@ fn check_history(log: &Log, end: LogOffset, store: &Store) -> Result<(), Journal
     let applied = applied(store)?;
     let first = log.first();
     if applied > end {
-        return Err(JournalError::StateAheadOfLog { path: path(), applied, last: end });
+        let grown = log.durable() > end;
+        return Err(JournalError::StateAheadOfLog { path: path(), applied, last: end, grown });
     }
     if applied.next() < first {
         return Err(JournalError::StateBehindLog { path: path(), applied, first });

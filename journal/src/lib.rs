@@ -42,4 +42,4 @@ pub use error::JournalError;
 pub use journal::{Journal, OpenLog, TRANSFORM_CURSOR};
 pub use limits::Limits;
 pub use log::{Log, LogReader, Record, Resume};
-pub use store::{Bytes, Commit, Durability, Space, Store};
+pub use store::{Bytes, Commit, Durability, Scan, Snapshot, Space, Store};

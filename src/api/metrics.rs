@@ -75,7 +75,7 @@ const LOG: [Family<Journal>; 4] = [
     gauge("syncline_state_bytes", "Size of state, outbox and cursors on disk.", |it| it.state_bytes.and_then(number)),
 ];
 
-const TRANSFORM: [Family<Transform>; 7] = [
+const TRANSFORM: [Family<Transform>; 9] = [
     gauge("syncline_transform_folded_offset", "The last entry folded into the state.", |it| number(it.folded)),
     gauge("syncline_transform_behind_entries", "Durable entries that are not folded yet.", |it| number(it.behind)),
     counter("syncline_transform_deltas_total", "Canonical changes emitted.", |it| number(it.deltas)),
@@ -86,12 +86,20 @@ const TRANSFORM: [Family<Transform>; 7] = [
     counter("syncline_transform_warning_rows_total", "Delivered rows that break a warning rule.", |it| {
         number(it.warnings)
     }),
+    gauge("syncline_transform_replaying", "1 while changed mappings are being applied.", |it| {
+        truth(it.replay.is_some())
+    }),
+    gauge(
+        "syncline_transform_replayed_offset",
+        "The last entry folded again under changed mappings; 0 while none are.",
+        |it| number(it.replay.as_ref().map_or(0, |replay| replay.folded)),
+    ),
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
 const SINK: [Family<Sink>; 11] = [
     gauge("syncline_sink_cursor_offset", "The last entry confirmed.", |it| number(it.cursor)),
-    gauge("syncline_sink_behind_entries", "Visible entries that are not confirmed yet.", |it| number(it.behind)),
+    gauge("syncline_sink_behind_entries", "Folded entries that are not confirmed yet.", |it| number(it.behind)),
     counter("syncline_sink_rows_total", "Rows delivered.", |it| number(it.rows)),
     counter("syncline_sink_written_bytes_total", "Bytes delivered.", |it| number(it.bytes)),
     counter("syncline_sink_rejected_rows_total", "Refusals of single rows by the target.", |it| number(it.rejected)),

@@ -9,9 +9,10 @@
 //!
 //! Nothing here changes what the daemon delivers, so that it may be looked at from anywhere it is let listen. All four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
-//! values, and what operators say of them, are asked for by name: [`rows`].
+//! values, and what operators say of them, are asked for by name: [`rows`]; [`replay`] says what other mappings would change.
 
 mod metrics;
+pub(crate) mod replay;
 mod report;
 pub(crate) mod rows;
 
@@ -74,6 +75,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .route("/metrics", get(metrics))
         .route("/health", get(health))
         .merge(rows::routes())
+        .merge(replay::routes())
         .with_state(facts)
 }
 

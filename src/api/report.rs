@@ -15,7 +15,7 @@ use syncline_transform::fold::{self, HeldNow};
 use super::Facts;
 use crate::pipeline::lag::Quantiles;
 use crate::pipeline::refused::{self, RefusedRow};
-use crate::pipeline::status::{SinkStatus, SourceStatus, TransformStatus};
+use crate::pipeline::status::{ReplayStatus, SinkStatus, SourceStatus, TransformStatus};
 
 /// Refused rows that are shown of a sink: enough to see the cause.
 const REFUSED_ROWS: usize = 100;
@@ -98,9 +98,20 @@ pub(crate) struct Transform {
     pub(crate) faulty: u64,
     /// Delivered rows that break a warning rule.
     pub(crate) warnings: u64,
+    /// Changed mappings that are being applied.
+    pub(crate) replay: Option<Replay>,
     /// Rows that are held now; none before the state was first looked at.
     pub(crate) held: Option<Held>,
     pub(crate) parked: Option<String>,
+}
+
+/// The log folded again under changed mappings, beside what counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replay {
+    /// The last entry folded again.
+    pub(crate) folded: u64,
+    /// The first entry at which it may end: later where sources are read again.
+    pub(crate) upto: u64,
 }
 
 /// Rows that are held, as of the last few seconds.
@@ -127,7 +138,7 @@ pub(crate) struct HeldRows {
 pub(crate) struct Sink {
     /// The last offset confirmed.
     pub(crate) cursor: u64,
-    /// Visible log entries that are not confirmed yet.
+    /// Folded log entries that are not confirmed yet.
     pub(crate) behind: u64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
@@ -239,9 +250,17 @@ impl Transform {
             unchanged: count(&transform.unchanged),
             faulty: count(&transform.faulty),
             warnings: count(&transform.warnings),
+            replay: Replay::take(&transform.replay),
             held: transform.held.now().map(Held::of),
             parked: transform.parked.reason(),
         }
+    }
+}
+
+impl Replay {
+    fn take(replay: &ReplayStatus) -> Option<Self> {
+        let runs = replay.runs.load(Ordering::Acquire);
+        runs.then(|| Self { folded: count(&replay.folded), upto: count(&replay.upto) })
     }
 }
 

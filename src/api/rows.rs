@@ -11,20 +11,27 @@
 //!
 //! A note changes nothing of what is delivered: the row stays held until the source, or the master that it waits for, mends
 //! it. A body must be `application/json`, which no page of another site can send without being asked first.
+//!
+//! `limit` is 100 where it is not given, and 10,000 at most.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use syncline_journal::Store;
 use syncline_transform::fold::Texts;
+use tokio::sync::Semaphore;
 
 use super::{Facts, fresh};
-use crate::pipeline::rows::{self, Filter, Note, Refusal, Verdict};
+use crate::pipeline::rows::{self, Filter, Note, Question, Refusal, Verdict};
 
 /// Rows of an answer where the question names no number.
 const LIMIT: usize = 100;
@@ -115,31 +122,76 @@ pub(super) fn routes() -> Router<Arc<Facts>> {
         .route("/exceptions/{fingerprint}", get(show).post(say))
         .route("/preview/{source}/{mapping}", get(preview))
         .route("/explain/{entity}", get(explain))
+        .layer(middleware::from_fn(known_host))
+}
+
+/// Scans of state at a time: each may read all of it, beside the fold.
+static SCANS: Semaphore = Semaphore::const_new(2);
+
+/// Tells a scan that whoever asked for it has gone.
+pub(super) struct Asker(Arc<AtomicBool>);
+
+impl Asker {
+    /// With what the scan asks.
+    pub(super) fn new() -> (Self, impl Fn() -> bool + Send + 'static) {
+        let gone = Arc::new(AtomicBool::new(false));
+        (Self(Arc::clone(&gone)), move || !gone.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Reads state on a thread that may wait for the disk.
 async fn answer<T: Serialize + Send + 'static>(
     facts: Arc<Facts>,
-    read: impl FnOnce(&Facts) -> Result<T, Refusal> + Send + 'static,
+    limit: Option<usize>,
+    read: impl FnOnce(&Store, &Question<'_>) -> Result<T, Refusal> + Send + 'static,
 ) -> Response {
-    let read = tokio::task::spawn_blocking(move || read(&facts)).await;
+    let (asker, wanted) = Asker::new();
+    let permit = SCANS.acquire().await;
+    let read = tokio::task::spawn_blocking(move || {
+        let question = Question { limit: limit.unwrap_or(LIMIT), wanted: &wanted };
+        // Held until the scan has ended, also where nobody waits for it any longer.
+        let found = read(&facts.store.current(), &question);
+        drop(permit);
+        found
+    })
+    .await;
+    drop(asker);
     match read {
         Ok(Ok(found)) => fresh([], Json(found)),
         Ok(Err(Refusal::Unknown(reason))) => refused(StatusCode::NOT_FOUND, &reason),
+        Ok(Err(Refusal::Asked(reason))) => refused(StatusCode::BAD_REQUEST, &reason),
         Ok(Err(Refusal::State(error))) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
-fn refused(code: StatusCode, reason: &str) -> Response {
+pub(super) fn refused(code: StatusCode, reason: &str) -> Response {
     (code, fresh([], Json(serde_json::json!({ "error": reason })))).into_response()
+}
+
+/// Refuses whom a name of his own led here: a page of another site whose name was made to mean this machine would pass for
+/// one of ours, and could read rows.
+pub(super) async fn known_host(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name).trim_start_matches('[').trim_end_matches(']');
+    if name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok() {
+        return next.run(request).await;
+    }
+    refused(StatusCode::FORBIDDEN, "rows are shown by address only: ask for this machine's IP or localhost")
 }
 
 async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Response {
     let Asked { mapping, entity, rule, all, limit } = asked;
     let filter = Filter { mapping, entity, rule, all };
-    answer(facts, move |facts| {
-        let (found, complete) = rows::exceptions(&facts.store, &filter, limit.unwrap_or(LIMIT))?;
+    answer(facts, limit, move |store, question| {
+        let (found, complete) = rows::exceptions(store, &filter, question)?;
         let exceptions = found.into_iter().map(|(exception, note)| Exception::of(exception, note)).collect();
         Ok(Exceptions { exceptions, complete })
     })
@@ -147,16 +199,16 @@ async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Re
 }
 
 async fn show(State(facts): State<Arc<Facts>>, Path(fingerprint): Path<String>) -> Response {
-    answer(facts, move |facts| {
-        let (exception, note) = rows::exception(&facts.store, &fingerprint)?;
+    answer(facts, None, move |store, _| {
+        let (exception, note) = rows::exception(store, &fingerprint)?;
         Ok(Exception::of(exception, note))
     })
     .await
 }
 
 async fn say(State(facts): State<Arc<Facts>>, Path(fingerprint): Path<String>, Json(said): Json<Said>) -> Response {
-    answer(facts, move |facts| {
-        let (exception, note) = rows::note(&facts.store, &fingerprint, said.state, said.note)?;
+    answer(facts, None, move |store, _| {
+        let (exception, note) = rows::note(store, &fingerprint, said.state, said.note)?;
         Ok(Exception::of(exception, Some(note)))
     })
     .await
@@ -167,10 +219,9 @@ async fn preview(
     Path((source, mapping)): Path<(String, String)>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    answer(facts, move |facts| {
+    answer(facts, wanted.limit, move |store, question| {
         let mapping = format!("{source}/{mapping}");
-        let (given, complete) =
-            rows::preview(&facts.store, &mapping, wanted.key.as_deref(), wanted.limit.unwrap_or(LIMIT))?;
+        let (given, complete) = rows::preview(store, &mapping, wanted.key.as_deref(), question)?;
         Ok(GivenRows { rows: given.into_iter().map(GivenRow::of).collect(), complete })
     })
     .await
@@ -181,15 +232,14 @@ async fn explain(
     Path(entity): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    answer(facts, move |facts| {
-        let key = wanted.key.unwrap_or_default();
-        let (given, complete) = rows::explain(&facts.store, &entity, &key, wanted.limit.unwrap_or(LIMIT))?;
+    answer(facts, wanted.limit, move |store, question| {
+        let (given, complete) = rows::explain(store, &entity, &wanted.key.unwrap_or_default(), question)?;
         Ok(GivenRows { rows: given.into_iter().map(GivenRow::of).collect(), complete })
     })
     .await
 }
 
-fn named(texts: Texts) -> BTreeMap<String, Option<String>> {
+pub(super) fn named(texts: Texts) -> BTreeMap<String, Option<String>> {
     texts.into_iter().collect()
 }
 

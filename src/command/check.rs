@@ -6,9 +6,9 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
-use syncline_capture::CaptureError;
 use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
+use syncline_capture::{CaptureError, StopSignal};
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
@@ -193,7 +193,7 @@ async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
 
 async fn table_schemas(source: &SourceConfig) -> Result<Vec<TableSchema>, CaptureError> {
     let source = source.clone();
-    joined(tokio::task::spawn_blocking(move || source.table_schemas()).await)
+    joined(tokio::task::spawn_blocking(move || source.table_schemas(&StopSignal::default())).await)
 }
 
 fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {

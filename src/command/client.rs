@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,7 +31,7 @@ impl Daemon {
     /// Its answer to a question, within a time.
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
-        path: &str,
+        path: &[&str],
         query: &[(&str, String)],
         within: Duration,
     ) -> Result<T, CommandError> {
@@ -41,22 +41,32 @@ impl Daemon {
     /// Its answer to something that it is told.
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
-        path: &str,
+        path: &[&str],
         body: &impl Serialize,
         within: Duration,
     ) -> Result<T, CommandError> {
         self.ask(Method::POST, path, &[], Some(body), within).await
     }
 
+    /// A path of its parts, whatever is in them.
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = Url::parse(&self.base).expect("made of an address");
+        url.path_segments_mut().expect("http has a path").extend(path);
+        url
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
-        path: &str,
+        path: &[&str],
         query: &[(&str, String)],
         body: Option<&impl Serialize>,
         within: Duration,
     ) -> Result<T, CommandError> {
         let silent = |error: reqwest::Error| {
+            if error.is_timeout() && !error.is_connect() {
+                return CommandError::Slow { url: self.base.clone(), seconds: within.as_secs() };
+            }
             let mut cause: &dyn std::error::Error = &error;
             while let Some(inner) = cause.source() {
                 cause = inner;
@@ -66,20 +76,17 @@ impl Daemon {
         let foreign = |reason: String| CommandError::NotADaemon { url: self.base.clone(), reason };
         // The daemon's address is of this network: a proxy of the environment is for others.
         let client = reqwest::Client::builder().no_proxy().timeout(within).build().map_err(silent)?;
-        let mut request = client.request(method, format!("{}{path}", self.base)).query(query);
+        let mut request = client.request(method, self.url(path)).query(query);
         if let Some(body) = body {
             request = request.json(body);
         }
         let answer = request.send().await.map_err(silent)?;
         let status = answer.status();
         let text = answer.text().await.map_err(silent)?;
-        if status == StatusCode::NOT_FOUND
-            && let Some(reason) = reason(&text)
-        {
-            return Err(CommandError::Usage(reason));
-        }
         if !status.is_success() {
-            return Err(foreign(reason(&text).unwrap_or_else(|| format!("it answers {status}"))));
+            // Who gives a reason is ours.
+            let refused = reason(&text).map(CommandError::Usage);
+            return Err(refused.unwrap_or_else(|| foreign(format!("it answers {status}"))));
         }
         serde_json::from_str(&text).map_err(|error| foreign(error.to_string()))
     }
@@ -122,7 +129,7 @@ mod tests {
         // A port that was just given back: nobody listens there.
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
         let daemon = Daemon { base: format!("http://127.0.0.1:{port}") };
-        let asked = daemon.get::<serde_json::Value>("/status", &[], Duration::from_secs(5)).await;
+        let asked = daemon.get::<serde_json::Value>(&["status"], &[], Duration::from_secs(5)).await;
         let error = asked.expect_err("nobody").to_string();
         assert!(error.starts_with(&format!("no daemon answers at http://127.0.0.1:{port}: ")), "{error}");
         assert!(error.ends_with("start it with `syncline run`"), "{error}");

@@ -3,16 +3,20 @@
 pub(crate) mod check;
 mod client;
 pub(crate) mod planner;
+pub(crate) mod replay;
 pub(crate) mod rows;
 pub(crate) mod run;
 mod signals;
 pub(crate) mod status;
 
+use syncline_journal::JournalError;
 use thiserror::Error;
 
 use crate::api::ListenError;
 use crate::config::ConfigFaults;
 use crate::pipeline::PipelineError;
+use crate::pipeline::accept::AcceptError;
+use crate::pipeline::rehearse::RehearsalError;
 
 /// Why a command failed; printed once, exit code 1.
 #[derive(Debug, Error)]
@@ -26,6 +30,15 @@ pub(crate) enum CommandError {
     /// The daemon did not start or ended.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Changed mappings cannot be accepted.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    /// Changed mappings cannot be shown.
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
     /// A drain was told to stop.
     #[error("interrupted before everything was confirmed; what is left is delivered after the next start")]
     Interrupted,
@@ -42,6 +55,14 @@ pub(crate) enum CommandError {
         url: String,
         /// What the system said.
         reason: String,
+    },
+    /// The daemon takes too long.
+    #[error("the daemon at {url} has not answered within {seconds} s; ask for less, or again when it is less busy")]
+    Slow {
+        /// Where it was asked.
+        url: String,
+        /// How long.
+        seconds: u64,
     },
     /// Somebody else answers where the daemon should listen.
     #[error("what answers at {url} is no daemon of this version: {reason}; check listen in [daemon]")]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,10 +28,10 @@ pub(crate) async fn exceptions(config: &Path, args: &ExceptionsArgs) -> Result<(
             for (name, value) in [("mapping", mapping), ("entity", entity), ("rule", rule)] {
                 query.extend(value.clone().map(|value| (name, value)));
             }
-            show(&daemon, "/exceptions", &query, args.json, list).await
+            show(&daemon, &["exceptions"], &query, args.json, list).await
         }
         ExceptionsCommand::Show { fingerprint } => {
-            show(&daemon, &format!("/exceptions/{fingerprint}"), &[], args.json, one).await
+            show(&daemon, &["exceptions", fingerprint], &[], args.json, one).await
         }
         ExceptionsCommand::Resolve(said) => say(&daemon, said, Verdict::Resolved, args.json).await,
         ExceptionsCommand::Waive(said) => say(&daemon, said, Verdict::Waived, args.json).await,
@@ -41,18 +42,22 @@ pub(crate) async fn exceptions(config: &Path, args: &ExceptionsArgs) -> Result<(
 pub(crate) async fn preview(config: &Path, args: &PreviewArgs) -> Result<(), CommandError> {
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.key.clone().map(|key| ("key", key)));
-    show(&Daemon::of(config)?, &format!("/preview/{}", args.mapping), &query, args.json, given).await
+    let Some((source, mapping)) = args.mapping.split_once('/') else {
+        let reason = format!("{} is no mapping: its name is SOURCE/FILE, as in erp/item", args.mapping);
+        return Err(CommandError::Usage(reason));
+    };
+    show(&Daemon::of(config)?, &["preview", source, mapping], &query, args.json, given).await
 }
 
 /// Shows the source rows that a canonical row is made of.
 pub(crate) async fn explain(config: &Path, args: &ExplainArgs) -> Result<(), CommandError> {
     let query = [("limit", args.limit.to_string()), ("key", args.key.clone())];
-    show(&Daemon::of(config)?, &format!("/explain/{}", args.entity), &query, args.json, given).await
+    show(&Daemon::of(config)?, &["explain", &args.entity], &query, args.json, given).await
 }
 
 async fn show<T: DeserializeOwned + Serialize>(
     daemon: &Daemon,
-    path: &str,
+    path: &[&str],
     query: &[(&str, String)],
     json: bool,
     text: fn(&T) -> String,
@@ -62,22 +67,31 @@ async fn show<T: DeserializeOwned + Serialize>(
 
 async fn say(daemon: &Daemon, args: &SayArgs, state: Verdict, json: bool) -> Result<(), CommandError> {
     let said = Said { state, note: args.note.clone() };
-    let exception = daemon.post(&format!("/exceptions/{}", args.fingerprint), &said, ANSWER_MAX).await?;
+    let exception = daemon.post(&["exceptions", &args.fingerprint], &said, ANSWER_MAX).await?;
     print(&exception, json, one)
 }
 
-fn print<T: Serialize>(answer: &T, json: bool, text: fn(&T) -> String) -> Result<(), CommandError> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(answer).map_err(std::io::Error::from)?);
+pub(super) fn print<T: Serialize>(answer: &T, json: bool, text: fn(&T) -> String) -> Result<(), CommandError> {
+    let text = if json {
+        format!("{}\n", serde_json::to_string_pretty(answer).map_err(std::io::Error::from)?)
     } else {
-        print!("{}", text(answer));
+        printable(&text(answer))
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
-    Ok(())
+}
+
+/// Values come from other systems, and what a terminal obeys must not.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 fn list(answer: &Exceptions) -> String {
     if answer.exceptions.is_empty() {
-        return "nothing is held\n".to_owned();
+        return "nothing to list\n".to_owned();
     }
     let mut out = String::new();
     let rows = answer.exceptions.iter().map(|it| {
@@ -129,7 +143,7 @@ fn given(answer: &GivenRows) -> String {
         }
         for (name, value) in row.iter().flatten() {
             if let Some(value) = value {
-                let _ = writeln!(out, "  {name:<24} {value}");
+                let _ = writeln!(out, "  {name:<24} {}", one_line(value));
             }
         }
     }
@@ -139,8 +153,15 @@ fn given(answer: &GivenRows) -> String {
     out
 }
 
-fn key_text(key: &BTreeMap<String, Option<String>>) -> String {
-    let parts: Vec<String> =
-        key.iter().map(|(name, value)| format!("{name}={}", value.as_deref().unwrap_or("null"))).collect();
+/// A value must not look like the next line.
+pub(super) fn one_line(value: &str) -> String {
+    value.replace('\n', "\u{fffd}")
+}
+
+pub(super) fn key_text(key: &BTreeMap<String, Option<String>>) -> String {
+    let parts: Vec<String> = key
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.as_deref().map_or_else(|| "null".to_owned(), one_line)))
+        .collect();
     parts.join(" ")
 }

@@ -45,7 +45,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     api.abort();
     outcome?;
     if args.summary == Some(SummaryFormat::Json) {
-        println!("{}", summary(&status, rows::held_count(&store)));
+        println!("{}", summary(&status, rows::held_count(&store.current())));
     }
     Ok(())
 }

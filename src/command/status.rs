@@ -20,10 +20,10 @@ const REFUSED_LINES: usize = 5;
 pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
     let daemon = Daemon::of(config)?;
     if args.json {
-        let answer: serde_json::Value = daemon.get("/status", &[], ANSWER_MAX).await?;
+        let answer: serde_json::Value = daemon.get(&["status"], &[], ANSWER_MAX).await?;
         println!("{answer:#}");
     } else {
-        let report: Report = daemon.get("/status", &[], ANSWER_MAX).await?;
+        let report: Report = daemon.get(&["status"], &[], ANSWER_MAX).await?;
         print!("{}", table(&report, daemon.base()));
     }
     Ok(())
@@ -44,6 +44,11 @@ fn table(report: &Report, base: &str) -> String {
     let row = row.into_iter().chain([transform.warnings]).map(grouped).chain([held_text(transform.held.as_ref())]);
     let state = if transform.parked.is_some() { "parked" } else { "" };
     align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
+    if let Some(replay) = &transform.replay {
+        let (folded, upto) = (grouped(replay.folded), grouped(replay.upto));
+        let _ =
+            writeln!(out, "changed mappings are being applied: log entry {folded} of {upto} or more is folded again\n");
+    }
     let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REFUSED", "RETRIES"];
     align(&mut out, &header, report.sinks.iter().map(|(name, sink)| sink_row(name, sink)));
     for (name, problem) in report.sources.iter().filter_map(|(name, it)| Some((name, it.problem.as_ref()?))) {

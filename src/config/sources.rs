@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use syncline_capture::CaptureError;
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
     self, DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
-use syncline_schemas::ident::{SEEDS, SourceId};
+use syncline_capture::{CaptureError, StopSignal};
+use syncline_schemas::ident::{Position, SEEDS, SourceId};
 use syncline_schemas::secret::Secret;
 use syncline_schemas::table::TableSchema;
 
@@ -34,10 +34,18 @@ impl SourceConfig {
     }
 
     /// The shapes of its tables. Blocks for some round trips, or while files are read.
-    pub(crate) fn table_schemas(&self) -> Result<Vec<TableSchema>, CaptureError> {
+    pub(crate) fn table_schemas(&self, stop: &StopSignal) -> Result<Vec<TableSchema>, CaptureError> {
         match self {
-            Self::Postgres(config) => postgres::table_schemas(config),
+            Self::Postgres(config) => postgres::table_schemas(config, stop),
             Self::Seeds(config) => seeds::table_schemas(config),
+        }
+    }
+
+    /// Where it stands once all its rows are to be read again.
+    pub(crate) fn begin_again(&self, position: &Position, now_us: i64) -> Result<Position, String> {
+        match self {
+            Self::Postgres(_) => postgres::begin_again(position),
+            Self::Seeds(_) => seeds::begin_again(position, now_us),
         }
     }
 

@@ -109,6 +109,12 @@ impl Sources {
         Self { log, mappings, status, stop: StopSignal::default(), threads: Vec::new() }
     }
 
+    /// True for a database that goes on between two transactions: it asks for nothing but what follows.
+    pub(super) fn goes_on(&self, source: &SourceConfig) -> bool {
+        let stands = resume(&self.log, source.id());
+        !matches!(source, SourceConfig::Seeds(_)) && stands.is_some_and(|stands| stands.txn_end)
+    }
+
     /// Starts sources, each with its place among all of them. Seeds are checked against the state, so they need it.
     pub(super) fn start(&mut self, sources: Vec<(usize, SourceConfig)>, store: Option<&Store>) -> std::io::Result<()> {
         for (index, mut source) in sources {
@@ -189,7 +195,7 @@ fn supervise(
             return Ok(Outcome::Stopped);
         }
         let resume = resume(&log.log, id);
-        fit.check(config, resume.is_none())?;
+        fit.check(config, resume.is_none(), stop)?;
         run(config, resume, &log, source, stop)
     };
     while !stop.is_stopped() {

@@ -49,6 +49,8 @@ pub(super) struct Pump {
     pub(super) sink: Box<dyn Sink>,
     pub(super) log: Log,
     pub(super) store: Store,
+    /// Where the log ended before this process appended anything.
+    pub(super) log_end: LogOffset,
     pub(super) status: Arc<Status>,
     /// Entities that some mapping fills.
     pub(super) mapped: Arc<BTreeSet<String>>,
@@ -147,7 +149,7 @@ impl Pump {
 
     /// Where to go on: what the target says outranks what we remember, if it was us who filled it.
     async fn begin(&mut self, sink: &SinkStatus, memory: &mut Memory) -> Result<LogOffset, SinkError> {
-        let remembered = memory.read(self.log.durable())?;
+        let remembered = memory.read(self.log_end, self.log.durable())?;
         // Before it is asked: of a target that does not answer, what waits for it must not look level.
         sink.set_behind(self.status.folded() > remembered.cursor.unwrap_or_default());
         let recalled = self.sink.recall(&remembered.known).await?;

@@ -7,7 +7,7 @@
 
 use syncline_capture::feed::seeds::ShapeJudge;
 use syncline_capture::postgres::{self, Severity};
-use syncline_capture::{CaptureError, Class};
+use syncline_capture::{CaptureError, Class, StopSignal};
 use syncline_journal::Store;
 use syncline_schemas::table::TableSchema;
 use syncline_transform::MappingFault;
@@ -30,11 +30,11 @@ impl Fit {
     }
 
     /// Refuses to begin a source whose mappings do not fit; says so of one that goes on. Blocks for some round trips.
-    pub(super) fn check(&mut self, config: &SourceConfig, begins: bool) -> Result<(), CaptureError> {
+    pub(super) fn check(&mut self, config: &SourceConfig, begins: bool, stop: &StopSignal) -> Result<(), CaptureError> {
         if self.settled {
             return Ok(());
         }
-        let tables = match config.table_schemas() {
+        let tables = match config.table_schemas(stop) {
             Ok(tables) => tables,
             Err(error) if error.class() == Class::Transient => return Err(error),
             // The reader meets it again and says so with the remedy.
@@ -89,7 +89,7 @@ mod tests {
 
     use arrow::datatypes::DataType;
     use syncline_capture::feed::seeds::{self, SeedsConfig};
-    use syncline_capture::{LogSink, Outcome, Progress, StopSignal};
+    use syncline_capture::{LogSink, Outcome, Progress};
     use syncline_journal::{Journal, Limits};
     use syncline_schemas::frame::LogEntry;
     use syncline_schemas::ident::{LogOffset, SourceId, TableId};

@@ -32,7 +32,7 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: 
         let (log, store, status) = (log.clone(), store.clone(), Arc::clone(&status));
         let cleaned = tokio::task::spawn_blocking(move || {
             if looks {
-                held::look(&store, &status);
+                held::look(&store.current(), &status);
             }
             clean(&log, &store, delivered(&status), needs, retention)
         });

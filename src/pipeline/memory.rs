@@ -3,7 +3,7 @@
 //! ```text
 //! cursor sink/<name>           everything up to here is confirmed
 //! cursor sink.rows/<name>      the end of the last confirmed span that had rows
-//! cursor sink.end/<name>       the log's end when a process began to ask the target, until it has answered
+//! cursor sink.end/<name>       the log's end when a process that asks the target was started, until it has answered
 //! sinks  <name> 0 c            what the target is claimed to hold, JSON      claim
 //! sinks  <name> 0 n <note>     what the sink wants to be told again, as it was at the cursor
 //! sinks  <name> 0 r ...        rows that the target refused                 refused
@@ -106,27 +106,28 @@ impl Memory {
         self.store.cursor(name).map_err(|error| unreadable(&error))
     }
 
-    /// The offset beyond which nothing was delivered by this state; `log_end` is where its log ends now.
-    fn end(&self, log_end: LogOffset) -> Result<LogOffset, SinkError> {
+    /// The offset beyond which nothing was delivered by this state; its log ended at `began` before this process appended
+    /// anything, and ends at `now`.
+    fn end(&self, began: LogOffset, now: LogOffset) -> Result<LogOffset, SinkError> {
         if self.answered {
-            return Ok(log_end);
+            return Ok(now);
         }
         if let Some(end) = self.cursor(&self.end_name())? {
             return Ok(LogOffset(end));
         }
         let mut commit = Commit::new();
-        commit.put_cursor(&self.end_name(), log_end.0);
+        commit.put_cursor(&self.end_name(), began.0);
         self.commit(commit, Durability::Synced)?;
-        Ok(log_end)
+        Ok(began)
     }
 
-    pub(super) fn read(&self, log_end: LogOffset) -> Result<Remembered, SinkError> {
+    pub(super) fn read(&self, began: LogOffset, now: LogOffset) -> Result<Remembered, SinkError> {
         Ok(Remembered {
             cursor: self.cursor(&self.cursor_name())?.map(LogOffset),
             delivered: LogOffset(self.cursor(&self.delivered_name())?.unwrap_or_default()),
             known: Known {
                 epoch: self.cursor(EPOCH)?.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default(),
-                end: self.end(log_end)?,
+                end: self.end(began, now)?,
                 notes: self.notes()?,
             },
             claim: self.claim()?,
@@ -261,14 +262,17 @@ mod tests {
         let store = Store::open(folder.path(), Limits::default()).expect("opens");
         let memory = || Memory::open(&store, "lake").expect("reads");
         let beyond = |remembered: &Remembered, at| remembered.known.refuse_beyond("lake", LogOffset(at)).is_err();
-        assert!(beyond(&memory().read(LogOffset(4_000)).expect("reads"), 5_000));
-        assert!(beyond(&memory().read(LogOffset(6_000)).expect("reads"), 5_000), "no process has asked it yet");
+        assert!(beyond(&memory().read(LogOffset(4_000), LogOffset(4_000)).expect("reads"), 5_000));
+        assert!(
+            beyond(&memory().read(LogOffset(6_000), LogOffset(6_000)).expect("reads"), 5_000),
+            "no process has asked it yet"
+        );
         // The target was brought back to where this copy was.
         let mut answered = memory();
-        let known = answered.read(LogOffset(7_000)).expect("reads");
+        let known = answered.read(LogOffset(7_000), LogOffset(7_000)).expect("reads");
         assert!(!beyond(&known, 4_000));
         answered.begin(&known, &claim()).expect("commits");
-        assert!(!beyond(&answered.read(LogOffset(8_000)).expect("reads"), 8_000));
-        assert!(!beyond(&memory().read(LogOffset(8_000)).expect("reads"), 8_000));
+        assert!(!beyond(&answered.read(LogOffset(8_000), LogOffset(8_000)).expect("reads"), 8_000));
+        assert!(!beyond(&memory().read(LogOffset(8_000), LogOffset(8_000)).expect("reads"), 8_000));
     }
 }

@@ -7,6 +7,7 @@
 //! Nothing but the journal connects the stages, so each can stop, fail or be slow alone. Supervision is by part: what a
 //! retry can mend is retried with a growing pause, what it cannot mend is parked with its reason while the others go on.
 
+pub(crate) mod accept;
 mod backoff;
 mod capture;
 mod claim;
@@ -19,6 +20,8 @@ pub(crate) mod lag;
 mod memory;
 mod outbox;
 pub(crate) mod refused;
+pub(crate) mod rehearse;
+mod replay;
 pub(crate) mod rows;
 mod state;
 pub(crate) mod status;
@@ -31,6 +34,7 @@ use std::time::Duration;
 
 use syncline_capture::StopSignal;
 use syncline_journal::{Journal, JournalError, Limits, Log, OpenLog, Store};
+use syncline_schemas::ident::SourceId;
 use syncline_sinks::discard::Discard;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
@@ -44,7 +48,7 @@ use self::capture::Sources;
 use self::deliver::{Mode, Pump};
 use self::status::Status;
 use self::transform::Transform;
-use crate::config::{Config, SinkConfig, SinkKind, SourceConfig};
+use crate::config::{Config, SinkConfig, SinkKind};
 
 /// How long a stopping daemon waits for writes under way; what is not confirmed by then is written again next time.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -85,12 +89,11 @@ pub(crate) struct Pipeline {
     threads: Vec<JoinHandle<()>>,
     mode: watch::Sender<Mode>,
     housekeeping: Task<()>,
-    /// Last: it holds the lock on the data folder.
-    _journal: Journal,
 }
 
 impl Pipeline {
-    /// Opens the journal and starts every part. Databases are read from the moment that the log is open.
+    /// Opens the journal and starts every part. Databases that go on where the log stands are read from the moment that it
+    /// is open; what begins does so once log, state and mappings are known to be fit, because it changes its server.
     pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let opening = OpenLog::open(&config.data_dir, Limits::default())?;
         let sinks = std::mem::take(&mut config.sinks).into_iter().map(build_sink).collect::<Result<Vec<_>, _>>()?;
@@ -99,14 +102,15 @@ impl Pipeline {
             move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
         });
         let mut sources = Sources::new(opening.log.clone(), config.mappings.clone(), Arc::clone(&status));
-        let (seeds, databases): (Vec<_>, Vec<_>) = std::mem::take(&mut config.sources)
+        let ids: Vec<SourceId> = config.sources.iter().map(|source| source.id().clone()).collect();
+        let (at_once, later): (Vec<_>, Vec<_>) = std::mem::take(&mut config.sources)
             .into_iter()
             .enumerate()
-            .partition(|(_, source)| matches!(source, SourceConfig::Seeds(_)));
-        let opened = sources.start(databases, None).map_err(PipelineError::from).and_then(|()| {
+            .partition(|(_, source)| sources.goes_on(source));
+        let opened = sources.start(at_once, None).map_err(PipelineError::from).and_then(|()| {
             let journal = opening.open_store()?;
-            let transform = Transform::open(journal.store.clone(), config.mappings.clone())?;
-            sources.start(seeds, Some(&journal.store))?;
+            let transform = Transform::open(journal.store.clone(), config.mappings.clone(), &ids)?;
+            sources.start(later, Some(&journal.store))?;
             Ok((journal, transform))
         });
         match opened {
@@ -128,9 +132,7 @@ impl Pipeline {
     ) -> Result<Self, PipelineError> {
         let (log, store) = (journal.log.clone(), journal.store.clone());
         let mapped = Arc::new(config.mappings.iter().map(|mapping| mapping.entity.name.clone()).collect());
-        let cursor = transform.cursor();
-        status.transform.folded.store(cursor.folded.0, Ordering::Release);
-        status.transform.needs.store(transform.needs_after().0, Ordering::Release);
+        transform.report(&status.transform)?;
         let mode = watch::Sender::new(Mode::Steady);
         let (stop_sources, mut threads) = sources.into_parts();
         for (index, (name, sink)) in sinks.into_iter().enumerate() {
@@ -138,6 +140,7 @@ impl Pipeline {
                 sink,
                 log: log.clone(),
                 store: store.clone(),
+                log_end: journal.end,
                 status: Arc::clone(&status),
                 mapped: Arc::clone(&mapped),
                 index,
@@ -149,7 +152,7 @@ impl Pipeline {
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
         let housekeeping =
             tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));
-        Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping, _journal: journal })
+        Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping })
     }
 
     /// Waits until every source has ended by itself and everything they gave is confirmed by every sink.
@@ -193,7 +196,9 @@ impl Pipeline {
             let sources = |status: &Status| status.sources.iter().all(|source| source.finished.load(Ordering::Acquire));
             self.status.wait_for(sources).await;
             let end = self.log.durable();
-            self.status.wait_for(|status| status.is_folded(end)).await;
+            // A replay may take hours, and goes on after the next start.
+            let replays = |status: &Status| status.transform.replay.runs.load(Ordering::Acquire);
+            self.status.wait_for(|status| status.is_folded(end) || replays(status)).await;
             self.flush().await;
         };
         // What is not confirmed by then is durable here and is delivered after the next start.
@@ -208,7 +213,7 @@ impl Pipeline {
             self.mode.send_replace(Mode::Abandon);
             let _ = tokio::time::timeout(STOP_DEADLINE, joined).await;
         }
-        held::look(&self.store, &self.status);
+        held::look(&self.store.current(), &self.status);
     }
 }
 

@@ -111,6 +111,28 @@ impl Outbox {
         Ok(LogOffset(self.store.cursor(TRIMMED)?.unwrap_or_default()))
     }
 
+    /// Takes back what lies behind the steps of an entry and was never shown to anyone, as part of a commit.
+    pub(super) fn take_back(&self, offset: LogOffset, steps: u32, commit: &mut Commit) -> Result<(), JournalError> {
+        let (from, to) = (key(INDEX, offset, steps), [INDEX + 1]);
+        for pair in self.store.scan(Space::Outbox, from.as_slice()..to.as_slice()) {
+            let (index, _) = pair?;
+            let Some((offset, step)) = parse_key(&index) else { continue };
+            commit.delete(Space::Outbox, index.to_vec());
+            commit.delete(Space::Outbox, key(DATA, offset, step));
+        }
+        Ok(())
+    }
+
+    /// Says of a step that it ends a span, as part of a commit.
+    pub(super) fn bound(&self, offset: LogOffset, step: u32, commit: &mut Commit) -> Result<(), JournalError> {
+        let place = key(INDEX, offset, step);
+        if let Some(index) = self.store.get(Space::Outbox, &place)? {
+            let rows = &index[..size_of::<u32>()];
+            commit.put(Space::Outbox, place, [rows, &[1]].concat());
+        }
+        Ok(())
+    }
+
     /// Removes entries up to an offset.
     pub(super) fn trim(&self, upto: LogOffset) -> Result<(), JournalError> {
         loop {

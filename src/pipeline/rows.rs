@@ -6,7 +6,7 @@
 //! held  N <fingerprint>   what was said, JSON
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,10 @@ use super::state::FoldState;
 
 /// First byte of the keys of notes; [`fold`] numbers its own kinds from zero.
 const NOTE: u8 = b'N';
+/// Characters of a note.
+const NOTE_MAX: usize = 2_000;
+/// Rows of one answer, which is put together in memory.
+const LIMIT_MAX: usize = 10_000;
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -26,6 +30,9 @@ pub(crate) enum Refusal {
     /// What was asked for is not there.
     #[error("{0}")]
     Unknown(String),
+    /// Nobody can be asked for that.
+    #[error("{0}")]
+    Asked(String),
     /// The state cannot be read or written.
     #[error(transparent)]
     State(#[from] TransformError),
@@ -43,7 +50,7 @@ impl From<JournalError> for Refusal {
 pub(crate) enum Verdict {
     /// Seen to: it is listed again only if the row is found wanting once more.
     Resolved,
-    /// Known and borne: it is not listed any more.
+    /// Known and borne: it is not listed for as long as it is held.
     Waived,
 }
 
@@ -54,13 +61,57 @@ pub(crate) struct Note {
     pub(crate) note: String,
     /// When, as in RFC 3339.
     pub(crate) at: String,
-    /// The log entry at which the row had last been found wanting.
+    /// The log entries at which the row had been found wanting first and last.
+    first: u64,
     offset: u64,
 }
 
 impl Note {
     fn hides(&self, exception: &Exception) -> bool {
-        self.state == Verdict::Waived || exception.last.offset.0 <= self.offset
+        match self.state {
+            Verdict::Waived => exception.first.offset.0 == self.first,
+            Verdict::Resolved => exception.last.offset.0 <= self.offset,
+        }
+    }
+}
+
+/// How much somebody wants to know, and whether he still does.
+pub(crate) struct Question<'a> {
+    pub(crate) limit: usize,
+    pub(crate) wanted: &'a dyn Fn() -> bool,
+}
+
+/// What is found, up to what was asked for.
+struct Answer<'q, T> {
+    question: &'q Question<'q>,
+    rows: Vec<T>,
+    /// False where there are more.
+    complete: bool,
+}
+
+impl<'q, T> Answer<'q, T> {
+    fn to(question: &'q Question<'q>) -> Result<Self, Refusal> {
+        if question.limit > LIMIT_MAX {
+            return Err(Refusal::Asked(format!("limit is {LIMIT_MAX} at most, {} was asked for", question.limit)));
+        }
+        Ok(Self { question, rows: Vec::new(), complete: true })
+    }
+
+    /// Takes one more; false once there is no room for it.
+    fn push(&mut self, row: T) -> bool {
+        self.complete = self.rows.len() < self.question.limit;
+        if self.complete {
+            self.rows.push(row);
+        }
+        self.complete
+    }
+
+    fn wanted(&self) -> bool {
+        self.complete && (self.question.wanted)()
+    }
+
+    fn finish(self) -> (Vec<T>, bool) {
+        (self.rows, self.complete)
     }
 }
 
@@ -92,26 +143,27 @@ pub(crate) fn held_count(store: &Store) -> usize {
 }
 
 /// Held rows with what was said of them; false where there are more than asked for.
-pub(crate) fn exceptions(store: &Store, filter: &Filter, limit: usize) -> Result<(Vec<Noted>, bool), Refusal> {
+pub(crate) fn exceptions(
+    store: &Store,
+    filter: &Filter,
+    question: &Question<'_>,
+) -> Result<(Vec<Noted>, bool), Refusal> {
     let notes = notes(store)?;
-    let (mut found, mut complete) = (Vec::new(), true);
-    fold::exceptions(&FoldState(store), &mut |exception| {
+    let mut answer = Answer::to(question)?;
+    fold::exceptions(&FoldState::new(store), &mut |exception| {
         let note = notes.get(&exception.fingerprint);
         if filter.takes(&exception) && (filter.all || note.is_none_or(|note| !note.hides(&exception))) {
-            complete = found.len() < limit;
-            if complete {
-                found.push((exception, note.cloned()));
-            }
+            answer.push((exception, note.cloned()));
         }
-        complete
+        answer.wanted()
     })?;
-    Ok((found, complete))
+    Ok(answer.finish())
 }
 
 /// The held row with a fingerprint.
 pub(crate) fn exception(store: &Store, fingerprint: &str) -> Result<Noted, Refusal> {
     let mut found = None;
-    fold::exceptions(&FoldState(store), &mut |exception| {
+    fold::exceptions(&FoldState::new(store), &mut |exception| {
         if exception.fingerprint == fingerprint {
             found = Some(exception);
         }
@@ -120,26 +172,57 @@ pub(crate) fn exception(store: &Store, fingerprint: &str) -> Result<Noted, Refus
     let unknown =
         || Refusal::Unknown(format!("nothing with the fingerprint {fingerprint} is held; it may have mended"));
     let exception = found.ok_or_else(unknown)?;
-    let note = notes(store)?.remove(fingerprint);
-    Ok((exception, note))
+    let note = store.get(Space::Held, &note_key(fingerprint))?;
+    Ok((exception, note.and_then(|note| serde_json::from_slice(&note).ok())))
 }
 
-/// Puts a held row aside.
+fn note_key(fingerprint: &str) -> Vec<u8> {
+    [&[NOTE], fingerprint.as_bytes()].concat()
+}
+
+/// Puts a held row aside. Notes on rows that are held no longer go on the way.
 pub(crate) fn note(
     store: &Store,
     fingerprint: &str,
     state: Verdict,
     note: String,
 ) -> Result<(Exception, Note), Refusal> {
+    if note.chars().count() > NOTE_MAX {
+        return Err(Refusal::Asked(format!("a note has {NOTE_MAX} characters at most")));
+    }
     let (exception, _) = exception(store, fingerprint)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at = instant(i64::try_from(now.as_micros()).unwrap_or_default());
-    let note = Note { state, note, at, offset: exception.last.offset.0 };
+    let note = Note { state, note, at, first: exception.first.offset.0, offset: exception.last.offset.0 };
     let mut commit = Commit::new();
+    for gone in orphans(store)? {
+        commit.delete(Space::Held, note_key(&gone));
+    }
     let value = serde_json::to_vec(&note).map_err(|error| TransformError::State(error.to_string()))?;
-    commit.put(Space::Held, [&[NOTE], fingerprint.as_bytes()].concat(), value);
+    commit.put(Space::Held, note_key(fingerprint), value);
     store.commit(commit, Durability::Synced)?;
     Ok((exception, note))
+}
+
+/// Copies what was said of held rows into a commit of another generation.
+pub(super) fn keep_notes(older: &Store, commit: &mut Commit) -> Result<(), JournalError> {
+    for pair in older.scan_prefix(Space::Held, &[NOTE]) {
+        let (key, note) = pair?;
+        commit.put(Space::Held, key.to_vec(), note.to_vec());
+    }
+    Ok(())
+}
+
+/// Notes whose row is held no longer.
+fn orphans(store: &Store) -> Result<HashSet<String>, Refusal> {
+    let mut orphans: HashSet<String> = notes(store)?.into_keys().collect();
+    if !orphans.is_empty() {
+        fold::exceptions(&FoldState::new(store), &mut |exception| {
+            orphans.remove(&exception.fingerprint);
+            !orphans.is_empty()
+        })?;
+    }
+    Ok(orphans)
 }
 
 fn notes(store: &Store) -> Result<HashMap<String, Note>, Refusal> {
@@ -158,51 +241,53 @@ pub(crate) fn preview(
     store: &Store,
     mapping: &str,
     key: Option<&str>,
-    limit: usize,
+    question: &Question<'_>,
 ) -> Result<(Vec<Given>, bool), Refusal> {
-    let (mut found, mut complete) = (Vec::new(), true);
-    let known = given(store, mapping, limit, &mut found, &mut complete, &|given| {
+    let mut answer = Answer::to(question)?;
+    let known = given(store, mapping, &mut answer, &|given| {
         key.is_none_or(|key| joined_key(&given.source_key) == key || is_row(given, key))
     })?;
     if known {
-        return Ok((found, complete));
+        return Ok(answer.finish());
     }
     Err(Refusal::Unknown(format!("no mapping {mapping} has folded anything; its name is SOURCE/FILE without .sql")))
 }
 
 /// The source rows that a canonical row is made of; `key` are the values of its key, with commas between.
-pub(crate) fn explain(store: &Store, entity: &str, key: &str, limit: usize) -> Result<(Vec<Given>, bool), Refusal> {
-    let mappings = fold::mappings_of(&FoldState(store), entity)?;
+pub(crate) fn explain(
+    store: &Store,
+    entity: &str,
+    key: &str,
+    question: &Question<'_>,
+) -> Result<(Vec<Given>, bool), Refusal> {
+    let mappings = fold::mappings_of(&FoldState::new(store), entity)?;
     if mappings.is_empty() {
         return Err(Refusal::Unknown(format!("no mapping fills an entity {entity}")));
     }
-    let (mut found, mut complete) = (Vec::new(), true);
+    let mut answer = Answer::to(question)?;
     for mapping in mappings {
-        given(store, &mapping, limit, &mut found, &mut complete, &|given| is_row(given, key))?;
+        if answer.wanted() {
+            given(store, &mapping, &mut answer, &|given| is_row(given, key))?;
+        }
     }
-    if found.is_empty() {
+    if answer.rows.is_empty() {
         let reason = format!("no source row gives {entity} {key}; write the values of its key with commas between");
         return Err(Refusal::Unknown(reason));
     }
-    Ok((found, complete))
+    Ok(answer.finish())
 }
 
 fn given(
     store: &Store,
     mapping: &str,
-    limit: usize,
-    found: &mut Vec<Given>,
-    complete: &mut bool,
+    answer: &mut Answer<'_, Given>,
     takes: &dyn Fn(&Given) -> bool,
 ) -> Result<bool, TransformError> {
-    fold::given(&FoldState(store), mapping, &mut |given| {
+    fold::given(&FoldState::new(store), mapping, &mut |given| {
         if takes(&given) {
-            *complete &= found.len() < limit;
-            if *complete {
-                found.push(given);
-            }
+            answer.push(given);
         }
-        *complete
+        answer.wanted()
     })
 }
 
@@ -214,9 +299,7 @@ fn joined_key(texts: &[(String, Option<String>)]) -> String {
 /// True where a key, which comes first in a canonical row, has these values; empty values at its end may be left out.
 fn is_row(given: &Given, key: &str) -> bool {
     let Some(row) = &given.row else { return false };
-    let entity = given.mapping.rsplit('/').next().and_then(|stem| stem.split('.').next()).unwrap_or_default();
-    let len = syncline_schemas::entity::get(entity).map_or(0, syncline_schemas::entity::Entity::key_len);
-    let own = row.get(..len).map(joined_key).unwrap_or_default();
+    let own = row.get(..given.entity.key_len()).map(joined_key).unwrap_or_default();
     own.trim_end_matches(',') == key.trim_end_matches(',')
 }
 

@@ -2,14 +2,20 @@
 
 use std::ops::Bound;
 
-use syncline_journal::{Bytes, Commit, JournalError, Log, Space as StoreSpace, Store};
+use syncline_journal::{Bytes, Commit, JournalError, Log, Scan, Snapshot, Space as StoreSpace, Store};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_transform::TransformError;
 use syncline_transform::state::{Pair, Replay, Space, State, Visit};
 
 /// The store as the fold sees it.
-pub(super) struct FoldState<'s>(pub(super) &'s Store);
+pub(super) struct FoldState(Store);
+
+impl FoldState {
+    pub(super) fn new(store: &Store) -> Self {
+        Self(store.clone())
+    }
+}
 
 pub(super) fn unusable(error: &JournalError) -> TransformError {
     TransformError::State(error.to_string())
@@ -26,28 +32,51 @@ const fn space_of(space: Space) -> StoreSpace {
     }
 }
 
-impl State for FoldState<'_> {
+/// A moment of the store as the fold sees it.
+pub(super) struct FrozenState(pub(super) Snapshot);
+
+impl State for FoldState {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
-        let value = self.0.get(space_of(space), key).map_err(|error| unusable(&error))?;
-        Ok(value.map(|value| value.to_vec()))
+        owned(self.0.get(space_of(space), key))
     }
 
     fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
         let space = space_of(space);
-        let pairs = if after.is_empty() {
-            self.0.scan_prefix(space, prefix)
-        } else {
-            self.0.scan(space, (Bound::Excluded(after), Bound::Unbounded))
-        };
-        let within = |pair: &Result<(Bytes, Bytes), JournalError>| {
-            pair.as_ref().map_or(true, |(key, _)| key.starts_with(prefix))
-        };
-        pairs
-            .take_while(within)
-            .take(limit)
-            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(|error| unusable(&error)))
-            .collect()
+        let pairs =
+            if after.is_empty() { self.0.scan_prefix(space, prefix) } else { self.0.scan(space, behind(after)) };
+        page(pairs, prefix, limit)
     }
+}
+
+impl State for FrozenState {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
+        owned(self.0.get(space_of(space), key))
+    }
+
+    fn scan(&self, space: Space, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+        let space = space_of(space);
+        let pairs =
+            if after.is_empty() { self.0.scan_prefix(space, prefix) } else { self.0.scan(space, behind(after)) };
+        page(pairs, prefix, limit)
+    }
+}
+
+fn owned(value: Result<Option<Bytes>, JournalError>) -> Result<Option<Vec<u8>>, TransformError> {
+    Ok(value.map_err(|error| unusable(&error))?.map(|value| value.to_vec()))
+}
+
+const fn behind(after: &[u8]) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (Bound::Excluded(after), Bound::Unbounded)
+}
+
+/// The first of some pairs, as long as their keys begin with a prefix.
+fn page(pairs: Scan, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+    let within =
+        |pair: &Result<(Bytes, Bytes), JournalError>| pair.as_ref().map_or(true, |(key, _)| key.starts_with(prefix));
+    let owned = |pair: Result<(Bytes, Bytes), JournalError>| {
+        pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(|error| unusable(&error))
+    };
+    pairs.take_while(within).take(limit).map(owned).collect()
 }
 
 /// The log as the fold asks it back.

@@ -60,6 +60,17 @@ impl SourceStatus {
     }
 }
 
+/// The log folded again under changed mappings.
+#[derive(Debug, Default)]
+pub(crate) struct ReplayStatus {
+    /// True until what differs has been told.
+    pub(crate) runs: AtomicBool,
+    /// The last entry folded again.
+    pub(crate) folded: AtomicU64,
+    /// The first entry at which it may end.
+    pub(crate) upto: AtomicU64,
+}
+
 /// The transform.
 #[derive(Debug, Default)]
 pub(crate) struct TransformStatus {
@@ -70,6 +81,8 @@ pub(crate) struct TransformStatus {
     pub(crate) unchanged: AtomicU64,
     pub(crate) faulty: AtomicU64,
     pub(crate) warnings: AtomicU64,
+    /// Changed mappings at work beside it.
+    pub(crate) replay: ReplayStatus,
     pub(crate) held: Held,
     pub(crate) parked: Parked,
     /// The state store itself failed: nothing can go on without it.

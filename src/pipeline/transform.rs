@@ -12,24 +12,25 @@ use crossbeam_channel::{Receiver, Sender};
 use syncline_capture::StopSignal;
 use syncline_journal::{Commit, Durability, Log, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{self, Fold, HeldNow};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, Step};
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
+use super::replay::Replay;
 use super::state::{self, FoldState, LogReplay, unusable};
-use super::status::Status;
+use super::status::{Status, TransformStatus};
 use super::{defect, outbox};
 
 /// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
 const READ_AHEAD: usize = 1;
 /// How long one wait for new entries lasts before the thread looks whether it should stop.
 const WAIT: Duration = Duration::from_millis(100);
-const STEP: &str = "transform.step";
-const ROWS: &str = "transform.rows";
+pub(super) const STEP: &str = "transform.step";
+pub(super) const ROWS: &str = "transform.rows";
 /// Cursor that tells this state from every other.
 pub(super) const EPOCH: &str = "epoch";
 
@@ -42,7 +43,7 @@ pub(super) fn foresee(
     before: Option<&TableSchema>,
     shape: &TableSchema,
 ) -> Option<String> {
-    Some(match fold::foresee(mappings, before, shape, &FoldState(store)).err()? {
+    Some(match fold::foresee(mappings, before, shape, &FoldState::new(store)).err()? {
         TransformError::KeyChanged { reason, .. } => {
             format!("{reason}, and its rows are kept by their key: set it back, or start over")
         }
@@ -54,33 +55,56 @@ pub(super) fn foresee(
 pub(super) struct Transform {
     fold: Fold,
     store: Store,
+    /// Changed mappings, which the fold folds the log again with.
+    replay: Option<Replay>,
 }
 
 impl Transform {
     /// Reads the cursor and checks the mappings against the state.
-    pub(super) fn open(store: Store, mappings: Vec<Mapping>) -> Result<Self, TransformError> {
+    pub(super) fn open(store: Store, mappings: Vec<Mapping>, sources: &[SourceId]) -> Result<Self, TransformError> {
         let cursor = |name| store.cursor(name).map_err(|error| unusable(&error));
         let narrow = |value: u64| u32::try_from(value).map_err(|error| TransformError::State(error.to_string()));
         let epoch = match cursor(EPOCH)? {
             Some(epoch) => narrow(epoch)?,
             None => first_epoch(&store)?,
         };
+        if let Some(mut replay) = Replay::pending(&store, &mappings)? {
+            replay.await_only(sources);
+            let newer = FoldState::new(&replay.store);
+            let mut fold = match replay.cursor()? {
+                Some(at) => Fold::open(epoch, mappings, at, &newer)?,
+                None => Fold::begin(epoch, mappings, replay.after(), &newer)?,
+            };
+            fold.inherit(Box::new(FoldState::new(&store)))?;
+            return Ok(Self { fold, store, replay: Some(replay) });
+        }
         let at = Cursor {
             folded: LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default()),
             step: narrow(cursor(STEP)?.unwrap_or_default())?,
             rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
         };
-        let fold = Fold::open(epoch, mappings, at, &FoldState(&store))?;
-        Ok(Self { fold, store })
+        let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?;
+        Ok(Self { fold, store, replay: None })
     }
 
-    pub(super) const fn cursor(&self) -> Cursor {
-        self.fold.cursor()
-    }
-
-    /// The log is needed behind this offset.
-    pub(super) fn needs_after(&self) -> LogOffset {
-        self.fold.needs_after()
+    /// Puts where it stands into the status.
+    pub(super) fn report(&self, status: &TransformStatus) -> Result<(), TransformError> {
+        let folded = self.store.cursor(TRANSFORM_CURSOR).map_err(|error| unusable(&error))?.unwrap_or_default();
+        let (mut folded, mut needs) = (LogOffset(folded), self.fold.needs_after());
+        match &self.replay {
+            Some(replay) => {
+                // The older state must be able to go on, should the change be given up.
+                let older = fold::needs_after(&FoldState::new(&self.store), folded)?;
+                needs = needs.min(older).min(replay.after());
+                status.replay.folded.store(self.fold.cursor().folded.0, Ordering::Release);
+                status.replay.upto.store(replay.marker().0, Ordering::Release);
+            }
+            None => folded = self.fold.cursor().folded,
+        }
+        status.replay.runs.store(self.replay.is_some(), Ordering::Release);
+        status.needs.store(needs.0, Ordering::Release);
+        status.folded.store(folded.0, Ordering::Release);
+        Ok(())
     }
 
     /// Starts the thread.
@@ -91,8 +115,16 @@ impl Transform {
             let park = |why| status.transform.parked.park(why);
             defect::watched(&status, park, || {
                 if let Err(error) = this.run(&log, &status, &stop) {
-                    error!(%error, folded = %status.folded(), "transform parked");
-                    status.transform.parked.park(error.to_string());
+                    let reason = if this.replay.is_some() {
+                        format!(
+                            "while the log is folded again: {error}; where an older shape of a table is the cause, \
+                                 `syncline replay --reread` reads the sources again instead"
+                        )
+                    } else {
+                        error.to_string()
+                    };
+                    error!(error = reason, folded = %status.folded(), "transform parked");
+                    status.transform.parked.park(reason);
                     status.transform.broken.store(matches!(error, TransformError::State(_)), Ordering::Release);
                 }
             });
@@ -101,7 +133,8 @@ impl Transform {
 
     /// Folds entry after entry, while another thread reads and decodes the next one.
     fn run(&mut self, log: &Log, status: &Status, stop: &StopSignal) -> Result<(), TransformError> {
-        let after = self.cursor().folded;
+        self.conclude(status, &|| !stop.is_stopped())?;
+        let after = self.fold.cursor().folded;
         let (sender, entries) = crossbeam_channel::bounded(READ_AHEAD);
         // A reader that waits for the log does not see that nobody takes what it reads any longer.
         let ended = AtomicBool::new(false);
@@ -131,7 +164,10 @@ impl Transform {
     ) -> Result<(), TransformError> {
         for entry in entries {
             let (offset, entry) = entry?;
-            self.fold(offset, &entry, log, status)?;
+            match &self.replay {
+                None => self.fold(offset, &entry, log, status)?,
+                Some(_) => self.fold_again(offset, &entry, log, status, stop)?,
+            }
             if stop.is_stopped() {
                 break;
             }
@@ -139,15 +175,48 @@ impl Transform {
         Ok(())
     }
 
+    /// Folds an entry into the newer state, and makes that the one that counts once everything is in it.
+    fn fold_again(
+        &mut self,
+        offset: LogOffset,
+        entry: &LogEntry,
+        log: &Log,
+        status: &Status,
+        stop: &StopSignal,
+    ) -> Result<(), TransformError> {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let state = FoldState::new(&replay.store);
+        self.fold.fold(offset, entry, &LogReplay(log), &state, &mut |step| replay.commit(step, entry))?;
+        replay.folded(entry);
+        self.report(&status.transform)?;
+        self.conclude(status, &|| !stop.is_stopped())
+    }
+
+    /// Tells what a finished replay says otherwise.
+    fn conclude(&mut self, status: &Status, wanted: &dyn Fn() -> bool) -> Result<(), TransformError> {
+        let at = self.fold.cursor().folded;
+        let Some(replay) = self.replay.take_if(|replay| replay.is_due(at)) else { return Ok(()) };
+        let Some(deltas) = replay.tell(self.fold.epoch(), at, wanted)? else {
+            self.replay = Some(replay);
+            return Ok(());
+        };
+        info!(%at, deltas, "the changed mappings are at work");
+        self.fold.come_of_age();
+        self.store = replay.store;
+        status.transform.deltas.fetch_add(deltas, Ordering::Relaxed);
+        self.report(&status.transform)?;
+        status.pulse();
+        Ok(())
+    }
+
     fn fold(&mut self, offset: LogOffset, entry: &LogEntry, log: &Log, status: &Status) -> Result<(), TransformError> {
         let store = &self.store;
         let mut write = |step: Step| commit(store, step);
-        let stats = self.fold.fold(offset, entry, &LogReplay(log), &FoldState(store), &mut write)?;
-        let cursor = self.cursor();
+        let stats = self.fold.fold(offset, entry, &LogReplay(log), &FoldState::new(store), &mut write)?;
         debug!(%offset, deltas = stats.deltas, unchanged = stats.unchanged, faulty = stats.faulty, "folded");
         status.transform.add(stats);
         status.transform.needs.store(self.fold.needs_after().0, Ordering::Release);
-        status.transform.folded.store(cursor.folded.0, Ordering::Release);
+        status.transform.folded.store(self.fold.cursor().folded.0, Ordering::Release);
         status.pulse();
         Ok(())
     }
@@ -155,7 +224,7 @@ impl Transform {
 
 /// What is held now, looking at so many rows of each mapping at most.
 pub(super) fn held_now(store: &Store, limit: usize) -> Result<HeldNow, TransformError> {
-    fold::held_now(&FoldState(store), limit)
+    fold::held_now(&FoldState::new(store), limit)
 }
 
 /// Reads on while that is wanted.

@@ -36,7 +36,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why folding stopped. Nothing of the entry at hand has been committed then.
+/// Why folding stopped. Nothing of the step at hand has been committed then.
 #[derive(Debug, Error)]
 pub enum TransformError {
     /// A mapping no longer fits what the log holds.
@@ -63,7 +63,8 @@ pub enum TransformError {
     },
     /// A row breaks a rule at which its mapping wants to stop.
     #[error(
-        "{mapping}: a row of log entry {offset} breaks {rule}, which is to halt: {reason}; mend the row at the source, or the rule"
+        "{mapping}: a row of log entry {offset} breaks {rule}, which is to halt: {reason}; set the rule \
+         otherwise in the mapping, which `syncline replay` applies"
     )]
     Halted {
         /// The mapping's file.

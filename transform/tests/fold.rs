@@ -1,6 +1,8 @@
 //! The fold against an oracle: any history of source rows, cut into any frames and crashed at any commit, must give the
 //! canonical rows that plain Rust computes from the final tables.
 
+#[path = "fold/changed.rs"]
+mod changed;
 #[path = "fold/faults.rs"]
 mod faults;
 #[path = "fold/frames.rs"]

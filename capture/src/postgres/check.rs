@@ -35,12 +35,12 @@ pub fn check(config: &PostgresConfig) -> Vec<Finding> {
     findings
 }
 
-/// The shapes of the selected tables, as the stream will describe them.
+/// The shapes of the selected tables, as the stream will describe them. Gives up at the stop signal.
 ///
 /// # Errors
 /// [`CaptureError`] where the server cannot be reached or a table has no usable key.
-pub fn table_schemas(config: &PostgresConfig) -> Result<Vec<TableSchema>, CaptureError> {
-    let mut connection = Connection::open(config, Purpose::Query, &StopSignal::default())?;
+pub fn table_schemas(config: &PostgresConfig, stop: &StopSignal) -> Result<Vec<TableSchema>, CaptureError> {
+    let mut connection = Connection::open(config, Purpose::Query, stop)?;
     let Inspection { catalog, publication, .. } = preflight::inspect(&mut connection, config, Intent::Begin)?;
     // A table without a key that appeared later is not read and stops nothing.
     let is_read = |table: &CatalogTable| {

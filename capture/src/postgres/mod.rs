@@ -42,4 +42,5 @@ pub use config::{DrainTo, Host, PostgresConfig, SnapshotMode, SpecialValues, Tls
 pub use finding::{Finding, Remedy, Severity};
 pub use lsn::{Lsn, LsnError};
 pub use pattern::{PatternError, TablePatterns};
+pub use position::begin_again;
 pub use session::run;

@@ -56,6 +56,15 @@ pub(crate) struct PgPosition {
     pub(crate) unfinished: Unfinished,
 }
 
+/// The position of a source whose tables are to be copied again: as if its copy had broken off.
+///
+/// # Errors
+/// What is wrong with the position.
+pub fn begin_again(position: &Position) -> Result<Position, String> {
+    let held = PgPosition::decode(position)?;
+    Ok(PgPosition { unfinished: Unfinished::Snapshot, ..held }.encode())
+}
+
 impl PgPosition {
     pub(crate) fn encode(&self) -> Position {
         let kind = match self.unfinished {

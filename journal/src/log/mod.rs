@@ -28,7 +28,7 @@ mod sim;
 mod tests;
 mod writer;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -58,6 +58,8 @@ pub struct Resume {
 #[derive(Clone)]
 pub struct Log {
     inner: Arc<Inner>,
+    /// Kept until the last clone has gone, so that nobody else opens what this one may still write to.
+    _lock: Option<Arc<File>>,
 }
 
 struct Inner {
@@ -91,7 +93,12 @@ impl Log {
                 move || shared.run(writer)
             })
             .map_err(JournalError::io("start the writer of", dir))?;
-        Ok(Self { inner: Arc::new(Inner { shared, writer: Mutex::new(Some(thread)) }) })
+        Ok(Self { inner: Arc::new(Inner { shared, writer: Mutex::new(Some(thread)) }), _lock: None })
+    }
+
+    /// The same, holding the lock of its data folder.
+    pub(crate) fn locked_by(self, lock: &Arc<File>) -> Self {
+        Self { _lock: Some(Arc::clone(lock)), ..self }
     }
 
     /// Queues an entry and returns its offset, before it is durable. Blocks while the queue is full.

@@ -11,20 +11,26 @@
 //! - values in that journal are not compressed, although fjall could: recovery compresses again to verify the checksum,
 //!   so a new version of the compressor would take every journal for damaged;
 //! - after an error of the disk fjall refuses all writes until the store is opened anew.
+//!
+//! What the transform computes can be computed again beside what is there, into spaces of the next generation; the commit
+//! that makes it count is like any other. Outbox, cursors and what is known of targets are of no generation.
 
 mod commit;
+mod snapshot;
 mod space;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use fjall::{CompressionType, Database, Keyspace, PersistMode, Readable};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 pub use self::commit::{Commit, Durability};
+pub use self::snapshot::Snapshot;
 pub use self::space::Space;
 use crate::error::JournalError;
 use crate::limits::{Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
@@ -43,17 +49,38 @@ const FULL_BUFFERS: usize = 3;
 /// How often a commit that waits for the disk looks again; fjall gives no signal.
 const POLL: Duration = Duration::from_millis(1);
 
-/// The open store; clones are the same store.
+/// Cursor that says which generation counts.
+const GENERATION: &str = "generation";
+
+/// The open store, in one generation; clones are the same store.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    spaces: Arc<Spaces>,
+    /// Kept until the last clone has gone, so that nobody else opens what this one may still write to.
+    lock: Option<Arc<File>>,
 }
 
 struct Inner {
     path: PathBuf,
-    /// In the order of [`Space::ALL`].
-    spaces: [Keyspace; Space::ALL.len()],
     database: Database,
+    /// Those of the generation that counts.
+    current: RwLock<Arc<Spaces>>,
+}
+
+struct Spaces {
+    generation: u64,
+    /// In the order of [`Space::ALL`].
+    all: [Keyspace; Space::ALL.len()],
+}
+
+impl Spaces {
+    fn open(database: &Database, generation: u64) -> Result<Self, fjall::Error> {
+        let keyspace = |space: Space| database.keyspace(&space.name_in(generation), || space.options());
+        let [contributions, entities, tables, held, outbox, cursors, rows, index, sinks] = Space::ALL.map(keyspace);
+        let all = [contributions?, entities?, tables?, held?, outbox?, cursors?, rows?, index?, sinks?];
+        Ok(Self { generation, all })
+    }
 }
 
 impl Store {
@@ -71,10 +98,63 @@ impl Store {
             .worker_threads(WORKERS)
             .open()
             .map_err(failed)?;
-        let keyspace = |space: Space| database.keyspace(space.name(), || space.options()).map_err(failed);
-        let [contributions, entities, tables, held, outbox, cursors, rows, index, sinks] = Space::ALL.map(keyspace);
-        let spaces = [contributions?, entities?, tables?, held?, outbox?, cursors?, rows?, index?, sinks?];
-        Ok(Self { inner: Arc::new(Inner { path: dir.to_owned(), spaces, database }) })
+        // Cursors are of no generation, so the first one finds out which counts.
+        let cursors = database.keyspace(&Space::Cursors.name_in(0), || Space::Cursors.options()).map_err(failed)?;
+        let generation = cursors.get(GENERATION).map_err(failed)?;
+        let generation = generation.map_or(Ok(0), |value| parse_cursor(GENERATION, &value))?;
+        let spaces = Arc::new(Spaces::open(&database, generation).map_err(failed)?);
+        let inner = Inner { path: dir.to_owned(), database, current: RwLock::new(Arc::clone(&spaces)) };
+        Ok(Self { inner: Arc::new(inner), spaces, lock: None })
+    }
+
+    /// The same, holding the lock of its data folder.
+    pub(crate) fn locked_by(self, lock: &Arc<File>) -> Self {
+        Self { lock: Some(Arc::clone(lock)), ..self }
+    }
+
+    fn with(&self, spaces: Arc<Spaces>) -> Self {
+        Self { inner: Arc::clone(&self.inner), spaces, lock: self.lock.clone() }
+    }
+
+    /// The store in the generation that counts now.
+    #[must_use]
+    pub fn current(&self) -> Self {
+        self.with(Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The store in the generation after this one: what was computed into it so far, or nothing.
+    ///
+    /// # Errors
+    /// [`JournalError::StateFailed`].
+    pub fn rebuilt(&self) -> Result<Self, JournalError> {
+        let spaces = Spaces::open(&self.inner.database, self.spaces.generation + 1);
+        Ok(self.with(Arc::new(spaces.map_err(|error| self.failed(error))?)))
+    }
+
+    /// Makes this generation the one that counts, in one commit with other changes, and removes the others.
+    ///
+    /// # Errors
+    /// Those of [`Store::commit`].
+    pub fn switch(&self, mut commit: Commit) -> Result<(), JournalError> {
+        commit.put_cursor(GENERATION, self.spaces.generation);
+        self.commit(commit, Durability::Synced)?;
+        *self.inner.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.spaces);
+        self.remove_other_generations()
+    }
+
+    /// Removes the spaces of every generation but this one. Whoever still reads one reads on.
+    ///
+    /// # Errors
+    /// [`JournalError::StateFailed`].
+    pub fn remove_other_generations(&self) -> Result<(), JournalError> {
+        let own: Vec<String> = Space::ALL.map(|space| space.name_in(self.spaces.generation)).into();
+        let names = self.inner.database.list_keyspace_names();
+        for name in names.iter().filter(|name| own.iter().all(|own| own.as_str() != &***name)) {
+            let space = self.inner.database.keyspace(name, KeyspaceCreateOptions::default);
+            let removed = space.and_then(|space| self.inner.database.delete_keyspace(space));
+            removed.map_err(|error| self.failed(error))?;
+        }
+        Ok(())
     }
 
     /// Applies all changes as one. Readers see all of them or none.
@@ -140,16 +220,7 @@ impl Store {
     /// # Errors
     /// [`JournalError::StateMalformed`] where the value is no cursor, and those of [`Store::get`].
     pub fn cursor(&self, name: &str) -> Result<Option<u64>, JournalError> {
-        let Some(value) = self.get(Space::Cursors, name.as_bytes())? else {
-            return Ok(None);
-        };
-        let bytes = <[u8; 8]>::try_from(&*value).map_err(|_| JournalError::StateMalformed {
-            space: Space::Cursors,
-            key: name.to_owned(),
-            bytes: value.len(),
-            wanted: 8,
-        })?;
-        Ok(Some(u64::from_be_bytes(bytes)))
+        self.get(Space::Cursors, name.as_bytes())?.map(|value| parse_cursor(name, &value)).transpose()
     }
 
     /// Bytes of all its files.
@@ -167,7 +238,7 @@ impl Store {
     }
 
     fn space(&self, space: Space) -> &Keyspace {
-        &self.inner.spaces[space as usize]
+        &self.spaces.all[space as usize]
     }
 
     /// Waits until the disk has taken enough of the full buffers.
@@ -175,7 +246,7 @@ impl Store {
     /// fjall waits by itself, at four, but for ever where its background thread has died of a full disk. So we wait
     /// before, where that error can be seen.
     fn wait_for_buffers(&self) -> Result<(), JournalError> {
-        while self.inner.spaces.iter().map(Keyspace::sealed_memtable_count).sum::<usize>() >= FULL_BUFFERS {
+        while self.spaces.all.iter().map(Keyspace::sealed_memtable_count).sum::<usize>() >= FULL_BUFFERS {
             self.inner.database.persist(PersistMode::Buffer).map_err(|error| self.failed(error))?;
             std::thread::sleep(POLL);
         }
@@ -185,6 +256,16 @@ impl Store {
     fn failed(&self, error: fjall::Error) -> JournalError {
         classify(&self.inner.path, error)
     }
+}
+
+fn parse_cursor(name: &str, value: &[u8]) -> Result<u64, JournalError> {
+    let bytes = <[u8; 8]>::try_from(value).map_err(|_| JournalError::StateMalformed {
+        space: Space::Cursors,
+        key: name.to_owned(),
+        bytes: value.len(),
+        wanted: 8,
+    })?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 /// Entries in key order; yields keys and values.

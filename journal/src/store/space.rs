@@ -51,8 +51,21 @@ impl Space {
         Self::Sinks,
     ];
 
-    /// Its name on disk; never changes.
-    pub(super) const fn name(self) -> &'static str {
+    /// True where the transform computes it from the log: such a space exists once per [generation](super::Store::rebuilt).
+    pub(super) const fn is_computed(self) -> bool {
+        !matches!(self, Self::Outbox | Self::Cursors | Self::Sinks)
+    }
+
+    /// Its name on disk in a generation; never changes.
+    pub(super) fn name_in(self, generation: u64) -> String {
+        match generation {
+            0 => self.name().to_owned(),
+            _ if !self.is_computed() => self.name().to_owned(),
+            _ => format!("{}.{generation}", self.name()),
+        }
+    }
+
+    const fn name(self) -> &'static str {
         match self {
             Self::Contributions => "contributions",
             Self::Entities => "entities",

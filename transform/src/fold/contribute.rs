@@ -11,6 +11,7 @@ use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_
 use super::drivers::{Drivers, driving_key};
 use super::emit::Origin;
 use super::evaluate::{Evaluated, evaluate};
+use super::inherit::Inheritance;
 use super::join::Joins;
 use super::logic::Logic;
 use super::roster::{Driving, Member};
@@ -33,6 +34,8 @@ pub(super) struct Contributor<'a> {
     pub(super) origin: &'a Origin<'a>,
     pub(super) now: Seen,
     pub(super) state: &'a dyn State,
+    /// Where the state is computed anew beside an older one.
+    pub(super) inheritance: Option<&'a Inheritance>,
 }
 
 /// Values that a later change may leave out, by column name.
@@ -70,7 +73,7 @@ impl Contributor<'_> {
         };
         let waits = self.park(&mut evaluated, present, stats)?;
         stats.warnings += evaluated.warnings;
-        self.halt(&evaluated)?;
+        self.halt(&evaluated, &drivers)?;
         let mut kept = self.kept(&drivers, &evaluated, &waits)?;
         let (key_fields, other_fields) = evaluated.fields.split_at(self.entity.key_len());
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
@@ -86,7 +89,10 @@ impl Contributor<'_> {
             let joined = joined.as_ref().map(|(source, looked)| JoinedRow::new(source, looked));
             let awaits = row.and_then(|row| waits.get(&row)).map(Vec::as_slice);
             let mut new = Contribution { joined, awaits, carried, ..Contribution::default() };
-            let fault = apply(outcome, &mut new, [&entity_keys, &rows], &drivers.old[drivers.origins[i]])?;
+            let origin = &drivers.old[drivers.origins[i]];
+            let inherited = self.inherited(&outcome, origin, driving_key(&drivers.keys[i]))?;
+            let origin = if inherited.is_some() { &inherited } else { origin };
+            let fault = apply(outcome, &mut new, [&entity_keys, &rows], origin)?;
             if let Some(change) = self.difference(&drivers, i, &new, fault, writes, stats)? {
                 changed.push((i, change));
             }
@@ -96,6 +102,20 @@ impl Contributor<'_> {
             out.push(change);
         }
         Ok(())
+    }
+
+    /// What a faulty row that was never good takes over.
+    fn inherited(
+        &self,
+        outcome: &Outcome,
+        origin: &Option<Vec<u8>>,
+        driving_key: &[u8],
+    ) -> Result<Option<Vec<u8>>, TransformError> {
+        let Some(inheritance) = self.inheritance else { return Ok(None) };
+        if !matches!(outcome, Outcome::Faulty(_)) || decode(origin)?.value.is_some() {
+            return Ok(None);
+        }
+        inheritance.record(&self.member.mapping.name, driving_key)
     }
 
     /// Compares a driver's record with what it is now, and writes what differs; gives what entities see of the change, its
@@ -142,10 +162,13 @@ impl Contributor<'_> {
     }
 
     /// Stops at a fault that the mapping wants to stop at.
-    fn halt(&self, evaluated: &Evaluated) -> Result<(), TransformError> {
+    fn halt(&self, evaluated: &Evaluated, drivers: &Drivers) -> Result<(), TransformError> {
         let mapping = &self.member.mapping;
-        let stops = |fault: &&RowFault| mapping.rules.of(&fault.rule) == Some(Action::Halt);
-        evaluated.faults.iter().map(|(_, fault)| fault).find(stops).map_or(Ok(()), |fault| {
+        let stops = |fault: &RowFault| mapping.rules.of(&fault.rule) == Some(Action::Halt);
+        let lacking = drivers.lacking.values().next().map(|columns| lacking_fault(drivers.name(columns[0])));
+        // What is wrong with values that the log left out is no fault of the row's.
+        let known = evaluated.faults.iter().filter(|(row, _)| !drivers.lacking.contains_key(&(*row as usize)));
+        lacking.iter().chain(known.map(|(_, fault)| fault)).find(|fault| stops(fault)).map_or(Ok(()), |fault| {
             Err(TransformError::Halted {
                 mapping: mapping.file.clone(),
                 rule: fault.rule.clone(),
@@ -264,8 +287,7 @@ fn outcomes(drivers: &Drivers, evaluated: Evaluated) -> Vec<Outcome> {
         outcomes[drivers.live[input as usize]] = Outcome::Faulty(fault);
     }
     for (input, columns) in &drivers.lacking {
-        let name = drivers.batch.schema().field(columns[0]).name().clone();
-        outcomes[drivers.live[*input]] = Outcome::Faulty(lacking_fault(name));
+        outcomes[drivers.live[*input]] = Outcome::Faulty(lacking_fault(drivers.name(columns[0])));
     }
     outcomes
 }

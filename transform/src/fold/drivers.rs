@@ -33,6 +33,11 @@ pub(super) struct Drivers {
 }
 
 impl Drivers {
+    /// The name of a column of the batch.
+    pub(super) fn name(&self, column: usize) -> String {
+        self.batch.schema_ref().field(column).name().clone()
+    }
+
     /// The rows that a frame changed; `table` is their place in the lineage.
     pub(super) fn changed(
         mapping: u32,

@@ -262,7 +262,7 @@ fn awaited(
     let any = |awaited: &[u8]| -> Result<bool, TransformError> {
         Ok(!state.scan(Space::Index, &index::parked_prefix(awaited), &[], 1)?.is_empty())
     };
-    let some_wait = any(prefix)?;
+    let some_wait = presence.iter().any(|(_, there, _)| *there) && any(prefix)?;
     let mut tasks = Vec::new();
     for (key, there, lineage) in presence {
         if there && some_wait && any(&key)? {

@@ -23,7 +23,7 @@ use super::join::{Joins, Wanted};
 use super::logic::Logic;
 use crate::TransformError;
 use crate::functions::Fault;
-use crate::mapping::coerce::to_field;
+use crate::mapping::coerce::{to_field, too_long};
 use crate::mapping::compile::{Compiled, FieldSource, default_value};
 use crate::mapping::edge::Edge;
 use crate::mapping::rules::{Action, Rules};
@@ -273,11 +273,18 @@ impl Stage {
             fields.push(match source {
                 FieldSource::Mapped(expr) => {
                     let values = run(expr, &self.batch).map_err(|error| internal(&error))?;
-                    to_field(&values, field, &mut faults)
+                    // Of each field its own: what is wrong with one must not hide what is wrong with the next.
+                    let mut own = Vec::new();
+                    let converted = to_field(&values, field, &mut own);
+                    faults.append(&mut own);
+                    converted
                 }
                 FieldSource::Default(value) => take(value, &UInt32Array::from(vec![0; len]), None)?,
                 FieldSource::Missing | FieldSource::Computed => new_null_array(&field.field_type.arrow(), len),
             });
+        }
+        for (at, column) in fields.iter().enumerate().filter(|(at, _)| is_looked_up(entity, *at)) {
+            faults.extend(too_long(column, &entity.fields[at]));
         }
         Ok((fields, faults))
     }
@@ -303,6 +310,11 @@ impl Stage {
         self.rows = self.rows.iter().zip(&mask).filter(|(_, keep)| *keep == Some(true)).map(|(row, _)| *row).collect();
         fields.iter().map(|column| filter(column, &mask)).collect()
     }
+}
+
+/// True for a field by which state finds rows.
+fn is_looked_up(entity: &Entity, at: usize) -> bool {
+    at < entity.key_len() || entity.references.iter().any(|reference| reference.fields.contains(&at))
 }
 
 /// One expression over a batch as a column of plain text or numbers.

@@ -40,8 +40,9 @@ pub(super) struct Record {
 
 impl Record {
     fn encode(&self) -> Vec<u8> {
-        let Self { rule, field, position, .. } = self;
-        let mut text = format!("{rule}\n{field}\n{}\n{position}", self.reason.replace('\n', " "));
+        // A line each: names of columns and positions come from the source.
+        let lines = [&self.rule, &self.field, &self.reason, &self.position].map(|line| line.replace('\n', " "));
+        let mut text = lines.join("\n");
         for Seen { offset, at } in [self.first, self.last] {
             let _ = write!(text, "\n{offset} {at}");
         }

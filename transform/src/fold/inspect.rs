@@ -22,6 +22,8 @@ const PAGE: usize = 1_000;
 pub struct Given {
     /// The mapping.
     pub mapping: String,
+    /// What it fills.
+    pub entity: &'static Entity,
     /// Table of the source row, as in `erp.public.stock`.
     pub table: String,
     /// Key of the source row, column by column.
@@ -29,7 +31,7 @@ pub struct Given {
     /// The canonical row, field by field; the last good one where the row is held, none where it never was good. A sum has
     /// the contribution of this row alone, and fields that entities compute by themselves are not part of it.
     pub row: Option<Texts>,
-    /// Why the row is held: rule and reason.
+    /// Why the row is held, or waits for another to let go of its key: rule and reason.
     pub held: Option<(String, String)>,
 }
 
@@ -55,9 +57,9 @@ pub fn given(state: &dyn State, mapping: &str, visit: &mut dyn FnMut(Given) -> b
                 continue;
             }
             let (table, source_key) = names.source_row(id, driving_key(key));
-            let held = if record.held { reason(state, key)? } else { None };
+            let held = reason(state, key, record.held)?;
             let row = record.value.map(|(key, row)| row_texts(entity, key, row)).transpose()?;
-            if !visit(Given { mapping: mapping.to_owned(), table, source_key, row, held }) {
+            if !visit(Given { mapping: mapping.to_owned(), entity, table, source_key, row, held }) {
                 return Ok(true);
             }
         }
@@ -73,8 +75,10 @@ pub fn mappings_of(state: &dyn State, entity: &str) -> Result<Vec<String>, Trans
     Ok(known.filter(|name| catalog::entity_of(name) == entity).collect())
 }
 
-fn reason(state: &dyn State, record_key: &[u8]) -> Result<Option<(String, String)>, TransformError> {
-    let Some(bytes) = state.get(Space::Held, &held::fault_key(record_key))? else { return Ok(None) };
+/// Why a row is held: it has a fault, or another one stands under its key.
+fn reason(state: &dyn State, record_key: &[u8], faulty: bool) -> Result<Option<(String, String)>, TransformError> {
+    let place = if faulty { held::fault_key(record_key) } else { held::waiting_key(record_key) };
+    let Some(bytes) = state.get(Space::Held, &place)? else { return Ok(None) };
     let record = held::Record::decode(&bytes)?;
     Ok(Some((record.rule, record.reason)))
 }

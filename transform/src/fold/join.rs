@@ -19,8 +19,12 @@ use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::edge::Edge;
 
-/// The slot of a row that looks for nothing, because a value is null.
+/// The slot of a row that looks for nothing, because a value is null or too long to be indexed.
 const NOTHING: u32 = u32::MAX;
+
+/// Longer values are joined to nothing: no key of a server is that long, and the store takes no more than 64 KiB of all parts
+/// of a key.
+pub(super) const JOIN_BYTES_MAX: usize = 16 * 1024;
 
 /// The joined tables of one mapping, in the order of its joins.
 pub(super) struct Joins<'a> {
@@ -65,7 +69,7 @@ impl Wanted {
         let mut slots = Vec::with_capacity(rows.len());
         let mut known: HashMap<&[u8], u32> = HashMap::new();
         for row in 0..rows.len() {
-            if values.iter().any(|column| column.is_null(row)) {
+            if values.iter().any(|column| column.is_null(row)) || rows.row(row).len() > JOIN_BYTES_MAX {
                 slots.push(NOTHING);
                 continue;
             }

@@ -11,6 +11,7 @@ use syncline_schemas::rowcode::{self, Rows};
 
 use super::changes::Changes;
 use super::index;
+use super::join::JOIN_BYTES_MAX;
 use super::overlay::Overlay;
 use super::stored::{Layouts, put_row};
 use crate::TransformError;
@@ -57,7 +58,8 @@ impl JoinIndex {
         });
         let picked: Vec<ArrayRef> = picked.collect::<Result<_, TransformError>>()?;
         let rows = rowcode::encode(&picked)?;
-        let whole = |row: usize| picked.iter().all(|column| !column.is_null(row));
+        let whole =
+            |row: usize| picked.iter().all(|column| !column.is_null(row)) && rows.row(row).len() <= JOIN_BYTES_MAX;
         Ok((0..rows.len()).map(|row| whole(row).then(|| rows.row(row).to_vec())).collect())
     }
 

@@ -111,7 +111,9 @@ impl Logic {
         let mut faults = Vec::new();
         for (index, expr) in &self.derived {
             let batch = RecordBatch::try_new(Arc::clone(&self.schema), fields.to_vec())?;
-            fields[*index] = to_field(&run(expr, &batch)?, &entity.fields[*index], &mut faults);
+            let mut own = Vec::new();
+            fields[*index] = to_field(&run(expr, &batch)?, &entity.fields[*index], &mut own);
+            faults.append(&mut own);
         }
         Ok(faults)
     }

@@ -23,12 +23,14 @@ mod changes;
 mod citation;
 mod contribute;
 mod contribution;
+mod difference;
 mod drivers;
 mod emit;
 mod evaluate;
 mod exceptions;
 mod held;
 mod index;
+mod inherit;
 mod inspect;
 mod join;
 mod joined;
@@ -41,6 +43,7 @@ mod step;
 mod stored;
 mod summed;
 mod tables;
+mod tally;
 mod tasks;
 mod touched;
 mod truncate;
@@ -55,12 +58,16 @@ use syncline_schemas::table::{TableSchema, column_of_field};
 
 use self::citation::Known;
 use self::contribution::Contributed;
+pub use self::difference::{Difference, Page, Stamp};
 use self::emit::Lineage;
 pub use self::exceptions::{Exception, Texts, exceptions};
 pub use self::held::{HeldNow, HeldRows, Seen, held_now};
+use self::inherit::Inheritance;
 pub use self::inspect::{Given, given, mappings_of};
 pub use self::outlook::foresee;
 use self::roster::Roster;
+pub use self::roster::{MappingChange, changes, fingerprint};
+pub use self::tally::{RowDifference, Tally, Total};
 use self::unit::{Open, Progress};
 use crate::TransformError;
 use crate::mapping::Mapping;
@@ -111,6 +118,7 @@ pub struct Fold {
     chunk: usize,
     /// Cited rows that are there.
     known: Known,
+    inheritance: Option<Inheritance>,
 }
 
 /// Commits a step atomically and durably.
@@ -134,16 +142,51 @@ impl Fold {
     /// [`TransformError::MappingsChanged`] where the mappings are not those that the state was computed with, and
     /// [`TransformError::Mapping`] for a fault in an entity's own expressions.
     pub fn open(epoch: u32, mappings: Vec<Mapping>, cursor: Cursor, state: &dyn State) -> Result<Self, TransformError> {
+        if cursor.folded > LogOffset::START || cursor.step > 0 {
+            roster::refuse_changes(&mappings, state)?;
+        }
+        Self::at(epoch, mappings, cursor, state)
+    }
+
+    /// Begins behind a log entry, with a state that holds nothing.
+    ///
+    /// # Errors
+    /// [`TransformError::Mapping`] for a fault in an entity's own expressions.
+    pub fn begin(
+        epoch: u32,
+        mappings: Vec<Mapping>,
+        after: LogOffset,
+        state: &dyn State,
+    ) -> Result<Self, TransformError> {
+        Self::at(epoch, mappings, Cursor { folded: after, step: 0, rows: 0 }, state)
+    }
+
+    fn at(epoch: u32, mappings: Vec<Mapping>, cursor: Cursor, state: &dyn State) -> Result<Self, TransformError> {
         Ok(Self {
             epoch,
-            roster: Roster::open(mappings, cursor, state)?,
+            roster: Roster::open(mappings, state)?,
             cursor,
             open: unit::open_transactions(state)?,
             progress: Progress::read(state)?,
             tasks: tasks::any(state)?,
             chunk: tasks::CHUNK,
             known: Known::default(),
+            inheritance: None,
         })
+    }
+
+    /// Has rows that are held and were never good keep what they contributed in an older state, which does not change.
+    ///
+    /// # Errors
+    /// [`TransformError::State`] where that cannot be read.
+    pub fn inherit(&mut self, older: Box<dyn State + Send>) -> Result<(), TransformError> {
+        self.inheritance = Some(Inheritance::of(older)?);
+        Ok(())
+    }
+
+    /// The state stands for itself from here on.
+    pub fn come_of_age(&mut self) {
+        self.inheritance = None;
     }
 
     /// Bounds a step to fewer rows. The outbox is the same only where the bound is.
@@ -151,6 +194,12 @@ impl Fold {
     pub const fn with_chunk(mut self, rows: usize) -> Self {
         self.chunk = rows;
         self
+    }
+
+    /// What begins the versions of its deltas.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// How far it has got.
@@ -162,8 +211,7 @@ impl Fold {
     /// The log is needed behind this offset: what is above is not folded, or is asked for again when its transaction ends.
     #[must_use]
     pub fn needs_after(&self) -> LogOffset {
-        let first = self.open.values().map(|open| open.first).min().map(|first| LogOffset(first.0.saturating_sub(1)));
-        first.map_or(self.cursor.folded, |first| first.min(self.cursor.folded))
+        unit::needs_after(&self.open, self.cursor.folded)
     }
 
     /// Folds the entry after the cursor.
@@ -252,6 +300,14 @@ impl Fold {
         self.cursor = cursor;
         Ok(())
     }
+}
+
+/// What [`Fold::needs_after`] would say of a state.
+///
+/// # Errors
+/// [`TransformError::State`] where that cannot be read.
+pub fn needs_after(state: &dyn State, folded: LogOffset) -> Result<LogOffset, TransformError> {
+    Ok(unit::needs_after(&unit::open_transactions(state)?, folded))
 }
 
 fn row_count(deltas: &[DeltaBatch]) -> u32 {

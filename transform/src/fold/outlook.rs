@@ -8,7 +8,7 @@ use syncline_schemas::table::TableSchema;
 use super::roster::Roster;
 use crate::TransformError;
 use crate::mapping::Mapping;
-use crate::state::{Cursor, State};
+use crate::state::State;
 
 /// Whether the mappings go on with a shape, as far as the other tables that they read are known. `before` is the last
 /// shape of the table in the log, which may not be folded yet. Changes nothing.
@@ -22,7 +22,7 @@ pub fn foresee(
     state: &dyn State,
 ) -> Result<(), TransformError> {
     // Whether these are the mappings of the state is asked when the fold is opened.
-    let mut roster = Roster::open(mappings, Cursor::default(), state)?;
+    let mut roster = Roster::open(mappings, state)?;
     before.map_or(Ok(()), |before| roster.observe_shape(before))?;
     roster.observe_shape(shape)
 }

@@ -10,6 +10,7 @@ use syncline_schemas::entity::Entity;
 use syncline_schemas::rowcode;
 
 use super::contribution::{Contributed, Contribution, put_run, take_run};
+use super::difference::Published;
 use super::emit::{Emitted, field_types, null_row};
 use super::held;
 use super::touched::Touched;
@@ -50,20 +51,25 @@ pub(super) fn fold(
         .map(|bytes| decode(bytes.as_deref()).map(|before| Claims { before, after: None }))
         .collect::<Result<Vec<_>, _>>()?;
     let mut changed: HashMap<&[u8], &ContributionChange> = HashMap::with_capacity(changes.len());
+    let mut leavers: HashMap<usize, HashSet<&[u8]>> = HashMap::new();
+    let mut entrants: Vec<(usize, &[u8])> = Vec::new();
     for change in changes {
         let slot = |side: &Option<Contributed>| side.as_ref().map(|contributed| touched.slots[contributed.key()]);
         let (left, entered) = (slot(&change.old), slot(&change.new));
         if left != entered {
             if let Some(slot) = left {
-                claims[slot].change().retain(|claimant| *claimant != change.key);
+                leavers.entry(slot).or_default().insert(&change.key);
             }
-            if let Some(slot) = entered {
-                claims[slot].change().push(&change.key);
-            }
+            entrants.extend(entered.map(|slot| (slot, change.key.as_slice())));
         }
         changed.insert(&change.key, change);
     }
-    claims.iter().filter(|claim| claim.after.is_some()).for_each(|claim| hold_waiting(claim, now, writes));
+    // Of each key at once: a mapping with too coarse a key makes a whole table claim one.
+    for (slot, leavers) in leavers {
+        claims[slot].change().retain(|claimant| !leavers.contains(claimant));
+    }
+    entrants.into_iter().for_each(|(slot, claimant)| claims[slot].change().push(claimant));
+    hold_waiting(&claims, now, writes);
     emit(entity, prefix, &touched, &claims, &changed, state, writes)
 }
 
@@ -110,6 +116,17 @@ fn emit(
     Ok(Emitted { fields, upserts, lineage, presence })
 }
 
+/// What sinks have of some keys, by what state holds of each.
+pub(super) fn published(stored: &[Option<Vec<u8>>], state: &dyn State) -> Result<Vec<Published>, TransformError> {
+    let unchanged = HashMap::new();
+    let row = |bytes: &Option<Vec<u8>>| {
+        let claimants = decode(bytes.as_deref())?;
+        let row = row_of(claimants.first(), &unchanged, |_| None, state)?;
+        Ok(row.map_or(Published::Nothing, |row| Published::Row(row.into_owned())))
+    };
+    stored.iter().map(row).collect()
+}
+
 /// The row of an owner, before or after the step; of one that did not change, the row in state.
 fn row_of<'a>(
     owner: Option<&&[u8]>,
@@ -127,18 +144,20 @@ fn row_of<'a>(
     Ok(Some(Cow::Owned(row.to_vec())))
 }
 
-/// Those that wait for the key are held; those that wait no longer are not.
-fn hold_waiting(claim: &Claims<'_>, now: Seen, writes: &mut Writes) {
-    let waited = claim.before.get(1..).unwrap_or_default();
-    let waits = claim.now().get(1..).unwrap_or_default();
-    // Sets, because a mapping with too coarse a key makes a whole table wait for one row.
-    let (were, are): (HashSet<_>, HashSet<_>) = (waited.iter().collect(), waits.iter().collect());
-    for released in waited.iter().filter(|claimant| !are.contains(claimant)) {
-        writes.push((Space::Held, held::waiting_key(released), None));
+/// Those that wait for a key are held; those that wait no longer are not. A row may let go of one key and wait for another.
+fn hold_waiting(claims: &[Claims<'_>], now: Seen, writes: &mut Writes) {
+    let (mut released, mut caught) = (Writes::new(), Writes::new());
+    for claim in claims.iter().filter(|claim| claim.after.is_some()) {
+        let waited = claim.before.get(1..).unwrap_or_default();
+        let waits = claim.now().get(1..).unwrap_or_default();
+        let (were, are): (HashSet<_>, HashSet<_>) = (waited.iter().collect(), waits.iter().collect());
+        let gone = waited.iter().filter(|claimant| !are.contains(claimant));
+        released.extend(gone.map(|claimant| (Space::Held, held::waiting_key(claimant), None)));
+        let fresh = waits.iter().filter(|claimant| !were.contains(claimant));
+        caught.extend(fresh.map(|claimant| (Space::Held, held::waiting_key(claimant), Some(held::waiting(now)))));
     }
-    for caught in waits.iter().filter(|claimant| !were.contains(claimant)) {
-        writes.push((Space::Held, held::waiting_key(caught), Some(held::waiting(now))));
-    }
+    writes.append(&mut released);
+    writes.append(&mut caught);
 }
 
 fn encode(claimants: &[&[u8]]) -> Vec<u8> {

@@ -10,8 +10,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use syncline_schemas::entity;
 use syncline_schemas::frame::TableBatch;
-use syncline_schemas::ident::{LogOffset, SourceId, TableId};
+use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::table::{Column, TableSchema};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Writes;
 use super::catalog::{self, Table};
@@ -24,7 +25,7 @@ use crate::TransformError;
 use crate::mapping::Mapping;
 use crate::mapping::compile::{Compiled, Inputs};
 use crate::mapping::rules::{self, Action};
-use crate::state::{Cursor, State};
+use crate::state::State;
 
 /// What a mapping reads of its driving table: known before the tables that it joins are.
 #[derive(Debug)]
@@ -110,12 +111,9 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    pub(super) fn open(mut mappings: Vec<Mapping>, cursor: Cursor, state: &dyn State) -> Result<Self, TransformError> {
+    pub(super) fn open(mut mappings: Vec<Mapping>, state: &dyn State) -> Result<Self, TransformError> {
         mappings.sort_by(|left, right| left.name.cmp(&right.name));
         let known = catalog::known_mappings(state)?;
-        if cursor.folded > LogOffset::START || cursor.step > 0 {
-            refuse_changes(&mappings, &known)?;
-        }
         let mut registrations = Writes::new();
         let mut next = known.values().map(|(id, _)| id + 1).max().unwrap_or(1);
         let mut members = Vec::new();
@@ -196,10 +194,10 @@ impl Roster {
         self.members.iter().filter(driven).map(|member| self.levels[member.entity]).collect()
     }
 
-    /// True where rows of some mapping may wait for a row of an entity.
+    /// True where some mapping looks whether a row of an entity is there.
     pub(super) fn is_cited(&self, entity: usize) -> bool {
         let prefix = self.entity_prefix(entity);
-        self.members.iter().any(|member| member.citations.iter().any(|it| it.parks && it.prefix == prefix))
+        self.members.iter().any(|member| member.citations.iter().any(|it| it.prefix == prefix))
     }
 
     /// The member with a state number.
@@ -312,11 +310,11 @@ fn levels(members: &[Member]) -> Vec<u8> {
     let mut levels = vec![0_u8; entity::all().len()];
     for entity in 0..levels.len() {
         let own = members.iter().filter(|member| member.entity == entity);
-        let waits = own.flat_map(|member| {
-            let parks = member.citations.iter().filter(|citation| citation.parks);
-            parks.map(|citation| entity_index(&member.mapping.entity.references[citation.reference].entity))
+        let cited = own.flat_map(|member| {
+            let references = &member.mapping.entity.references;
+            member.citations.iter().map(|citation| entity_index(&references[citation.reference].entity))
         });
-        levels[entity] = waits.map(|cited| levels[cited] + 1).max().unwrap_or(0);
+        levels[entity] = cited.map(|cited| levels[cited] + 1).max().unwrap_or(0);
     }
     levels
 }
@@ -392,22 +390,51 @@ fn refuse_other_key(known: &TableSchema, shape: &TableSchema) -> Result<(), Tran
     })
 }
 
-fn refuse_changes(mappings: &[Mapping], known: &HashMap<String, (u32, u64)>) -> Result<(), TransformError> {
-    const REMEDY: &str = "the rows delivered so far were computed without this change; undo it, or point data_dir to an \
-                          empty folder and drop the slot to copy the source again";
+/// One number for a set of mappings.
+#[must_use]
+pub fn fingerprint(mappings: &[Mapping]) -> u64 {
+    let mut parts: Vec<(&str, u64)> = mappings.iter().map(|it| (it.name.as_str(), it.fingerprint)).collect();
+    parts.sort_unstable();
+    let parts = parts
+        .into_iter()
+        .flat_map(|(name, fingerprint)| [name.as_bytes().to_vec(), fingerprint.to_be_bytes().to_vec()]);
+    xxh3_64(&parts.collect::<Vec<_>>().join(&0))
+}
+
+/// How a mapping differs from what the state was computed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappingChange {
+    /// Its file; of one that was removed its name.
+    pub mapping: String,
+    /// `added`, `changed` or `removed`.
+    pub how: &'static str,
+}
+
+/// How a set of mappings differs from those that the state was computed with.
+///
+/// # Errors
+/// [`TransformError::State`] where the state cannot be read.
+pub fn changes(mappings: &[Mapping], state: &dyn State) -> Result<Vec<MappingChange>, TransformError> {
+    let known = catalog::known_mappings(state)?;
+    let mut changes = Vec::new();
     for mapping in mappings {
         let how = match known.get(&mapping.name) {
-            None => "was added",
-            Some((_, fingerprint)) if *fingerprint != mapping.fingerprint => "was changed",
+            None => "added",
+            Some((_, fingerprint)) if *fingerprint != mapping.fingerprint => "changed",
             Some(_) => continue,
         };
-        return Err(TransformError::MappingsChanged {
-            mapping: mapping.file.clone(),
-            reason: format!("{how}: {REMEDY}"),
-        });
+        changes.push(MappingChange { mapping: mapping.file.clone(), how });
     }
-    let removed = known.keys().find(|name| mappings.iter().all(|mapping| mapping.name != **name));
-    removed.map_or(Ok(()), |name| {
-        Err(TransformError::MappingsChanged { mapping: name.clone(), reason: format!("was removed: {REMEDY}") })
+    let removed = known.into_keys().filter(|name| mappings.iter().all(|mapping| mapping.name != *name));
+    changes.extend(removed.map(|mapping| MappingChange { mapping, how: "removed" }));
+    changes.sort_by(|one, other| one.mapping.cmp(&other.mapping));
+    Ok(changes)
+}
+
+pub(super) fn refuse_changes(mappings: &[Mapping], state: &dyn State) -> Result<(), TransformError> {
+    const REMEDY: &str = "the rows delivered so far were computed without this change; `syncline replay --dry-run` shows \
+                          what it would change, `syncline replay` applies it, or undo it";
+    changes(mappings, state)?.into_iter().next().map_or(Ok(()), |MappingChange { mapping, how }| {
+        Err(TransformError::MappingsChanged { mapping, reason: format!("was {how}: {REMEDY}") })
     })
 }

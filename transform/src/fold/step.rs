@@ -331,6 +331,7 @@ impl Fold {
             origin,
             now: work.seen(),
             state: work.state,
+            inheritance: self.inheritance.as_ref(),
         };
         contributor.run(drivers, present, writes, changes, &mut work.stats)
     }

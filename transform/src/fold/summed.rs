@@ -21,6 +21,7 @@ use syncline_schemas::entity::{Entity, Field, Merge};
 use syncline_schemas::rowcode;
 
 use super::contribution::Contributed;
+use super::difference::Published;
 use super::emit::{Emitted, Lineage, field_types};
 use super::held;
 use super::logic::Logic;
@@ -91,10 +92,12 @@ pub(super) fn fold(
     let differs =
         |slot: &usize| touched.stored[*slot].is_none() || before.held[*slot] || shown.row(*slot) != shows.row(*slot);
     let changed: Vec<usize> = (0..touched.keys.len()).filter(differs).collect();
-    let (emitted, faults) = after.emit(entity, logic, &layout, &touched, &changed)?;
+    let (fields, faults) = after.rows(entity, logic, &layout, &touched.keys, &changed)?;
     for &slot in changed.iter().filter(|&&slot| before.held[slot] && !faults.contains_key(&slot)) {
         writes.push((Space::Held, held::sum_key(prefix, touched.keys[slot]), None));
     }
+    let fitting = changed.iter().filter(|slot| !faults.contains_key(slot));
+    let lineage: Vec<Lineage> = fitting.map(|&slot| touched.lineage[slot]).collect();
     for (slot, fault) in faults {
         after.held[slot] = true;
         let place = held::sum_key(prefix, touched.keys[slot]);
@@ -107,7 +110,39 @@ pub(super) fn fold(
             writes.push((Space::Entities, [prefix, key].concat(), Some(rows.row(slot).to_vec())));
         }
     }
-    Ok(emitted)
+    // Sums are cited by nobody, and never go.
+    Ok(Emitted { fields, upserts: vec![true; lineage.len()], lineage, presence: Vec::new() })
+}
+
+/// What sinks have of some keys, by what state holds of each.
+pub(super) fn published(
+    entity: &Entity,
+    logic: &Logic,
+    keys: &[Vec<u8>],
+    stored: &[Option<Vec<u8>>],
+) -> Result<Vec<Published>, TransformError> {
+    let layout = Layout::new(entity);
+    let totals = Totals::load(&layout, stored)?;
+    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    let there: Vec<usize> = (0..keys.len()).filter(|&slot| stored[slot].is_some() && !totals.held[slot]).collect();
+    let (fields, faults) = totals.rows(entity, logic, &layout, &keys, &there)?;
+    let rows = rowcode::encode(&fields[entity.key_len()..])?;
+    let held = |slot: usize| totals.held[slot] || faults.contains_key(&slot);
+    let mut published: Vec<Published> =
+        (0..keys.len()).map(|slot| if held(slot) { Published::Held } else { Published::Nothing }).collect();
+    for (row, slot) in there.into_iter().filter(|slot| !faults.contains_key(slot)).enumerate() {
+        published[slot] = Published::Row(rows.row(row).to_vec());
+    }
+    Ok(published)
+}
+
+/// The state row of a key of which the last contribution has gone.
+pub(super) fn emptied(entity: &Entity, stored: &[u8]) -> Result<Vec<u8>, TransformError> {
+    let layout = Layout::new(entity);
+    let before = Totals::load(&layout, &[Some(stored.to_vec())])?;
+    let sums = before.sums.iter().map(|_| (vec![0], vec![0])).collect();
+    let after = Totals { contributions: vec![0], held: vec![false], sums, last: before.last };
+    Ok(after.encode()?.row(0).to_vec())
 }
 
 impl Totals {
@@ -198,17 +233,17 @@ impl Totals {
         Ok(rowcode::encode(&columns)?)
     }
 
-    /// The rows of the changed slots, and why some of them cannot be.
-    fn emit(
+    /// All fields of some slots' rows, and why some of them cannot be: those are left out.
+    fn rows(
         &self,
         entity: &Entity,
         logic: &Logic,
         layout: &Layout<'_>,
-        touched: &Touched<'_>,
+        keys: &[&[u8]],
         changed: &[usize],
-    ) -> Result<(Emitted, BTreeMap<usize, RowFault>), TransformError> {
+    ) -> Result<(Vec<ArrayRef>, BTreeMap<usize, RowFault>), TransformError> {
         let (key_types, row_types) = field_types(entity);
-        let mut fields = rowcode::decode(&key_types, changed.iter().map(|&slot| touched.keys[slot]))?;
+        let mut fields = rowcode::decode(&key_types, changed.iter().map(|&slot| keys[slot]))?;
         fields.extend(row_types.iter().map(|data_type| new_null_array(data_type, changed.len())));
         let key_len = entity.key_len();
         let mut bad: Vec<(usize, RowFault)> = Vec::new();
@@ -236,9 +271,6 @@ impl Totals {
             let fits: BooleanArray = changed.iter().map(|slot| Some(!faults.contains_key(slot))).collect();
             fields = fields.iter().map(|column| filter(column, &fits)).collect::<Result<_, _>>()?;
         }
-        let lineage: Vec<Lineage> =
-            changed.iter().filter(|slot| !faults.contains_key(slot)).map(|&slot| touched.lineage[slot]).collect();
-        // Sums are cited by nobody, and never go.
-        Ok((Emitted { fields, upserts: vec![true; lineage.len()], lineage, presence: Vec::new() }, faults))
+        Ok((fields, faults))
     }
 }

@@ -103,6 +103,12 @@ impl Open {
     }
 }
 
+/// The log is needed behind this offset.
+pub(super) fn needs_after(open: &BTreeMap<SourceId, Open>, folded: LogOffset) -> LogOffset {
+    let first = open.values().map(|open| LogOffset(open.first.0.saturating_sub(1))).min();
+    first.map_or(folded, |first| first.min(folded))
+}
+
 /// The sources whose transaction is open.
 pub(super) fn open_transactions(state: &dyn State) -> Result<BTreeMap<SourceId, Open>, TransformError> {
     let value = state.get(Space::Catalog, OPEN)?.unwrap_or_default();

@@ -77,6 +77,17 @@ pub(crate) fn misfit_fault(field: &Field, misfit: Misfit) -> RowFault {
     fault(rule, field, reason)
 }
 
+/// No key of a business has so many bytes, and the store takes no more than 64 KiB of all parts of one.
+pub(crate) const KEY_TEXT_MAX: usize = 4096;
+
+/// Texts that are too long for a key.
+pub(crate) fn too_long(array: &ArrayRef, field: &Field) -> Vec<(usize, RowFault)> {
+    let Some(texts) = array.as_string_opt::<i32>() else { return Vec::new() };
+    let long = (0..texts.len()).filter(|&row| !texts.is_null(row) && texts.value(row).len() > KEY_TEXT_MAX);
+    let reason = format!("is longer than the {KEY_TEXT_MAX} bytes of a key");
+    long.map(|row| (row, fault("DQ_RANGE", field, &reason))).collect()
+}
+
 fn fault(rule: &str, field: &Field, reason: &str) -> RowFault {
     RowFault { rule: rule.to_owned(), field: field.name.clone(), reason: format!("{} {reason}", field.name) }
 }

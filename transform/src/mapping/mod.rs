@@ -12,6 +12,8 @@ pub(crate) mod expression;
 pub(crate) mod rules;
 pub(crate) mod sql;
 
+use std::sync::Arc;
+
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::{SEEDS, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
@@ -34,6 +36,8 @@ pub struct Mapping {
     pub entity: &'static Entity,
     /// Where it was read.
     pub file: String,
+    /// Its text.
+    pub text: Arc<str>,
     /// Fingerprint of the text: tells whether state was computed with this very mapping.
     pub fingerprint: u64,
     pub(crate) query: Query,
@@ -62,6 +66,7 @@ impl Mapping {
             source: SourceId::new(source),
             entity,
             file: file.to_owned(),
+            text: text.into(),
             fingerprint: xxh3_64(text.as_bytes()),
             query: Query::parse(file, text)?,
             rules: Rules::parse(file, text, entity)?,

@@ -2,7 +2,7 @@
 //!
 //! ```sql
 //! -- @rule DQ_REF_ITEM = warn
-//! -- @rule DQ_PRECISION = fix
+//! -- @rule DQ_OVERFLOW = fix
 //! SELECT ...
 //! ```
 //!
@@ -15,18 +15,10 @@ use syncline_schemas::entity::{self, Entity, Kind};
 use crate::error::{MappingFault, Place};
 
 /// Faults of single values, which every mapping can have.
-const VALUE_RULES: [&str; 8] = [
-    "DQ_ABSENT",
-    "DQ_EXPRESSION",
-    "DQ_OVERFLOW",
-    "DQ_PRECISION",
-    "DQ_REQUIRED",
-    "DQ_DOMAIN",
-    "DQ_JOIN_AMBIGUOUS",
-    "DQ_RANGE",
-];
+const VALUE_RULES: [&str; 7] =
+    ["DQ_ABSENT", "DQ_EXPRESSION", "DQ_OVERFLOW", "DQ_REQUIRED", "DQ_DOMAIN", "DQ_JOIN_AMBIGUOUS", "DQ_RANGE"];
 /// Those that leave a value behind which can be put into a field: none, or the field's default.
-const FIXABLE: [&str; 4] = ["DQ_OVERFLOW", "DQ_PRECISION", "DQ_DOMAIN", "DQ_RANGE"];
+const FIXABLE: [&str; 3] = ["DQ_OVERFLOW", "DQ_DOMAIN", "DQ_RANGE"];
 const MARK: &str = "@rule";
 
 /// What happens to a row that breaks a rule.
@@ -120,8 +112,12 @@ fn read(id: &str, word: &str, entity: &Entity) -> Result<Action, String> {
     })
 }
 
-/// Rules of an entity that some mapping has its own word for: those are counted where the mapping is.
+/// Rules of an entity that some mapping has its own word for: those are counted where the mapping is. Those of sums are not
+/// for one mapping to change.
 pub(crate) fn overridden<'m>(entity: &Entity, rules: impl Iterator<Item = (&'m Entity, &'m Rules)>) -> Vec<String> {
+    if entity.kind == Kind::Summed {
+        return Vec::new();
+    }
     let of_entity = rules.filter(|(other, _)| other.name == entity.name);
     of_entity.flat_map(|(_, rules)| rules.ids().map(str::to_owned)).collect()
 }

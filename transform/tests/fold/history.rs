@@ -14,7 +14,7 @@ use crate::outbox::{Current, Rows};
 
 /// One thing that happens at the source, and where the reader cuts.
 #[derive(Debug, Clone)]
-struct Move {
+pub(crate) struct Move {
     table: usize,
     kind: u8,
     pick: u8,
@@ -32,7 +32,7 @@ enum Cut {
     Commit,
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+pub(crate) fn moves() -> impl Strategy<Value = Vec<Move>> {
     let cut = prop_oneof![6 => Just(Cut::No), 2 => Just(Cut::Inside), 3 => Just(Cut::Commit)];
     let one = (0..TABLES, 0_u8..17, any::<u8>(), any::<u32>(), cut);
     let one = one.prop_map(|(table, kind, pick, dice, cut)| Move { table, kind, pick, dice, cut });
@@ -45,7 +45,7 @@ fn crashes() -> impl Strategy<Value = Vec<Option<Crash>>> {
 }
 
 /// The log of a history, and the canonical rows at each of its transaction boundaries.
-fn log(moves: &[Move]) -> (Vec<LogEntry>, BTreeMap<LogOffset, Rows>) {
+pub(crate) fn log(moves: &[Move]) -> (Vec<LogEntry>, BTreeMap<LogOffset, Rows>) {
     let schemas = oracle::schemas();
     let mut log: Vec<LogEntry> = schemas.iter().cloned().map(LogEntry::Schema).collect();
     let mut boundaries = BTreeMap::new();

@@ -15,7 +15,7 @@ use crate::frames::{Change, frame};
 use crate::outbox::{Delta, deltas};
 
 /// The epoch of all tests.
-const EPOCH: u32 = 7;
+pub(crate) const EPOCH: u32 = 7;
 
 /// Where the process dies around a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) enum Crash {
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What survives a crash.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Memory {
     spaces: RefCell<HashMap<Space, Pairs>>,
     cursor: RefCell<Cursor>,
@@ -60,6 +60,10 @@ impl Memory {
 
     pub(crate) fn cursor(&self) -> Cursor {
         *self.cursor.borrow()
+    }
+
+    pub(crate) fn write(&self, writes: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>) {
+        self.apply(Step { writes, outbox: None, cursor: self.cursor() });
     }
 
     fn commit(&self, step: Step) -> Result<(), TransformError> {
@@ -114,6 +118,8 @@ pub(crate) struct Daemon {
     fold: Option<Fold>,
     read: usize,
     chunk: usize,
+    /// What rows inherit from, where the mappings were changed.
+    older: Option<Memory>,
 }
 
 pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
@@ -124,12 +130,25 @@ pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
 impl Daemon {
     pub(crate) fn new(mappings: &[(&str, &str)]) -> Self {
         let mappings = mappings.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        Self { memory: Memory::default(), log: Vec::new(), mappings, fold: None, read: 0, chunk: 16 * 1024 }
+        Self {
+            memory: Memory::default(),
+            log: Vec::new(),
+            mappings,
+            fold: None,
+            read: 0,
+            chunk: 16 * 1024,
+            older: None,
+        }
     }
 
     /// With steps of so few rows.
     pub(crate) fn with_chunk(self, chunk: usize) -> Self {
         Self { chunk, ..self }
+    }
+
+    /// With mappings in the place of another daemon's.
+    pub(crate) fn beside(self, older: &Self) -> Self {
+        Self { older: Some(older.memory.clone()), ..self }
     }
 
     /// Folds the rest of the log, starting again from state after every crash; counts the commits that were tried.
@@ -141,7 +160,10 @@ impl Daemon {
             let mut fold = match self.fold.take() {
                 Some(fold) => fold,
                 None => {
-                    Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?.with_chunk(self.chunk)
+                    let fold = Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?;
+                    let mut fold = fold.with_chunk(self.chunk);
+                    self.older.iter().try_for_each(|older| fold.inherit(Box::new(older.clone())))?;
+                    fold
                 }
             };
             let offset = fold.cursor().folded.next();

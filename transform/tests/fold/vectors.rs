@@ -274,3 +274,100 @@ fn v20_a_planned_move_counts_only_when_it_is_done() {
     assert_eq!(balances(&daemon.commit(&[(&moves, Change::update(row("done")))]), "on_hand"), ["7"]);
     assert_eq!(balances(&daemon.commit(&[(&moves, Change::update(row("draft")))]), "on_hand"), ["0"]);
 }
+
+#[test]
+fn v10_a_count_is_the_difference_to_what_was_there() {
+    let columns = [("name", "text"), ("voucher_type", "text"), ("detail", "text"), ("qty", "numeric(14,3)")];
+    let ledger = table("sle", &[&columns[..], &[("qty_after", "numeric(14,3)")]].concat());
+    let counted = table("reconciliation_item", &[("name", "text"), ("current_qty", "numeric(14,3)")]);
+    let bin = table("bin", &[("name", "text"), ("qty", "numeric(14,3)")]);
+    let movement = "SELECT 'C1' AS company_id, s.name AS movement_id, 'A' AS item_id, 'W1' AS location_id, \
+                    CASE WHEN s.voucher_type = 'Stock Reconciliation' THEN 'count' ELSE 'adjust_gain' END AS movement_type, \
+                    CASE WHEN s.voucher_type = 'Stock Reconciliation' THEN s.qty_after - r.current_qty ELSE s.qty END AS qty_delta, \
+                    DATE '2026-03-01' AS posting_date FROM sle s LEFT JOIN reconciliation_item r ON r.name = s.detail";
+    let balance = "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty AS on_hand FROM bin";
+    let mut daemon = Daemon::new(&[("erp/inventory_movement.sql", movement), ("erp/inventory_balance.sql", balance)]);
+    daemon.commit(&[(&bin, Change::new(Op::Insert, vec!["A-W1".into(), units(40)]))]);
+    let deltas = daemon.commit(&[
+        (&ledger, Change::new(Op::Insert, vec!["SLE-1".into(), "Stock Reconciliation".into(), "D1".into(), units(0), units(42)])),
+        (&bin, Change::new(Op::Update, vec!["A-W1".into(), units(42)])),
+        (&counted, Change::new(Op::Insert, vec!["D1".into(), units(40)])),
+    ]);
+    let of = |entity: &str| deltas.iter().filter(|delta| delta.entity == entity).collect::<Vec<_>>();
+    let (movements, balances) = (of("inventory_movement"), of("inventory_balance"));
+    assert_eq!((movements.len(), movements[0].get("movement_type"), movements[0].quantity("qty_delta")), (1, Some("count"), "2"));
+    assert_eq!((balances.len(), balances[0].quantity("on_hand")), (1, "42"));
+}
+
+#[test]
+fn v13_a_move_between_warehouses_has_two_legs_of_one_group() {
+    let moves = table("stock_move", &[("id", "bigint"), ("qty", "numeric(14,3)"), ("source", "text"), ("target", "text"), ("state", "text")]);
+    let leg = |name: &str, location: &str, counter: &str, kind: &str, sign: &str| {
+        format!(
+            "SELECT 'C1' AS company_id, concat(id, '-{name}') AS movement_id, 'A' AS item_id, {location} AS location_id, \
+             {counter} AS counter_location_id, '{kind}' AS movement_type, {sign}qty AS qty_delta, \
+             cast(id AS VARCHAR) AS movement_group_id, DATE '2026-03-01' AS posting_date FROM stock_move WHERE state = 'done'"
+        )
+    };
+    let (out, into) = (leg("out", "source", "target", "transfer_out", "-"), leg("in", "target", "source", "transfer_in", ""));
+    let mut daemon =
+        Daemon::new(&[("erp/inventory_movement.out.sql", &out), ("erp/inventory_movement.in.sql", &into)]);
+    let row = |state: &str| [9.into(), units(7), "WH1".into(), "WH2".into(), state.into()];
+    assert_eq!(daemon.commit(&[(&moves, Change::insert(row("assigned")))]), []);
+    let deltas = daemon.commit(&[(&moves, Change::update(row("done")))]);
+    let mut legs: Vec<_> = deltas
+        .iter()
+        .map(|leg| (leg.get("location_id"), leg.quantity("qty_delta"), leg.get("movement_group_id"), leg.get("movement_type")))
+        .collect();
+    legs.sort_unstable();
+    let wanted = [
+        (Some("WH1"), "-7", Some("9"), Some("transfer_out")),
+        (Some("WH2"), "7", Some("9"), Some("transfer_in")),
+    ];
+    assert_eq!(legs, wanted);
+}
+
+#[test]
+fn v21_an_order_that_is_deleted_when_it_is_posted_is_closed_and_stays() {
+    let columns = [("key", "text"), ("qty", "numeric(14,3)"), ("shipped", "numeric(14,3)")];
+    let (open, posted) = (table("sales_line", &columns), table("sales_shipment_line", &columns));
+    let line = |table: &str, status: &str| {
+        format!(
+            "SELECT 'C1' AS company_id, '1001' AS order_id, key AS line_id, 'A' AS item_id, 'W1' AS location_id, \
+             qty AS qty_ordered, shipped AS qty_shipped, {status} AS status FROM {table}"
+        )
+    };
+    let demand = |table: &str| {
+        format!(
+            "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, qty, DATE '2026-03-02' AS bucket_date, \
+             'order' AS demand_type FROM {table}"
+        )
+    };
+    let is_open = "CASE WHEN shipped < qty THEN 'open' ELSE 'shipped' END";
+    let texts = [
+        ("erp/sales_order_line.open.sql", line("sales_line", is_open)),
+        ("erp/sales_order_line.posted.sql", line("sales_shipment_line", "'closed'")),
+        ("erp/demand_signal.open.sql", demand("sales_line")),
+        ("erp/demand_signal.posted.sql", demand("sales_shipment_line")),
+    ];
+    let mut daemon = Daemon::new(&texts.iter().map(|(path, text)| (*path, text.as_str())).collect::<Vec<_>>());
+    let row = |shipped: i64| vec![Value::from("10000"), units(10), units(shipped)];
+    daemon.commit(&[(&open, Change::new(Op::Insert, row(0)))]);
+    daemon.commit(&[(&open, Change::new(Op::Update, row(10)))]);
+    let gone = Change::new(Op::Delete, vec!["10000".into(), Value::Null, Value::Null]);
+    let deltas = daemon.commit(&[(&open, gone), (&posted, Change::new(Op::Insert, row(10)))]);
+    assert_eq!(deltas.len(), 1, "one upsert of the line; demand has not changed: {deltas:?}");
+    assert_eq!((deltas[0].get("status"), deltas[0].quantity("qty_open")), (Some("closed"), "0"));
+}
+
+#[test]
+fn v22_a_deletion_with_nothing_but_its_key_takes_its_share_back() {
+    let inventsum = table("inventsum", &[("id", "bigint"), ("item", "text"), ("qty", "numeric(14,3)")]);
+    let sql = "SELECT 'C1' AS company_id, item AS item_id, 'W1' AS location_id, qty AS on_hand FROM inventsum";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    let row = |id: i64, quantity: i64| (&inventsum, Change::insert([id.into(), "A".into(), units(quantity)]));
+    daemon.commit(&[row(1, 8), row(2, 5)]);
+    let deltas = daemon.commit(&[(&inventsum, Change::removal(Op::Delete, 1, 3))]);
+    assert_eq!(balances(&deltas, "on_hand"), ["5"]);
+    assert!(daemon.held().is_empty(), "an empty column of a deletion is no fault: {:?}", daemon.held());
+}

@@ -53,4 +53,5 @@ mod table;
 pub use check::{SeedFile, check, table_schemas};
 pub use config::{CellType, CellTypeError, SeedsConfig, ShapeJudge, TableSpec};
 pub use fault::FileFault;
+pub use position::begin_again;
 pub use session::run;

@@ -57,6 +57,21 @@ pub(super) struct Cut {
     pub(super) loaded_us: i64,
 }
 
+/// The position of seeds whose rows are to be put into the log again, all of them as at `now_us`: as if none were there.
+///
+/// # Errors
+/// What is wrong with the position.
+pub fn begin_again(position: &Position, now_us: i64) -> Result<Position, String> {
+    match SeedsPosition::decode(position)? {
+        SeedsPosition::Whole(to) => {
+            Ok(SeedsPosition::Cut(Cut { from: Manifest::new(), to, rows: 0, loaded_us: now_us }).encode())
+        }
+        SeedsPosition::Cut(_) => {
+            Err("a change of the files is half in the log; let the daemon finish it first".to_owned())
+        }
+    }
+}
+
 /// Bytes of a manifest.
 pub(super) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
     let mut out = Vec::new();

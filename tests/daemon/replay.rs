@@ -1,0 +1,152 @@
+//! Mappings that are changed while there is state: refused until somebody says so, shown beforehand, applied through kills.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::demo::erp::Scale;
+use super::lake::assert_lake_equals_planner;
+use super::world::{World, eventually};
+
+/// Kills while the log is folded again.
+const KILLS: usize = 8;
+
+/// The mappings of the demo, made worse: other keys, other numbers, rows that are held, a part and an entity that are missing.
+struct Worse {
+    dir: PathBuf,
+    right: Vec<(PathBuf, String)>,
+}
+
+impl Worse {
+    fn make(world: &World) -> Self {
+        let dir = world.setup.dir.join("mappings/erp");
+        let file = |name: &str| (dir.join(name), std::fs::read_to_string(dir.join(name)).expect("a mapping"));
+        let right =
+            ["item.sql", "supplier.sql", "inventory_balance.stock.sql", "inventory_balance.on_order.sql"].map(file);
+        let worse = Self { dir, right: right.into() };
+        worse.apply();
+        worse
+    }
+
+    fn apply(&self) {
+        let change = |name: &str, from: &str, to: &str| {
+            let (path, text) = self.right.iter().find(|(path, _)| path.ends_with(name)).expect("a mapping");
+            assert!(text.contains(from), "{name} has no {from:?}");
+            std::fs::write(path, text.replace(from, to)).expect("written");
+        };
+        change("item.sql", "list_price AS price_list", "list_price * 2 AS price_list");
+        change("inventory_balance.stock.sql", "site_no AS location_id", "site_no || 'X' AS location_id");
+        change("inventory_balance.stock.sql", "qty_phys AS on_hand", "qty_phys * 3 AS on_hand");
+        for gone in ["supplier.sql", "inventory_balance.on_order.sql"] {
+            std::fs::remove_file(self.dir.join(gone)).expect("removed");
+        }
+    }
+
+    fn mend(&self) {
+        for (path, text) in &self.right {
+            std::fs::write(path, text).expect("written");
+        }
+    }
+}
+
+async fn said(world: &World, arguments: &[&str]) -> String {
+    let output = world.command(arguments).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+async fn refused(world: &World, arguments: &[&str]) -> String {
+    let output = world.command(arguments).await;
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs the daemon with kills at moments of the replay, until it is through.
+async fn run_with_kills(world: &World) {
+    for kill in 0..KILLS {
+        let daemon = world.daemon();
+        let replays = || async {
+            let status = world.status().await?;
+            Some(status["transform"]["replay"].clone())
+        };
+        // Each life gets a little further than the one before.
+        let further = |replay: &Value| replay.is_null() || replay["folded"].as_u64() >= Some(4 * kill as u64);
+        eventually("the replay goes on", || async { replays().await.is_some_and(|it| further(&it)) }).await;
+        let through = replays().await.is_some_and(|it| it.is_null());
+        daemon.kill();
+        drop(daemon.stop().await);
+        if through {
+            break;
+        }
+    }
+    world.drain().await;
+}
+
+#[tokio::test]
+async fn changed_mappings_are_shown_then_applied_and_no_kill_leaves_a_row_of_the_old_ones() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let worse = Worse::make(&world);
+    world.drain().await;
+    worse.mend();
+    let refusal = refused(&world, &["run"]).await;
+    assert!(refusal.contains("`syncline replay --dry-run` shows what it would change"), "{refusal}");
+
+    let shown = said(&world, &["replay", "--dry-run", "--diff", "--json"]).await;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let (item, balance) = (&shown["entities"]["item"], &shown["entities"]["inventory_balance"]);
+    assert_eq!((&item["changed"], &item["added"], &item["removed"]), (&item["before"], &0.into(), &0.into()), "{item}");
+    assert!(balance["added"].as_u64() > Some(0) && balance["removed"] == 0, "sums become zero: {balance}");
+    assert!(shown["entities"]["supplier"]["added"].as_u64() > Some(0), "{shown}");
+    assert_eq!(shown["mappings"].as_array().map(Vec::len), Some(4), "{}", shown["mappings"]);
+    assert!(shown["rows"].as_array().is_some_and(|rows| !rows.is_empty()));
+
+    let accepted = said(&world, &["replay"]).await;
+    assert!(accepted.contains("accepted: the daemon folds"), "{accepted}");
+    worse.apply();
+    let given_up = said(&world, &["replay"]).await;
+    assert!(given_up.contains("given up what was accepted before"), "{given_up}");
+    assert!(said(&world, &["replay"]).await.contains("nothing to do"));
+    worse.mend();
+    said(&world, &["replay"]).await;
+    world.execute("UPDATE meridian.stk_lot_level SET qty_phys = qty_phys + 1 WHERE ctid IN (SELECT ctid FROM meridian.stk_lot_level LIMIT 50)").await;
+    run_with_kills(&world).await;
+    assert_agree(&world).await;
+
+    // What a running daemon is asked, and what it is told.
+    let daemon = world.daemon();
+    eventually("the daemon answers", || async { world.status().await.is_some() }).await;
+    worse.apply();
+    let shown = said(&world, &["replay", "--dry-run"]).await;
+    assert!(shown.contains("inventory_balance.on_hand") && shown.contains("removed  erp/supplier"), "{shown}");
+    let refusal = refused(&world, &["replay"]).await;
+    assert!(refusal.contains("a daemon runs on this data folder"), "{refusal}");
+    daemon.stop().await.expect("the daemon stops");
+    world.drain_refused_then_accepted(&worse).await;
+}
+
+async fn assert_agree(world: &World) {
+    world.assert_planner_equals_source().await;
+    assert_lake_equals_planner(world);
+}
+
+impl World {
+    /// The worse mappings are taken up from the log, and mended by reading the source again.
+    async fn drain_refused_then_accepted(self, worse: &Worse) {
+        said(&self, &["replay"]).await;
+        self.drain().await;
+        worse.mend();
+        let accepted = said(&self, &["replay", "--reread"]).await;
+        assert!(accepted.contains("accepted: the daemon reads all of erp again"), "{accepted}");
+        self.execute("DELETE FROM meridian.pur_pos WHERE ctid IN (SELECT ctid FROM meridian.pur_pos LIMIT 20)").await;
+        run_with_kills(&self).await;
+        assert_agree(&self).await;
+        let summary = {
+            assert!(said(&self, &["replay", "--reread"]).await.contains("accepted"));
+            self.drain().await
+        };
+        assert_eq!(summary["deltas"], 0, "reading the same rows again changes nothing: {summary}");
+        assert_agree(&self).await;
+        self.end().await;
+    }
+}
