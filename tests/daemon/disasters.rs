@@ -26,7 +26,7 @@ const BULK_ROWS: u64 = 50_000;
 const BULKS: u64 = 3;
 
 /// The seed of a run: `SYNCLINE_SEED`, or one that is said. Past the harness, which shows only what failed.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("SYNCLINE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         u64::from(since.subsec_nanos())
@@ -40,10 +40,10 @@ fn say(text: &str) {
 }
 
 /// A small generator of our own, so that a seed means the same for ever (SplitMix64).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,14 +1,19 @@
 //! Mappings that are changed while there is state: refused until somebody says so, shown beforehand, applied through kills.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::demo::erp::Scale;
+use super::disasters::{Random, kill, seed};
 use super::lake::assert_lake_equals_planner;
 use super::world::{World, eventually};
 
-/// Kills while the log is folded again.
+/// Enough for a replay of some seconds: about 100,000 rows.
+const DISTRICT: Scale =
+    Scale { items: 5_000, customers: 800, suppliers: 100, orders: 6_000, purchases: 1_000, postings: 15_000 };
+/// Kills while the log is folded again, unless it is through before.
 const KILLS: usize = 8;
 
 /// The mappings of the demo, made worse: other keys, other numbers, rows that are held, a part and an entity that are missing.
@@ -62,30 +67,30 @@ async fn refused(world: &World, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs the daemon with kills at moments of the replay, until it is through.
-async fn run_with_kills(world: &World) {
-    for kill in 0..KILLS {
-        let daemon = world.daemon();
-        let replays = || async {
-            let status = world.status().await?;
-            Some(status["transform"]["replay"].clone())
-        };
-        // Each life gets a little further than the one before.
-        let further = |replay: &Value| replay.is_null() || replay["folded"].as_u64() >= Some(4 * kill as u64);
-        eventually("the replay goes on", || async { replays().await.is_some_and(|it| further(&it)) }).await;
-        let through = replays().await.is_some_and(|it| it.is_null());
-        daemon.kill();
-        drop(daemon.stop().await);
-        if through {
+/// Runs the daemon with kills at any moment of the replay, until it is through; how many hit it.
+async fn run_with_kills(world: &World, random: &mut Random) -> usize {
+    let mut hits = 0;
+    for _ in 0..KILLS {
+        let mut daemon = world.daemon();
+        let replay = || async { Some(world.status().await?["transform"]["replay"].take()) };
+        eventually("the daemon answers", || async { replay().await.is_some() }).await;
+        let life = Duration::from_millis(random.below(800));
+        assert!(tokio::time::timeout(life, std::future::pending::<()>()).await.is_err());
+        let on_the_way = replay().await.is_some_and(|replay| !replay.is_null());
+        kill(&mut daemon).await;
+        if !on_the_way {
             break;
         }
+        hits += 1;
     }
     world.drain().await;
+    hits
 }
 
 #[tokio::test]
 async fn changed_mappings_are_shown_then_applied_and_no_kill_leaves_a_row_of_the_old_ones() {
-    let world = World::new(Scale::SHOP, &[]).await;
+    let world = World::new(DISTRICT, &[]).await;
+    let mut random = Random(seed());
     let worse = Worse::make(&world);
     world.drain().await;
     worse.mend();
@@ -110,7 +115,8 @@ async fn changed_mappings_are_shown_then_applied_and_no_kill_leaves_a_row_of_the
     worse.mend();
     said(&world, &["replay"]).await;
     world.execute("UPDATE meridian.stk_lot_level SET qty_phys = qty_phys + 1 WHERE ctid IN (SELECT ctid FROM meridian.stk_lot_level LIMIT 50)").await;
-    run_with_kills(&world).await;
+    let hits = run_with_kills(&world, &mut random).await;
+    assert!(hits > 0, "no kill hit the replay");
     assert_agree(&world).await;
 
     // What a running daemon is asked, and what it is told.
@@ -122,7 +128,7 @@ async fn changed_mappings_are_shown_then_applied_and_no_kill_leaves_a_row_of_the
     let refusal = refused(&world, &["replay"]).await;
     assert!(refusal.contains("a daemon runs on this data folder"), "{refusal}");
     daemon.stop().await.expect("the daemon stops");
-    world.drain_refused_then_accepted(&worse).await;
+    world.drain_refused_then_accepted(&worse, &mut random).await;
 }
 
 async fn assert_agree(world: &World) {
@@ -132,14 +138,15 @@ async fn assert_agree(world: &World) {
 
 impl World {
     /// The worse mappings are taken up from the log, and mended by reading the source again.
-    async fn drain_refused_then_accepted(self, worse: &Worse) {
+    async fn drain_refused_then_accepted(self, worse: &Worse, random: &mut Random) {
         said(&self, &["replay"]).await;
         self.drain().await;
         worse.mend();
         let accepted = said(&self, &["replay", "--reread"]).await;
         assert!(accepted.contains("accepted: the daemon reads all of erp again"), "{accepted}");
         self.execute("DELETE FROM meridian.pur_pos WHERE ctid IN (SELECT ctid FROM meridian.pur_pos LIMIT 20)").await;
-        run_with_kills(&self).await;
+        let hits = run_with_kills(&self, random).await;
+        assert!(hits > 0, "no kill hit the replay");
         assert_agree(&self).await;
         let summary = {
             assert!(said(&self, &["replay", "--reread"]).await.contains("accepted"));

@@ -289,19 +289,31 @@ fn v10_a_count_is_the_difference_to_what_was_there() {
     let mut daemon = Daemon::new(&[("erp/inventory_movement.sql", movement), ("erp/inventory_balance.sql", balance)]);
     daemon.commit(&[(&bin, Change::new(Op::Insert, vec!["A-W1".into(), units(40)]))]);
     let deltas = daemon.commit(&[
-        (&ledger, Change::new(Op::Insert, vec!["SLE-1".into(), "Stock Reconciliation".into(), "D1".into(), units(0), units(42)])),
+        (
+            &ledger,
+            Change::new(
+                Op::Insert,
+                vec!["SLE-1".into(), "Stock Reconciliation".into(), "D1".into(), units(0), units(42)],
+            ),
+        ),
         (&bin, Change::new(Op::Update, vec!["A-W1".into(), units(42)])),
         (&counted, Change::new(Op::Insert, vec!["D1".into(), units(40)])),
     ]);
     let of = |entity: &str| deltas.iter().filter(|delta| delta.entity == entity).collect::<Vec<_>>();
     let (movements, balances) = (of("inventory_movement"), of("inventory_balance"));
-    assert_eq!((movements.len(), movements[0].get("movement_type"), movements[0].quantity("qty_delta")), (1, Some("count"), "2"));
+    assert_eq!(
+        (movements.len(), movements[0].get("movement_type"), movements[0].quantity("qty_delta")),
+        (1, Some("count"), "2")
+    );
     assert_eq!((balances.len(), balances[0].quantity("on_hand")), (1, "42"));
 }
 
 #[test]
 fn v13_a_move_between_warehouses_has_two_legs_of_one_group() {
-    let moves = table("stock_move", &[("id", "bigint"), ("qty", "numeric(14,3)"), ("source", "text"), ("target", "text"), ("state", "text")]);
+    let moves = table(
+        "stock_move",
+        &[("id", "bigint"), ("qty", "numeric(14,3)"), ("source", "text"), ("target", "text"), ("state", "text")],
+    );
     let leg = |name: &str, location: &str, counter: &str, kind: &str, sign: &str| {
         format!(
             "SELECT 'C1' AS company_id, concat(id, '-{name}') AS movement_id, 'A' AS item_id, {location} AS location_id, \
@@ -309,21 +321,21 @@ fn v13_a_move_between_warehouses_has_two_legs_of_one_group() {
              cast(id AS VARCHAR) AS movement_group_id, DATE '2026-03-01' AS posting_date FROM stock_move WHERE state = 'done'"
         )
     };
-    let (out, into) = (leg("out", "source", "target", "transfer_out", "-"), leg("in", "target", "source", "transfer_in", ""));
-    let mut daemon =
-        Daemon::new(&[("erp/inventory_movement.out.sql", &out), ("erp/inventory_movement.in.sql", &into)]);
+    let (out, into) =
+        (leg("out", "source", "target", "transfer_out", "-"), leg("in", "target", "source", "transfer_in", ""));
+    let mut daemon = Daemon::new(&[("erp/inventory_movement.out.sql", &out), ("erp/inventory_movement.in.sql", &into)]);
     let row = |state: &str| [9.into(), units(7), "WH1".into(), "WH2".into(), state.into()];
     assert_eq!(daemon.commit(&[(&moves, Change::insert(row("assigned")))]), []);
     let deltas = daemon.commit(&[(&moves, Change::update(row("done")))]);
     let mut legs: Vec<_> = deltas
         .iter()
-        .map(|leg| (leg.get("location_id"), leg.quantity("qty_delta"), leg.get("movement_group_id"), leg.get("movement_type")))
+        .map(|leg| {
+            (leg.get("location_id"), leg.quantity("qty_delta"), leg.get("movement_group_id"), leg.get("movement_type"))
+        })
         .collect();
     legs.sort_unstable();
-    let wanted = [
-        (Some("WH1"), "-7", Some("9"), Some("transfer_out")),
-        (Some("WH2"), "7", Some("9"), Some("transfer_in")),
-    ];
+    let wanted =
+        [(Some("WH1"), "-7", Some("9"), Some("transfer_out")), (Some("WH2"), "7", Some("9"), Some("transfer_in"))];
     assert_eq!(legs, wanted);
 }
 
