@@ -154,7 +154,7 @@ impl World {
         let store = Store::open(folder.path(), Limits::default())?;
         let path = format!("erp/{entity}.sql");
         let mapping = Mapping::parse(&path, &path, sql)?;
-        let fold = Fold::open(1, vec![mapping], Cursor::default(), &FoldState(&store))?;
+        let fold = Fold::open(1, vec![mapping], Cursor::default(), &FoldState::new(&store))?;
         let mut world = Self { store, fold, offset: LogOffset::START, _folder: folder };
         for (name, columns) in [("line", LINE), ("article", MASTER), ("head", MASTER), ("customer", MASTER)] {
             world.fold(&LogEntry::Schema(schema(name, columns)))?;
@@ -170,7 +170,7 @@ impl World {
             state::put(&mut commit, step.writes);
             store.commit(commit, Durability::Synced).map_err(|error| state::unusable(&error))
         };
-        Ok(self.fold.fold(self.offset, entry, &NoReplay, &FoldState(&self.store), &mut commit)?.deltas)
+        Ok(self.fold.fold(self.offset, entry, &NoReplay, &FoldState::new(&self.store), &mut commit)?.deltas)
     }
 
     /// Folds rows of a table; says what it took where that is asked.

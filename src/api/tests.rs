@@ -108,7 +108,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         } },
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
         "transform": {
-            "folded": 9, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0,
+            "folded": 9, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0, "replay": null,
             "held": { "rows": 4, "complete": true, "by": [
                 { "mapping": "erp/item", "entity": "item", "rule": "DQ_REQUIRED", "rows": 3 },
                 { "mapping": null, "entity": "inventory_balance", "rule": "DQ_OVERFLOW", "rows": 1 },

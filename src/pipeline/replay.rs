@@ -132,7 +132,7 @@ impl Replay {
         let mut awaits = BTreeSet::new();
         for pair in store.scan_prefix(Space::Cursors, AWAITS.as_bytes()) {
             let (key, _) = pair.map_err(|error| unusable(&error))?;
-            awaits.insert(SourceId::new(&*String::from_utf8_lossy(&key[AWAITS.len()..])));
+            awaits.insert(SourceId::new(&String::from_utf8_lossy(&key[AWAITS.len()..])));
         }
         let plan = Plan {
             after: LogOffset(cursor(AFTER)?.unwrap_or_default()),
