@@ -173,6 +173,43 @@ fn state_on_a_full_disk_fails_by_name_and_does_not_hang() {
 }
 
 #[test]
+fn child_switches_generations() {
+    let Some(folder) = folder() else { return };
+    let mut store = Store::open(&folder, Limits::default()).unwrap();
+    for generation in 1..=3_u64 {
+        let newer = store.rebuilt().unwrap();
+        let mut commit = Commit::new();
+        commit.put(Space::Entities, "row", generation.to_be_bytes());
+        newer.commit(commit, Durability::Buffered).unwrap();
+        newer.switch(Commit::new()).unwrap();
+        store = newer;
+        println!("promised {generation}");
+    }
+    // One that is given up on the way.
+    let mut commit = Commit::new();
+    commit.put(Space::Entities, "row", 9_u64.to_be_bytes());
+    store.rebuilt().unwrap().commit(commit, Durability::Synced).unwrap();
+    println!("promised 4");
+    std::thread::park();
+}
+
+#[test]
+fn generations_of_a_killed_daemon_leave_the_one_that_counts_and_no_disk_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = child("child_switches_generations", folder.path(), None);
+    assert_eq!(promises(&mut child, "promised ").nth(3), Some(4));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = Store::open(folder.path(), Limits::default()).unwrap();
+    assert_eq!(*store.get(Space::Entities, b"row").unwrap().unwrap(), 3_u64.to_be_bytes());
+    let given_up = store.rebuilt().unwrap();
+    assert_eq!(*given_up.get(Space::Entities, b"row").unwrap().unwrap(), 9_u64.to_be_bytes(), "it could go on");
+    let spaces = || std::fs::read_dir(folder.path().join("keyspaces")).unwrap().count();
+    // The store's own space beside ours.
+    assert_eq!(spaces(), 1 + Space::ALL.len() + 6, "those of two generations");
+}
+
+#[test]
 fn child_holds_the_journal() {
     let Some(folder) = folder() else { return };
     let _journal = Journal::open(&folder, Limits::default()).unwrap();

@@ -247,3 +247,30 @@ async fn an_address_that_is_taken_is_named_with_the_setting() {
     let error = bind(address).await.expect_err("taken").to_string();
     assert!(error.contains(&address.to_string()) && error.contains("set listen in [daemon]"), "{error}");
 }
+
+#[tokio::test]
+async fn rows_are_shown_to_nobody_who_came_by_a_name_of_his_own_and_never_without_end() {
+    let daemon = Daemon::busy();
+    let (base, http) = (daemon.serve().await, client());
+    let ask = |path: &str, host: Option<&str>| {
+        let asked = http.get(format!("{base}{path}"));
+        if let Some(host) = host { asked.header("host", host) } else { asked }
+    };
+    for (path, host, status) in [
+        ("/exceptions", None, 200),
+        ("/exceptions", Some("localhost:7070"), 200),
+        ("/exceptions", Some("[::1]:7070"), 200),
+        ("/exceptions", Some("elsewhere.example:7070"), 403),
+        ("/preview/erp/item", Some("elsewhere.example"), 403),
+        ("/status", Some("metrics.internal:7070"), 200),
+        ("/exceptions?limit=10001", None, 400),
+        ("/preview/erp/item", None, 404),
+    ] {
+        let answer = ask(path, host).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{path} as {host:?}");
+    }
+    let broken = json!({ "mappings": [{ "path": "erp/item.sql", "file": "item.sql", "text": "SELEC 1" }] });
+    let answer = http.post(format!("{base}/replay")).json(&broken).send().await.expect("an answer");
+    assert_eq!(answer.status(), 400);
+    assert!(answer.text().await.expect("text").contains("item.sql:1:"));
+}

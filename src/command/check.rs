@@ -2,19 +2,21 @@
 //!
 //! It calls what the parts themselves call when they start, so that a check that passes is worth something.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
-use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity};
+use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity, SnapshotMode};
 use syncline_capture::{CaptureError, StopSignal};
+use syncline_schemas::ident::SourceId;
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
 use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
-use syncline_transform::mapping::Mapping;
+use syncline_transform::mapping::{Mapping, left_out};
 
 use super::CommandError;
 use crate::cli::CheckArgs;
@@ -88,7 +90,11 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
     for mapping in &config.mappings {
         let part = format!("mapping {}", mapping.name);
         match tables.check(mapping) {
-            Some(outcome) => findings.judge(&part, outcome),
+            Some(Ok(fits)) => {
+                findings.say(Grade::Ok, &part, &fits.text);
+                fits.warning().into_iter().for_each(|warning| findings.say(Grade::Warning, &part, warning));
+            }
+            Some(Err(fault)) => findings.say(Grade::Error, &part, fault),
             None => findings.say(Grade::Info, &part, "is checked when its sources can be read"),
         }
     }
@@ -114,17 +120,22 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
 #[derive(Default)]
 struct Tables {
     known: Vec<TableSchema>,
+    /// Sources whose rows are not copied at the start.
+    uncopied: BTreeSet<SourceId>,
     /// True where some source could not be read.
     incomplete: bool,
 }
 
 impl Tables {
     /// The tables that a mapping fits; none where that cannot be said yet.
-    fn check(&self, mapping: &Mapping) -> Option<Result<String, MappingFault>> {
+    fn check(&self, mapping: &Mapping) -> Option<Result<Fits, MappingFault>> {
         match mapping.check(&self.known) {
             Ok(tables) => {
                 let names: Vec<String> = tables.iter().map(|table| table.table.to_string()).collect();
-                Some(Ok(format!("fits {}", names.join(", "))))
+                let unseen =
+                    left_out(mapping, &tables).into_iter().filter(|(table, _)| self.uncopied.contains(&table.source));
+                let unseen = unseen.map(|(table, column)| format!("{}.{column}", table.table)).collect();
+                Some(Ok(Fits { text: format!("fits {}", names.join(", ")), unseen }))
             }
             // What is missing may be in the source that cannot be read.
             Err(_) if self.incomplete => None,
@@ -133,11 +144,36 @@ impl Tables {
     }
 }
 
+/// What fits, and which columns of it may never have been seen.
+#[derive(Debug, PartialEq, Eq)]
+struct Fits {
+    text: String,
+    unseen: Vec<String>,
+}
+
+impl Fits {
+    fn warning(&self) -> Option<String> {
+        let columns = self.unseen.join(", ");
+        (!self.unseen.is_empty()).then(|| {
+            format!(
+                "PostgreSQL leaves long values of {columns} out of an update that does not change them, and with snapshot = \
+                 \"never\" they were never seen: such rows are held as DQ_ABSENT; remedy: snapshot = \"initial\", or REPLICA \
+                 IDENTITY FULL on the table"
+            )
+        })
+    }
+}
+
 async fn check_source(source: &SourceConfig, tables: &mut Tables, findings: &mut Findings) {
     let part = format!("source {}", source.id());
     let errors_before = findings.errors;
     match source {
-        SourceConfig::Postgres(config) => check_server(config, &part, findings).await,
+        SourceConfig::Postgres(config) => {
+            if config.snapshot == SnapshotMode::Never {
+                tables.uncopied.insert(config.source.clone());
+            }
+            check_server(config, &part, findings).await;
+        }
         SourceConfig::Seeds(config) => check_files(config, &part, findings).await,
     }
     let is_fit = findings.errors == errors_before;
@@ -276,7 +312,7 @@ mod tests {
             data_type: arrow::datatypes::DataType::Utf8,
             source_type: "text".to_owned(),
             key_ordinal: (name == "nr").then_some(0),
-            can_be_absent: false,
+            can_be_absent: name == "name",
         };
         let table = |source: &str, name: &str| TableSchema {
             source: SourceId::new(source),
@@ -284,12 +320,21 @@ mod tests {
             version: 1,
             columns: vec![column("nr"), column("name")],
         };
-        let tables = Tables { known: vec![table("erp", "lieferant"), table("wms", "kurz")], incomplete: false };
+        let tables = Tables {
+            known: vec![table("erp", "lieferant"), table("wms", "kurz")],
+            uncopied: BTreeSet::new(),
+            incomplete: false,
+        };
         let check = |mapping: &Mapping, tables: &Tables| tables.check(mapping).expect("all sources were read");
         let fits = parse(
             "SELECT 'C1' AS company_id, l.nr AS supplier_id, k.name FROM lieferant l LEFT JOIN wms.kurz k ON k.nr = l.nr",
         );
-        assert_eq!(check(&fits, &tables).expect("fits"), "fits m.lieferant, m.kurz");
+        let found = check(&fits, &tables).expect("fits");
+        assert_eq!((found.text.as_str(), found.warning()), ("fits m.lieferant, m.kurz", None));
+        let uncopied = Tables { uncopied: BTreeSet::from([SourceId::new("wms")]), ..Tables::default() };
+        let uncopied = Tables { known: tables.known.clone(), ..uncopied };
+        let warning = check(&fits, &uncopied).expect("fits").warning().expect("its name may never have been seen");
+        assert!(warning.contains("long values of m.kurz.name out of an update"), "{warning}");
         let unknown = parse("SELECT 'C1' AS company_id,\n  nummer AS supplier_id, name FROM m.lieferant");
         let fault = check(&unknown, &tables).expect_err("no such column").to_string();
         assert!(fault.starts_with("mappings/erp/supplier.sql:2:3: ") && fault.contains("nummer"), "{fault}");

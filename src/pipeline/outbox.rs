@@ -219,6 +219,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_shown_is_taken_back_and_a_step_can_become_a_boundary() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path(), Limits::default()).expect("opens");
+        fill(&store, &[(1, 0, 1, true), (2, 0, 1, false), (2, 1, 5, false), (7, 0, 9, false)]);
+        let outbox = Outbox::new(store.clone());
+        let mut commit = Commit::new();
+        outbox.take_back(LogOffset(2), 1, &mut commit).expect("reads");
+        outbox.bound(LogOffset(2), 0, &mut commit).expect("reads");
+        store.commit(commit, Durability::Buffered).expect("commits");
+        let mut cutter = Cutter::new(store.clone(), LogOffset(0));
+        assert_eq!(cutter.look(LogOffset(9), 2).expect("reads"), cut(0, 2, 2), "a span may end at it");
+        assert_eq!(store.scan_prefix(Space::Outbox, &[DATA]).count(), 2);
+    }
+
+    #[test]
     fn what_every_sink_has_is_removed_and_nothing_else() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path(), Limits::default()).expect("opens");

@@ -139,7 +139,7 @@ impl Filter {
 
 /// How many rows are held now, all of them.
 pub(crate) fn held_count(store: &Store) -> usize {
-    store.scan_prefix(Space::Held, &[]).filter(|pair| pair.as_ref().is_ok_and(|(key, _)| key[0] != NOTE)).count()
+    store.scan_prefix(Space::Held, &[]).filter(|pair| pair.as_ref().is_ok_and(|(key, _)| fold::is_held(key))).count()
 }
 
 /// Held rows with what was said of them; false where there are more than asked for.

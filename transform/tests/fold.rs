@@ -3,10 +3,14 @@
 
 #[path = "fold/changed.rs"]
 mod changed;
+#[path = "fold/duckdb.rs"]
+mod duckdb;
 #[path = "fold/faults.rs"]
 mod faults;
 #[path = "fold/frames.rs"]
 mod frames;
+#[path = "fold/groups.rs"]
+mod groups;
 #[path = "fold/held.rs"]
 mod held;
 #[path = "fold/history.rs"]

@@ -55,17 +55,18 @@ const GENERATION: &str = "generation";
 /// The open store, in one generation; clones are the same store.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    /// Before the database, which ends with its last space.
     spaces: Arc<Spaces>,
+    inner: Arc<Inner>,
     /// Kept until the last clone has gone, so that nobody else opens what this one may still write to.
     lock: Option<Arc<File>>,
 }
 
 struct Inner {
     path: PathBuf,
-    database: Database,
     /// Those of the generation that counts.
     current: RwLock<Arc<Spaces>>,
+    database: Database,
 }
 
 struct Spaces {
@@ -131,7 +132,8 @@ impl Store {
         Ok(self.with(Arc::new(spaces.map_err(|error| self.failed(error))?)))
     }
 
-    /// Makes this generation the one that counts, in one commit with other changes, and removes the others.
+    /// Makes this generation the one that counts, in one commit with other changes, and removes the others. Their disk
+    /// is given back at the next opening at the latest.
     ///
     /// # Errors
     /// Those of [`Store::commit`].

@@ -207,3 +207,62 @@ fn a_lost_state_under_a_trimmed_log_is_refused() {
     let refused = Journal::open(dir.path(), Limits::default()).err().unwrap();
     assert!(matches!(refused, JournalError::StateBehindLog { applied: LogOffset(0), .. }), "{refused}");
 }
+
+#[test]
+fn a_generation_counts_from_its_switch_on_and_leaves_nothing_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |store: &Store, value: &str| {
+        let mut commit = Commit::new();
+        commit.put(Space::Entities, "row", value);
+        commit.put(Space::Outbox, value, value);
+        store.commit(commit, Durability::Synced).unwrap();
+    };
+    let read = |store: &Store| store.get(Space::Entities, b"row").unwrap().map(|value| value.to_vec());
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    put(&store, "older");
+    let moment = store.snapshot();
+    let newer = store.rebuilt().unwrap();
+    assert_eq!(read(&newer), None, "it begins with nothing");
+    put(&newer, "newer");
+    assert_eq!(read(&store.current()), Some(b"older".to_vec()));
+    assert_eq!(keys(&store, Space::Outbox), [b"newer", b"older"], "the outbox is of no generation");
+    drop((store, newer, moment));
+
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    assert_eq!(read(&store), Some(b"older".to_vec()), "a killed process goes on where it was");
+    let newer = store.rebuilt().unwrap();
+    assert_eq!(read(&newer), Some(b"newer".to_vec()));
+    store.remove_other_generations().unwrap();
+    let newer = store.rebuilt().unwrap();
+    assert_eq!(read(&newer), None, "what was given up does not come back");
+    put(&newer, "newest");
+    let moment = store.snapshot();
+    newer.switch(Commit::new()).unwrap();
+    assert_eq!(read(&store.current()), Some(b"newest".to_vec()));
+    assert_eq!(moment.get(Space::Entities, b"row").unwrap().unwrap().to_vec(), b"older", "a moment stays what it was");
+}
+
+#[test]
+fn a_log_that_was_not_mounted_once_refuses_nothing_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    move_cursor(&journal, 100);
+    drop(journal);
+    let aside = dir.path().join("aside");
+    std::fs::rename(dir.path().join("log"), &aside).unwrap();
+    assert!(matches!(Journal::open(dir.path(), Limits::default()), Err(JournalError::StateAheadOfLog { .. })));
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    std::fs::rename(&aside, dir.path().join("log")).unwrap();
+    assert!(Journal::open(dir.path(), Limits::default()).is_ok());
+}
+
+#[test]
+fn nobody_opens_a_folder_that_an_older_handle_may_still_write_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), Limits::default()).unwrap();
+    let Journal { log, store, .. } = journal;
+    drop(log);
+    assert!(matches!(Journal::open(dir.path(), Limits::default()), Err(JournalError::Locked { .. })));
+    drop(store);
+    assert!(Journal::open(dir.path(), Limits::default()).is_ok());
+}

@@ -7,7 +7,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use serde::Deserialize;
 
 use super::reference::{self, ReferenceToml};
-use super::{Action, Criticality, Entity, Field, FieldType, Kind, Merge, Rule};
+use super::{Action, Criticality, Entity, Field, FieldType, GroupRule, Kind, Merge, Rule};
 use crate::SchemaError;
 
 /// One line per definition; the order is the order of delivery, masters first.
@@ -66,6 +66,17 @@ struct EntityToml {
     rules: Vec<RuleToml>,
     #[serde(rename = "reference", default)]
     references: Vec<ReferenceToml>,
+    #[serde(default)]
+    group_fields: usize,
+    #[serde(rename = "group_rule", default)]
+    group_rules: Vec<GroupRuleToml>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupRuleToml {
+    id: String,
+    doc: String,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +149,8 @@ fn parse(file: &str, text: &str) -> Result<Entity, SchemaError> {
         fields,
         rules,
         references,
+        group_fields: toml.group_fields,
+        group_rules: toml.group_rules.into_iter().map(|rule| GroupRule { id: rule.id, doc: rule.doc }).collect(),
     };
     check(file, &entity).map_err(fault)?;
     Ok(entity)
@@ -170,6 +183,14 @@ fn check(file: &str, entity: &Entity) -> Result<(), String> {
     }
     if entity.partition_fields == 0 || entity.partition_fields > key_len {
         return Err(format!("partition_fields is {}, must be 1 to {key_len}", entity.partition_fields));
+    }
+    let grouped = (1..key_len).contains(&entity.group_fields) && entity.kind != Kind::Summed;
+    if grouped == entity.group_rules.is_empty() {
+        return Err(format!(
+            "group_fields is {}; rules over rows need 1 to {}, and no sums",
+            entity.group_fields,
+            key_len - 1
+        ));
     }
     for (i, field) in entity.fields.iter().enumerate() {
         let checked = if field.key && i >= key_len {

@@ -162,6 +162,18 @@ fn section(out: &mut String, entity: &Entity) {
     }
     rules(out, entity);
     references(out, entity);
+    group_rules(out, entity);
+}
+
+fn group_rules(out: &mut String, entity: &Entity) {
+    if entity.group_rules.is_empty() {
+        return;
+    }
+    let fields: Vec<&str> = entity.fields[..entity.group_fields].iter().map(|field| field.name.as_str()).collect();
+    let _ = writeln!(out, "\n| rule over rows with the same {} | holds where |\n|---|---|", fields.join(", "));
+    for rule in &entity.group_rules {
+        let _ = writeln!(out, "| {} | {} |", rule.id, cell(&rule.doc));
+    }
 }
 
 fn rules(out: &mut String, entity: &Entity) {

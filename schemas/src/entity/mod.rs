@@ -145,6 +145,16 @@ pub struct Rule {
     pub doc: String,
 }
 
+/// A rule over the rows that share an entity's first key fields (domain 2.5, H1 to H5 and `DQ_UOM_CYCLE`). Rows that break
+/// it are delivered and listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupRule {
+    /// Its id, as in `H3`.
+    pub id: String,
+    /// What holds of rows that go together.
+    pub doc: String,
+}
+
 /// Which row of another entity a row cites.
 ///
 /// It cites none where one of the fields is null, or where the last is empty text: the last field tells rows apart that
@@ -183,6 +193,10 @@ pub struct Entity {
     pub rules: Vec<Rule>,
     /// The rows of other entities that a row cites.
     pub references: Vec<Reference>,
+    /// How many key fields, from the first, rows share that belong together; zero where none do.
+    pub group_fields: usize,
+    /// Rules over rows that belong together.
+    pub group_rules: Vec<GroupRule>,
 }
 
 impl Entity {

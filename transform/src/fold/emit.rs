@@ -18,7 +18,7 @@ use super::changes::column;
 use super::citation::Present;
 use super::step::Deltas;
 use super::tasks::{Task, What, Why};
-use super::{ContributionChange, Fold, Work, Writes, index, plain, summed};
+use super::{ContributionChange, Fold, Work, Writes, group, index, plain, summed};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -62,20 +62,41 @@ pub(super) enum Cause<'a> {
 }
 
 impl Cause<'_> {
-    fn text(&self, row: usize) -> Result<CauseText, TransformError> {
+    fn rows(&self) -> Result<CauseRows<'_>, TransformError> {
         let (source, table, captured_at, batch) = match self {
-            Self::Text(cause) => return Ok(cause.clone()),
-            Self::Batch { source, table, captured_at, batch } => (*source, table, *captured_at, *batch),
+            Self::Text(cause) => return Ok(CauseRows::One(cause)),
+            Self::Batch { source, table, captured_at, batch } => (*source, table.as_str(), *captured_at, *batch),
         };
         let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
         let texts = positions.values().as_string::<i32>();
-        Ok(CauseText {
-            source: source.to_owned(),
-            table: table.clone(),
-            position: texts.value(positions.key(row).unwrap_or_default()).to_owned(),
-            committed_at: column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>().value(row),
-            captured_at,
-        })
+        let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
+        Ok(CauseRows::Batch { source, table, captured_at, positions, texts, commits })
+    }
+}
+
+/// The meta columns of a cause, looked up once.
+enum CauseRows<'a> {
+    Batch {
+        source: &'a str,
+        table: &'a str,
+        captured_at: i64,
+        positions: &'a DictionaryArray<UInt32Type>,
+        texts: &'a StringArray,
+        commits: &'a TimestampMicrosecondArray,
+    },
+    One(&'a CauseText),
+}
+
+impl<'a> CauseRows<'a> {
+    /// Source, table, position, commit and receipt of a row.
+    fn at(&self, row: usize) -> (&'a str, &'a str, &'a str, i64, i64) {
+        match self {
+            Self::One(cause) => (&cause.source, &cause.table, &cause.position, cause.committed_at, cause.captured_at),
+            Self::Batch { source, table, captured_at, positions, texts, commits } => {
+                let position = texts.value(positions.key(row).unwrap_or_default());
+                (source, table, position, commits.value(row), *captured_at)
+            }
+        }
     }
 }
 
@@ -100,7 +121,14 @@ pub(super) struct Origin<'a> {
 impl Origin<'_> {
     /// A row's change as text.
     pub(super) fn text(&self, lineage: Lineage) -> Result<CauseText, TransformError> {
-        self.causes[lineage.cause].text(lineage.row)
+        let (source, table, position, committed_at, captured_at) = self.causes[lineage.cause].rows()?.at(lineage.row);
+        Ok(CauseText {
+            source: source.to_owned(),
+            table: table.to_owned(),
+            position: position.to_owned(),
+            committed_at,
+            captured_at,
+        })
     }
 }
 
@@ -170,19 +198,10 @@ struct Trace {
 
 impl Trace {
     fn new(lineage: &[Lineage], origin: &Origin<'_>) -> Result<Self, TransformError> {
-        let causes = origin.causes.iter().map(Rows::new).collect::<Result<Vec<_>, _>>()?;
+        let causes = origin.causes.iter().map(Cause::rows).collect::<Result<Vec<_>, _>>()?;
         let mut trace = Self::default();
         for from in lineage {
-            let (position, committed_at) = match &causes[from.cause] {
-                Rows::Batch { positions, texts, commits } => {
-                    (texts.value(positions.key(from.row).unwrap_or_default()), commits.value(from.row))
-                }
-                Rows::One(cause) => (cause.position.as_str(), cause.committed_at),
-            };
-            let (source, table, captured_at) = match &origin.causes[from.cause] {
-                Cause::Batch { source, table, captured_at, .. } => (*source, table.as_str(), *captured_at),
-                Cause::Text(cause) => (cause.source.as_str(), cause.table.as_str(), cause.captured_at),
-            };
+            let (source, table, position, committed_at, captured_at) = causes[from.cause].at(from.row);
             trace.sources.append_value(source);
             trace.tables.append_value(table);
             trace.positions.append_value(position);
@@ -190,25 +209,6 @@ impl Trace {
             trace.captured.push(captured_at);
         }
         Ok(trace)
-    }
-}
-
-/// The meta columns of a cause, looked up once.
-enum Rows<'a> {
-    Batch { positions: &'a DictionaryArray<UInt32Type>, texts: &'a StringArray, commits: &'a TimestampMicrosecondArray },
-    One(&'a CauseText),
-}
-
-impl<'a> Rows<'a> {
-    fn new(cause: &'a Cause<'a>) -> Result<Self, TransformError> {
-        let batch = match cause {
-            Cause::Text(cause) => return Ok(Self::One(cause)),
-            Cause::Batch { batch, .. } => batch,
-        };
-        let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
-        let texts = positions.values().as_string::<i32>();
-        let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
-        Ok(Self::Batch { positions, texts, commits })
     }
 }
 
@@ -241,6 +241,10 @@ impl Fold {
                 task.put(&|lineage| origin.text(lineage), writes)?;
                 out.leaves_tasks = true;
             }
+        }
+        for task in group::touched(entity, prefix, &emitted)? {
+            task.put(&|lineage| origin.text(lineage), writes)?;
+            out.leaves_tasks = true;
         }
         if !emitted.upserts.is_empty() {
             work.stats.warnings += logic.warnings(entity, &emitted.fields)?;

@@ -13,6 +13,7 @@ use syncline_schemas::rowcode;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::{self, Numbered};
+use super::contribution::take_run;
 use super::emit::field_types;
 use super::held::{self, Record, Seen};
 use crate::TransformError;
@@ -24,12 +25,12 @@ const PAGE: usize = 1_000;
 /// Names with their values as text; none where there is no value.
 pub type Texts = Vec<(String, Option<String>)>;
 
-/// A row or a sum that is held.
+/// A row or a sum that is held, or a row that does not go together with others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exception {
     /// The same as long as the same row is held for the same reason: 16 hexadecimal digits.
     pub fingerprint: String,
-    /// The mapping; none for a sum, to which several may add.
+    /// The mapping; none for a sum, to which several may add, and for delivered rows.
     pub mapping: Option<String>,
     /// The entity.
     pub entity: String,
@@ -113,8 +114,11 @@ impl Names {
         for Numbered { name, id } in catalog::numbered(state, catalog::ENTITY)? {
             let Some(entity) = entity::get(&name) else { continue };
             let fields = entity.fields.iter().map(|field| field.name.clone());
-            let key = fields.zip(field_types(entity).0).collect();
-            owners.insert((held::SUM, id), Owner { mapping: None, entity: name, table: String::new(), key });
+            let key: Vec<_> = fields.zip(field_types(entity).0).collect();
+            for kind in [held::SUM, held::GROUP] {
+                let (entity, key) = (name.clone(), key.clone());
+                owners.insert((kind, id), Owner { mapping: None, entity, table: String::new(), key });
+            }
         }
         Ok(Self { owners })
     }
@@ -129,6 +133,8 @@ impl Names {
     fn exception(&self, key: &[u8], value: &[u8]) -> Result<Option<Exception>, TransformError> {
         let parts = key.split_first().and_then(|(&kind, rest)| Some((kind, rest.split_first_chunk::<4>()?)));
         let Some((kind, (id, row_key))) = parts else { return Ok(None) };
+        // Those of a group have their rule in front.
+        let row_key = if kind == held::GROUP { take_run(row_key).map_or(row_key, |(_, key)| key) } else { row_key };
         let Some(owner) = self.owners.get(&(kind, *id)) else { return Ok(None) };
         let Record { rule, field, reason, position, first, last } = Record::decode(value)?;
         let fingerprint = xxh3_64(&[key, rule.as_bytes(), field.as_bytes()].concat());

@@ -11,12 +11,20 @@ use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::state::{Space, State};
 
-/// Kinds of records, which begin their keys: a row that breaks a rule, one that waits for its key, a sum.
+/// Kinds of records, which begin their keys: a row that breaks a rule, one that waits for its key, a sum that does not fit.
 pub(super) const FAULT: u8 = 0;
 pub(super) const WAITING: u8 = 1;
 pub(super) const SUM: u8 = 2;
+/// Rows that are delivered and do not go together, see [`super::group`].
+pub(super) const GROUP: u8 = 3;
 /// All kinds.
-pub(super) const KINDS: [u8; 3] = [FAULT, WAITING, SUM];
+pub(super) const KINDS: [u8; 4] = [FAULT, WAITING, SUM, GROUP];
+
+/// True for the key of a row or a sum that is held.
+#[must_use]
+pub fn is_held(key: &[u8]) -> bool {
+    key.first().is_some_and(|kind| [FAULT, WAITING, SUM].contains(kind))
+}
 
 /// When something was found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

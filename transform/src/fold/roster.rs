@@ -180,6 +180,11 @@ impl Roster {
         self.entity_ids[entity].to_be_bytes()
     }
 
+    /// The entity whose keys in state begin with a number.
+    pub(super) fn entity_of(&self, prefix: [u8; 4]) -> Option<usize> {
+        self.entity_ids.iter().position(|id| id.to_be_bytes() == prefix)
+    }
+
     /// How far an entity is from those that cite none: it comes after all that its rows may wait for.
     pub(super) fn level(&self, entity: usize) -> u8 {
         self.levels[entity]

@@ -237,6 +237,9 @@ impl Fold {
             self.fill(task, table, index, &mut writes, work)?;
             return Ok((writes, Vec::new()));
         }
+        if let What::Group { .. } = tasks[0].what {
+            return Ok((self.look_at_groups(tasks, work)?, Vec::new()));
+        }
         let mut chunk = Chunk::take(tasks, self.chunk, &HashSet::new(), 0, work.state)?;
         chunk.record_progress(&mut writes)?;
         let causes = chunk.causes.drain(..).map(|cause| Cause::Text(cause.timed(now))).collect();

@@ -9,6 +9,7 @@
 //! T | 1 | mapping u32                         evaluate all rows of a mapping
 //! T | 2 | mapping u32 | join u8 | values      evaluate the rows that looked for these values
 //! T | 3 | entity u32 | key                    evaluate the rows that wait for this row of an entity
+//! T | 4 | entity u32 | first key fields       look at the rows that share them, see group
 //!   -> source | table | position, each with a varint length | commit time i64 | captured i64 | how far: a key, or nothing
 //! ```
 
@@ -31,6 +32,7 @@ const FILL: u8 = 0;
 const ALL: u8 = 1;
 const VALUES: u8 = 2;
 const PARKED: u8 = 3;
+const GROUP: u8 = 4;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,11 @@ pub(super) enum What {
     /// The key is one in the entities' space.
     Parked {
         key: Vec<u8>,
+    },
+    /// The prefix is the entity's in state.
+    Group {
+        prefix: [u8; 4],
+        group: Vec<u8>,
     },
 }
 
@@ -85,6 +92,7 @@ impl Task {
                 [&[TASK, VALUES], &mapping.to_be_bytes()[..], &[join], values].concat()
             }
             What::Parked { key } => [&[TASK, PARKED], key.as_slice()].concat(),
+            What::Group { prefix, group } => [&[TASK, GROUP], prefix.as_slice(), group].concat(),
         }
     }
 
@@ -109,7 +117,7 @@ impl Task {
         Ok(())
     }
 
-    fn remove(&self, writes: &mut Writes) {
+    pub(super) fn remove(&self, writes: &mut Writes) {
         writes.push((Space::Index, self.key(), None));
     }
 
@@ -122,6 +130,10 @@ impl Task {
                 What::Values { mapping: number(2)?, join: usize::from(*key.get(6)?), values: key.get(7..)?.to_vec() }
             }
             PARKED => What::Parked { key: key.get(2..)?.to_vec() },
+            GROUP => {
+                let (prefix, group) = key.get(2..)?.split_first_chunk()?;
+                What::Group { prefix: *prefix, group: group.to_vec() }
+            }
             _ => return None,
         };
         let mut rest = value;
@@ -184,6 +196,8 @@ impl Chunk {
                 }
                 What::Parked { key } => (Space::Index, index::parked_prefix(key)),
                 What::Fill { .. } => return Err(TransformError::State("an index is filled before it is used".into())),
+                // Their turn comes when nothing else is left to be done.
+                What::Group { .. } => continue,
             };
             if room == 0 {
                 chunk.left.push(task);

@@ -130,6 +130,19 @@ impl Mapping {
     }
 }
 
+/// The columns that a mapping reads and that a log may leave out of a change, with their tables; those are what
+/// [`Mapping::check`] gave.
+#[must_use]
+pub fn left_out<'t>(mapping: &Mapping, tables: &[&'t TableSchema]) -> Vec<(&'t TableSchema, &'t str)> {
+    let query = &mapping.query;
+    let aliases = std::iter::once(&query.alias).chain(query.joins.iter().map(|join| &join.alias));
+    let columns = aliases.zip(tables).flat_map(|(alias, table)| {
+        let absent = table.columns.iter().filter(|column| column.can_be_absent);
+        absent.filter(|column| query.reads(alias, &column.name)).map(|column| (*table, column.name.as_str()))
+    });
+    columns.collect()
+}
+
 fn unknown_entity(name: &str) -> String {
     let known: Vec<&str> = entity::all().iter().map(|entity| entity.name.as_str()).collect();
     format!("no canonical entity is called \"{name}\"; there are {}", known.join(", "))

@@ -186,3 +186,41 @@ fn what_is_held_now_is_counted_by_mapping_and_rule() {
     daemon.commit(&[(&lager, Change::removal(Op::Delete, 2, 2))]);
     assert!(nothing(&daemon), "{:?}", daemon.held());
 }
+
+#[test]
+fn a_row_that_lets_go_of_one_key_and_waits_for_another_is_held_whatever_comes_first() {
+    for first in [1, 3] {
+        let (artikel, mut daemon) = (articles(), daemon());
+        let (owner, other) = (first, 4 - first);
+        daemon.commit(&[
+            (&artikel, Change::insert(article(owner, "A"))),
+            (&artikel, Change::insert(article(2, "A"))),
+            (&artikel, Change::insert(article(other, "B"))),
+        ]);
+        let mut touched = article(other, "B");
+        touched[2] = "saw".into();
+        // The key that it waits for is touched before the one that it leaves.
+        daemon.commit(&[(&artikel, Change::update(touched)), (&artikel, Change::update(article(2, "B")))]);
+        assert_eq!(daemon.held().len(), 1, "{:?}", daemon.held());
+        let deltas = daemon.commit(&[(&artikel, Change::removal(Op::Delete, other, 7))]);
+        assert_eq!(deltas.len(), 1, "it takes over what it waited for");
+        assert_eq!(daemon.held(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_text_of_a_megabyte_in_a_key_holds_its_row_and_stops_nothing() {
+    let (artikel, mut daemon) = (articles(), daemon());
+    let mut long = article(1, &"x".repeat(1 << 20));
+    let deltas =
+        daemon.commit(&[(&artikel, Change::insert(long.clone())), (&artikel, Change::insert(article(2, "B")))]);
+    assert_eq!(deltas.len(), 1);
+    assert!(
+        daemon.held()[0].starts_with("DQ_RANGE\nitem_id\nitem_id is longer than the 4096 bytes of a key"),
+        "{:?}",
+        daemon.held()
+    );
+    long[1] = "A".into();
+    assert_eq!(daemon.commit(&[(&artikel, Change::update(long))]).len(), 1);
+    assert_eq!(daemon.held(), Vec::<String>::new());
+}

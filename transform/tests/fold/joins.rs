@@ -17,13 +17,13 @@ use crate::outbox::{Current, Rows};
 
 /// Order lines, orders, articles, and stock units that another source keeps.
 const TABLES: usize = 4;
-const COLUMNS: [&[(&str, &str)]; TABLES] = [
+pub(crate) const COLUMNS: [&[(&str, &str)]; TABLES] = [
     &[("id", "bigint"), ("ord", "bigint"), ("art", "text"), ("qty", "bigint"), ("note", "text?")],
     &[("id", "bigint"), ("code", "text"), ("art", "text"), ("qty", "bigint"), ("note", "text?")],
     &[("id", "bigint"), ("code", "text"), ("art", "text"), ("qty", "bigint"), ("note", "text?")],
     &[("id", "bigint"), ("code", "text"), ("art", "text"), ("qty", "bigint"), ("note", "text?")],
 ];
-const NAMES: [&str; TABLES] = ["line", "head", "art", "unit"];
+pub(crate) const NAMES: [&str; TABLES] = ["line", "head", "art", "unit"];
 const LONG: &str = "a note long enough to be stored out of line";
 
 fn schemas() -> Vec<TableSchema> {
@@ -42,13 +42,13 @@ struct JoinPlan {
 
 /// A random mapping of the supported shape.
 #[derive(Debug, Clone)]
-struct Plan {
+pub(crate) struct Plan {
     joins: Vec<JoinPlan>,
     filter: u8,
     item: u8,
 }
 
-fn plans() -> impl Strategy<Value = Plan> {
+pub(crate) fn plans() -> impl Strategy<Value = Plan> {
     let join = (1..TABLES, any::<bool>(), any::<u8>()).prop_map(|(table, left, on)| JoinPlan { table, left, on });
     (prop::collection::vec(join, 1..4), any::<u8>(), any::<u8>()).prop_map(|(joins, filter, item)| Plan {
         joins,
@@ -59,7 +59,7 @@ fn plans() -> impl Strategy<Value = Plan> {
 
 impl Plan {
     /// `unit` says how the other source's table is called: SQLite knows no sources.
-    fn sql(&self, unit: &str, quantity: &str) -> String {
+    pub(crate) fn sql(&self, unit: &str, quantity: &str) -> String {
         let last = self.joins.len();
         let alias = |i: usize| if i == 0 { "l".to_owned() } else { format!("j{i}") };
         let item = match self.item % 4 {
@@ -94,17 +94,17 @@ impl Plan {
         sql + &filter
     }
 
-    fn quantity(&self) -> String {
+    pub(crate) fn quantity(&self) -> String {
         format!("l.qty * 2 + coalesce(j{}.qty, 0)", self.joins.len())
     }
 }
 
 /// The tables as their sources have committed them, or are about to.
 #[derive(Debug, Clone, Default)]
-struct Tables([BTreeMap<i64, Vec<Value>>; TABLES]);
+pub(crate) struct Tables([BTreeMap<i64, Vec<Value>>; TABLES]);
 
 #[derive(Debug, Clone)]
-struct Move {
+pub(crate) struct Move {
     table: usize,
     kind: u8,
     pick: u8,
@@ -119,7 +119,7 @@ enum Cut {
     Commit,
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+pub(crate) fn moves() -> impl Strategy<Value = Vec<Move>> {
     let cut = prop_oneof![6 => Just(Cut::No), 2 => Just(Cut::Inside), 3 => Just(Cut::Commit)];
     let one = (0..TABLES, 0_u8..19, any::<u8>(), any::<u32>(), cut);
     let one = one.prop_map(|(table, kind, pick, dice, cut)| Move { table, kind, pick, dice, cut });
@@ -127,6 +127,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 }
 
 impl Tables {
+    pub(crate) fn rows(&self, table: usize) -> impl Iterator<Item = &Vec<Value>> {
+        self.0[table].values()
+    }
+
     fn change(&mut self, index: usize, kind: u8, pick: u8, dice: u32) -> Vec<Change> {
         let keys: Vec<i64> = self.0[index].keys().copied().collect();
         let picked = (!keys.is_empty()).then(|| keys[usize::from(pick) % keys.len()]);
@@ -258,7 +262,7 @@ fn sent(op: Op, before: &[Value], mut after: Vec<Value>) -> Change {
 
 /// The log of a history, and the committed tables at each of its transaction boundaries. Shapes come late: each before the
 /// first row of its table, those of empty tables at the end.
-fn log(moves: &[Move]) -> (Vec<LogEntry>, BTreeMap<LogOffset, Tables>) {
+pub(crate) fn log(moves: &[Move]) -> (Vec<LogEntry>, BTreeMap<LogOffset, Tables>) {
     let schemas = schemas();
     let (mut log, mut boundaries) = (Vec::new(), BTreeMap::new());
     let (mut now, mut committed) = (Tables::default(), Tables::default());
@@ -325,7 +329,12 @@ fn compare(current: &Rows, wanted: &BTreeMap<(String, String), i64>, sql: &str) 
 }
 
 /// Runs a log to its end. Once every table is known, every state that a sink may see is SQLite's.
-fn check(plan: &Plan, log: &[LogEntry], boundaries: &BTreeMap<LogOffset, Tables>, crashes: &[Option<Crash>]) -> Daemon {
+pub(crate) fn check(
+    plan: &Plan,
+    log: &[LogEntry],
+    boundaries: &BTreeMap<LogOffset, Tables>,
+    crashes: &[Option<Crash>],
+) -> Daemon {
     let sql = plan.sql("wms.unit", &format!("{} AS on_hand", plan.quantity()));
     let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", &sql)]).with_chunk(3);
     daemon.memory.crashes.borrow_mut().extend(crashes);

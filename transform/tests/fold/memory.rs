@@ -7,7 +7,7 @@ use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
-use syncline_transform::fold::{Fold, FoldStats};
+use syncline_transform::fold::{Fold, FoldStats, is_held};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, OutboxStep, Pair, Replay, Space, State, Step, Visit};
 
@@ -205,9 +205,10 @@ impl Daemon {
         fresh
     }
 
+    /// Records of rows and sums that are held.
     pub(crate) fn held(&self) -> Vec<String> {
-        let records = self.memory.pairs(Space::Held);
-        records.into_iter().map(|(_, record)| String::from_utf8(record).expect("records are text")).collect()
+        let records = self.memory.pairs(Space::Held).into_iter().filter(|(key, _)| is_held(key));
+        records.map(|(_, record)| String::from_utf8(record).expect("records are text")).collect()
     }
 
     pub(crate) fn visible(&self) -> LogOffset {

@@ -1,6 +1,6 @@
 //! Rules and derived fields as the definitions write them, each on one row that is sound but for one value.
 
-use crate::frames::{Change, frame, table};
+use crate::frames::{Change, Value, frame, table};
 use crate::memory::Daemon;
 
 /// What becomes of one row: the rule that holds it, `warned` or `sound`.
@@ -174,4 +174,18 @@ fn a_rule_does_what_its_mapping_says_and_not_what_its_entity_says() {
     ] {
         assert_eq!(outcome_under(&format!("-- @rule {rule} = {word}"), "item", row), wanted, "{rule} {word}");
     }
+}
+
+#[test]
+fn a_value_that_is_put_right_does_not_hide_one_that_is_missing() {
+    let artikel = table("artikel", &[("id", "bigint"), ("code", "text"), ("kind", "text"), ("uom", "text")]);
+    let sql = "-- @rule DQ_DOMAIN = fix\n\
+               SELECT 'C1' AS company_id, code AS item_id, kind AS item_type, uom AS base_uom FROM artikel";
+    let mut daemon = Daemon::new(&[("erp/item.sql", sql)]);
+    let row = |id: i64, uom: Value| [id.into(), Value::Text(format!("A{id}")), "weird".into(), uom];
+    let deltas = daemon
+        .commit(&[(&artikel, Change::insert(row(1, Value::Null))), (&artikel, Change::insert(row(2, "EA".into())))]);
+    assert_eq!(deltas.iter().map(|delta| delta.get("item_type")).collect::<Vec<_>>(), [Some("stock")]);
+    assert_eq!(daemon.held().len(), 1, "{:?}", daemon.held());
+    assert!(daemon.held()[0].starts_with("DQ_REQUIRED\nbase_uom\n"), "{:?}", daemon.held());
 }
