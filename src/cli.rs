@@ -138,7 +138,8 @@ pub(crate) struct PreviewArgs {
     /// The mapping, as in erp/item.
     #[arg(value_name = "SOURCE/FILE")]
     pub(crate) mapping: String,
-    /// Only the row with this key of the source or of the entity: its values with commas between.
+    /// Only the row with this key of the source table, or of the entity where the row was ever good: its values with commas
+    /// between, in the order of that key.
     #[arg(long)]
     pub(crate) key: Option<String>,
     /// So many at most.

@@ -250,7 +250,7 @@ pub(crate) fn remedy_of_sqlstate(sqlstate: &str) -> Option<&'static str> {
         "53400" => "raise max_replication_slots or max_wal_senders, or drop slots that nobody reads",
         "55006" => "another reader holds the slot: give each daemon its own slot",
         "58P01" => {
-            "the server removed log that was still needed: drop the slot and copy the tables again into an empty data_dir"
+            "the server removed log that was still needed: drop the slot, and have `syncline replay --reread` copy the tables again"
         }
         _ => return None,
     })

@@ -90,8 +90,8 @@ const TRANSFORM: [Family<Transform>; 9] = [
         truth(it.replay.is_some())
     }),
     gauge(
-        "syncline_transform_replayed_offset",
-        "The last entry folded again under changed mappings; 0 while none are.",
+        "syncline_transform_replayed_entries",
+        "Log entries folded again under changed mappings; 0 while none are.",
         |it| number(it.replay.as_ref().map_or(0, |replay| replay.folded)),
     ),
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),

@@ -17,7 +17,7 @@ use axum::response::Response;
 use axum::routing::post;
 use serde::{Deserialize, Serialize};
 use syncline_transform::MappingFault;
-use syncline_transform::fold::{RowDifference, Tally, Total};
+use syncline_transform::fold::{HeldRows, RowDifference, Tally, Total};
 use syncline_transform::mapping::Mapping;
 use tokio::sync::Semaphore;
 
@@ -62,6 +62,8 @@ pub(crate) struct Difference {
     /// Log entries that were folded again.
     pub(crate) entries: u64,
     pub(crate) entities: BTreeMap<String, Entity>,
+    /// Rows that are held, where their number would be another.
+    pub(crate) held: Vec<Held>,
     /// Some of the rows that differ.
     pub(crate) rows: Vec<Row>,
 }
@@ -72,6 +74,17 @@ pub(crate) struct Change {
     pub(crate) mapping: String,
     /// `added`, `changed` or `removed`.
     pub(crate) how: String,
+}
+
+/// Rows that one mapping holds for one rule.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// None for the sums of an entity.
+    pub(crate) mapping: Option<String>,
+    pub(crate) entity: String,
+    pub(crate) rule: String,
+    pub(crate) before: u64,
+    pub(crate) after: u64,
 }
 
 /// What becomes of an entity.
@@ -128,7 +141,7 @@ async fn replay(State(facts): State<Arc<Facts>>, Json(asked): Json<Asked>) -> Re
     drop(asker);
     match rehearsed {
         Ok(Ok(rehearsal)) => fresh([], Json(Difference::of(rehearsal))),
-        Ok(Err(error @ (RehearsalError::Trimmed(_) | RehearsalError::Inside(_)))) => {
+        Ok(Err(error @ (RehearsalError::Trimmed(_) | RehearsalError::Inside(_) | RehearsalError::Misfit(_)))) => {
             refused(StatusCode::CONFLICT, &error.to_string())
         }
         Ok(Err(error)) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -138,11 +151,19 @@ async fn replay(State(facts): State<Arc<Facts>>, Json(asked): Json<Asked>) -> Re
 
 impl Difference {
     pub(crate) fn of(rehearsal: Rehearsal) -> Self {
-        let Rehearsal { changes, entries, entities, rows } = rehearsal;
+        let Rehearsal { changes, entries, entities, held, rows } = rehearsal;
+        let held = held.into_iter().map(|(HeldRows { mapping, entity, rule, rows }, after)| Held {
+            mapping,
+            entity,
+            rule,
+            before: rows,
+            after,
+        });
         Self {
             mappings: changes.into_iter().map(|it| Change { mapping: it.mapping, how: it.how.to_owned() }).collect(),
             entries,
             entities: entities.into_iter().map(|(name, tally)| (name.to_owned(), Entity::of(tally))).collect(),
+            held: held.collect(),
             rows: rows.into_iter().map(|(entity, row)| Row::of(entity, row)).collect(),
         }
     }

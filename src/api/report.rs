@@ -108,10 +108,10 @@ pub(crate) struct Transform {
 /// The log folded again under changed mappings, beside what counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replay {
-    /// The last entry folded again.
+    /// Log entries folded again.
     pub(crate) folded: u64,
-    /// The first entry at which it may end: later where sources are read again.
-    pub(crate) upto: u64,
+    /// Log entries that there are to fold; more come while sources are read.
+    pub(crate) entries: u64,
 }
 
 /// Rows that are held, as of the last few seconds.
@@ -250,7 +250,7 @@ impl Transform {
             unchanged: count(&transform.unchanged),
             faulty: count(&transform.faulty),
             warnings: count(&transform.warnings),
-            replay: Replay::take(&transform.replay),
+            replay: Replay::take(&transform.replay, durable),
             held: transform.held.now().map(Held::of),
             parked: transform.parked.reason(),
         }
@@ -258,9 +258,11 @@ impl Transform {
 }
 
 impl Replay {
-    fn take(replay: &ReplayStatus) -> Option<Self> {
+    fn take(replay: &ReplayStatus, durable: u64) -> Option<Self> {
+        let after = count(&replay.after);
+        let behind = |offset: u64| offset.saturating_sub(after);
         let runs = replay.runs.load(Ordering::Acquire);
-        runs.then(|| Self { folded: count(&replay.folded), upto: count(&replay.upto) })
+        runs.then(|| Self { folded: behind(count(&replay.folded)), entries: behind(count(&replay.upto).max(durable)) })
     }
 }
 

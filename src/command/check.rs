@@ -232,6 +232,18 @@ async fn table_schemas(source: &SourceConfig) -> Result<Vec<TableSchema>, Captur
     joined(tokio::task::spawn_blocking(move || source.table_schemas(&StopSignal::default())).await)
 }
 
+/// Mappings that do not fit the tables as they are now, as far as these can be seen.
+pub(super) async fn misfits(config: &Config) -> Vec<MappingFault> {
+    let mut tables = Tables::default();
+    for source in &config.sources {
+        match table_schemas(source).await {
+            Ok(found) => tables.known.extend(found),
+            Err(_) => tables.incomplete = true,
+        }
+    }
+    config.mappings.iter().filter_map(|mapping| tables.check(mapping)?.err()).collect()
+}
+
 fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
     outcome.expect("nobody aborts it, and capture does not panic")
 }

@@ -11,6 +11,7 @@ use syncline_journal::{Journal, JournalError, Limits};
 use syncline_schemas::ident::LogOffset;
 
 use super::CommandError;
+use super::check::misfits;
 use super::client::Daemon;
 use super::rows::{key_text, one_line, print};
 use crate::api::replay::{Asked, Difference, MappingText, Row, Sums};
@@ -30,6 +31,14 @@ pub(crate) async fn run(path: &Path, config: Config, args: &ReplayArgs) -> Resul
     if args.dry_run {
         let rows = if args.diff { args.limit.unwrap_or(ROWS) } else { 0 };
         return print(&difference(path, config, rows).await?, args.json, text);
+    }
+    let misfits = misfits(&config).await;
+    if !misfits.is_empty() {
+        let faults: Vec<String> = misfits.iter().map(ToString::to_string).collect();
+        return Err(CommandError::Unfit(format!(
+            "the mappings do not fit the tables, nothing is accepted:\n{}",
+            faults.join("\n")
+        )));
     }
     let journal = match Journal::open(&config.data_dir, Limits::default()) {
         Err(JournalError::Locked { .. }) => {
@@ -66,6 +75,7 @@ fn told(accepted: &Accepted) -> String {
         Accepted::GivenUp => {
             return "given up what was accepted before: all rows were computed with these mappings\n".to_owned();
         }
+        Accepted::Already => return "accepted before; start the daemon with `syncline run`\n".to_owned(),
         Accepted::Log { changes, .. } | Accepted::Sources { changes, .. } => changes,
     };
     for change in changes {
@@ -85,7 +95,7 @@ fn told(accepted: &Accepted) -> String {
                 sources.join(", ")
             )
         }
-        Accepted::Nothing | Accepted::GivenUp => Ok(()),
+        Accepted::Nothing | Accepted::GivenUp | Accepted::Already => Ok(()),
     };
     out.push_str("until then the targets stand as they are; start it with `syncline run`\n");
     out
@@ -102,6 +112,13 @@ fn text(difference: &Difference) -> String {
         std::iter::once(name.clone()).chain(counts).collect()
     });
     align(&mut out, &["ENTITY", "ROWS", "WOULD BE", "ADDED", "CHANGED", "REMOVED"], rows);
+    let held = difference.held.iter().map(|it| {
+        let owner = it.mapping.clone().unwrap_or_else(|| it.entity.clone());
+        vec![format!("{owner} {}", it.rule), grouped(it.before), grouped(it.after)]
+    });
+    if held.len() > 0 {
+        align(&mut out, &["HELD BY", "ARE", "WOULD BE"], held);
+    }
     let totals = difference.entities.iter().flat_map(|(name, it)| it.totals.iter().map(move |total| (name, total)));
     let moved: Vec<Vec<String>> = totals
         .filter(|(_, (_, Sums { before, after }))| before != after)

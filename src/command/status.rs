@@ -45,9 +45,8 @@ fn table(report: &Report, base: &str) -> String {
     let state = if transform.parked.is_some() { "parked" } else { "" };
     align(&mut out, &header, [std::iter::once(state.to_owned()).chain(row).collect()]);
     if let Some(replay) = &transform.replay {
-        let (folded, upto) = (grouped(replay.folded), grouped(replay.upto));
-        let _ =
-            writeln!(out, "changed mappings are being applied: log entry {folded} of {upto} or more is folded again\n");
+        let (folded, entries) = (grouped(replay.folded), grouped(replay.entries));
+        let _ = writeln!(out, "the log is being folded again: {folded} of {entries} entries\n");
     }
     let header = ["SINK", "CURSOR", "BEHIND", "ROWS", "WAITING", "LAST LAG", "REFUSED", "RETRIES"];
     align(&mut out, &header, report.sinks.iter().map(|(name, sink)| sink_row(name, sink)));

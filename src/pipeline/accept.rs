@@ -48,6 +48,8 @@ pub(crate) enum Accepted {
     Nothing,
     /// A change that was accepted before is given up: the mappings are again those that rows were computed with.
     GivenUp,
+    /// These very mappings were accepted before, and the daemon has not been through with them yet.
+    Already,
     /// The log is folded again, from behind an entry.
     Log { changes: Vec<MappingChange>, after: LogOffset, upto: LogOffset },
     /// All sources are read again.
@@ -71,11 +73,16 @@ pub(crate) fn accept(
     let (log, store) = (&journal.log, &journal.store);
     let changes = fold::changes(mappings, &FoldState::new(store))?;
     let pending = replay::is_pending(store)?;
+    if pending && !reread && replay::accepts(store, mappings)? {
+        return Ok(Accepted::Already);
+    }
     if pending {
         replay::give_up(store)?;
     }
-    let is_new = store.cursor(TRANSFORM_CURSOR)?.is_none();
-    if is_new || (changes.is_empty() && !reread) {
+    let folded = store.cursor(TRANSFORM_CURSOR)?;
+    // What is read again empties tables before it fills them: no state may fold that as changes, so the next one begins there.
+    let begun = store.cursor(REREAD)?.filter(|begun| Some(*begun) >= folded).map(LogOffset);
+    if folded.is_none() || (changes.is_empty() && !reread && begun.is_none()) {
         return Ok(if pending { Accepted::GivenUp } else { Accepted::Nothing });
     }
     let now_us = lag::now_us();
@@ -83,8 +90,9 @@ pub(crate) fn accept(
         .iter()
         .filter_map(|source| log.resume(source.id()).map(|at| (source, at.position, at.txn_end)))
         .collect();
-    let awaits = read.iter().map(|(source, ..)| source.id().clone()).collect();
-    if let Some(after) = reaches_back(log, store)?.filter(|_| !reread) {
+    let awaits = sources.iter().map(|source| source.id().clone()).collect();
+    let after = if begun.is_some() { begun } else { reaches_back(log, store)? };
+    if let Some(after) = after.filter(|_| !reread) {
         let upto = log.durable();
         // One entry of anybody, so that what differs has a place behind everything that was delivered.
         let Some((source, position, txn_end)) = read.into_iter().next() else { return Ok(Accepted::Nothing) };

@@ -11,18 +11,20 @@ use std::path::{Path, PathBuf};
 use syncline_journal::{Commit, Durability, JournalError, Limits, Log, Snapshot, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::LogOffset;
-use syncline_transform::TransformError;
-use syncline_transform::fold::{self, Difference, Fold, MappingChange, RowDifference, Tally};
+use syncline_transform::fold::{self, Difference, Fold, HeldNow, HeldRows, MappingChange, RowDifference, Tally};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::Step;
+use syncline_transform::{MappingFault, TransformError};
 use thiserror::Error;
 
 use super::accept::reaches_back;
 use super::state::{self, FoldState, FrozenState, LogReplay, unusable};
-use super::transform::STEP;
+use super::transform::{OLDER_SHAPE, STEP};
 
 /// Keys compared at a time.
 const PAGE: usize = 4096;
+/// Held rows of one mapping that are counted.
+const HELD_MAX: usize = 1_000_000;
 /// The scratch state lies beside the real one, where there is room for it.
 const SCRATCH: &str = "rehearsal";
 /// It is a guest in the daemon's memory.
@@ -46,6 +48,9 @@ pub(crate) enum RehearsalError {
         #[source]
         error: std::io::Error,
     },
+    /// A mapping does not fit what the log holds.
+    #[error("{0}; {OLDER_SHAPE}")]
+    Misfit(MappingFault),
     /// The first rows are in no log any more.
     #[error(
         "the log begins at entry {0}, so it does not hold every row any longer; nothing can be shown beforehand, but \
@@ -68,6 +73,8 @@ pub(crate) struct Rehearsal {
     pub(crate) entries: u64,
     /// By entity; those that any mapping fills or filled.
     pub(crate) entities: BTreeMap<&'static str, Tally>,
+    /// What is held by mapping and rule, and how many rows would be, where that is another number.
+    pub(crate) held: Vec<(HeldRows, u64)>,
     /// Some of the rows that differ, with their entity.
     pub(crate) rows: Vec<(&'static str, RowDifference)>,
 }
@@ -98,9 +105,17 @@ pub(crate) fn rehearse(
         let missing = || TransformError::State(format!("the log ends before {upto}, which it held before"));
         let record = reader.next()?.ok_or_else(missing)?;
         let entry = LogEntry::decode(&record.payload).map_err(TransformError::from)?;
-        fold.fold(record.offset, &entry, &LogReplay(log), &newer, &mut |step| keep(&store, step))?;
+        let folded = fold.fold(record.offset, &entry, &LogReplay(log), &newer, &mut |step| keep(&store, step));
+        folded.map_err(|error| match error {
+            TransformError::Mapping(fault) => RehearsalError::Misfit(fault),
+            error => error.into(),
+        })?;
     }
-    let mut rehearsal = Rehearsal { changes, entries: upto.0 - after.0, ..Rehearsal::default() };
+    if let Some(fault) = fold.unfed() {
+        return Err(TransformError::from(fault).into());
+    }
+    let held = moved(fold::held_now(&older, HELD_MAX)?, fold::held_now(&newer, HELD_MAX)?);
+    let mut rehearsal = Rehearsal { changes, entries: upto.0 - after.0, held, ..Rehearsal::default() };
     let difference = Difference::new(&older, &newer)?;
     let mut place = Vec::new();
     while let Some(page) = difference.page(&place, PAGE)? {
@@ -114,6 +129,16 @@ pub(crate) fn rehearse(
         rehearsal.rows.extend(more.into_iter().map(|row| (page.entity(), row)));
     }
     Ok(rehearsal)
+}
+
+/// Where other numbers of rows are held.
+fn moved(before: HeldNow, after: HeldNow) -> Vec<(HeldRows, u64)> {
+    let mut held: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    let owner = |it: &HeldRows| (it.mapping.clone(), it.entity.clone(), it.rule.clone());
+    before.by.iter().for_each(|it| held.entry(owner(it)).or_default().0 = it.rows);
+    after.by.iter().for_each(|it| held.entry(owner(it)).or_default().1 = it.rows);
+    let other = held.into_iter().filter(|(_, (before, after))| before != after);
+    other.map(|((mapping, entity, rule), (rows, after))| (HeldRows { mapping, entity, rule, rows }, after)).collect()
 }
 
 /// The entry up to which a state is folded, if it is at an end.

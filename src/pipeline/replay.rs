@@ -94,6 +94,11 @@ pub(super) fn is_pending(store: &Store) -> Result<bool, JournalError> {
     Ok(store.cursor(MARKER)?.is_some())
 }
 
+/// True where the change that was accepted last is to these mappings.
+pub(super) fn accepts(store: &Store, mappings: &[Mapping]) -> Result<bool, JournalError> {
+    Ok(store.cursor(MAPPINGS)? == Some(fingerprint(mappings)))
+}
+
 /// Gives a change up that is not told yet: the older state goes on.
 pub(super) fn give_up(store: &Store) -> Result<(), JournalError> {
     let mut commit = Commit::new();
@@ -125,7 +130,7 @@ impl Replay {
     pub(super) fn pending(store: &Store, mappings: &[Mapping]) -> Result<Option<Self>, TransformError> {
         let cursor = |name| store.cursor(name).map_err(|error| unusable(&error));
         let Some(marker) = cursor(MARKER)? else { return Ok(None) };
-        if cursor(MAPPINGS)? != Some(fingerprint(mappings)) {
+        if !accepts(store, mappings).map_err(|error| unusable(&error))? {
             let reason = "the mappings are not those that `syncline replay` accepted last; run it again".to_owned();
             return Err(TransformError::MappingsChanged { mapping: "mappings".to_owned(), reason });
         }

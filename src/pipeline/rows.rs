@@ -271,7 +271,13 @@ pub(crate) fn explain(
         }
     }
     if answer.rows.is_empty() {
-        let reason = format!("no source row gives {entity} {key}; write the values of its key with commas between");
+        let fields = syncline_schemas::entity::get(entity).map(|it| it.fields[..it.key_len()].iter());
+        let fields: Vec<&str> = fields.into_iter().flatten().map(|field| field.name.as_str()).collect();
+        let reason = format!(
+            "no source row gives {entity} {key}; its key is {}, written with commas between; rows that are held are in \
+             `syncline exceptions list`, and a sum of zeros has no rows left",
+            fields.join(", ")
+        );
         return Err(Refusal::Unknown(reason));
     }
     Ok(answer.finish())

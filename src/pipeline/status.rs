@@ -65,6 +65,8 @@ impl SourceStatus {
 pub(crate) struct ReplayStatus {
     /// True until what differs has been told.
     pub(crate) runs: AtomicBool,
+    /// The log is folded from behind this entry.
+    pub(crate) after: AtomicU64,
     /// The last entry folded again.
     pub(crate) folded: AtomicU64,
     /// The first entry at which it may end.

@@ -34,6 +34,10 @@ pub(super) const ROWS: &str = "transform.rows";
 /// Cursor that tells this state from every other.
 pub(super) const EPOCH: &str = "epoch";
 
+/// What may be wrong with mappings that fit the tables as they are now.
+pub(super) const OLDER_SHAPE: &str = "where the table has that column by now, the log holds it without: `syncline replay --reread` \
+                                      reads the sources again instead";
+
 type Decoded = Result<(LogOffset, LogEntry), TransformError>;
 
 /// Why the mappings could not go on with a shape, were it in the log; nothing where they can.
@@ -98,6 +102,7 @@ impl Transform {
                 needs = needs.min(older).min(replay.after());
                 status.replay.folded.store(self.fold.cursor().folded.0, Ordering::Release);
                 status.replay.upto.store(replay.marker().0, Ordering::Release);
+                status.replay.after.store(replay.after().0, Ordering::Release);
             }
             None => folded = self.fold.cursor().folded,
         }
@@ -115,13 +120,12 @@ impl Transform {
             let park = |why| status.transform.parked.park(why);
             defect::watched(&status, park, || {
                 if let Err(error) = this.run(&log, &status, &stop) {
-                    let reason = if this.replay.is_some() {
-                        format!(
-                            "while the log is folded again: {error}; where an older shape of a table is the cause, \
-                                 `syncline replay --reread` reads the sources again instead"
-                        )
-                    } else {
-                        error.to_string()
+                    let reason = match (&this.replay, &error) {
+                        (Some(_), TransformError::Mapping(_)) => {
+                            format!("while the log is folded again: {error}; {OLDER_SHAPE}")
+                        }
+                        (Some(_), _) => format!("while the log is folded again: {error}"),
+                        (None, _) => error.to_string(),
                     };
                     error!(error = reason, folded = %status.folded(), "transform parked");
                     status.transform.parked.park(reason);
@@ -195,12 +199,18 @@ impl Transform {
     /// Tells what a finished replay says otherwise.
     fn conclude(&mut self, status: &Status, wanted: &dyn Fn() -> bool) -> Result<(), TransformError> {
         let at = self.fold.cursor().folded;
+        if self.replay.as_ref().is_some_and(|replay| replay.is_due(at))
+            && let Some(fault) = self.fold.unfed()
+        {
+            // All sources are read: it would take back whatever the mapping gave before.
+            return Err(fault.into());
+        }
         let Some(replay) = self.replay.take_if(|replay| replay.is_due(at)) else { return Ok(()) };
         let Some(deltas) = replay.tell(self.fold.epoch(), at, wanted)? else {
             self.replay = Some(replay);
             return Ok(());
         };
-        info!(%at, deltas, "the changed mappings are at work");
+        info!(%at, deltas, "folded again; what differs is on its way");
         self.fold.come_of_age();
         self.store = replay.store;
         status.transform.deltas.fetch_add(deltas, Ordering::Relaxed);

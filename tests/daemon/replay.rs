@@ -47,6 +47,20 @@ impl Worse {
         }
     }
 
+    /// Puts another text into a mapping, until the guard is dropped.
+    fn replace(&self, name: &str, from: &str, to: &str) -> impl Drop + use<> {
+        struct Guard(PathBuf, String);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                std::fs::write(&self.0, &self.1).expect("written");
+            }
+        }
+        let (path, text) = self.right.iter().find(|(path, _)| path.ends_with(name)).expect("a mapping");
+        assert!(text.contains(from), "{name} has no {from:?}");
+        std::fs::write(path, text.replace(from, to)).expect("written");
+        Guard(path.clone(), text.clone())
+    }
+
     fn mend(&self) {
         for (path, text) in &self.right {
             std::fs::write(path, text).expect("written");
@@ -106,8 +120,23 @@ async fn changed_mappings_are_shown_then_applied_and_no_kill_leaves_a_row_of_the
     assert_eq!(shown["mappings"].as_array().map(Vec::len), Some(4), "{}", shown["mappings"]);
     assert!(shown["rows"].as_array().is_some_and(|rows| !rows.is_empty()));
 
+    let wrong = worse.replace("item.sql", "meridian.art_master", "meridian.art_mastr");
+    for arguments in [&["replay"][..], &["replay", "--dry-run"]] {
+        let refusal = refused(&world, arguments).await;
+        assert!(
+            refusal.contains("item.sql:") && refusal.contains("art_mastr"),
+            "it would delete every item: {refusal}"
+        );
+    }
+    drop(wrong);
+    let wrong = worse.replace("item.sql", "descr1 ||", "1 / 0 ||");
+    let shown = said(&world, &["replay", "--dry-run"]).await;
+    assert!(shown.contains("erp/item DQ_EXPRESSION"), "all items would be held: {shown}");
+    drop(wrong);
+
     let accepted = said(&world, &["replay"]).await;
     assert!(accepted.contains("accepted: the daemon folds"), "{accepted}");
+    assert!(said(&world, &["replay"]).await.contains("accepted before"));
     worse.apply();
     let given_up = said(&world, &["replay"]).await;
     assert!(given_up.contains("given up what was accepted before"), "{given_up}");
@@ -141,6 +170,17 @@ impl World {
     async fn drain_refused_then_accepted(self, worse: &Worse, random: &mut Random) {
         said(&self, &["replay"]).await;
         self.drain().await;
+        worse.mend();
+        // One that is given up while the sources are read again: nothing of the copy shows.
+        said(&self, &["replay", "--reread"]).await;
+        let mut daemon = self.daemon();
+        let copied = || async { Some(self.status().await?["sources"]["erp"]["reads"].as_u64() > Some(0)) };
+        eventually("tables are copied", || async { copied().await.unwrap_or(false) }).await;
+        kill(&mut daemon).await;
+        worse.apply();
+        said(&self, &["replay"]).await;
+        let summary = self.drain().await;
+        assert_eq!(summary["deltas"], 0, "these mappings were at work before: {summary}");
         worse.mend();
         let accepted = said(&self, &["replay", "--reread"]).await;
         assert!(accepted.contains("accepted: the daemon reads all of erp again"), "{accepted}");

@@ -7,7 +7,7 @@ use syncline_schemas::ident::SourceId;
 use crate::CaptureError;
 
 /// The remedy where the log lacks what the source needs.
-pub(crate) const COPY_AGAIN: &str = "copy the tables again into an empty data_dir";
+pub(crate) const COPY_AGAIN: &str = "have `syncline replay --reread` copy the tables again";
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

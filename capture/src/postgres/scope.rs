@@ -264,7 +264,7 @@ impl Comparison<'_> {
 
 /// What to do about a table that cannot be read on.
 pub(crate) const WITHOUT_IT: &str = "to go on without it, exclude it by the name that it was read under, as in \
-                                     \"!public.orders\" in tables; or copy the tables again into an empty data_dir";
+                                     \"!public.orders\" in tables; or have `syncline replay --reread` copy the tables again";
 /// What is wrong with a name that leads to another table.
 pub(crate) const ANOTHER_TABLE: &str = "is another table than was read under this name: it was dropped and made anew, or \
                                         swapped by renaming, and the rows of the old one are never taken back";

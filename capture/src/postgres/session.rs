@@ -191,7 +191,10 @@ impl Session<'_> {
     ) -> Result<(), CaptureError> {
         if held.system_id != identity.system_id {
             let reason = format!("it is of system {}, the server is system {}", held.system_id, identity.system_id);
-            return Err(self.misfit(reason, "point the url at the server that was read, or use an empty data_dir"));
+            return Err(self.misfit(
+                reason,
+                "point the url at the server that was read, or have `syncline replay --reread` copy this one's tables",
+            ));
         }
         if held.timeline != identity.timeline {
             self.ensure_ancestor(stream, held, identity)?;
@@ -202,9 +205,8 @@ impl Session<'_> {
                 "the slot {:?} was confirmed up to {confirmed}, the journal ends at {}: the changes between are lost to it",
                 self.config.slot, held.end
             );
-            return Err(
-                self.misfit(reason, "somebody else read the slot; copy the tables again into an empty data_dir")
-            );
+            return Err(self
+                .misfit(reason, "somebody else read the slot; have `syncline replay --reread` copy the tables again"));
         }
         Ok(())
     }
@@ -236,7 +238,7 @@ impl Session<'_> {
         );
         Err(self.misfit(
             reason,
-            "the new primary lacks changes that were read; copy the tables again into an empty data_dir",
+            "the new primary lacks changes that were read; have `syncline replay --reread` copy its tables",
         ))
     }
 

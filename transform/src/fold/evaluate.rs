@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array,
+    new_null_array,
 };
 use arrow::compute::{filter, filter_record_batch, interleave, take};
 use arrow::datatypes::{DataType, Schema};
@@ -319,7 +320,12 @@ fn is_looked_up(entity: &Entity, at: usize) -> bool {
 
 /// One expression over a batch as a column of plain text or numbers.
 pub(crate) fn run(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
-    let values = expr.evaluate(batch)?.into_array(batch.num_rows())?;
+    let values = if batch.num_rows() == 0 {
+        // Without rows nothing is computed: a constant that cannot be would fail for all of none.
+        new_empty_array(&expr.data_type(batch.schema_ref())?)
+    } else {
+        expr.evaluate(batch)?.into_array(batch.num_rows())?
+    };
     // Some functions answer with string views, which neither rows nor Parquet writers of old take.
     if matches!(values.data_type(), DataType::Utf8View | DataType::LargeUtf8) {
         return Ok(arrow::compute::cast(&values, &DataType::Utf8)?);

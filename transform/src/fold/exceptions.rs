@@ -137,7 +137,9 @@ impl Names {
         let row_key = if kind == held::GROUP { take_run(row_key).map_or(row_key, |(_, key)| key) } else { row_key };
         let Some(owner) = self.owners.get(&(kind, *id)) else { return Ok(None) };
         let Record { rule, field, reason, position, first, last } = Record::decode(value)?;
-        let fingerprint = xxh3_64(&[key, rule.as_bytes(), field.as_bytes()].concat());
+        // Of names and not of numbers, which another set of mappings gives anew.
+        let owned = owner.mapping.as_ref().unwrap_or(&owner.entity).as_bytes();
+        let fingerprint = xxh3_64(&[&[kind], owned, row_key, rule.as_bytes(), field.as_bytes()].join(&0));
         Ok(Some(Exception {
             fingerprint: format!("{fingerprint:016x}"),
             mapping: owner.mapping.clone(),

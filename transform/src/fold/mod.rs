@@ -70,9 +70,9 @@ use self::roster::Roster;
 pub use self::roster::{MappingChange, changes, fingerprint};
 pub use self::tally::{RowDifference, Tally, Total};
 use self::unit::{Open, Progress};
-use crate::TransformError;
 use crate::mapping::Mapping;
 use crate::state::{Cursor, OutboxStep, Replay, Space, State, Step};
+use crate::{MappingFault, TransformError};
 
 type Writes = Vec<(Space, Vec<u8>, Option<Vec<u8>>)>;
 
@@ -183,6 +183,12 @@ impl Fold {
     pub fn inherit(&mut self, older: Box<dyn State + Send>) -> Result<(), TransformError> {
         self.inheritance = Some(Inheritance::of(older)?);
         Ok(())
+    }
+
+    /// Why a mapping gives nothing yet: one of its tables has not been seen. None where all have been.
+    #[must_use]
+    pub fn unfed(&self) -> Option<MappingFault> {
+        self.roster.unfed()
     }
 
     /// The state stands for itself from here on.

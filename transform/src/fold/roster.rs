@@ -22,6 +22,7 @@ use super::stored::Layouts;
 use super::tables::{Tables, alike};
 use super::tasks::{self, What};
 use crate::TransformError;
+use crate::error::MappingFault;
 use crate::mapping::Mapping;
 use crate::mapping::compile::{Compiled, Inputs};
 use crate::mapping::rules::{self, Action};
@@ -203,6 +204,15 @@ impl Roster {
     pub(super) fn is_cited(&self, entity: usize) -> bool {
         let prefix = self.entity_prefix(entity);
         self.members.iter().any(|member| member.citations.iter().any(|it| it.prefix == prefix))
+    }
+
+    /// The fault of a mapping of which a table has not been seen yet; none where all have been.
+    pub(super) fn unfed(&self) -> Option<MappingFault> {
+        let missing = |member: &Member| {
+            let role = member.mapping.roles().zip(&member.roles).find(|(_, table)| table.is_none());
+            role.map(|(role, _)| member.mapping.table_missing(role))
+        };
+        self.members.iter().find_map(missing)
     }
 
     /// The member with a state number.

@@ -92,7 +92,7 @@ impl Mapping {
     }
 
     /// The fault of a table that no source captures.
-    fn table_missing(&self, role: &TableRef) -> MappingFault {
+    pub(crate) fn table_missing(&self, role: &TableRef) -> MappingFault {
         let settings = match self.source.as_str() {
             SEEDS => "the files of [seeds]".to_owned(),
             source => format!("`tables` in [sources.{source}]"),

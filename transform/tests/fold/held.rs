@@ -224,3 +224,14 @@ fn a_text_of_a_megabyte_in_a_key_holds_its_row_and_stops_nothing() {
     assert_eq!(daemon.commit(&[(&artikel, Change::update(long))]).len(), 1);
     assert_eq!(daemon.held(), Vec::<String>::new());
 }
+
+#[test]
+fn an_expression_that_never_can_be_computed_holds_every_row_and_stops_nothing() {
+    let artikel = articles();
+    let sql = "SELECT 'C1' AS company_id, code AS item_id, 1 / 0 AS shelf_life_days, uom AS base_uom FROM artikel";
+    let mut daemon = Daemon::new(&[("erp/item.sql", sql)]);
+    let rows = [article(1, "A"), article(2, "B")].map(|row| (&artikel, Change::insert(row)));
+    assert_eq!(daemon.commit(&rows), []);
+    assert_eq!(daemon.held().len(), 2);
+    assert!(daemon.held()[0].starts_with("DQ_EXPRESSION\nshelf_life_days\n"), "{:?}", daemon.held());
+}

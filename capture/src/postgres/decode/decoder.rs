@@ -341,7 +341,7 @@ impl Decoder {
                 "the journal holds {} changes of transaction {} at {}, the server sends transaction {xid} at {final_lsn}",
                 cut.changes, cut.xid, cut.final_lsn
             ),
-            remedy: "the server's history is another one; copy the tables again with a new slot into an empty data_dir",
+            remedy: "the server's history is another one; have `syncline replay --reread` copy the tables again",
         }
     }
 
