@@ -13,6 +13,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Signal, getuid};
@@ -273,10 +274,23 @@ fn ensure_enterable(folder: &Path, (uid, gid): (u32, u32)) -> Result<(), DemoErr
     Ok(())
 }
 
-/// A port that was free a moment ago.
+/// Ports that the system gives to no outgoing connection: one of its own range may be taken before we listen.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port that is free now; no two calls of a process give the same one soon.
 pub(crate) fn free_port() -> Result<u16, DemoError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes that start together begin at other places.
+    let place = std::process::id().wrapping_mul(7_919);
+    for _ in PORTS {
+        let nth = place.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(nth).expect("within the range");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(DemoError::NoPort)?;
-    Ok(listener.local_addr().map_err(DemoError::NoPort)?.port())
+    listener.local_addr().map(|address| address.port()).map_err(DemoError::NoPort)
 }
 
 /// 128 bits from the system, in hex.

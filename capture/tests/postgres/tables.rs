@@ -52,7 +52,7 @@ fn a_changed_key_stops_the_source_before_a_row_is_read_under_it() {
         log.wait_for_rows(2);
         database.sql(change);
         database.sql("INSERT INTO t VALUES (3, 'e')");
-        assert_stops(reader, &["table public.t", "(id Int32)", "data_dir"]);
+        assert_stops(reader, &["table public.t", "(id Int32)", "syncline replay --reread"]);
         assert_eq!(log.row_count(), 2);
         // Nor does it go on after a restart.
         assert_stops(Reader::start(&database.config, &log), &["table public.t", "key"]);
@@ -103,7 +103,7 @@ fn a_publication_that_changed_while_nobody_looked_is_not_read_on() {
     ] {
         let (database, log) = read(TWO);
         database.sql(change);
-        assert_stops(Reader::start(&database.config, &log), &[wanted, "data_dir"]);
+        assert_stops(Reader::start(&database.config, &log), &[wanted, "syncline replay --reread"]);
     }
 }
 
