@@ -82,6 +82,8 @@ impl Transform {
             fold.inherit(Box::new(FoldState::new(&store)))?;
             return Ok(Self { fold, store, replay: Some(replay) });
         }
+        // Of a process that ended between its switch and the removal.
+        store.remove_other_generations().map_err(|error| unusable(&error))?;
         let at = Cursor {
             folded: LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default()),
             step: narrow(cursor(STEP)?.unwrap_or_default())?,
