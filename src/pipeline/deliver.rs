@@ -25,6 +25,9 @@ use super::outbox::{Cut, Cutter, Outbox, unreadable};
 use super::refused::{Again, Refused};
 use super::status::{SinkStatus, Status};
 
+/// Of a thread that works in bulk; see nice(1). A tenth of the weight of the others, so that it never stands still.
+const NICENESS: i32 = 10;
+
 /// What the pump is asked to do beside its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -61,10 +64,13 @@ pub(super) struct Pump {
 
 impl Pump {
     /// Starts its thread. Each sink has one of its own, with a runtime of its own: the lake computes for seconds, and the
-    /// planning sink answers within milliseconds.
+    /// planning sink answers within milliseconds. One that lets rows gather leaves the cores to whoever does not.
     pub(super) fn start(self, name: &str) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            if !self.sink.batching().linger.is_zero() {
+                give_way(self.sink.identity().kind);
+            }
             let (status, index) = (Arc::clone(&self.status), self.index);
             let mut mode = self.mode.clone();
             let park = |why| status.sinks[index].parked.park(why);
@@ -216,6 +222,15 @@ impl Pump {
         sink.cursor.store(upto.0, Ordering::Release);
         sink.reset_behind(self.status.folded() > upto);
         self.status.pulse();
+    }
+}
+
+/// Has the calling thread, and those that it starts, take a tenth of a contended core. On two cores a flush of the lake
+/// would otherwise hold back what goes to the planner at the same time.
+fn give_way(kind: &str) {
+    // Of this thread alone: Linux keeps priorities by thread.
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        warn!(sink = kind, %error, "its priority cannot be lowered: its flushes compete with prompt deliveries");
     }
 }
 
