@@ -94,6 +94,8 @@ struct FieldToml {
     derived: Option<String>,
     #[serde(default)]
     stamp: bool,
+    #[serde(default)]
+    revision: bool,
     default: Option<String>,
     unit: Option<String>,
     #[serde(default)]
@@ -165,6 +167,7 @@ fn field(toml: FieldToml) -> Field {
         merge: toml.merge,
         derived: toml.derived,
         stamp: toml.stamp,
+        revision: toml.revision,
         default: toml.default,
         unit: toml.unit,
         values: toml.values,
@@ -215,24 +218,26 @@ fn check(file: &str, entity: &Entity) -> Result<(), String> {
 
 fn check_field(kind: Kind, field: &Field) -> Result<(), String> {
     let summable = matches!(field.field_type, FieldType::Quantity | FieldType::Money);
-    let computed = field.derived.is_some() || field.stamp;
     if !is_snake_case(&field.name) {
         return Err("a name is snake_case".into());
     }
     if field.doc.trim().is_empty() {
         return Err("doc must say something".into());
     }
-    if field.key && computed {
-        return Err("a key can be neither derived nor a stamp".into());
+    if field.key && field.is_computed() {
+        return Err("a key is mapped: neither derived nor a stamp nor a revision".into());
     }
-    if field.default.is_some() && computed {
-        return Err("a derived field or stamp is never mapped, so it has no default".into());
+    if field.default.is_some() && field.is_computed() {
+        return Err("a derived field, stamp or revision is never mapped, so it has no default".into());
     }
     if field.merge == Merge::Sum && (kind != Kind::Summed || !summable) {
         return Err("merge = \"sum\" needs a summed entity and a quantity or money".into());
     }
     if field.stamp && field.field_type != FieldType::Instant {
         return Err("a stamp is an instant".into());
+    }
+    if field.revision && (kind != Kind::Summed || field.field_type != FieldType::Integer || field.required) {
+        return Err("a revision is an integer of a summed entity, and not required".into());
     }
     if !field.values.is_empty() && field.field_type != FieldType::Code {
         return Err("only a code has values".into());
@@ -331,8 +336,13 @@ doc = "Less than nothing."
             ("type = \"code\"", "type = \"string\"", "field state: only a code has values"),
             ("type = \"instant\"", "type = \"date\"", "field as_of: a stamp is an instant"),
             ("stamp = true", "stamp = true\nkey = true", "field as_of: key fields come first"),
-            ("key = true", "key = true\nderived = \"qty\"", "field bin_id: a key can be neither derived"),
-            ("stamp = true", "stamp = true\ndefault = \"0\"", "field as_of: a derived field or stamp is never mapped"),
+            ("key = true", "key = true\nderived = \"qty\"", "field bin_id: a key is mapped: neither derived"),
+            (
+                "stamp = true",
+                "stamp = true\ndefault = \"0\"",
+                "field as_of: a derived field, stamp or revision is never",
+            ),
+            ("stamp = true", "revision = true", "field as_of: a revision is an integer of a summed entity"),
             ("name = \"state\"", "name = \"qty\"", "field qty: is defined twice"),
             ("name = \"state\"", "name = \"The State\"", "field The State: a name is snake_case"),
             ("doc = \"When.\"", "doc = \"\"", "field as_of: doc must say something"),

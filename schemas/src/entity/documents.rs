@@ -217,6 +217,9 @@ fn details(field: &Field) -> String {
     if let Some(sql) = &field.derived {
         let _ = write!(out, " Derived: `{sql}`.");
     }
+    if field.revision {
+        out.push_str(" Counted by Syncline.");
+    }
     if let Some(default) = &field.default {
         let shown = if default.is_empty() { "empty" } else { default };
         let _ = write!(out, " Default: {shown}.");

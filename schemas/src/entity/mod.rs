@@ -112,6 +112,8 @@ pub struct Field {
     pub derived: Option<String>,
     /// True where the value is the commit time of the newest contribution; ignored when rows are compared.
     pub stamp: bool,
+    /// True where the value counts how often the row was delivered again with other values; ignored when rows are compared.
+    pub revision: bool,
     /// Text of the value that a mapping may leave out.
     pub default: Option<String>,
     /// What one unit is, as in `base unit of the item` or `days`.
@@ -120,6 +122,14 @@ pub struct Field {
     pub values: Vec<String>,
     /// What it means.
     pub doc: String,
+}
+
+impl Field {
+    /// True where no mapping gives the value.
+    #[must_use]
+    pub const fn is_computed(&self) -> bool {
+        self.derived.is_some() || self.stamp || self.revision
+    }
 }
 
 /// What happens to a row for which a rule's condition holds.
@@ -145,7 +155,7 @@ pub struct Rule {
     pub doc: String,
 }
 
-/// A rule over the rows that share an entity's first key fields (domain 2.5, H1 to H5 and `DQ_UOM_CYCLE`). Rows that break
+/// A rule over the rows that share an entity's first key fields (domain 2.5, H1 to H6 and `DQ_UOM_CYCLE`). Rows that break
 /// it are delivered and listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupRule {

@@ -38,7 +38,7 @@ pub(super) fn read(toml: ReferenceToml, own: &[Field]) -> Result<Reference, Stri
     }
     let index = |name: &String| match own.iter().position(|field| field.name == *name) {
         None => Err(fault(format!("there is no field {name:?}"))),
-        Some(at) if own[at].derived.is_some() || own[at].stamp => {
+        Some(at) if own[at].is_computed() => {
             Err(fault(format!("{name} is computed; a reference is made of what mappings give")))
         }
         Some(at) => Ok(at),

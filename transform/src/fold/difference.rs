@@ -84,8 +84,8 @@ pub struct Page {
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) was: Vec<Published>,
     pub(super) is: Vec<Published>,
-    /// Rows of zeros that the newer state lacks.
-    zeros: Writes,
+    /// What the newer state is to hold instead: rows of zeros that it lacks, counts that go on.
+    amends: Writes,
     place: Vec<u8>,
 }
 
@@ -132,13 +132,15 @@ impl<'a> Difference<'a> {
 
     fn compare(&self, index: usize, entity: &'static Entity, merged: Merged) -> Result<Page, TransformError> {
         let Merged { keys, was: stored_was, is: mut stored_is } = merged;
-        let mut zeros = Writes::new();
+        let mut amends = Writes::new();
         if let (Kind::Summed, Some(prefix)) = (entity.kind, self.newer.prefixes.get(&entity.name)) {
             for ((key, was), is) in keys.iter().zip(&stored_was).zip(&mut stored_is) {
-                if let (Some(was), None) = (was, &is) {
-                    let zero = summed::emptied(entity, was)?;
-                    zeros.push((Space::Entities, [prefix.as_slice(), key].concat(), Some(zero.clone())));
-                    *is = Some(zero);
+                let zeros = if let (Some(was), None) = (was, &is) { Some(summed::emptied(entity, was)?) } else { None };
+                let now = zeros.as_deref().or(is.as_deref());
+                let counted = now.map(|now| summed::counting_on(entity, was.as_deref(), now)).transpose()?.flatten();
+                if let Some(amended) = counted.or(zeros) {
+                    amends.push((Space::Entities, [prefix.as_slice(), key].concat(), Some(amended.clone())));
+                    *is = Some(amended);
                 }
             }
         }
@@ -146,7 +148,7 @@ impl<'a> Difference<'a> {
         let is = self.newer.published(entity, &self.logic[index], &keys, &stored_is)?;
         let last = keys.last().expect("a page has keys");
         let place = [&u32::try_from(index).expect("entities are few").to_be_bytes()[..], last].concat();
-        Ok(Page { entity, keys, was, is, zeros, place })
+        Ok(Page { entity, keys, was, is, amends, place })
     }
 }
 
@@ -220,7 +222,7 @@ impl Page {
             upserts.push(now.is_some());
         }
         if keys.is_empty() {
-            return Ok((None, self.zeros));
+            return Ok((None, self.amends));
         }
         let (key_types, row_types) = field_types(entity);
         let mut fields = rowcode::decode(&key_types, keys)?;
@@ -235,6 +237,6 @@ impl Page {
         };
         let origin = Origin { epoch: stamp.epoch, offset: stamp.offset, causes: vec![Cause::Text(cause)] };
         let emitted = Emitted { fields, upserts, lineage, presence: Vec::new() };
-        Ok((Some(delta_batch(entity, emitted, &origin, stamp.rows)?), self.zeros))
+        Ok((Some(delta_batch(entity, emitted, &origin, stamp.rows)?), self.amends))
     }
 }

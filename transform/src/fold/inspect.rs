@@ -89,7 +89,6 @@ fn row_texts(entity: &Entity, key: &[u8], row: &[u8]) -> Result<Texts, Transform
     let mut columns = rowcode::decode(&key_types, [key])?;
     columns.extend(rowcode::decode(&row_types, [row])?);
     let names: Vec<&str> = entity.fields.iter().map(|field| field.name.as_str()).collect();
-    let computed: Vec<bool> = entity.fields.iter().map(|field| field.derived.is_some() || field.stamp).collect();
-    let all = texts(&names, &columns);
-    Ok(all.into_iter().zip(computed).filter(|(_, computed)| !computed).map(|(field, _)| field).collect())
+    let all = texts(&names, &columns).into_iter().zip(&entity.fields);
+    Ok(all.filter(|(_, field)| !field.is_computed()).map(|(text, _)| text).collect())
 }

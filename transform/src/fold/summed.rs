@@ -9,12 +9,13 @@
 //! state row = rowcode of: contributions UInt64 | held Boolean
 //!                         | per summed field: sum Decimal128, contributions that gave it UInt64
 //!                         | the other mapped fields, each the last value that was given
+//!                         | times delivered UInt64, where the entity has a revision
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int32Array, UInt64Array, new_null_array};
 use arrow::compute::{filter, interleave, take};
 use arrow::datatypes::{DataType, Decimal128Type, UInt64Type};
 use syncline_schemas::entity::{Entity, Field, Merge};
@@ -41,6 +42,7 @@ struct Layout<'a> {
     /// Index among the non-key fields.
     sums: Vec<(usize, &'a Field)>,
     last: Vec<(usize, &'a Field)>,
+    revision: Option<usize>,
     /// Types of the state row, and where in it the last values begin.
     types: Vec<DataType>,
     last_from: usize,
@@ -48,19 +50,17 @@ struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     fn new(entity: &'a Entity) -> Self {
-        let mapped = || {
-            entity.fields[entity.key_len()..]
-                .iter()
-                .enumerate()
-                .filter(|(_, field)| field.derived.is_none() && !field.stamp)
-        };
+        let rest = || entity.fields[entity.key_len()..].iter().enumerate();
+        let mapped = || rest().filter(|(_, field)| !field.is_computed());
         let sums: Vec<_> = mapped().filter(|(_, field)| field.merge == Merge::Sum).collect();
         let last: Vec<_> = mapped().filter(|(_, field)| field.merge == Merge::Last).collect();
         let mut types = vec![DataType::UInt64, DataType::Boolean];
         types.extend(sums.iter().flat_map(|_| [SUM, DataType::UInt64]));
         types.extend(last.iter().map(|(_, field)| field.field_type.arrow()));
         let last_from = types.len() - last.len();
-        Self { sums, last, types, last_from }
+        let revision = rest().find(|(_, field)| field.revision).map(|(index, _)| index);
+        types.extend(revision.map(|_| DataType::UInt64));
+        Self { sums, last, revision, types, last_from }
     }
 }
 
@@ -72,6 +72,8 @@ struct Totals {
     /// Per summed field: the sums and how many contributions gave the field.
     sums: Vec<(Vec<i128>, Vec<u64>)>,
     last: Vec<ArrayRef>,
+    /// How often sinks were given a row; none where nobody asks.
+    delivered: Option<Vec<u64>>,
 }
 
 /// Folds the changes of a step into the rows to emit.
@@ -92,6 +94,7 @@ pub(super) fn fold(
     let differs =
         |slot: &usize| touched.stored[*slot].is_none() || before.held[*slot] || shown.row(*slot) != shows.row(*slot);
     let changed: Vec<usize> = (0..touched.keys.len()).filter(differs).collect();
+    after.count(&changed);
     let (fields, faults) = after.rows(entity, logic, &layout, &touched.keys, &changed)?;
     for &slot in changed.iter().filter(|&&slot| before.held[slot] && !faults.contains_key(&slot)) {
         writes.push((Space::Held, held::sum_key(prefix, touched.keys[slot]), None));
@@ -100,6 +103,7 @@ pub(super) fn fold(
     let lineage: Vec<Lineage> = fitting.map(|&slot| touched.lineage[slot]).collect();
     for (slot, fault) in faults {
         after.held[slot] = true;
+        after.delivered.as_mut().into_iter().for_each(|counts| counts[slot] -= 1);
         let place = held::sum_key(prefix, touched.keys[slot]);
         let record = if before.held[slot] { state.get(Space::Held, &place)? } else { None };
         writes.push((Space::Held, place, Some(held::record(&fault, String::new(), now, record)?)));
@@ -141,8 +145,21 @@ pub(super) fn emptied(entity: &Entity, stored: &[u8]) -> Result<Vec<u8>, Transfo
     let layout = Layout::new(entity);
     let before = Totals::load(&layout, &[Some(stored.to_vec())])?;
     let sums = before.sums.iter().map(|_| (vec![0], vec![0])).collect();
-    let after = Totals { contributions: vec![0], held: vec![false], sums, last: before.last };
+    let after = Totals { contributions: vec![0], held: vec![false], sums, ..before };
     Ok(after.encode()?.row(0).to_vec())
+}
+
+/// The state row of a key, counting on from what an older state has had delivered of it; none where it stays as it is.
+pub(super) fn counting_on(entity: &Entity, was: Option<&[u8]>, is: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
+    let layout = Layout::new(entity);
+    let stored = [was.map(<[u8]>::to_vec), Some(is.to_vec())];
+    let mut totals = Totals::load(&layout, &stored)?;
+    let shown = totals.visible(&layout)?;
+    let is_delivered = !totals.held[1] && (was.is_none() || totals.held[0] || shown.row(0) != shown.row(1));
+    let Some(counts) = &mut totals.delivered else { return Ok(None) };
+    counts[1] = counts[0] + u64::from(is_delivered);
+    let row = totals.encode()?.row(1).to_vec();
+    Ok((row != is).then_some(row))
 }
 
 impl Totals {
@@ -154,6 +171,7 @@ impl Totals {
             empty.push(Arc::new(UInt64Array::from(vec![0])));
         }
         empty.extend(layout.last.iter().map(|(_, field)| new_null_array(&field.field_type.arrow(), 1)));
+        empty.extend(layout.revision.map(|_| -> ArrayRef { Arc::new(UInt64Array::from(vec![0])) }));
         let empty = rowcode::encode(&empty)?;
         let columns = rowcode::decode(&layout.types, stored.iter().map(|row| row.as_deref().unwrap_or(empty.row(0))))?;
         let counts = |column: &ArrayRef| column.as_primitive::<UInt64Type>().values().to_vec();
@@ -162,7 +180,9 @@ impl Totals {
             .map(|pair| (pair[0].as_primitive::<Decimal128Type>().values().to_vec(), counts(&pair[1])))
             .collect();
         let held = columns[1].as_boolean().values().iter().collect();
-        Ok(Self { contributions: counts(&columns[0]), held, sums, last: columns[layout.last_from..].to_vec() })
+        let last_to = layout.last_from + layout.last.len();
+        let last = columns[layout.last_from..last_to].to_vec();
+        Ok(Self { contributions: counts(&columns[0]), held, sums, last, delivered: columns.get(last_to).map(counts) })
     }
 
     fn apply(
@@ -202,7 +222,15 @@ impl Totals {
             }
             last.push(interleave(&[held.as_ref(), new[*index].as_ref()], &sources)?);
         }
-        Ok(Self { contributions, held: vec![false; self.held.len()], sums, last })
+        let delivered = self.delivered.clone();
+        Ok(Self { contributions, held: vec![false; self.held.len()], sums, last, delivered })
+    }
+
+    /// Takes the rows of some slots for delivered once more.
+    fn count(&mut self, changed: &[usize]) {
+        if let Some(counts) = &mut self.delivered {
+            changed.iter().for_each(|&slot| counts[slot] += 1);
+        }
     }
 
     fn encode(&self) -> Result<rowcode::Rows, TransformError> {
@@ -215,6 +243,7 @@ impl Totals {
             columns.push(Arc::new(UInt64Array::from(given.clone())));
         }
         columns.extend(self.last.iter().cloned());
+        columns.extend(self.delivered.iter().map(|counts| -> ArrayRef { Arc::new(UInt64Array::from(counts.clone())) }));
         Ok(rowcode::encode(&columns)?)
     }
 
@@ -261,6 +290,10 @@ impl Totals {
         let picks = UInt64Array::from_iter_values(picks);
         for ((index, _), values) in layout.last.iter().zip(&self.last) {
             fields[key_len + index] = take(values, &picks, None)?;
+        }
+        if let (Some(index), Some(counts)) = (layout.revision, &self.delivered) {
+            let again = |slot: &usize| i32::try_from(counts[*slot].saturating_sub(1)).unwrap_or(i32::MAX);
+            fields[key_len + index] = Arc::new(Int32Array::from_iter_values(changed.iter().map(again)));
         }
         bad.extend(logic.derive(entity, &mut fields)?);
         let mut faults = BTreeMap::new();

@@ -168,15 +168,11 @@ fn fields(
 
 fn target(entity: &Entity, name: &str, outputs: &[Option<&sql::Output>]) -> Result<usize, String> {
     let Some((index, field)) = entity.field(name) else {
-        let known: Vec<&str> = entity
-            .fields
-            .iter()
-            .filter(|field| field.derived.is_none() && !field.stamp)
-            .map(|field| field.name.as_str())
-            .collect();
+        let known: Vec<&str> =
+            entity.fields.iter().filter(|field| !field.is_computed()).map(|field| field.name.as_str()).collect();
         return Err(format!("{} has no field \"{name}\"; it has {}", entity.name, known.join(", ")));
     };
-    if field.derived.is_some() || field.stamp {
+    if field.is_computed() {
         return Err(format!("{name} is computed by Syncline and cannot be mapped"));
     }
     if outputs[index].is_some() {
@@ -193,7 +189,7 @@ fn bind(output: &sql::Output, scope: &Scope, field: &Field) -> Result<FieldSourc
 }
 
 fn unmapped(entity: &Entity, field: &Field) -> Result<FieldSource, String> {
-    if field.derived.is_some() || field.stamp {
+    if field.is_computed() {
         return Ok(FieldSource::Computed);
     }
     // Zero is what a summed field starts from; a default there must not be added once per contribution.

@@ -134,3 +134,37 @@ fn a_mapping_that_breaks_every_row_takes_none_of_them_back() {
     );
     assert_eq!(newer.memory.pairs(Space::Held).len(), 1);
 }
+
+#[test]
+fn a_changed_mapping_counts_revisions_on_from_what_was_delivered() {
+    let sales = table("sales", &[("id", "bigint"), ("day", "text"), ("qty", "bigint")]);
+    let demand = |factor: &str| {
+        format!(
+            "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, 'pos' AS demand_type, qty * {factor} AS qty, \
+             CASE WHEN day = 'first' THEN DATE '2026-03-01' ELSE DATE '2026-03-02' END AS bucket_date FROM sales"
+        )
+    };
+    let plain = demand("1");
+    let mut older = Daemon::new(&[("erp/demand_signal.sql", plain.as_str())]);
+    let row = |id: i64, day: &str, qty: i64| [id.into(), day.into(), qty.into()];
+    older.commit(&[(&sales, Change::insert(row(1, "first", 4))), (&sales, Change::insert(row(2, "second", 0)))]);
+    for qty in [5, 6] {
+        older.commit(&[(&sales, Change::update(row(1, "first", qty)))]);
+    }
+    let mut current = Current::default();
+    older.memory.outbox.borrow().iter().for_each(|step| current.apply(step));
+    let revisions = |current: &Current| -> Vec<String> {
+        current.rows.values().map(|row| row["revision"].clone().expect("counted")).collect()
+    };
+    assert_eq!(revisions(&current), ["2", "0"]);
+    let twice = demand("2");
+    let mut newer = Daemon::new(&[("erp/demand_signal.sql", twice.as_str())]).beside(&older);
+    newer.log.clone_from(&older.log);
+    newer.push(frame(&[], true));
+    let folded = newer.memory.outbox.borrow().len();
+    let told = tell(&older, &newer, LogOffset(4), 9, &mut current);
+    assert_eq!((told.changed, revisions(&current)), (1, vec!["3".into(), "0".into()]), "twice nothing is nothing");
+    newer.commit(&[(&sales, Change::update(row(1, "first", 1))), (&sales, Change::update(row(2, "second", 1)))]);
+    newer.memory.outbox.borrow().iter().skip(folded).for_each(|step| current.apply(step));
+    assert_eq!(revisions(&current), ["4", "1"]);
+}

@@ -144,26 +144,44 @@ fn v9_a_renamed_posting_stays_one_movement() {
 
 #[test]
 fn v11_an_order_handed_over_from_shop_to_erp_counts_once() {
-    let columns = [("id", "bigint"), ("qty", "numeric(14,3)"), ("claimed_by", "text")];
-    let (shop, erp) = (table("shop_line", &columns), table("erp_line", &columns));
-    let demand = |table: &str| {
+    let shop = table("shop_line", &[("ref", "bigint"), ("qty", "numeric(14,3)")]);
+    let columns = [("id", "bigint"), ("ext_ref", "bigint"), ("qty", "numeric(14,3)"), ("cancelled", "numeric(14,3)")];
+    let erp = table("erp_line", &columns);
+    let demand = |qty: &str, from: &str| {
         format!(
-            "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, 'web' AS channel, qty, 1 AS orders, \
-             DATE '2026-03-02' AS bucket_date, 'order' AS demand_type FROM {table}"
+            "SELECT 'C1' AS company_id, 'A' AS item_id, 'W1' AS location_id, 'web' AS channel, {qty} AS qty, \
+             DATE '2026-03-02' AS bucket_date, 'order' AS demand_type FROM {from}"
         )
     };
-    let (open, claimed) = (demand("shop_line WHERE claimed_by IS NULL"), demand("erp_line"));
-    let mut daemon =
-        Daemon::new(&[("erp/demand_signal.shop.sql", open.as_str()), ("erp/demand_signal.erp.sql", claimed.as_str())]);
-    let line = |quantity: i64, claimed_by: Value| [1001.into(), units(quantity), claimed_by];
-    let ordered = daemon.commit(&[(&shop, Change::insert(line(5, Value::Null)))]);
-    assert_eq!((balances(&ordered, "qty"), balances(&ordered, "orders")), (vec!["5".into()], vec!["1".into()]));
-    let handover = [(&erp, Change::insert(line(5, Value::Null))), (&shop, Change::update(line(5, "erp".into())))];
-    assert_eq!(daemon.commit(&handover), [], "the claim and the end of the shop's own count are one change");
-    for (quantity, wanted) in [(4, "4"), (0, "0")] {
-        let deltas = daemon.commit(&[(&erp, Change::update(line(quantity, Value::Null)))]);
-        assert_eq!(balances(&deltas, "qty"), [wanted]);
-    }
+    let unclaimed = demand("s.qty", "shop_line s LEFT JOIN erp_line e ON e.ext_ref = s.ref WHERE e.id IS NULL");
+    let own = demand("e.qty - e.cancelled", "erp_line e");
+    let line = "SELECT 'C1' AS company_id, cast(e.id AS VARCHAR) AS order_id, '1' AS line_id, 'A' AS item_id, \
+                'W1' AS location_id, e.qty AS qty_ordered, e.cancelled AS qty_cancelled, \
+                CASE WHEN e.qty = e.cancelled THEN 'cancelled' ELSE 'open' END AS status FROM erp_line e";
+    let mut daemon = Daemon::new(&[
+        ("erp/demand_signal.shop.sql", unclaimed.as_str()),
+        ("erp/demand_signal.erp.sql", own.as_str()),
+        ("erp/sales_order_line.sql", line),
+    ]);
+    let of = |deltas: &[Delta], entity: &str, field: &str| -> Vec<String> {
+        let of_entity: Vec<Delta> = deltas.iter().filter(|delta| delta.entity == entity).cloned().collect();
+        balances(&of_entity, field)
+    };
+    let row = |quantity: i64, cancelled: i64| [7.into(), 1001.into(), units(quantity), units(cancelled)];
+    // A mapping gives nothing before each of its tables has been seen.
+    daemon.commit(&[(&erp, Change::insert([6.into(), 1000.into(), units(0), units(0)]))]);
+    daemon.commit(&[(&erp, Change::removal(Op::Delete, 6, 4))]);
+    let ordered = daemon.commit(&[(&shop, Change::insert([1001.into(), units(5)]))]);
+    assert_eq!(of(&ordered, "demand_signal", "qty"), ["5"]);
+    let claimed = daemon.commit(&[(&erp, Change::insert(row(5, 0)))]);
+    assert!(of(&claimed, "demand_signal", "qty").is_empty(), "the claim and the end of the shop's count are one");
+    let changed = daemon.commit(&[(&erp, Change::update(row(4, 0)))]);
+    assert_eq!(of(&changed, "demand_signal", "qty"), ["4"]);
+    let cancelled = daemon.commit(&[(&erp, Change::update(row(4, 4)))]);
+    assert_eq!(of(&cancelled, "demand_signal", "qty"), ["0"]);
+    assert_eq!(of(&cancelled, "sales_order_line", "qty_cancelled"), ["4"]);
+    let unclaimed = daemon.commit(&[(&erp, Change::removal(Op::Delete, 7, 4))]);
+    assert_eq!(of(&unclaimed, "demand_signal", "qty"), ["5"], "an ERP that forgets the order leaves it to the shop");
 }
 
 #[test]
@@ -224,9 +242,13 @@ fn v15_a_late_posting_changes_the_day_it_belongs_to() {
                CASE WHEN late = 3 THEN DATE '2026-02-27' ELSE DATE '2026-03-02' END AS bucket_date FROM sales";
     let mut daemon = Daemon::new(&[("erp/demand_signal.sql", sql)]);
     let sale = |id: i64, quantity: i64, late: i64| (&sales, Change::insert([id.into(), units(quantity), late.into()]));
-    daemon.commit(&[sale(1, 8, 3), sale(2, 6, 0)]);
+    let first = daemon.commit(&[sale(1, 8, 3), sale(2, 6, 0)]);
+    assert_eq!(first.iter().map(|delta| delta.get("revision")).collect::<Vec<_>>(), [Some("0"), Some("0")]);
     let deltas = daemon.commit(&[sale(3, 2, 3)]);
     assert_eq!((deltas[0].key[4].as_str(), balances(&deltas, "qty")), ("2026-02-27", vec!["10".into()]));
+    assert_eq!((deltas.len(), deltas[0].get("revision")), (1, Some("1")));
+    let again = daemon.commit(&[(&sales, Change::update([3.into(), units(2), 3.into()]))]);
+    assert_eq!(again, [], "a row that says nothing new is no revision");
 }
 
 #[test]
