@@ -5,6 +5,7 @@
 //! T | kind | ...                                  a task, see tasks.rs
 //! J | index u32 | values of its columns | key     row of a joined table, where it is not joined on its key
 //! D | mapping u32 | join u8 | values | key        driving row that looked for these values, found or not
+//! N | kind | ...                                  numbers of items by node, see group/twins.rs
 //! R | entity u32 | key | mapping u32 | key         driving row that waits for this row of an entity
 //! ```
 //!

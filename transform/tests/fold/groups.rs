@@ -1,4 +1,4 @@
-//! Rows that do not go together: the trees that items lie in (domain 2.5, H1 to H5) and the conversions of an item (V18).
+//! Rows that do not go together: the trees that items lie in (domain 2.5, H1 to H6) and the conversions of an item (V18).
 
 use std::collections::BTreeSet;
 
@@ -129,4 +129,53 @@ fn v18_conversions_that_contradict_each_other_are_named() {
     assert_eq!(found[0].reason, "the other conversions from CS to EA give another number");
     daemon.commit(&[(&conversions, Change::update(row(3, "A", "CS", "EA", 48)))]);
     assert_eq!(all(&daemon), []);
+}
+
+#[test]
+fn nodes_that_hold_the_same_items_are_listed_while_they_do() {
+    let columns = [("id", "bigint"), ("item", "text"), ("node", "text"), ("since", "text"), ("ends", "integer")];
+    let (lage, knoten) = (table("lage", &columns), table("knoten", &[("id", "bigint"), ("node", "text")]));
+    let members = "SELECT 'C1' AS company_id, 'product' AS hierarchy_type, item AS item_id, node AS node_id, \
+                   cast(since AS DATE) AS valid_from, CASE WHEN ends = 1 THEN DATE '2026-12-31' END AS valid_to FROM lage";
+    let tree =
+        "SELECT 'C1' AS company_id, 'product' AS hierarchy_type, node AS node_id, 0 AS level, node AS name FROM knoten";
+    let mut daemon = Daemon::new(&[("erp/item_hierarchy_member.sql", members), ("erp/item_hierarchy.sql", tree)]);
+    let row = |id: i64, item: i64, node: &str, ends: i64| {
+        let since = if node == "A" { "2026-01-01" } else { "2026-02-01" };
+        [id.into(), format!("X{item}").as_str().into(), node.into(), since.into(), ends.into()]
+    };
+    daemon.commit(&[
+        (&knoten, Change::insert([1.into(), "A".into()])),
+        (&knoten, Change::insert([2.into(), "B".into()])),
+    ]);
+    let twins = |daemon: &Daemon| -> Vec<(String, String)> {
+        let found = all(daemon).into_iter().filter(|it| it.rule == "H6");
+        found.map(|it| (it.key[2].1.clone().unwrap_or_default(), it.reason)).collect()
+    };
+    // Two items are no set, and those of one node alone share with nobody.
+    let under = |node: &str, first: i64, items: std::ops::RangeInclusive<i64>| {
+        items
+            .map(|item| Change::insert(row(first + item, item, node, 0)))
+            .map(|change| (&lage, change))
+            .collect::<Vec<_>>()
+    };
+    daemon.commit(&under("A", 0, 1..=2));
+    daemon.commit(&under("B", 1_000, 1..=2));
+    assert_eq!(twins(&daemon), []);
+    daemon.commit(&under("A", 0, 3..=19));
+    daemon.commit(&under("B", 1_000, 3..=18));
+    assert_eq!(twins(&daemon), [], "18 of 19 are 94.7 of a hundred");
+    daemon.commit(&under("B", 1_000, 19..=19));
+    let wanted = |reason: &str| vec![("B".to_owned(), reason.to_owned())];
+    assert_eq!(twins(&daemon), wanted("it holds the items of A: 19 of 19 lie under both"));
+    daemon.commit(&under("A", 0, 20..=20));
+    assert_eq!(twins(&daemon), wanted("it holds the items of A: 19 of 20 lie under both"));
+    daemon.commit(&[(&lage, Change::update(row(1, 1, "A", 1)))]);
+    assert_eq!(twins(&daemon), [], "18 of 20: what has an end does not count");
+    daemon.commit(&[(&lage, Change::update(row(1, 1, "A", 0)))]);
+    assert_eq!(twins(&daemon).len(), 1);
+    daemon.commit(&[(&knoten, Change::update([2.into(), "B".into()])), (&lage, Change::truncate(5))]);
+    assert_eq!((twins(&daemon), all(&daemon).len()), (vec![], 0));
+    let left = daemon.memory.pairs(syncline_transform::state::Space::Index);
+    assert!(left.iter().all(|(key, _)| key[0] != b'N'), "no number is left of what is gone: {left:?}");
 }

@@ -10,6 +10,7 @@
 
 mod members;
 mod tree;
+mod twins;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, Int64Type};
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::rowcode;
 
+use self::twins::Twins;
 use super::contribution::put_run;
 use super::difference::Published;
 use super::emit::{Emitted, field_types};
@@ -111,16 +113,18 @@ impl Fold {
     /// Looks at groups again, until so many rows are read.
     pub(super) fn look_at_groups(&self, tasks: Vec<Task>, work: &Work<'_, '_>) -> Result<Writes, TransformError> {
         let (mut writes, mut read) = (Writes::new(), 0);
+        let mut twins = Twins::new(work.state);
         for task in tasks {
             let What::Group { prefix, group } = &task.what else { break };
             if read >= self.chunk {
                 break;
             }
             if let Some(index) = self.roster.entity_of(*prefix) {
-                read += look(&entity::all()[index], *prefix, group, work, &mut writes)?;
+                read += look(&entity::all()[index], *prefix, group, &mut twins, work, &mut writes)?;
             }
             task.remove(&mut writes);
         }
+        twins.finish(self.roster.entity_prefix(twins::nodes_entity()), work, &mut writes)?;
         Ok(writes)
     }
 }
@@ -130,6 +134,7 @@ fn look(
     entity: &Entity,
     prefix: [u8; 4],
     group: &[u8],
+    twins: &mut Twins<'_>,
     work: &Work<'_, '_>,
     writes: &mut Writes,
 ) -> Result<usize, TransformError> {
@@ -142,21 +147,44 @@ fn look(
     let (key_types, row_types) = field_types(entity);
     let mut columns = rowcode::decode(&key_types, rows.iter().map(|(key, _)| *key))?;
     columns.extend(rowcode::decode(&row_types, rows.iter().map(|(_, row)| *row))?);
-    let findings = Group { entity, columns, rows: rows.len() }.judge();
+    let members = Group { entity, columns, rows: rows.len() };
+    let findings = members.judge();
+    if entity.name == "item_hierarchy_member" {
+        twins.count(&members, group)?;
+    }
 
     let mut open: BTreeSet<Vec<u8>> = BTreeSet::new();
-    for rule in &entity.group_rules {
+    // Those of twins are opened and closed by what lies under the nodes.
+    for rule in entity.group_rules.iter().filter(|rule| rule.id != twins::RULE) {
         let begin = [place(prefix, &rule.id).as_slice(), group].concat();
         open.extend(work.state.scan(Space::Held, &begin, &[], usize::MAX)?.into_iter().map(|(key, _)| key));
     }
     for Finding { row, rule, reason } in findings {
         let place = [place(prefix, rule).as_slice(), rows[row].0].concat();
-        let before = if open.remove(&place) { work.state.get(Space::Held, &place)? } else { None };
+        open.remove(&place);
         let fault = RowFault { rule: rule.to_owned(), field: String::new(), reason };
-        writes.push((Space::Held, place, Some(held::record(&fault, String::new(), work.seen(), before)?)));
+        open_until_closed(place, Some(fault), work, writes)?;
     }
     writes.extend(open.into_iter().map(|closed| (Space::Held, closed, None)));
     Ok(rows.len())
+}
+
+/// Lists what was found at a place, since when it was; or nothing any more.
+fn open_until_closed(
+    place: Vec<u8>,
+    fault: Option<RowFault>,
+    work: &Work<'_, '_>,
+    writes: &mut Writes,
+) -> Result<(), TransformError> {
+    let before = work.state.get(Space::Held, &place)?;
+    match fault {
+        Some(fault) => {
+            let record = held::record(&fault, String::new(), work.seen(), before)?;
+            writes.push((Space::Held, place, Some(record)));
+        }
+        None => writes.extend(before.map(|_| (Space::Held, place, None))),
+    }
+    Ok(())
 }
 
 /// What begins the keys of a rule's records.
