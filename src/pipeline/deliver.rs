@@ -25,7 +25,7 @@ use super::outbox::{Cut, Cutter, Outbox, unreadable};
 use super::refused::{Again, Refused};
 use super::status::{SinkStatus, Status};
 
-/// Of a thread that works in bulk; see nice(1). A tenth of the weight of the others, so that it never stands still.
+/// Added to that of a thread that works in bulk; see nice(1). A tenth of the weight of the others, so that it never stands still.
 const NICENESS: i32 = 10;
 
 /// What the pump is asked to do beside its work.
@@ -228,8 +228,8 @@ impl Pump {
 /// Has the calling thread, and those that it starts, take a tenth of a contended core. On two cores a flush of the lake
 /// would otherwise hold back what goes to the planner at the same time.
 fn give_way(kind: &str) {
-    // Of this thread alone: Linux keeps priorities by thread.
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+    // Of this thread alone, as Linux keeps priorities by thread; and beside what the whole daemon was started with.
+    if let Err(error) = rustix::process::nice(NICENESS) {
         warn!(sink = kind, %error, "its priority cannot be lowered: its flushes compete with prompt deliveries");
     }
 }

@@ -334,3 +334,15 @@ async fn what_waits_for_a_target_that_is_down_from_the_start_is_seen_to_wait() {
         pump.join().expect("it ends");
     }
 }
+
+#[test]
+fn a_sink_that_gives_way_does_not_slow_the_rest_of_the_daemon_down() {
+    let niceness = || rustix::process::getpriority_process(None).expect("its own");
+    let before = niceness();
+    let given_way = std::thread::spawn(move || {
+        super::give_way("lake");
+        niceness()
+    });
+    assert_eq!(given_way.join().expect("no panic"), (before + super::NICENESS).min(19));
+    assert_eq!(niceness(), before);
+}

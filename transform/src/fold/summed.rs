@@ -103,7 +103,9 @@ pub(super) fn fold(
     let lineage: Vec<Lineage> = fitting.map(|&slot| touched.lineage[slot]).collect();
     for (slot, fault) in faults {
         after.held[slot] = true;
-        after.delivered.as_mut().into_iter().for_each(|counts| counts[slot] -= 1);
+        if let Some(counts) = &mut after.delivered {
+            counts[slot] -= 1;
+        }
         let place = held::sum_key(prefix, touched.keys[slot]);
         let record = if before.held[slot] { state.get(Space::Held, &place)? } else { None };
         writes.push((Space::Held, place, Some(held::record(&fault, String::new(), now, record)?)));
@@ -151,6 +153,9 @@ pub(super) fn emptied(entity: &Entity, stored: &[u8]) -> Result<Vec<u8>, Transfo
 
 /// The state row of a key, counting on from what an older state has had delivered of it; none where it stays as it is.
 pub(super) fn counting_on(entity: &Entity, was: Option<&[u8]>, is: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
+    if entity.fields.iter().all(|field| !field.revision) {
+        return Ok(None);
+    }
     let layout = Layout::new(entity);
     let stored = [was.map(<[u8]>::to_vec), Some(is.to_vec())];
     let mut totals = Totals::load(&layout, &stored)?;

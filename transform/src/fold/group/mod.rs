@@ -86,8 +86,8 @@ impl Group<'_> {
 
     fn judge(&self) -> Vec<Finding> {
         match self.entity.name.as_str() {
-            "item_hierarchy" => tree::judge(self),
-            "item_hierarchy_member" => members::judge(self),
+            twins::NODES => tree::judge(self),
+            twins::MEMBERS => members::judge(self),
             "uom_conversion" => units::judge(self),
             _ => Vec::new(),
         }
@@ -149,7 +149,7 @@ fn look(
     columns.extend(rowcode::decode(&row_types, rows.iter().map(|(_, row)| *row))?);
     let members = Group { entity, columns, rows: rows.len() };
     let findings = members.judge();
-    if entity.name == "item_hierarchy_member" {
+    if entity.name == twins::MEMBERS {
         twins.count(&members, group)?;
     }
 

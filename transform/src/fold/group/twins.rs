@@ -30,8 +30,9 @@ use crate::state::{Space, State};
 
 /// The rule, one of the nodes' entity.
 pub(super) const RULE: &str = "H6";
-/// The entity of the nodes, and how many fields name a tree.
+/// The entities of the nodes and of what lies under them, and how many fields name a tree.
 pub(super) const NODES: &str = "item_hierarchy";
+pub(super) const MEMBERS: &str = "item_hierarchy_member";
 const TREE_FIELDS: usize = 2;
 /// Nodes of fewer items share them by chance.
 const ITEMS_MIN: u64 = 3;
