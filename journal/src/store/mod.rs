@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 pub use self::commit::{Commit, Durability};
 pub use self::snapshot::Snapshot;
@@ -183,7 +183,8 @@ impl Store {
                 None => batch.remove(space, change.key),
             }
         }
-        batch.commit().map_err(|error| self.failed(error))
+        batch.commit().map_err(|error| self.failed(error))?;
+        self.close_full_buffers()
     }
 
     /// Makes every commit so far survive a power failure.
@@ -251,6 +252,20 @@ impl Store {
         while self.spaces.all.iter().map(Keyspace::sealed_memtable_count).sum::<usize>() >= FULL_BUFFERS {
             self.inner.database.persist(PersistMode::Buffer).map_err(|error| self.failed(error))?;
             std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Hands the full buffers to the background thread.
+    ///
+    /// fjall leaves this to that thread too, so that a buffer grows without end while it is at a long merge, and no full
+    /// buffer is counted meanwhile.
+    fn close_full_buffers(&self) -> Result<(), JournalError> {
+        for space in Space::ALL {
+            let keyspace = self.space(space);
+            if keyspace.tree.active_memtable().size() > space.write_buffer_bytes() {
+                keyspace.rotate_memtable().map_err(|error| self.failed(error))?;
+            }
         }
         Ok(())
     }
