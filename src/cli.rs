@@ -95,7 +95,7 @@ pub(crate) struct ExceptionsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExceptionsCommand {
-    /// List what is held and was not put aside.
+    /// List what is held and was not put aside; what waits for a master, once it has waited for park_ttl.
     List {
         /// Of one mapping, as in erp/item.
         #[arg(long, value_name = "SOURCE/FILE")]
@@ -106,7 +106,7 @@ pub(crate) enum ExceptionsCommand {
         /// Under one rule, as in DQ_REF_ITEM.
         #[arg(long)]
         rule: Option<String>,
-        /// Those that were put aside as well.
+        /// Those that were put aside, and those that have just begun to wait for a master, as well.
         #[arg(long)]
         all: bool,
         /// So many at most.

@@ -5,7 +5,7 @@
 //! ```text
 //! queue of the log             8 MiB   QUEUE_BYTES, and once more while a group is being written
 //! block cache of the store    12 MiB   CACHE_BYTES
-//! write buffers of the store  16 MiB   sum of Space::write_buffer_bytes, twice that while they are flushed
+//! write buffers of the store  16 MiB   sum of Space::write_buffer_bytes, twice that while they are flushed, and the step at hand
 //! ```
 //!
 //! [`Limits`] holds those that a test shrinks so that roll-over and back-pressure happen within a few records.

@@ -18,6 +18,7 @@ pub(crate) mod rows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
@@ -53,6 +54,8 @@ pub(crate) struct Facts {
     pub(crate) status: Arc<Status>,
     pub(crate) log: Log,
     pub(crate) store: Store,
+    /// How long a row may wait for a master before it is listed as an exception.
+    pub(crate) park_ttl: Duration,
 }
 
 /// Takes the address, so that a daemon that nobody could ask does not start.

@@ -12,6 +12,8 @@
 //! A note changes nothing of what is delivered: the row stays held until the source, or the master that it waits for, mends
 //! it. A body must be `application/json`, which no page of another site can send without being asked first.
 //!
+//! A row that waits for a master is listed once it has waited for `park_ttl`, or with `all=true`.
+//!
 //! `limit` is 100 where it is not given, and 10,000 at most.
 
 use std::collections::BTreeMap;
@@ -42,6 +44,8 @@ pub(crate) struct Exceptions {
     pub(crate) exceptions: Vec<Exception>,
     /// False where there are more.
     pub(crate) complete: bool,
+    /// Rows that wait for a master, not yet so long that they are listed.
+    pub(crate) waiting: usize,
 }
 
 /// A row or a sum that is held.
@@ -189,11 +193,11 @@ pub(super) async fn known_host(request: Request, next: Next) -> Response {
 
 async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Response {
     let Asked { mapping, entity, rule, all, limit } = asked;
-    let filter = Filter { mapping, entity, rule, all };
+    let filter = Filter { mapping, entity, rule, all, patience: facts.park_ttl };
     answer(facts, limit, move |store, question| {
-        let (found, complete) = rows::exceptions(store, &filter, question)?;
-        let exceptions = found.into_iter().map(|(exception, note)| Exception::of(exception, note)).collect();
-        Ok(Exceptions { exceptions, complete })
+        let found = rows::exceptions(store, &filter, question)?;
+        let exceptions = found.rows.into_iter().map(|(exception, note)| Exception::of(exception, note)).collect();
+        Ok(Exceptions { exceptions, complete: found.complete, waiting: found.waiting })
     })
     .await
 }

@@ -90,15 +90,19 @@ fn printable(text: &str) -> String {
 }
 
 fn list(answer: &Exceptions) -> String {
-    if answer.exceptions.is_empty() {
-        return "nothing to list\n".to_owned();
-    }
     let mut out = String::new();
     let rows = answer.exceptions.iter().map(|it| {
         let owner = it.mapping.clone().unwrap_or_else(|| it.entity.clone());
         vec![it.fingerprint.clone(), owner, it.rule.clone(), it.first.at.clone(), key_text(&it.key)]
     });
-    align(&mut out, &["FINGERPRINT", "HELD BY", "RULE", "SINCE", "KEY"], rows);
+    if answer.exceptions.is_empty() {
+        out.push_str("nothing to list\n");
+    } else {
+        align(&mut out, &["FINGERPRINT", "HELD BY", "RULE", "SINCE", "KEY"], rows);
+    }
+    if answer.waiting > 0 {
+        let _ = writeln!(out, "waiting for a master for less than park_ttl: {}; see them with --all", answer.waiting);
+    }
     if !answer.complete {
         out.push_str("there are more; ask with --limit, or for one --mapping, --entity or --rule\n");
     }

@@ -26,10 +26,11 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let sources: Vec<String> = config.sources.iter().map(|source| source.id().to_string()).collect();
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
-    let (name, listen) = (config.name.clone(), config.listen);
+    let (name, listen, park_ttl) = (config.name.clone(), config.listen, config.park_ttl);
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
     let store = pipeline.store.clone();
-    let facts = Facts { name, status: Arc::clone(&status), log: pipeline.log.clone(), store: pipeline.store.clone() };
+    let log = pipeline.log.clone();
+    let facts = Facts { name, status: Arc::clone(&status), log, store: store.clone(), park_ttl };
     let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
     let outcome = tokio::select! {

@@ -24,6 +24,8 @@ pub(crate) use self::sources::SourceConfig;
 const LISTEN: &str = "127.0.0.1:7070";
 /// Raw log entries are kept this long for replay, beyond what the transform still needs.
 const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// A master that comes in the same load as what cites it needs no one's attention.
+const PARK_TTL: Duration = Duration::from_secs(15 * 60);
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) log_retention: Duration,
+    /// How long a row may wait for a master before it is listed as an exception.
+    pub(crate) park_ttl: Duration,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) sinks: Vec<SinkConfig>,
@@ -150,6 +154,7 @@ impl Config {
             data_dir: daemon.data_dir,
             listen: daemon.listen,
             log_retention: daemon.log_retention,
+            park_ttl: daemon.park_ttl,
             sources: sources.into_iter().collect::<Option<_>>()?,
             mappings,
             sinks: sinks.into_iter().collect::<Option<_>>()?,
@@ -203,6 +208,7 @@ struct Daemon {
     data_dir: PathBuf,
     listen: SocketAddr,
     log_retention: Duration,
+    park_ttl: Duration,
 }
 
 impl Daemon {
@@ -212,6 +218,7 @@ impl Daemon {
             data_dir: folder.join("data"),
             listen: LISTEN.parse().expect("a constant address"),
             log_retention: LOG_RETENTION,
+            park_ttl: PARK_TTL,
         }
     }
 
@@ -235,6 +242,7 @@ impl Daemon {
             data_dir: section.text("data_dir", faults).map_or(defaults.data_dir, |dir| folder.join(dir.value)),
             listen: listen.unwrap_or(defaults.listen),
             log_retention: section.duration("log_retention", faults).unwrap_or(defaults.log_retention),
+            park_ttl: section.duration("park_ttl", faults).unwrap_or(defaults.park_ttl),
         };
         section.finish(faults);
         daemon

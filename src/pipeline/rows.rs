@@ -7,7 +7,7 @@
 //! ```
 
 use std::collections::{HashMap, HashSet};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use syncline_journal::{Commit, Durability, JournalError, Space, Store};
@@ -17,6 +17,8 @@ use thiserror::Error;
 
 use super::state::FoldState;
 
+/// Begin of the rules under which a row waits for a master that is not there.
+const WAITING: &str = "DQ_REF_";
 /// First byte of the keys of notes; [`fold`] numbers its own kinds from zero.
 const NOTE: u8 = b'N';
 /// Characters of a note.
@@ -124,8 +126,10 @@ pub(crate) struct Filter {
     pub(crate) mapping: Option<String>,
     pub(crate) entity: Option<String>,
     pub(crate) rule: Option<String>,
-    /// Those that were put aside as well.
+    /// Those that were put aside, and those that wait for a master, as well.
     pub(crate) all: bool,
+    /// How long a row may wait for a master before somebody should look.
+    pub(crate) patience: Duration,
 }
 
 impl Filter {
@@ -135,6 +139,12 @@ impl Filter {
             && is(&self.entity, &exception.entity)
             && is(&self.rule, &exception.rule)
     }
+
+    /// Whether it waits for a master that may well come by itself.
+    fn waits(&self, exception: &Exception, now: Duration) -> bool {
+        let since = Duration::from_micros(u64::try_from(exception.first.at).unwrap_or_default());
+        exception.rule.starts_with(WAITING) && now < since + self.patience
+    }
 }
 
 /// How many rows are held now, all of them.
@@ -142,22 +152,35 @@ pub(crate) fn held_count(store: &Store) -> usize {
     store.scan_prefix(Space::Held, &[]).filter(|pair| pair.as_ref().is_ok_and(|(key, _)| fold::is_held(key))).count()
 }
 
-/// Held rows with what was said of them; false where there are more than asked for.
-pub(crate) fn exceptions(
-    store: &Store,
-    filter: &Filter,
-    question: &Question<'_>,
-) -> Result<(Vec<Noted>, bool), Refusal> {
+/// Held rows that were asked for.
+pub(crate) struct Listed {
+    pub(crate) rows: Vec<Noted>,
+    /// False where there are more.
+    pub(crate) complete: bool,
+    /// Others that wait for a master, among those looked at.
+    pub(crate) waiting: usize,
+}
+
+/// Held rows with what was said of them.
+pub(crate) fn exceptions(store: &Store, filter: &Filter, question: &Question<'_>) -> Result<Listed, Refusal> {
     let notes = notes(store)?;
     let mut answer = Answer::to(question)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut waiting = 0;
     fold::exceptions(&FoldState::new(store), &mut |exception| {
         let note = notes.get(&exception.fingerprint);
-        if filter.takes(&exception) && (filter.all || note.is_none_or(|note| !note.hides(&exception))) {
-            answer.push((exception, note.cloned()));
+        let open = note.is_none_or(|note| !note.hides(&exception));
+        if filter.takes(&exception) && (filter.all || open) {
+            if !filter.all && filter.waits(&exception, now) {
+                waiting += 1;
+            } else {
+                answer.push((exception, note.cloned()));
+            }
         }
         answer.wanted()
     })?;
-    Ok(answer.finish())
+    let (rows, complete) = answer.finish();
+    Ok(Listed { rows, complete, waiting })
 }
 
 /// The held row with a fingerprint.
@@ -314,4 +337,35 @@ pub(crate) fn instant(at: i64) -> String {
     chrono::DateTime::from_timestamp_micros(at)
         .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_schemas::ident::LogOffset;
+    use syncline_transform::fold::Seen;
+
+    use super::*;
+
+    #[test]
+    fn a_row_without_its_master_is_shown_to_somebody_once_it_has_waited_long_enough() {
+        let seen = Seen { offset: LogOffset(7), at: 1_000_000_000 };
+        let held = |rule: &str| Exception {
+            fingerprint: String::new(),
+            mapping: None,
+            entity: "item".to_owned(),
+            rule: rule.to_owned(),
+            field: String::new(),
+            reason: String::new(),
+            key: Default::default(),
+            table: String::new(),
+            first: seen,
+            last: seen,
+            position: String::new(),
+        };
+        let filter = Filter { patience: Duration::from_secs(900), ..Filter::default() };
+        let after = |seconds: u64| Duration::from_secs(1_000 + seconds);
+        assert!(filter.waits(&held("DQ_REF_ITEM"), after(899)));
+        assert!(!filter.waits(&held("DQ_REF_ITEM"), after(900)), "long enough");
+        assert!(!filter.waits(&held("DQ_REQUIRED"), after(0)), "waits for nobody");
+    }
 }
