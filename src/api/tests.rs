@@ -1,7 +1,7 @@
 //! The control API over a real journal: what Prometheus and scripts rely on must not change by accident.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use syncline_journal::{Journal, Limits};
