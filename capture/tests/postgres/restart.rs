@@ -55,11 +55,15 @@ fn a_drain_delivers_the_end_of_a_transaction_whose_rows_fill_the_frame() {
     let log = Arc::new(MemoryLog::default());
     database.config.drain_to = Some(DrainTo::CurrentEnd);
     Reader::start(&database.config, &log).end().unwrap();
-    // As many rows as a frame takes.
-    database.sql("INSERT INTO t SELECT generate_series(1, 16384)");
+    database.sql("INSERT INTO t SELECT generate_series(1, 40000)");
     assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
-    let frames = log.frames();
-    assert!(frames.iter().any(|frame| frame.row_count() == 16_384 && !frame.txn_end), "the rows fill a frame");
+    // As many rows as a frame takes.
+    let full = log.frames().iter().find(|frame| !frame.txn_end).expect("more rows than a frame takes").row_count();
+    let before = log.frames().len();
+    database.sql(&format!("INSERT INTO t SELECT generate_series(50001, 50000 + {full})"));
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    let frames = log.frames().split_off(before);
+    assert!(frames.iter().any(|frame| frame.row_count() == full && !frame.txn_end), "the rows fill a frame");
     assert!(frames.last().unwrap().txn_end, "nothing of it is visible before its end");
 }
 
