@@ -101,7 +101,9 @@ fn list(answer: &Exceptions) -> String {
         align(&mut out, &["FINGERPRINT", "HELD BY", "RULE", "SINCE", "KEY"], rows);
     }
     if answer.waiting > 0 {
-        let _ = writeln!(out, "waiting for a master for less than park_ttl: {}; see them with --all", answer.waiting);
+        let least = if answer.complete { "" } else { "at least " };
+        let waiting = answer.waiting;
+        let _ = writeln!(out, "waiting for a master for less than park_ttl: {least}{waiting}; see them with --all");
     }
     if !answer.complete {
         out.push_str("there are more; ask with --limit, or for one --mapping, --entity or --rule\n");

@@ -24,10 +24,11 @@ mod tests;
 use std::fs::File;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use tracing::warn;
 
 pub use self::commit::{Commit, Durability};
 pub use self::snapshot::Snapshot;
@@ -68,6 +69,8 @@ struct Inner {
     /// Those of the generation that counts.
     current: RwLock<Arc<Spaces>>,
     database: Database,
+    /// Held by whoever closes full buffers, so that nobody closes the new one of a space as well.
+    closing: Mutex<()>,
 }
 
 struct Spaces {
@@ -105,7 +108,12 @@ impl Store {
         let generation = cursors.get(GENERATION).map_err(failed)?;
         let generation = generation.map_or(Ok(0), |value| parse_cursor(GENERATION, &value))?;
         let spaces = Arc::new(Spaces::open(&database, generation).map_err(failed)?);
-        let inner = Inner { path: dir.to_owned(), database, current: RwLock::new(Arc::clone(&spaces)) };
+        let inner = Inner {
+            path: dir.to_owned(),
+            database,
+            current: RwLock::new(Arc::clone(&spaces)),
+            closing: Mutex::new(()),
+        };
         Ok(Self { inner: Arc::new(inner), spaces, lock: None })
     }
 
@@ -185,7 +193,8 @@ impl Store {
             }
         }
         batch.commit().map_err(|error| self.failed(error))?;
-        self.close_full_buffers()
+        self.close_full_buffers();
+        Ok(())
     }
 
     /// Makes every commit so far survive a power failure.
@@ -260,15 +269,18 @@ impl Store {
     /// Hands the full buffers to the background thread.
     ///
     /// fjall leaves this to that thread too, so that a buffer grows without end while it is at a long merge, and no full
-    /// buffer is counted meanwhile.
-    fn close_full_buffers(&self) -> Result<(), JournalError> {
+    /// buffer is counted meanwhile. The commit before is done whether this works or not: where the disk refuses, that thread
+    /// meets the same, and the next commit is refused.
+    fn close_full_buffers(&self) {
+        let _closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner);
         for space in Space::ALL {
             let keyspace = self.space(space);
-            if keyspace.tree.active_memtable().size() > space.write_buffer_bytes() {
-                keyspace.rotate_memtable().map_err(|error| self.failed(error))?;
+            if keyspace.tree.active_memtable().size() > space.write_buffer_bytes()
+                && let Err(error) = keyspace.rotate_memtable()
+            {
+                warn!(path = %self.inner.path.display(), ?space, %error, "a full buffer of the store was not closed");
             }
         }
-        Ok(())
     }
 
     fn failed(&self, error: fjall::Error) -> JournalError {
