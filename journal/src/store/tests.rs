@@ -266,3 +266,23 @@ fn nobody_opens_a_folder_that_an_older_handle_may_still_write_to() {
     drop(store);
     assert!(Journal::open(dir.path(), Limits::default()).is_ok());
 }
+
+#[test]
+fn a_long_merge_lets_no_buffer_grow_in_memory() {
+    use fjall::AbstractTree as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    for round in 0_u32..200 {
+        let mut commit = Commit::new();
+        for row in 0_u32..1_000 {
+            let key = (row.wrapping_mul(2_654_435_761) ^ round).to_be_bytes();
+            commit.put(Space::Entities, key, vec![round as u8; 200]);
+        }
+        store.commit(commit, Durability::Buffered).unwrap();
+        for space in Space::ALL {
+            let bytes = store.space(space).tree.active_memtable().size();
+            assert!(bytes <= space.write_buffer_bytes(), "{space:?} holds {bytes} bytes after commit {round}");
+        }
+    }
+}

@@ -17,12 +17,10 @@ use syncline_schemas::table::TableSchema;
 use super::column::Column;
 use super::kind::Kind;
 use super::message::Cell;
+use crate::limits::FRAME_ROWS_MAX;
 use crate::postgres::config::SpecialValues;
 use crate::postgres::lsn::Lsn;
 use crate::value::ValueFault;
-
-/// Builders start with room for at most this many rows: what the last batch held, within reason.
-const ROOM_ROWS_MAX: usize = 16 << 10;
 
 /// A version of a table's shape with all that decoding its rows needs.
 #[derive(Debug)]
@@ -190,7 +188,7 @@ impl TableBuilder {
         if rows == 0 {
             return Ok(None);
         }
-        let room = rows.min(ROOM_ROWS_MAX);
+        let room = rows.min(FRAME_ROWS_MAX as usize);
         let fresh = self.shape.kinds.iter().map(|kind| Column::new(*kind, room)).collect();
         let mut arrays: Vec<ArrayRef> =
             mem::replace(&mut self.columns, fresh).into_iter().map(Column::finish).collect();
