@@ -277,7 +277,7 @@ fn a_long_merge_lets_no_buffer_grow_in_memory() {
         let mut commit = Commit::new();
         for row in 0_u32..1_000 {
             let key = (row.wrapping_mul(2_654_435_761) ^ round).to_be_bytes();
-            commit.put(Space::Entities, key, vec![round as u8; 200]);
+            commit.put(Space::Entities, key, vec![7; 200]);
         }
         store.commit(commit, Durability::Buffered).unwrap();
         for space in Space::ALL {
