@@ -29,10 +29,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use syncline_journal::Store;
-use syncline_transform::fold::Texts;
+use syncline_transform::fold::{Lookup, SourceRow, Texts};
 use tokio::sync::Semaphore;
 
 use super::{Facts, fresh};
+use crate::pipeline::explain::{self, Explanation, Share};
 use crate::pipeline::rows::{self, Filter, Note, Question, Refusal, Verdict};
 
 /// Rows of an answer where the question names no number.
@@ -89,11 +90,49 @@ pub(crate) struct GivenRow {
     pub(crate) mapping: String,
     pub(crate) table: String,
     pub(crate) source_key: BTreeMap<String, Option<String>>,
+    #[serde(flatten)]
+    pub(crate) place: Place,
+    /// Rows that its mapping joined to it; only told where a canonical row is explained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) joined: Vec<JoinedRow>,
     /// The canonical row; the last good one where it is held, none where it never was good.
     pub(crate) row: Option<BTreeMap<String, Option<String>>>,
     /// The rule that it breaks.
     pub(crate) rule: Option<String>,
     pub(crate) reason: Option<String>,
+}
+
+/// Where a source row is from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// The log entry that last changed what is read of it.
+    pub(crate) entry: u64,
+    /// Its position in the source's own log; only told where a canonical row is explained, and the log still holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) position: Option<String>,
+    /// When it was committed there, as in RFC 3339; as the position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) committed_at: Option<String>,
+}
+
+/// What was looked for in a joined table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoinedRow {
+    pub(crate) table: String,
+    /// The columns that were compared.
+    pub(crate) wanted: BTreeMap<String, Option<String>>,
+    /// The row that was found.
+    pub(crate) found: Option<FoundRow>,
+}
+
+/// A joined row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FoundRow {
+    pub(crate) key: BTreeMap<String, Option<String>>,
+    #[serde(flatten)]
+    pub(crate) place: Place,
+    /// Those of its columns that mappings read.
+    pub(crate) row: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -236,9 +275,13 @@ async fn explain(
     Path(entity): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
+    let log = facts.log.clone();
     answer(facts, wanted.limit, move |store, question| {
-        let (given, complete) = rows::explain(store, &entity, &wanted.key.unwrap_or_default(), question)?;
-        Ok(GivenRows { rows: given.into_iter().map(GivenRow::of).collect(), complete })
+        let explained = explain::explain(&log, store, &entity, &wanted.key.unwrap_or_default(), question)?;
+        Ok(GivenRows {
+            rows: explained.shares.iter().map(|share| explained_row(&explained, share)).collect(),
+            complete: explained.complete,
+        })
     })
     .await
 }
@@ -271,13 +314,38 @@ impl Exception {
     }
 }
 
+/// A source row with its position, and with what was joined to it.
+fn explained_row(explained: &Explanation, share: &Share) -> GivenRow {
+    let joined = share.lookups.iter().map(|Lookup { table, wanted, found }| JoinedRow {
+        table: table.clone(),
+        wanted: named(wanted.clone()),
+        found: found.as_ref().map(|(row, values)| FoundRow {
+            key: named(row.key.clone()),
+            place: Place::of(row, explained.place(row)),
+            row: named(values.clone()),
+        }),
+    });
+    let place = Place::of(&share.given.source_row, explained.place(&share.given.source_row));
+    GivenRow { place, joined: joined.collect(), ..GivenRow::of(share.given.clone()) }
+}
+
+impl Place {
+    fn of(row: &SourceRow, known: Option<&(String, i64)>) -> Self {
+        let (position, committed_at) = known.map(|(position, at)| (position.clone(), rows::instant(*at))).unzip();
+        Self { entry: row.at.0, position, committed_at }
+    }
+}
+
 impl GivenRow {
     fn of(given: syncline_transform::fold::Given) -> Self {
         let (rule, reason) = given.held.unzip();
+        let SourceRow { source, table, .. } = &given.source_row;
         Self {
             mapping: given.mapping,
-            table: given.table,
-            source_key: named(given.source_key),
+            table: format!("{source}.{table}"),
+            place: Place::of(&given.source_row, None),
+            joined: Vec::new(),
+            source_key: named(given.source_row.key),
             row: given.row.map(named),
             rule,
             reason,

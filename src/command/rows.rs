@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::CommandError;
 use super::client::Daemon;
-use crate::api::rows::{Exception, Exceptions, GivenRow, GivenRows, Said};
+use crate::api::rows::{Exception, Exceptions, GivenRow, GivenRows, JoinedRow, Place, Said};
 use crate::cli::{ExceptionsArgs, ExceptionsCommand, ExplainArgs, PreviewArgs, SayArgs};
 use crate::figures::align;
 use crate::pipeline::rows::Verdict;
@@ -141,8 +141,15 @@ fn given(answer: &GivenRows) -> String {
         return "no row\n".to_owned();
     }
     let mut out = String::new();
-    for GivenRow { mapping, table, source_key, row, rule, reason } in &answer.rows {
+    for GivenRow { mapping, table, source_key, place, joined, row, rule, reason } in &answer.rows {
         let _ = writeln!(out, "{table} {}  by {mapping}", key_text(source_key));
+        let _ = writeln!(out, "  from {}", place_text(place));
+        for JoinedRow { table, wanted, found } in joined {
+            let from = found
+                .as_ref()
+                .map_or_else(|| "no such row".to_owned(), |row| format!("from {}", place_text(&row.place)));
+            let _ = writeln!(out, "  joined {table} {}  {from}", key_text(wanted));
+        }
         if let (Some(rule), Some(reason)) = (rule, reason) {
             let stands = if row.is_some() { "; the last good row stands" } else { "" };
             let _ = writeln!(out, "  held: {rule}: {reason}{stands}");
@@ -157,6 +164,14 @@ fn given(answer: &GivenRows) -> String {
         out.push_str("there are more; ask with --limit or for one --key\n");
     }
     out
+}
+
+/// Where a source row is from.
+fn place_text(Place { entry, position, committed_at }: &Place) -> String {
+    match (position, committed_at) {
+        (Some(position), Some(at)) => format!("{position}, committed {at} (log entry {entry})"),
+        _ => format!("log entry {entry}"),
+    }
 }
 
 /// A value must not look like the next line.

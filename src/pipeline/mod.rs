@@ -13,6 +13,7 @@ mod capture;
 mod claim;
 mod defect;
 mod deliver;
+pub(crate) mod explain;
 mod fit;
 pub(crate) mod held;
 mod housekeeping;

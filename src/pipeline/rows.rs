@@ -268,7 +268,7 @@ pub(crate) fn preview(
 ) -> Result<(Vec<Given>, bool), Refusal> {
     let mut answer = Answer::to(question)?;
     let known = given(store, mapping, &mut answer, &|given| {
-        key.is_none_or(|key| joined_key(&given.source_key) == key || is_row(given, key))
+        key.is_none_or(|key| joined_key(&given.source_row.key) == key || is_row(given, key))
     })?;
     if known {
         return Ok(answer.finish());
@@ -276,8 +276,8 @@ pub(crate) fn preview(
     Err(Refusal::Unknown(format!("no mapping {mapping} has folded anything; its name is SOURCE/FILE without .sql")))
 }
 
-/// The source rows that a canonical row is made of; `key` are the values of its key, with commas between.
-pub(crate) fn explain(
+/// The driving rows that a canonical row is made of; `key` are the values of its key, with commas between.
+pub(super) fn made_of(
     store: &Store,
     entity: &str,
     key: &str,

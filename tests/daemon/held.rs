@@ -76,6 +76,7 @@ async fn a_line_without_its_order_is_listed_with_its_reason_and_comes_through_wh
     eventually("the line comes through", || async { listed(&world, &["--all"]).await.is_empty() }).await;
     let explained = said(&world, &["explain", "sales_order_line", "0100,5000000001,10"]).await;
     assert!(explained.contains("by erp/sales_order_line") && explained.contains("qty_ordered"), "{explained}");
+    assert!(explained.contains("committed") && explained.contains("(log entry "), "its position: {explained}");
     for (arguments, wanted) in [
         (["exceptions", "show", fingerprint], "nothing with the fingerprint"),
         (["preview", "erp/nothing", "--json"], "no mapping erp/nothing has folded anything"),

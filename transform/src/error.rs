@@ -50,6 +50,12 @@ pub enum TransformError {
         /// How it differs and what to do.
         reason: String,
     },
+    /// The state was written by another version of this program.
+    #[error(
+        "the state in data_dir was written by another version of Syncline, with other entities or other records; run that \
+         version, or point data_dir to an empty folder and drop the slot to copy the sources again"
+    )]
+    OtherFormat,
     /// A table's rows can no longer be told apart as before.
     #[error(
         "{table}: {reason}; rows are kept by that key, so what is known of the table is of no use any more: point data_dir \

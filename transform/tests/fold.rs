@@ -27,6 +27,8 @@ mod outbox;
 mod references;
 #[path = "fold/rules.rs"]
 mod rules;
+#[path = "fold/sources.rs"]
+mod sources;
 #[path = "fold/truncate.rs"]
 mod truncate;
 #[path = "fold/vectors.rs"]

@@ -243,6 +243,29 @@ impl Entity {
     }
 }
 
+impl Entity {
+    /// How its rows lie in memory and on disk: who wrote rows with another layout wrote other rows.
+    #[must_use]
+    pub fn layout(&self) -> String {
+        let field = |field: &Field| format!("{}:{:?}:{}", field.name, field.field_type.arrow(), field.key);
+        let fields: Vec<String> = self.fields.iter().map(field).collect();
+        format!("{} {:?} {}", self.name, self.kind, fields.join(","))
+    }
+
+    /// All that decides what its rows are: the definition without what is only told to people.
+    #[must_use]
+    pub fn meaning(&self) -> String {
+        let mut bare = self.clone();
+        let docs = bare.fields.iter_mut().map(|field| &mut field.doc);
+        let docs = docs.chain(bare.rules.iter_mut().map(|rule| &mut rule.doc));
+        let docs = docs.chain(bare.references.iter_mut().map(|reference| &mut reference.doc));
+        let docs = docs.chain(bare.group_rules.iter_mut().map(|rule| &mut rule.doc));
+        docs.for_each(String::clear);
+        bare.doc.clear();
+        format!("{bare:?}")
+    }
+}
+
 fn arrow_field(field: &Field, nullable: bool) -> ArrowField {
     ArrowField::new(&field.name, field.field_type.arrow(), nullable)
 }

@@ -8,17 +8,21 @@
 //! joined/<source>\0<schema>\0<name>                    u32
 //! index/<source>\0<schema>\0<name>\0<column>\0...      u32
 //! role/<mapping>\0<role>            the table that plays it: source \0 schema \0 name
+//! lookup/<mapping>\0<join>           the index that finds its rows, where it does not join by key
 //! shape/<source>\0<schema>\0<name>  the newest shape of a table, as in the log
 //! ready/<mapping>                   its rows have been evaluated since all its tables are known
 //! layout/<u32>                      columns of stored rows, see stored.rs
+//! format                            what wrote it, see below
 //! open, progress                    see unit.rs
 //! ```
 
 use std::collections::HashMap;
 
+use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::table::TableSchema;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Writes;
 use crate::TransformError;
@@ -29,6 +33,11 @@ pub(super) const ENTITY: &str = "entity/";
 const SHAPE: &str = "shape/";
 const ROLE: &str = "role/";
 const READY: &str = "ready/";
+const LOOKUP: &str = "lookup/";
+/// Key of what wrote a state. Rows in it are without names and types, so to any other it would say something else.
+const FORMAT: &[u8] = b"format";
+/// The way in which records are written; another one with every change of it.
+const RECORDS: u32 = 1;
 
 /// A table of a source.
 pub(super) type Table = (SourceId, TableId);
@@ -44,6 +53,24 @@ fn damaged(what: &str) -> TransformError {
 
 fn number(value: &[u8], what: &str) -> Result<u32, TransformError> {
     Ok(u32::from_be_bytes(value.try_into().map_err(|_| damaged(what))?))
+}
+
+/// What this program writes: its records, and the entities as it knows them.
+fn format() -> Vec<u8> {
+    let layouts: Vec<String> = entity::all().iter().map(Entity::layout).collect();
+    [RECORDS.to_be_bytes().as_slice(), &xxh3_64(layouts.join("\n").as_bytes()).to_be_bytes()].concat()
+}
+
+/// Refuses a state that another program wrote; one that holds nothing is marked as our own.
+pub(super) fn refuse_other_format(state: &dyn State, registrations: &mut Writes) -> Result<(), TransformError> {
+    match state.get(Space::Catalog, FORMAT)? {
+        Some(found) if found == format() => Ok(()),
+        None if state.scan(Space::Catalog, &[], &[], 1)?.is_empty() => {
+            registrations.push((Space::Catalog, FORMAT.to_vec(), Some(format())));
+            Ok(())
+        }
+        _ => Err(TransformError::OtherFormat),
+    }
 }
 
 /// Numbers of one kind of name.
@@ -157,6 +184,20 @@ pub(super) fn register_shape(shape: &TableSchema, registrations: &mut Writes) ->
     let value = LogEntry::Schema(shape.clone()).encode()?;
     registrations.push((Space::Catalog, format!("{SHAPE}{}", table_text(&table)).into_bytes(), Some(value)));
     Ok(())
+}
+
+fn lookup_key(mapping: &str, join: usize) -> Vec<u8> {
+    format!("{LOOKUP}{mapping}\0{join}").into_bytes()
+}
+
+/// The index that finds the rows of a join; none where they are found by their key.
+pub(super) fn known_lookup(state: &dyn State, mapping: &str, join: usize) -> Result<Option<u32>, TransformError> {
+    let id = state.get(Space::Catalog, &lookup_key(mapping, join))?;
+    id.map(|id| number(&id, "lookups")).transpose()
+}
+
+pub(super) fn register_lookup(mapping: &str, join: usize, index: u32, registrations: &mut Writes) {
+    registrations.push((Space::Catalog, lookup_key(mapping, join), Some(index.to_be_bytes().to_vec())));
 }
 
 fn ready_key(mapping: &str) -> Vec<u8> {

@@ -7,7 +7,7 @@ use syncline_schemas::entity::Entity;
 use syncline_schemas::rowcode::{self, Rows};
 
 use super::citation::{self, Missing, Present};
-use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for};
+use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for, says_the_same};
 use super::drivers::{Drivers, driving_key};
 use super::emit::Origin;
 use super::evaluate::{Evaluated, evaluate};
@@ -88,7 +88,7 @@ impl Contributor<'_> {
             });
             let joined = joined.as_ref().map(|(source, looked)| JoinedRow::new(source, looked));
             let awaits = row.and_then(|row| waits.get(&row)).map(Vec::as_slice);
-            let mut new = Contribution { joined, awaits, carried, ..Contribution::default() };
+            let mut new = Contribution { joined, awaits, carried, ..Contribution::of_nothing(drivers.at[i]) };
             let origin = &drivers.old[drivers.origins[i]];
             let inherited = self.inherited(&outcome, origin, driving_key(&drivers.keys[i]))?;
             let origin = if inherited.is_some() { &inherited } else { origin };
@@ -112,7 +112,7 @@ impl Contributor<'_> {
         driving_key: &[u8],
     ) -> Result<Option<Vec<u8>>, TransformError> {
         let Some(inheritance) = self.inheritance else { return Ok(None) };
-        if !matches!(outcome, Outcome::Faulty(_)) || decode(origin)?.value.is_some() {
+        if !matches!(outcome, Outcome::Faulty(_)) || decode(origin)?.is_some_and(|record| record.value.is_some()) {
             return Ok(None);
         }
         inheritance.record(&self.member.mapping.name, driving_key)
@@ -134,11 +134,12 @@ impl Contributor<'_> {
             new.encode(&mut bytes);
         }
         let before = drivers.old[i].as_deref().unwrap_or_default();
-        if fault.is_none() && before == bytes {
+        let same = says_the_same(before, &bytes);
+        if fault.is_none() && same {
             stats.unchanged += 1;
             return Ok(None);
         }
-        let old = decode(&drivers.old[i])?;
+        let old = decode(&drivers.old[i])?.unwrap_or_else(|| Contribution::of_nothing(new.at));
         let key = drivers.keys[i].clone();
         if let Some(fault) = &fault {
             let place = held::fault_key(&key);
@@ -149,7 +150,7 @@ impl Contributor<'_> {
         } else if old.held {
             writes.push((Space::Held, held::fault_key(&key), None));
         }
-        if before != bytes {
+        if !same {
             self.reindex(&key, &old, new, writes);
             writes.push((Space::Contributions, key.clone(), (!bytes.is_empty()).then(|| bytes.clone())));
         }
@@ -308,7 +309,7 @@ fn apply<'a>(
         Outcome::Faulty(fault) => {
             new.held = true;
             // It lies under the key that the row had when it was made.
-            new.value = decode(origin)?.value;
+            new.value = decode(origin)?.and_then(|record| record.value);
             Ok(Some(fault))
         }
     }
@@ -324,6 +325,6 @@ fn lacking_fault(column: String) -> RowFault {
     }
 }
 
-fn decode(record: &Option<Vec<u8>>) -> Result<Contribution<'_>, TransformError> {
-    Ok(record.as_deref().map(Contribution::decode).transpose()?.unwrap_or_default())
+fn decode(record: &Option<Vec<u8>>) -> Result<Option<Contribution<'_>>, TransformError> {
+    record.as_deref().map(Contribution::decode).transpose()
 }

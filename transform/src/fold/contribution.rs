@@ -5,7 +5,11 @@
 //! joins it keeps all columns that the mapping reads, because the row is evaluated again when a joined row changes, and what
 //! the row looked for in each join. So it does for a row that waits for another entity's row, with what it waits for.
 //!
+//! The log entry in front is that of the change which made the record what it is. It is the row's whereabouts for whoever
+//! asks, and no part of what the record says: where only the entry is another, the record stays as it was written.
+//!
 //! ```text
+//! at      u64           log entry of the row
 //! flags   u8            1 contributes | 2 held | 4 joined | 8 parked
 //! key     varint length + rowcode of the entity's key fields       (when it contributes)
 //! row     varint length + rowcode of the entity's other fields     (when it contributes)
@@ -19,6 +23,7 @@ use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Decimal128Type};
+use syncline_schemas::ident::LogOffset;
 use syncline_schemas::rowcode;
 use syncline_schemas::table::Column;
 
@@ -29,6 +34,9 @@ const HELD: u8 = 2;
 const JOINED: u8 = 4;
 const PARKED: u8 = 8;
 
+/// Bytes of the log entry.
+const AT_LEN: usize = size_of::<u64>();
+
 /// PostgreSQL moves a value out of line only when it takes more than a TOAST pointer: MAXALIGN(18) = 24 bytes with its
 /// header (`toast_tuple_find_biggest_attribute`).
 const TEXT_ALWAYS_INLINE: usize = 20;
@@ -38,8 +46,10 @@ const DECIMAL_ALWAYS_INLINE: i128 = 10_i128.pow(32);
 const STORED_AS_TEXT: [&str; 7] = ["text", "character varying", "varchar", "character", "bpchar", "name", "numeric"];
 
 /// The record of one driving row under one mapping.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Contribution<'a> {
+    /// The log entry that made it what it is.
+    pub(crate) at: LogOffset,
     /// The entity key and the other fields; none where the row is filtered out or was never good.
     pub(crate) value: Option<(&'a [u8], &'a [u8])>,
     /// The row as it stands in the source is held; `value` is its last good contribution.
@@ -84,7 +94,17 @@ pub(crate) fn put_looked_for(out: &mut Vec<u8>, values: Option<&[u8]>) {
     put_run(out, values.unwrap_or_default());
 }
 
+/// True where two records say the same, wherever they are from; an absent one has no bytes.
+pub(crate) fn says_the_same(one: &[u8], other: &[u8]) -> bool {
+    one.get(AT_LEN..) == other.get(AT_LEN..)
+}
+
 impl<'a> Contribution<'a> {
+    /// The record of a row that contributes nothing and is not held.
+    pub(crate) const fn of_nothing(at: LogOffset) -> Self {
+        Self { at, value: None, held: false, joined: None, awaits: None, carried: Vec::new() }
+    }
+
     /// True where there is nothing worth keeping.
     pub(crate) fn is_empty(&self) -> bool {
         self.value.is_none() && !self.held && self.joined.is_none() && self.awaits.is_none() && self.carried.is_empty()
@@ -95,6 +115,7 @@ impl<'a> Contribution<'a> {
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let contributes = flag(CONTRIBUTES, self.value.is_some());
         let kept = flag(JOINED, self.joined.is_some()) | flag(PARKED, self.awaits.is_some());
+        out.extend_from_slice(&self.at.0.to_be_bytes());
         out.push(contributes | flag(HELD, self.held) | kept);
         if let Some((key, row)) = &self.value {
             put_run(out, key);
@@ -115,7 +136,9 @@ impl<'a> Contribution<'a> {
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, TransformError> {
         let damaged = || TransformError::State("a contribution does not decode".to_owned());
-        let (&flags, mut rest) = bytes.split_first().ok_or_else(damaged)?;
+        let (at, rest) = bytes.split_first_chunk().ok_or_else(damaged)?;
+        let at = LogOffset(u64::from_be_bytes(*at));
+        let (&flags, mut rest) = rest.split_first().ok_or_else(damaged)?;
         let mut run = || -> Option<&'a [u8]> {
             let (run, left) = take_run(rest)?;
             rest = left;
@@ -137,7 +160,7 @@ impl<'a> Contribution<'a> {
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
             carried.push((name.to_owned(), run().ok_or_else(damaged)?.to_vec()));
         }
-        Ok(Self { value, held: flags & HELD != 0, joined, awaits, carried })
+        Ok(Self { at, value, held: flags & HELD != 0, joined, awaits, carried })
     }
 
     /// The carried value of a column as a one-row array; none where it was not kept or no longer has that type.
@@ -161,7 +184,7 @@ impl Contributed {
     pub(crate) fn of(record: Vec<u8>) -> Result<Option<Self>, TransformError> {
         let Some((key, row)) = Contribution::decode(&record)?.value else { return Ok(None) };
         // The parts lie behind one another, each behind its length.
-        let key_at = 1 + length_len(key.len());
+        let key_at = AT_LEN + 1 + length_len(key.len());
         let key = key_at..key_at + key.len();
         let row_at = key.end + length_len(row.len());
         let row = row_at..row_at + row.len();
@@ -235,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_contribution_reads_back_as_written(
-            value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
+            at: u64, value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
             joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(), awaits in any::<Option<Vec<u8>>>(),
         ) {
             let borrowed = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
@@ -248,7 +271,7 @@ mod tests {
             }
             let joined = joined.as_ref().map(|(source, _)| JoinedRow::new(source, &looked));
             prop_assert_eq!(joined.iter().flat_map(JoinedRow::looked).collect::<Vec<_>>(), wanted);
-            let contribution = Contribution { value: borrowed, held, joined, awaits: awaits.as_deref(), carried };
+            let contribution = Contribution { at: LogOffset(at), value: borrowed, held, joined, awaits: awaits.as_deref(), carried };
             let mut bytes = Vec::new();
             contribution.encode(&mut bytes);
             prop_assert_eq!(Contribution::decode(&bytes).expect("own bytes"), contribution);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::Schema;
+use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::column_of_field;
 
 use super::changes::Changes;
@@ -24,6 +25,8 @@ pub(super) struct Drivers {
     /// The driver whose record holds the last good contribution: itself, or the one it moved from.
     pub(super) origins: Vec<usize>,
     pub(super) lineage: Vec<Lineage>,
+    /// The log entry of each row.
+    pub(super) at: Vec<LogOffset>,
     /// Those that are there now, ascending; row `i` of `batch` is driver `live[i]`.
     pub(super) live: Vec<usize>,
     /// What the mapping reads of them.
@@ -38,8 +41,13 @@ impl Drivers {
         self.batch.schema_ref().field(column).name().clone()
     }
 
-    /// The rows that a frame changed; `table` is their place in the lineage.
+    /// The rows that the frame of a log entry changed; `table` is their place in the lineage.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a frame says of a table, and where what it leaves out is found"
+    )]
     pub(super) fn changed(
+        at: LogOffset,
         mapping: u32,
         driving: &Driving,
         changes: &Changes<'_>,
@@ -56,6 +64,7 @@ impl Drivers {
         Ok(Self {
             origins: changes.changes.iter().map(|change| change.origin).collect(),
             lineage: changes.changes.iter().map(|change| Lineage { cause: table, row: change.last }).collect(),
+            at: vec![at; len],
             batch: batch(driving, columns, live.len())?,
             keys,
             old,
@@ -84,6 +93,7 @@ impl Drivers {
             }
         }
         let sources = old.iter().flatten().map(|record| source_row(record)).collect::<Result<Vec<_>, _>>()?;
+        let (at, sources): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
         let read = layouts.read(sources, &driving.inputs.schema)?;
         let mut lacking: HashMap<usize, Vec<usize>> = HashMap::new();
         for (row, column) in read.lacking {
@@ -94,6 +104,7 @@ impl Drivers {
             origins: (0..len).collect(),
             live: (0..len).collect(),
             batch: batch(driving, read.columns, len)?,
+            at,
             keys,
             old,
             lineage,
@@ -122,9 +133,10 @@ pub(super) fn driving_key(record_key: &[u8]) -> &[u8] {
     &record_key[size_of::<u32>()..]
 }
 
-fn source_row(record: &[u8]) -> Result<&[u8], TransformError> {
+fn source_row(record: &[u8]) -> Result<(LogOffset, &[u8]), TransformError> {
     let missing = || TransformError::State("a joined row has no source row".to_owned());
-    Ok(Contribution::decode(record)?.joined.ok_or_else(missing)?.source)
+    let record = Contribution::decode(record)?;
+    Ok((record.at, record.joined.ok_or_else(missing)?.source))
 }
 
 fn batch(driving: &Driving, columns: Vec<ArrayRef>, len: usize) -> Result<RecordBatch, TransformError> {

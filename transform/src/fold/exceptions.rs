@@ -53,7 +53,7 @@ pub struct Exception {
 }
 
 /// How numbers and keys in records are read.
-pub(super) struct Names {
+struct Names {
     /// By kind and number: what it belongs to.
     owners: HashMap<(u8, [u8; 4]), Owner>,
 }
@@ -90,7 +90,7 @@ pub fn exceptions(state: &dyn State, visit: &mut dyn FnMut(Exception) -> bool) -
 }
 
 impl Names {
-    pub(super) fn read(state: &dyn State) -> Result<Self, TransformError> {
+    fn read(state: &dyn State) -> Result<Self, TransformError> {
         let shapes = catalog::known_shapes(state)?;
         let mut owners = HashMap::new();
         for Numbered { name, id } in catalog::numbered(state, catalog::MAPPING)? {
@@ -121,12 +121,6 @@ impl Names {
             }
         }
         Ok(Self { owners })
-    }
-
-    /// Table and key of a source row, by the number of its mapping.
-    pub(super) fn source_row(&self, mapping: [u8; 4], key: &[u8]) -> (String, Texts) {
-        let owner = self.owners.get(&(held::FAULT, mapping));
-        owner.map_or_else(Default::default, |owner| (owner.table.clone(), owner.texts(key)))
     }
 
     /// None where it belongs to nothing that is known.

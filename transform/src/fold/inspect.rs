@@ -9,8 +9,9 @@ use super::catalog::{self, Numbered};
 use super::contribution::Contribution;
 use super::drivers::driving_key;
 use super::emit::field_types;
-use super::exceptions::{Names, Texts, texts};
+use super::exceptions::{Texts, texts};
 use super::held;
+use super::sources::{Shapes, SourceRow};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -24,10 +25,8 @@ pub struct Given {
     pub mapping: String,
     /// What it fills.
     pub entity: &'static Entity,
-    /// Table of the source row, as in `erp.public.stock`.
-    pub table: String,
-    /// Key of the source row, column by column.
-    pub source_key: Texts,
+    /// The source row.
+    pub source_row: SourceRow,
     /// The canonical row, field by field; the last good one where the row is held, none where it never was good. A sum has
     /// the contribution of this row alone, and fields that entities compute by themselves are not part of it.
     pub row: Option<Texts>,
@@ -44,7 +43,8 @@ pub fn given(state: &dyn State, mapping: &str, visit: &mut dyn FnMut(Given) -> b
     let known = catalog::numbered(state, catalog::MAPPING)?;
     let Some(Numbered { id, .. }) = known.into_iter().find(|known| known.name == mapping) else { return Ok(false) };
     let Some(entity) = entity::get(catalog::entity_of(mapping)) else { return Ok(false) };
-    let names = Names::read(state)?;
+    let Some(table) = catalog::known_role(state, mapping, 0)? else { return Ok(true) };
+    let shapes = Shapes::read(state)?;
     let mut after = Vec::new();
     loop {
         let records = state.scan(Space::Contributions, &id, &after, PAGE)?;
@@ -56,10 +56,10 @@ pub fn given(state: &dyn State, mapping: &str, visit: &mut dyn FnMut(Given) -> b
             if record.value.is_none() && !record.held {
                 continue;
             }
-            let (table, source_key) = names.source_row(id, driving_key(key));
+            let source_row = shapes.row(&table, driving_key(key), record.at);
             let held = reason(state, key, record.held)?;
             let row = record.value.map(|(key, row)| row_texts(entity, key, row)).transpose()?;
-            if !visit(Given { mapping: mapping.to_owned(), entity, table, source_key, row, held }) {
+            if !visit(Given { mapping: mapping.to_owned(), entity, source_row, row, held }) {
                 return Ok(true);
             }
         }

@@ -14,7 +14,7 @@ use syncline_schemas::rowcode::{self, Rows};
 use super::index;
 use super::joined::Joined;
 use super::overlay::Overlay;
-use super::stored::{Layouts, spread};
+use super::stored::{Layouts, spread, undated};
 use crate::TransformError;
 use crate::mapping::RowFault;
 use crate::mapping::edge::Edge;
@@ -107,7 +107,8 @@ impl Joins<'_> {
                 matches[row] = self.find(table, join_index, wanted.values.row(row), &mut rows)?;
             }
         }
-        let read = self.layouts.read(rows.iter().map(Vec::as_slice), &edge.adds)?;
+        let found = rows.iter().map(|row| Ok(undated(row)?.1)).collect::<Result<Vec<_>, TransformError>>()?;
+        let read = self.layouts.read(found, &edge.adds)?;
         let lacks: HashMap<u32, usize> =
             read.lacking.iter().map(|&(row, column)| (u32::try_from(row).unwrap_or(NOTHING), column)).collect();
         let mut faults = Vec::new();

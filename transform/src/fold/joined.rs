@@ -6,14 +6,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use syncline_schemas::ident::{SourceId, TableId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::rowcode::{self, Rows};
 
 use super::changes::Changes;
 use super::index;
 use super::join::JOIN_BYTES_MAX;
 use super::overlay::Overlay;
-use super::stored::{Layouts, put_row};
+use super::stored::{Layouts, dated, put_row, undated};
 use crate::TransformError;
 use crate::mapping::edge::JoinColumn;
 
@@ -77,6 +77,7 @@ impl Joined {
     /// Puts the changes of a frame into the overlay; gives the values under which something may be found differently now.
     pub(super) fn apply(
         &self,
+        at: LogOffset,
         changes: &Changes<'_>,
         layouts: &Layouts,
         overlay: &mut Overlay<'_>,
@@ -90,12 +91,17 @@ impl Joined {
         let columns = self.gather(changes, &live, &old, layouts, &mut lacking)?;
         let rows = if columns.is_empty() { Rows::default() } else { rowcode::encode(&columns)? };
         let mut new: Vec<Option<Vec<u8>>> = vec![None; len];
-        for (at, &i) in live.iter().enumerate() {
-            let mut bytes = Vec::new();
-            put_row(&mut bytes, self.layout, &lacking[i], if columns.is_empty() { &[] } else { rows.row(at) });
+        for (place, &i) in live.iter().enumerate() {
+            let mut bytes = dated(at);
+            put_row(&mut bytes, self.layout, &lacking[i], if columns.is_empty() { &[] } else { rows.row(place) });
             new[i] = Some(bytes);
         }
-        let changed: Vec<usize> = (0..len).filter(|&i| old[i] != new[i]).collect();
+        let mut changed = Vec::new();
+        for i in 0..len {
+            if row_of(old[i].as_deref())? != row_of(new[i].as_deref())? {
+                changed.push(i);
+            }
+        }
         let mut affected = Vec::new();
         for &i in &changed {
             let values = changes.key(i).to_vec();
@@ -129,7 +135,7 @@ impl Joined {
         let mut columns = Vec::with_capacity(self.columns.len());
         for (at, &c) in self.columns.iter().enumerate() {
             let wanted = Schema::new(vec![self.schema.field(at).clone()]);
-            let before = |origin: usize| stored_value(old[origin].as_deref(), layouts, &wanted);
+            let before = |origin: usize| stored_value(row_of(old[origin].as_deref())?, layouts, &wanted);
             let mut lacks = Vec::new();
             columns.push(changes.gather(c, live, &before, &mut lacks)?);
             lacks.into_iter().for_each(|row| lacking[live[row]].push(at));
@@ -166,7 +172,7 @@ impl Joined {
         Ok(())
     }
 
-    /// The values under which stored rows are indexed.
+    /// The values under which dated rows are indexed.
     pub(super) fn indexed<'r>(
         &self,
         join_index: &JoinIndex,
@@ -174,9 +180,14 @@ impl Joined {
         layouts: &Layouts,
     ) -> Result<Vec<Option<Vec<u8>>>, TransformError> {
         let schema = join_index.schema();
+        let rows = rows.into_iter().map(|row| Ok(undated(row)?.1)).collect::<Result<Vec<_>, TransformError>>()?;
         let read = layouts.read(rows, &schema)?;
         join_index.values(&read.columns, &schema)
     }
+}
+
+fn row_of(dated: Option<&[u8]>) -> Result<Option<&[u8]>, TransformError> {
+    Ok(dated.map(undated).transpose()?.map(|(_, row)| row))
 }
 
 /// One value of a stored row; none where it was never sent.

@@ -25,6 +25,7 @@ mod contribute;
 mod contribution;
 mod difference;
 mod drivers;
+mod editions;
 mod emit;
 mod evaluate;
 mod exceptions;
@@ -40,6 +41,7 @@ mod outlook;
 mod overlay;
 mod plain;
 mod roster;
+mod sources;
 mod step;
 mod stored;
 mod summed;
@@ -60,6 +62,7 @@ use syncline_schemas::table::{TableSchema, column_of_field};
 use self::citation::Known;
 use self::contribution::Contributed;
 pub use self::difference::{Difference, Page, Stamp};
+pub use self::editions::{MappingChange, changes, fingerprint};
 use self::emit::Lineage;
 pub use self::exceptions::{Exception, Texts, exceptions};
 pub use self::held::{HeldNow, HeldRows, Seen, held_now, is_held};
@@ -67,7 +70,7 @@ use self::inherit::Inheritance;
 pub use self::inspect::{Given, given, mappings_of};
 pub use self::outlook::foresee;
 use self::roster::Roster;
-pub use self::roster::{MappingChange, changes, fingerprint};
+pub use self::sources::{Lookup, SourceRow, lookups};
 pub use self::tally::{RowDifference, Tally, Total};
 use self::unit::{Open, Progress};
 use crate::mapping::Mapping;
@@ -144,7 +147,7 @@ impl Fold {
     /// [`TransformError::Mapping`] for a fault in an entity's own expressions.
     pub fn open(epoch: u32, mappings: Vec<Mapping>, cursor: Cursor, state: &dyn State) -> Result<Self, TransformError> {
         if cursor.folded > LogOffset::START || cursor.step > 0 {
-            roster::refuse_changes(&mappings, state)?;
+            editions::refuse_changes(&mappings, state)?;
         }
         Self::at(epoch, mappings, cursor, state)
     }

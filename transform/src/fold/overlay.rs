@@ -21,7 +21,7 @@ impl<'s> Overlay<'s> {
         Self { state, rows: HashMap::new(), index: BTreeMap::new() }
     }
 
-    /// A joined row.
+    /// A joined row, dated.
     pub(super) fn row(&self, key: &[u8]) -> Result<Option<Cow<'_, [u8]>>, TransformError> {
         if let Some(row) = self.rows.get(key) {
             return Ok(row.as_deref().map(Cow::Borrowed));

@@ -1,8 +1,5 @@
 //! Which mappings there are, which tables play their roles, and their compiled forms.
 //!
-//! State holds what mappings made of rows, so it is only good for the very mappings that made it. Their fingerprints are
-//! kept beside it; a daemon that is started with others stops before it mixes two truths.
-//!
 //! Tables become known one by one, as the log shows their shapes. A mapping is compiled when all its tables are; until then
 //! its rows are kept and contribute nothing.
 
@@ -12,7 +9,6 @@ use syncline_schemas::entity;
 use syncline_schemas::frame::TableBatch;
 use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::table::{Column, TableSchema};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::Writes;
 use super::catalog::{self, Table};
@@ -116,6 +112,7 @@ impl Roster {
         mappings.sort_by(|left, right| left.name.cmp(&right.name));
         let known = catalog::known_mappings(state)?;
         let mut registrations = Writes::new();
+        catalog::refuse_other_format(state, &mut registrations)?;
         let mut next = known.values().map(|(id, _)| id + 1).max().unwrap_or(1);
         let mut members = Vec::new();
         for mapping in mappings {
@@ -287,11 +284,16 @@ impl Roster {
                 member.roles.iter().map(|role| self.shapes.get(role.as_ref()?)).collect();
             let Some(shapes) = shapes else { continue };
             let compiled = Compiled::new(&member.mapping, shapes[0], &shapes[1..])?;
-            for (edge, shape) in compiled.edges.iter().zip(&shapes[1..]).filter(|(edge, _)| !edge.by_key) {
+            let edges = compiled.edges.iter().zip(&shapes[1..]).enumerate();
+            for (join, (edge, shape)) in edges.filter(|(_, (edge, _))| !edge.by_key) {
                 let joined = (shape.source.clone(), shape.table.clone());
                 if let Some((table, index)) = self.tables.index(&joined, &edge.on, &mut self.registrations)? {
                     tasks::put_call(What::Fill { table, index }, &joined, &mut self.registrations);
                     self.calls = true;
+                }
+                let index = self.tables.get(&joined).and_then(|joined| self.tables.index_of(joined, &edge.on));
+                if let Some(index) = index.filter(|_| !member.ready) {
+                    catalog::register_lookup(&member.mapping.name, join, index, &mut self.registrations);
                 }
             }
             if !member.ready {
@@ -402,54 +404,5 @@ fn refuse_other_key(known: &TableSchema, shape: &TableSchema) -> Result<(), Tran
     Err(TransformError::KeyChanged {
         table: format!("{}.{}", shape.source, shape.table),
         reason: format!("its key ({}) {reason} now ({})", names(&was), names(&is)),
-    })
-}
-
-/// One number for a set of mappings.
-#[must_use]
-pub fn fingerprint(mappings: &[Mapping]) -> u64 {
-    let mut parts: Vec<(&str, u64)> = mappings.iter().map(|it| (it.name.as_str(), it.fingerprint)).collect();
-    parts.sort_unstable();
-    let parts = parts
-        .into_iter()
-        .flat_map(|(name, fingerprint)| [name.as_bytes().to_vec(), fingerprint.to_be_bytes().to_vec()]);
-    xxh3_64(&parts.collect::<Vec<_>>().join(&0))
-}
-
-/// How a mapping differs from what the state was computed with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MappingChange {
-    /// Its file; of one that was removed its name.
-    pub mapping: String,
-    /// `added`, `changed` or `removed`.
-    pub how: &'static str,
-}
-
-/// How a set of mappings differs from those that the state was computed with.
-///
-/// # Errors
-/// [`TransformError::State`] where the state cannot be read.
-pub fn changes(mappings: &[Mapping], state: &dyn State) -> Result<Vec<MappingChange>, TransformError> {
-    let known = catalog::known_mappings(state)?;
-    let mut changes = Vec::new();
-    for mapping in mappings {
-        let how = match known.get(&mapping.name) {
-            None => "added",
-            Some((_, fingerprint)) if *fingerprint != mapping.fingerprint => "changed",
-            Some(_) => continue,
-        };
-        changes.push(MappingChange { mapping: mapping.file.clone(), how });
-    }
-    let removed = known.into_keys().filter(|name| mappings.iter().all(|mapping| mapping.name != *name));
-    changes.extend(removed.map(|mapping| MappingChange { mapping, how: "removed" }));
-    changes.sort_by(|one, other| one.mapping.cmp(&other.mapping));
-    Ok(changes)
-}
-
-pub(super) fn refuse_changes(mappings: &[Mapping], state: &dyn State) -> Result<(), TransformError> {
-    const REMEDY: &str = "the rows delivered so far were computed without this change; `syncline replay --dry-run` shows \
-                          what it would change, `syncline replay` applies it, or undo it";
-    changes(mappings, state)?.into_iter().next().map_or(Ok(()), |MappingChange { mapping, how }| {
-        Err(TransformError::MappingsChanged { mapping, reason: format!("was {how}: {REMEDY}") })
     })
 }

@@ -101,7 +101,7 @@ impl Fold {
         if joined {
             for (cause, (table, changes)) in tables.iter().enumerate() {
                 if let Some(kept) = self.roster.tables.get(table) {
-                    let affected = kept.apply(changes, &self.roster.layouts, &mut overlay)?;
+                    let affected = kept.apply(at, changes, &self.roster.layouts, &mut overlay)?;
                     tasks.extend(self.tasks_for(kept, affected, cause));
                 }
             }
@@ -109,7 +109,7 @@ impl Fold {
         let mut writes = Writes::new();
         let mut drivers = ByEntity::new();
         if driving {
-            let changed = self.changed(&tables, part, work.state)?;
+            let changed = self.changed(at, &tables, part, work.state)?;
             if part == Part::Whole && !tasks.is_empty() {
                 let known = changed.iter().flat_map(|(_, drivers)| drivers.keys.iter().cloned()).collect();
                 let chunk = Chunk::take(tasks, self.chunk, &known, origin.causes.len(), work.state)?;
@@ -184,6 +184,7 @@ impl Fold {
     /// The driving rows that the frame changed, by mapping.
     fn changed(
         &self,
+        at: LogOffset,
         tables: &[(Table, Changes<'_>)],
         part: Part,
         state: &dyn State,
@@ -194,7 +195,7 @@ impl Fold {
             for member in members.filter(|member| part.drives(self.roster.level(member.entity))) {
                 let Some(driving) = &member.driving else { continue };
                 let layouts = &self.roster.layouts;
-                changed.push((member, Drivers::changed(member.id, driving, changes, cause, state, layouts)?));
+                changed.push((member, Drivers::changed(at, member.id, driving, changes, cause, state, layouts)?));
             }
         }
         Ok(changed)

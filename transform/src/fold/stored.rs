@@ -5,8 +5,11 @@
 //! needs it learns that.
 //!
 //! ```text
-//! layout varint run | lacks varint run, bit i set = column i was never sent | rowcode of the layout's columns
+//! layout u32 | lacks varint run, bit i set = column i was never sent | rowcode of the layout's columns
 //! ```
+//!
+//! Rows of joined tables are dated: the log entry that made them what they are stands in front, u64. It tells where a row is
+//! from and is no part of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::{SourceId, TableId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::rowcode;
 use syncline_schemas::table::{TableSchema, column_of_field};
 
@@ -56,6 +59,18 @@ pub(super) fn put_row(out: &mut Vec<u8>, layout: u32, lacking: &[usize], row: &[
     }
     put_run(out, &mask);
     out.extend_from_slice(row);
+}
+
+/// The beginning of a dated row.
+pub(super) fn dated(at: LogOffset) -> Vec<u8> {
+    at.0.to_be_bytes().to_vec()
+}
+
+/// The log entry of a dated row and the row.
+pub(super) fn undated(bytes: &[u8]) -> Result<(LogOffset, &[u8]), TransformError> {
+    let damaged = || TransformError::State("a row of a joined table does not decode".to_owned());
+    let (at, row) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    Ok((LogOffset(u64::from_be_bytes(*at)), row))
 }
 
 /// Columns read from stored rows.
@@ -99,6 +114,12 @@ impl Layouts {
         Ok(id)
     }
 
+    /// The columns of a row as it was written.
+    pub(super) fn schema_of(&self, row: &[u8]) -> Result<SchemaRef, TransformError> {
+        let layout = StoredRow::decode(row)?.layout;
+        Ok(Arc::clone(&self.known.get(&layout).ok_or_else(|| unknown(layout))?.0))
+    }
+
     /// Reads columns of rows, by name and in the types that are wanted now.
     pub(super) fn read<'r>(
         &self,
@@ -135,8 +156,7 @@ impl Layouts {
         wanted: &Schema,
         lacking: &mut Vec<(usize, usize)>,
     ) -> Result<Vec<ArrayRef>, TransformError> {
-        let unknown = || TransformError::State(format!("a stored row has layout {layout}, which is not known"));
-        let (schema, types) = self.known.get(&layout).ok_or_else(unknown)?;
+        let (schema, types) = self.known.get(&layout).ok_or_else(|| unknown(layout))?;
         let stored = rowcode::decode(types, members.iter().map(|&i| rows[i].row))?;
         let mut columns = Vec::with_capacity(wanted.fields().len());
         for (c, field) in wanted.fields().iter().enumerate() {
@@ -155,6 +175,10 @@ impl Layouts {
         }
         Ok(columns)
     }
+}
+
+fn unknown(layout: u32) -> TransformError {
+    TransformError::State(format!("a stored row has layout {layout}, which is not known"))
 }
 
 /// A layout as the log writes the shape of a table; the table has no name.

@@ -7,13 +7,16 @@ use arrow::datatypes::{Field, Schema};
 use syncline_schemas::table::TableSchema;
 
 use super::Writes;
-use super::catalog::{Numbers, Table, table_text};
+use super::catalog::{self, Numbers, Table, table_text};
 use super::joined::{JoinIndex, Joined};
 use super::stored::Layouts;
 use crate::TransformError;
 use crate::mapping::Mapping;
 use crate::mapping::edge::JoinColumn;
 use crate::state::State;
+
+const JOINED: &str = "joined/";
+const INDEX: &str = "index/";
 
 /// Tables that some mapping joins.
 pub(super) struct Tables {
@@ -24,7 +27,7 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn open(state: &dyn State) -> Result<Self, TransformError> {
-        let (numbers, index_numbers) = (Numbers::open("joined/", state)?, Numbers::open("index/", state)?);
+        let (numbers, index_numbers) = (Numbers::open(JOINED, state)?, Numbers::open(INDEX, state)?);
         Ok(Self { numbers, index_numbers, known: BTreeMap::new() })
     }
 
@@ -90,6 +93,19 @@ impl Tables {
         let same = |join_index: &&JoinIndex| join_index.on.iter().map(|on| &on.name).eq(on.iter().map(|on| &on.name));
         table.indexes.iter().find(same).map(|join_index| join_index.id)
     }
+}
+
+/// The number of a joined table, as state knows it.
+pub(super) fn number_of(state: &dyn State, table: &Table) -> Result<Option<[u8; 4]>, TransformError> {
+    let known = catalog::numbered(state, JOINED)?;
+    Ok(known.into_iter().find(|known| known.name == table_text(table)).map(|known| known.id))
+}
+
+/// The columns of an index, as state knows it.
+pub(super) fn index_columns(state: &dyn State, table: &Table, index: u32) -> Result<Vec<String>, TransformError> {
+    let known = catalog::numbered(state, INDEX)?.into_iter().find(|known| known.id == index.to_be_bytes());
+    let columns = known.and_then(|known| Some(known.name.strip_prefix(&table_text(table))?.to_owned()));
+    Ok(columns.iter().flat_map(|columns| columns.split('\0').skip(1)).map(str::to_owned).collect())
 }
 
 /// Whether values of two types have the same bytes in state: whole numbers have, whatever their size.

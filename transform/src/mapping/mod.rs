@@ -38,7 +38,7 @@ pub struct Mapping {
     pub file: String,
     /// Its text.
     pub text: Arc<str>,
-    /// Fingerprint of the text: tells whether state was computed with this very mapping.
+    /// Fingerprint of its text and its entity: tells whether state was computed with this very mapping.
     pub fingerprint: u64,
     pub(crate) query: Query,
     /// What becomes of rules under it.
@@ -67,7 +67,7 @@ impl Mapping {
             entity,
             file: file.to_owned(),
             text: text.into(),
-            fingerprint: xxh3_64(text.as_bytes()),
+            fingerprint: xxh3_64(&[text.as_bytes(), entity.meaning().as_bytes()].join(&0)),
             query: Query::parse(file, text)?,
             rules: Rules::parse(file, text, entity)?,
         })
