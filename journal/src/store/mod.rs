@@ -44,8 +44,7 @@ pub use fjall::Slice as Bytes;
 const WORKERS: usize = 1;
 
 /// From so many full buffers on, those of all spaces together, commits wait for the disk: more would be memory without end
-/// where it is slow, and a merge that is under way must not stop everything at once. What may wait is
-/// memory: each holds up to its limit and one commit.
+/// where it is slow. Each holds up to its limit and one commit; a second one made a drain no quicker.
 const FULL_BUFFERS: usize = 1;
 
 /// How often a commit that waits for the disk looks again; fjall gives no signal.
