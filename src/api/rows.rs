@@ -29,7 +29,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use syncline_journal::Store;
-use syncline_transform::fold::{Lookup, SourceRow, Texts};
+use syncline_transform::fold::{Lookup, SourceRow, Texts, Whereabouts};
 use tokio::sync::Semaphore;
 
 use super::{Facts, fresh};
@@ -330,8 +330,9 @@ fn explained_row(explained: &Explanation, share: &Share) -> GivenRow {
 }
 
 impl Place {
-    fn of(row: &SourceRow, known: Option<&(String, i64)>) -> Self {
-        let (position, committed_at) = known.map(|(position, at)| (position.clone(), rows::instant(*at))).unzip();
+    fn of(row: &SourceRow, known: Option<&Whereabouts>) -> Self {
+        let (position, committed_at) =
+            known.map(|known| (known.position.clone(), rows::instant(known.committed_at))).unzip();
         Self { entry: row.at.0, position, committed_at }
     }
 }

@@ -9,7 +9,7 @@ use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::LogOffset;
 use syncline_transform::TransformError;
-use syncline_transform::fold::{self, Given, Lookup, SourceRow};
+use syncline_transform::fold::{self, Given, Lookup, SourceRow, Whereabouts};
 
 use super::rows::{self, Question, Refusal};
 use super::state::FoldState;
@@ -26,12 +26,12 @@ pub(crate) struct Explanation {
     pub(crate) shares: Vec<Share>,
     /// False where there are more.
     pub(crate) complete: bool,
-    places: BTreeMap<LogOffset, Vec<(SourceRow, (String, i64))>>,
+    places: BTreeMap<LogOffset, Vec<(SourceRow, Whereabouts)>>,
 }
 
 impl Explanation {
-    /// Position and commit, in microseconds since 1970, of a source row; none where the log no longer holds it.
-    pub(crate) fn place(&self, row: &SourceRow) -> Option<&(String, i64)> {
+    /// Where a source row is from; none where the log no longer holds it.
+    pub(crate) fn place(&self, row: &SourceRow) -> Option<&Whereabouts> {
         self.places.get(&row.at)?.iter().find(|(known, _)| known == row).map(|(_, place)| place)
     }
 }
@@ -67,7 +67,7 @@ pub(crate) fn explain(
 }
 
 /// Where rows of one log entry are in their source; without those that it does not hold, and all where it was trimmed.
-fn positions(log: &Log, at: LogOffset, rows: Vec<SourceRow>) -> Result<Vec<(SourceRow, (String, i64))>, Refusal> {
+fn positions(log: &Log, at: LogOffset, rows: Vec<SourceRow>) -> Result<Vec<(SourceRow, Whereabouts)>, Refusal> {
     let Some(before) = at.0.checked_sub(1) else { return Ok(Vec::new()) };
     let entry = match log.reader(LogOffset(before)).and_then(|mut reader| reader.next()) {
         Ok(entry) => entry,

@@ -42,10 +42,6 @@ impl Drivers {
     }
 
     /// The rows that the frame of a log entry changed; `table` is their place in the lineage.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a frame says of a table, and where what it leaves out is found"
-    )]
     pub(super) fn changed(
         at: LogOffset,
         mapping: u32,

@@ -1,6 +1,7 @@
 //! Which source rows a row of state was made of, and where in the log they are: from state alone, beside the fold.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, TimestampMicrosecondType, UInt32Type};
@@ -33,6 +34,15 @@ pub struct SourceRow {
     bytes: Vec<u8>,
 }
 
+/// Where a row stands in its source's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The position, as the source writes it.
+    pub position: String,
+    /// Its commit, in microseconds since 1970.
+    pub committed_at: i64,
+}
+
 /// What a driving row looked for in a joined table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookup {
@@ -45,22 +55,21 @@ pub struct Lookup {
 }
 
 impl SourceRow {
-    /// Position and commit, in microseconds since 1970, of the row in the frame of its log entry; none where the frame does
-    /// not hold it.
+    /// Where the frame of its log entry has it from; none where the frame does not hold it.
     ///
     /// # Errors
     /// [`TransformError::State`] where the frame does not read.
-    pub fn position(&self, frame: &Frame) -> Result<Option<(String, i64)>, TransformError> {
+    pub fn position(&self, frame: &Frame) -> Result<Option<Whereabouts>, TransformError> {
         let batch = frame.batches.iter().find(|batch| frame.source == self.source && batch.table == self.table);
         let Some(batch) = batch else { return Ok(None) };
         let shape = super::shape(&frame.source, batch);
-        let keys = shape.key_indexes().into_iter().map(|at| batch.rows.column(at).clone());
+        let keys = shape.key_indexes().into_iter().map(|at| Arc::clone(batch.rows.column(at)));
         let keys = rowcode::encode(&keys.collect::<Vec<_>>())?;
         let Some(row) = (0..keys.len()).rev().find(|&row| keys.row(row) == self.bytes) else { return Ok(None) };
         let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
         let position = positions.values().as_string::<i32>().value(positions.key(row).unwrap_or_default());
         let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
-        Ok(Some((position.to_owned(), commits.value(row))))
+        Ok(Some(Whereabouts { position: position.to_owned(), committed_at: commits.value(row) }))
     }
 }
 

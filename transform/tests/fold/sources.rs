@@ -60,8 +60,8 @@ fn a_row_is_traced_to_its_source_rows_and_never_to_an_entry_that_changed_nothing
     assert_eq!(town.wanted, [("code".to_owned(), Some("north".to_owned()))]);
     assert_eq!(town.found.as_ref().map(|(from, _)| text(from)).as_deref(), Some("erp.public.place id=1 @2"));
     let LogEntry::Frame(frame) = &daemon.log[2] else { panic!("no frame") };
-    let (position, _) = row.source_row.position(frame).expect("it reads").expect("it is there");
-    assert!(!position.is_empty());
+    let stands = row.source_row.position(frame).expect("it reads").expect("it is there");
+    assert!(!stands.position.is_empty());
     let LogEntry::Frame(frame) = &daemon.log[1] else { panic!("no frame") };
     assert_eq!(row.source_row.position(frame).expect("it reads"), None, "another table's frame");
 
