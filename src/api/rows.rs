@@ -29,7 +29,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use syncline_journal::Store;
-use syncline_transform::fold::{Lookup, SourceRow, Texts, Whereabouts};
+use syncline_transform::fold::{Found, Lookup, SourceRow, Texts, Whereabouts};
 use tokio::sync::Semaphore;
 
 use super::{Facts, fresh};
@@ -105,7 +105,7 @@ pub(crate) struct GivenRow {
 /// Where a source row is from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
-    /// The log entry that last changed what is read of it.
+    /// The log entry that made it what it is; of a row that is held, the one of the image that is held.
     pub(crate) entry: u64,
     /// Its position in the source's own log; only told where a canonical row is explained, and the log still holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +121,8 @@ pub(crate) struct JoinedRow {
     pub(crate) table: String,
     /// The columns that were compared.
     pub(crate) wanted: BTreeMap<String, Option<String>>,
+    /// True where more than one row has these values, so that none is joined.
+    pub(crate) ambiguous: bool,
     /// The row that was found.
     pub(crate) found: Option<FoundRow>,
 }
@@ -319,11 +321,15 @@ fn explained_row(explained: &Explanation, share: &Share) -> GivenRow {
     let joined = share.lookups.iter().map(|Lookup { table, wanted, found }| JoinedRow {
         table: table.clone(),
         wanted: named(wanted.clone()),
-        found: found.as_ref().map(|(row, values)| FoundRow {
-            key: named(row.key.clone()),
-            place: Place::of(row, explained.place(row)),
-            row: named(values.clone()),
-        }),
+        ambiguous: *found == Found::Several,
+        found: match found {
+            Found::Nothing | Found::Several => None,
+            Found::Row(row, values) => Some(FoundRow {
+                key: named(row.key.clone()),
+                place: Place::of(row, explained.place(row)),
+                row: named(values.clone()),
+            }),
+        },
     });
     let place = Place::of(&share.given.source_row, explained.place(&share.given.source_row));
     GivenRow { place, joined: joined.collect(), ..GivenRow::of(share.given.clone()) }

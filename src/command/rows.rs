@@ -144,11 +144,13 @@ fn given(answer: &GivenRows) -> String {
     for GivenRow { mapping, table, source_key, place, joined, row, rule, reason } in &answer.rows {
         let _ = writeln!(out, "{table} {}  by {mapping}", key_text(source_key));
         let _ = writeln!(out, "  from {}", place_text(place));
-        for JoinedRow { table, wanted, found } in joined {
-            let from = found
-                .as_ref()
-                .map_or_else(|| "no such row".to_owned(), |row| format!("from {}", place_text(&row.place)));
-            let _ = writeln!(out, "  joined {table} {}  {from}", key_text(wanted));
+        for JoinedRow { table, wanted, ambiguous, found } in joined {
+            let found = match found {
+                Some(row) => format!("is {}, from {}", key_text(&row.key), place_text(&row.place)),
+                None if *ambiguous => "is more than one row, none is joined".to_owned(),
+                None => "is no row".to_owned(),
+            };
+            let _ = writeln!(out, "  joined {table} with {}: {found}", key_text(wanted));
         }
         if let (Some(rule), Some(reason)) = (rule, reason) {
             let stands = if row.is_some() { "; the last good row stands" } else { "" };

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use syncline_journal::{Commit, Durability, JournalError, Space, Store};
 use syncline_transform::TransformError;
 use syncline_transform::fold::{self, Exception, Given};
+use syncline_transform::state::State;
 use thiserror::Error;
 
 use super::state::FoldState;
@@ -267,7 +268,7 @@ pub(crate) fn preview(
     question: &Question<'_>,
 ) -> Result<(Vec<Given>, bool), Refusal> {
     let mut answer = Answer::to(question)?;
-    let known = given(store, mapping, &mut answer, &|given| {
+    let known = given(&FoldState::new(store), mapping, &mut answer, &|given| {
         key.is_none_or(|key| joined_key(&given.source_row.key) == key || is_row(given, key))
     })?;
     if known {
@@ -278,19 +279,19 @@ pub(crate) fn preview(
 
 /// The driving rows that a canonical row is made of; `key` are the values of its key, with commas between.
 pub(super) fn made_of(
-    store: &Store,
+    state: &dyn State,
     entity: &str,
     key: &str,
     question: &Question<'_>,
 ) -> Result<(Vec<Given>, bool), Refusal> {
-    let mappings = fold::mappings_of(&FoldState::new(store), entity)?;
+    let mappings = fold::mappings_of(state, entity)?;
     if mappings.is_empty() {
         return Err(Refusal::Unknown(format!("no mapping fills an entity {entity}")));
     }
     let mut answer = Answer::to(question)?;
     for mapping in mappings {
         if answer.wanted() {
-            given(store, &mapping, &mut answer, &|given| is_row(given, key))?;
+            given(state, &mapping, &mut answer, &|given| is_row(given, key))?;
         }
     }
     if answer.rows.is_empty() {
@@ -307,12 +308,12 @@ pub(super) fn made_of(
 }
 
 fn given(
-    store: &Store,
+    state: &dyn State,
     mapping: &str,
     answer: &mut Answer<'_, Given>,
     takes: &dyn Fn(&Given) -> bool,
 ) -> Result<bool, TransformError> {
-    fold::given(&FoldState::new(store), mapping, &mut |given| {
+    fold::given(state, mapping, &mut |given| {
         if takes(&given) {
             answer.push(given);
         }

@@ -53,7 +53,7 @@ pub enum TransformError {
     /// The state was written by another version of this program.
     #[error(
         "the state in data_dir was written by another version of Syncline, with other entities or other records; run that \
-         version, or point data_dir to an empty folder and drop the slot to copy the sources again"
+         version, or start over with an empty data_dir and empty targets"
     )]
     OtherFormat,
     /// A table's rows can no longer be told apart as before.

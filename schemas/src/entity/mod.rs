@@ -247,12 +247,15 @@ impl Entity {
     /// How its rows lie in memory and on disk: who wrote rows with another layout wrote other rows.
     #[must_use]
     pub fn layout(&self) -> String {
-        let field = |field: &Field| format!("{}:{:?}:{}", field.name, field.field_type.arrow(), field.key);
+        let field = |field: &Field| {
+            let Field { name, field_type, key, merge, stamp, revision, .. } = field;
+            format!("{name} {field_type:?} {key} {merge:?} {} {stamp} {revision}", field.derived.is_some())
+        };
         let fields: Vec<String> = self.fields.iter().map(field).collect();
-        format!("{} {:?} {}", self.name, self.kind, fields.join(","))
+        format!("{} {:?}: {}", self.name, self.kind, fields.join(", "))
     }
 
-    /// All that decides what its rows are: the definition without what is only told to people.
+    /// All that decides what its rows are: the definition without what is only told to people or decides where they go.
     #[must_use]
     pub fn meaning(&self) -> String {
         let mut bare = self.clone();
@@ -261,7 +264,9 @@ impl Entity {
         let docs = docs.chain(bare.references.iter_mut().map(|reference| &mut reference.doc));
         let docs = docs.chain(bare.group_rules.iter_mut().map(|rule| &mut rule.doc));
         docs.for_each(String::clear);
+        bare.fields.iter_mut().for_each(|field| field.unit = None);
         bare.doc.clear();
+        (bare.version, bare.criticality, bare.partition_fields) = ((0, 0), Criticality::Critical, 0);
         format!("{bare:?}")
     }
 }

@@ -3,8 +3,9 @@
 //! A number is given once and kept, so that keys in state stay short; what is given in a step is committed with it.
 //!
 //! ```text
-//! mapping/<name>                    u32, u64 fingerprint of its text
+//! mapping/<name>                    u32, u64 fingerprint of its text and its entity
 //! entity/<name>                     u32
+//! meaning/<name>                    u64 hash of what its rows meant when the state began
 //! joined/<source>\0<schema>\0<name>                    u32
 //! index/<source>\0<schema>\0<name>\0<column>\0...      u32
 //! role/<mapping>\0<role>            the table that plays it: source \0 schema \0 name
@@ -34,6 +35,7 @@ const SHAPE: &str = "shape/";
 const ROLE: &str = "role/";
 const READY: &str = "ready/";
 const LOOKUP: &str = "lookup/";
+const MEANING: &str = "meaning/";
 /// Key of what wrote a state. Rows in it are without names and types, so to any other it would say something else.
 const FORMAT: &[u8] = b"format";
 /// The way in which records are written; another one with every change of it.
@@ -67,10 +69,24 @@ pub(super) fn refuse_other_format(state: &dyn State, registrations: &mut Writes)
         Some(found) if found == format() => Ok(()),
         None if state.scan(Space::Catalog, &[], &[], 1)?.is_empty() => {
             registrations.push((Space::Catalog, FORMAT.to_vec(), Some(format())));
+            for entity in entity::all() {
+                let key = format!("{MEANING}{}", entity.name).into_bytes();
+                registrations.push((Space::Catalog, key, Some(meaning(entity).to_vec())));
+            }
             Ok(())
         }
         _ => Err(TransformError::OtherFormat),
     }
+}
+
+fn meaning(entity: &Entity) -> [u8; 8] {
+    xxh3_64(entity.meaning().as_bytes()).to_be_bytes()
+}
+
+/// True where rows of an entity meant something else when the state began than they do now.
+pub(super) fn meant_otherwise(state: &dyn State, entity: &Entity) -> Result<bool, TransformError> {
+    let known = state.get(Space::Catalog, format!("{MEANING}{}", entity.name).as_bytes())?;
+    Ok(known.is_some_and(|known| known != meaning(entity)))
 }
 
 /// Numbers of one kind of name.

@@ -7,7 +7,7 @@ use syncline_schemas::entity::Entity;
 use syncline_schemas::rowcode::{self, Rows};
 
 use super::citation::{self, Missing, Present};
-use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for, says_the_same};
+use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for, redate, says_the_same};
 use super::drivers::{Drivers, driving_key};
 use super::emit::Origin;
 use super::evaluate::{Evaluated, evaluate};
@@ -152,6 +152,11 @@ impl Contributor<'_> {
         }
         if !same {
             self.reindex(&key, &old, new, writes);
+            let source = |record: &Contribution<'_>| record.joined.map(|joined| joined.source.to_vec());
+            if source(&old).is_some() && source(&old) == source(new) {
+                // What is joined to the row has changed, the row has not.
+                redate(&mut bytes, old.at);
+            }
             writes.push((Space::Contributions, key.clone(), (!bytes.is_empty()).then(|| bytes.clone())));
         }
         if new.value == old.value {

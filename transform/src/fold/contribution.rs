@@ -5,8 +5,8 @@
 //! joins it keeps all columns that the mapping reads, because the row is evaluated again when a joined row changes, and what
 //! the row looked for in each join. So it does for a row that waits for another entity's row, with what it waits for.
 //!
-//! The log entry in front is that of the change which made the record what it is. It is the row's whereabouts for whoever
-//! asks, and no part of what the record says: where only the entry is another, the record stays as it was written.
+//! The log entry in front is that of the driving row's change which made the record what it is. It is the row's whereabouts
+//! for whoever asks, and no part of what the record says: where only the entry is another, the record stays as it was written.
 //!
 //! ```text
 //! at      u64           log entry of the row
@@ -97,6 +97,13 @@ pub(crate) fn put_looked_for(out: &mut Vec<u8>, values: Option<&[u8]>) {
 /// True where two records say the same, wherever they are from; an absent one has no bytes.
 pub(crate) fn says_the_same(one: &[u8], other: &[u8]) -> bool {
     one.get(AT_LEN..) == other.get(AT_LEN..)
+}
+
+/// Gives a record another log entry.
+pub(crate) fn redate(record: &mut [u8], at: LogOffset) {
+    if let Some(place) = record.first_chunk_mut() {
+        *place = at.0.to_be_bytes();
+    }
 }
 
 impl<'a> Contribution<'a> {

@@ -10,6 +10,8 @@
 //! row      nothing      delete; of a sum an upsert of zeros, which the newer state keeps (domain 0.4)
 //! any      held         none: what was delivered last stays
 //! ```
+//!
+//! Of an entity whose definition changed in between every row differs: what was delivered of it cannot be computed any more.
 
 use std::collections::HashMap;
 
@@ -44,6 +46,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(state: &'a dyn State) -> Result<Self, TransformError> {
+        catalog::refuse_other_format(state, &mut Writes::new())?;
         let known = catalog::numbered(state, catalog::ENTITY)?;
         Ok(Self { state, prefixes: known.into_iter().map(|known| (known.name, known.id)).collect() })
     }
@@ -144,7 +147,12 @@ impl<'a> Difference<'a> {
                 }
             }
         }
-        let was = self.older.published(entity, &self.logic[index], &keys, &stored_was)?;
+        let mut was = self.older.published(entity, &self.logic[index], &keys, &stored_was)?;
+        if catalog::meant_otherwise(self.older.state, entity)? {
+            // What was delivered was computed by other rules than those of today.
+            let delivered = was.iter_mut().filter(|was| matches!(was, Published::Row(_)));
+            delivered.for_each(|was| *was = Published::Held);
+        }
         let is = self.newer.published(entity, &self.logic[index], &keys, &stored_is)?;
         let last = keys.last().expect("a page has keys");
         let place = [&u32::try_from(index).expect("entities are few").to_be_bytes()[..], last].concat();

@@ -54,7 +54,7 @@ pub fn changes(mappings: &[Mapping], state: &dyn State) -> Result<Vec<MappingCha
 
 pub(super) fn refuse_changes(mappings: &[Mapping], state: &dyn State) -> Result<(), TransformError> {
     const REMEDY: &str = "the rows delivered so far were computed without this change; `syncline replay --dry-run` shows \
-                          what it would change, `syncline replay` applies it, or undo it";
+                          what it would change, `syncline replay` applies it, or undo it; after an upgrade it may be what its entity means";
     changes(mappings, state)?.into_iter().next().map_or(Ok(()), |MappingChange { mapping, how }| {
         Err(TransformError::MappingsChanged { mapping, reason: format!("was {how}: {REMEDY}") })
     })

@@ -19,6 +19,7 @@ pub(super) struct Inheritance {
 
 impl Inheritance {
     pub(super) fn of(older: Box<dyn State + Send>) -> Result<Self, TransformError> {
+        catalog::refuse_other_format(older.as_ref(), &mut Vec::new())?;
         let known = catalog::numbered(older.as_ref(), catalog::MAPPING)?;
         Ok(Self { ids: known.into_iter().map(|known| (known.name, known.id)).collect(), older })
     }

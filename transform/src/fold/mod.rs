@@ -70,7 +70,7 @@ use self::inherit::Inheritance;
 pub use self::inspect::{Given, given, mappings_of};
 pub use self::outlook::foresee;
 use self::roster::Roster;
-pub use self::sources::{Lookup, SourceRow, Whereabouts, lookups};
+pub use self::sources::{Found, Lookup, SourceRow, Sources, Whereabouts, positions};
 pub use self::tally::{RowDifference, Tally, Total};
 use self::unit::{Open, Progress};
 use crate::mapping::Mapping;

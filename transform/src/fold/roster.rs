@@ -110,9 +110,9 @@ pub(super) struct Roster {
 impl Roster {
     pub(super) fn open(mut mappings: Vec<Mapping>, state: &dyn State) -> Result<Self, TransformError> {
         mappings.sort_by(|left, right| left.name.cmp(&right.name));
-        let known = catalog::known_mappings(state)?;
         let mut registrations = Writes::new();
         catalog::refuse_other_format(state, &mut registrations)?;
+        let known = catalog::known_mappings(state)?;
         let mut next = known.values().map(|(id, _)| id + 1).max().unwrap_or(1);
         let mut members = Vec::new();
         for mapping in mappings {

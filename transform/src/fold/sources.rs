@@ -1,6 +1,6 @@
 //! Which source rows a row of state was made of, and where in the log they are: from state alone, beside the fold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -10,7 +10,7 @@ use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::rowcode;
 use syncline_schemas::table::TableSchema;
 
-use super::catalog::{self, Table};
+use super::catalog::{self, Table, table_text};
 use super::changes::column;
 use super::contribution::{Contribution, JoinedRow};
 use super::exceptions::{Texts, texts};
@@ -21,7 +21,7 @@ use crate::TransformError;
 use crate::state::{Space, State};
 
 /// A source row and the log entry that state has it from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SourceRow {
     /// Its source.
     pub source: SourceId,
@@ -50,27 +50,48 @@ pub struct Lookup {
     pub table: String,
     /// The columns that were compared and the values that were wanted.
     pub wanted: Texts,
-    /// The row that was found, with the columns that mappings read of it.
-    pub found: Option<(SourceRow, Texts)>,
+    /// What was found.
+    pub found: Found,
 }
 
-impl SourceRow {
-    /// Where the frame of its log entry has it from; none where the frame does not hold it.
-    ///
-    /// # Errors
-    /// [`TransformError::State`] where the frame does not read.
-    pub fn position(&self, frame: &Frame) -> Result<Option<Whereabouts>, TransformError> {
-        let batch = frame.batches.iter().find(|batch| frame.source == self.source && batch.table == self.table);
-        let Some(batch) = batch else { return Ok(None) };
+/// What a join found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// No such row.
+    Nothing,
+    /// A row, with what is known of the columns that mappings read of it.
+    Row(SourceRow, Texts),
+    /// More than one, of which none is joined.
+    Several,
+}
+
+/// Where the frame of a log entry has rows from; without those that it does not hold.
+///
+/// # Errors
+/// [`TransformError::State`] where the frame does not read.
+pub fn positions(frame: &Frame, rows: HashSet<SourceRow>) -> Result<HashMap<SourceRow, Whereabouts>, TransformError> {
+    let mut found = HashMap::new();
+    for batch in &frame.batches {
+        let wanted = rows.iter().filter(|row| row.source == frame.source && row.table == batch.table);
+        let wanted: Vec<&SourceRow> = wanted.collect();
+        if wanted.is_empty() {
+            continue;
+        }
         let shape = super::shape(&frame.source, batch);
         let keys = shape.key_indexes().into_iter().map(|at| Arc::clone(batch.rows.column(at)));
         let keys = rowcode::encode(&keys.collect::<Vec<_>>())?;
-        let Some(row) = (0..keys.len()).rev().find(|&row| keys.row(row) == self.bytes) else { return Ok(None) };
+        // Of several changes the last.
+        let places: HashMap<&[u8], usize> = (0..keys.len()).map(|row| (keys.row(row), row)).collect();
         let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
-        let position = positions.values().as_string::<i32>().value(positions.key(row).unwrap_or_default());
         let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
-        Ok(Some(Whereabouts { position: position.to_owned(), committed_at: commits.value(row) }))
+        for row in wanted {
+            let Some(&place) = places.get(row.bytes.as_slice()) else { continue };
+            let text = positions.values().as_string::<i32>().value(positions.key(place).unwrap_or_default());
+            let whereabouts = Whereabouts { position: text.to_owned(), committed_at: commits.value(place) };
+            found.insert(row.clone(), whereabouts);
+        }
     }
+    Ok(found)
 }
 
 /// Names and shapes as state knows them.
@@ -100,53 +121,83 @@ fn key_names(shape: &TableSchema) -> Vec<String> {
     shape.key_indexes().into_iter().map(|at| shape.columns[at].name.clone()).collect()
 }
 
-/// What a source row looked for in the tables that a mapping joins, join by join; nothing of those that it did not come to.
-///
-/// # Errors
-/// [`TransformError::State`] where the state cannot be read.
-pub fn lookups(state: &dyn State, mapping: &str, row: &SourceRow) -> Result<Vec<Lookup>, TransformError> {
-    let known = catalog::numbered(state, catalog::MAPPING)?;
-    let Some(known) = known.into_iter().find(|known| known.name == mapping) else { return Ok(Vec::new()) };
-    let record = state.get(Space::Contributions, &[&known.id, row.bytes.as_slice()].concat())?;
-    let Some(record) = record else { return Ok(Vec::new()) };
-    let joined = Contribution::decode(&record)?.joined;
-    let (shapes, layouts) = (Shapes::read(state)?, Layouts::open(state)?);
-    let mut lookups = Vec::new();
-    for (join, values) in joined.iter().flat_map(JoinedRow::looked) {
-        let Some(table) = catalog::known_role(state, mapping, join + 1)? else { continue };
-        let Some(shape) = shapes.0.get(&table) else { continue };
-        let (names, key) = match catalog::known_lookup(state, mapping, join)? {
-            None => (key_names(shape), Some(values.to_vec())),
-            Some(id) => {
-                let prefix = index::joined_prefix(id, values);
-                let found = state.scan(Space::Index, &prefix, &[], 1)?;
-                let key = found.into_iter().next().map(|(entry, _)| entry[prefix.len()..].to_vec());
-                (tables::index_columns(state, &table, id)?, key)
-            }
-        };
-        let found = match key {
-            Some(key) => found(state, &shapes, &layouts, &table, &key)?,
-            None => None,
-        };
-        let wanted = values_of(shape, &names, values);
-        lookups.push(Lookup { table: format!("{}.{}", table.0, table.1), wanted, found });
-    }
-    Ok(lookups)
+/// What state knows of names, shapes and layouts, read once for many rows.
+pub struct Sources<'a> {
+    state: &'a dyn State,
+    mappings: HashMap<String, [u8; 4]>,
+    shapes: Shapes,
+    layouts: Layouts,
+    tables: HashMap<String, [u8; 4]>,
+    indexes: HashMap<[u8; 4], String>,
 }
 
-/// A row of a joined table, with what is kept of it.
-fn found(
-    state: &dyn State,
-    shapes: &Shapes,
-    layouts: &Layouts,
-    table: &Table,
-    key: &[u8],
-) -> Result<Option<(SourceRow, Texts)>, TransformError> {
-    let Some(id) = tables::number_of(state, table)? else { return Ok(None) };
-    let Some(bytes) = state.get(Space::Rows, &[&id, key].concat())? else { return Ok(None) };
-    let (at, row) = undated(&bytes)?;
-    let wanted = layouts.schema_of(row)?;
-    let read = layouts.read([row], &wanted)?;
-    let names: Vec<&str> = wanted.fields().iter().map(|field| field.name().as_str()).collect();
-    Ok(Some((shapes.row(table, key, at), texts(&names, &read.columns))))
+impl<'a> Sources<'a> {
+    /// Reads what there is to know.
+    ///
+    /// # Errors
+    /// [`TransformError::State`] where the state cannot be read.
+    pub fn read(state: &'a dyn State) -> Result<Self, TransformError> {
+        let numbered = |kind| catalog::numbered(state, kind).map(Vec::into_iter);
+        Ok(Self {
+            state,
+            mappings: numbered(catalog::MAPPING)?.map(|known| (known.name, known.id)).collect(),
+            shapes: Shapes::read(state)?,
+            layouts: Layouts::open(state)?,
+            tables: numbered(tables::JOINED)?.map(|known| (known.name, known.id)).collect(),
+            indexes: numbered(tables::INDEX)?.map(|known| (known.id, known.name)).collect(),
+        })
+    }
+
+    /// What a source row looked for in the tables that a mapping joins, join by join; nothing of those that it did not come
+    /// to.
+    ///
+    /// # Errors
+    /// [`TransformError::State`] where the state cannot be read.
+    pub fn lookups(&self, mapping: &str, row: &SourceRow) -> Result<Vec<Lookup>, TransformError> {
+        let Some(id) = self.mappings.get(mapping) else { return Ok(Vec::new()) };
+        let record = self.state.get(Space::Contributions, &[id, row.bytes.as_slice()].concat())?;
+        let Some(record) = record else { return Ok(Vec::new()) };
+        let joined = Contribution::decode(&record)?.joined;
+        let mut lookups = Vec::new();
+        for (join, values) in joined.iter().flat_map(JoinedRow::looked) {
+            let Some(table) = catalog::known_role(self.state, mapping, join + 1)? else { continue };
+            let Some(shape) = self.shapes.0.get(&table) else { continue };
+            let (names, found) = match catalog::known_lookup(self.state, mapping, join)? {
+                None => (key_names(shape), self.found(&table, values)?),
+                Some(id) => {
+                    let prefix = index::joined_prefix(id, values);
+                    let entries = self.state.scan(Space::Index, &prefix, &[], 2)?;
+                    let found = match entries.as_slice() {
+                        [] => Found::Nothing,
+                        [(entry, _)] => self.found(&table, &entry[prefix.len()..])?,
+                        _ => Found::Several,
+                    };
+                    (self.index_columns(&table, id), found)
+                }
+            };
+            let wanted = values_of(shape, &names, values);
+            lookups.push(Lookup { table: format!("{}.{}", table.0, table.1), wanted, found });
+        }
+        Ok(lookups)
+    }
+
+    /// The row of a joined table with a key.
+    fn found(&self, table: &Table, key: &[u8]) -> Result<Found, TransformError> {
+        let Some(id) = self.tables.get(&table_text(table)) else { return Ok(Found::Nothing) };
+        let Some(bytes) = self.state.get(Space::Rows, &[id, key].concat())? else { return Ok(Found::Nothing) };
+        let (at, row) = undated(&bytes)?;
+        let wanted = self.layouts.schema_of(row)?;
+        let read = self.layouts.read([row], &wanted)?;
+        let names: Vec<&str> = wanted.fields().iter().map(|field| field.name().as_str()).collect();
+        let sent = |place: &usize| !read.lacking.iter().any(|(_, column)| column == place);
+        let values = texts(&names, &read.columns).into_iter().enumerate().filter(|(place, _)| sent(place));
+        Ok(Found::Row(self.shapes.row(table, key, at), values.map(|(_, value)| value).collect()))
+    }
+
+    /// The columns of an index.
+    fn index_columns(&self, table: &Table, index: u32) -> Vec<String> {
+        let known = self.indexes.get(&index.to_be_bytes());
+        let columns = known.and_then(|known| known.strip_prefix(&table_text(table)));
+        columns.iter().flat_map(|columns| columns.split('\0').skip(1)).map(str::to_owned).collect()
+    }
 }

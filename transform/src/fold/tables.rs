@@ -7,7 +7,7 @@ use arrow::datatypes::{Field, Schema};
 use syncline_schemas::table::TableSchema;
 
 use super::Writes;
-use super::catalog::{self, Numbers, Table, table_text};
+use super::catalog::{Numbers, Table, table_text};
 use super::joined::{JoinIndex, Joined};
 use super::stored::Layouts;
 use crate::TransformError;
@@ -15,8 +15,8 @@ use crate::mapping::Mapping;
 use crate::mapping::edge::JoinColumn;
 use crate::state::State;
 
-const JOINED: &str = "joined/";
-const INDEX: &str = "index/";
+pub(super) const JOINED: &str = "joined/";
+pub(super) const INDEX: &str = "index/";
 
 /// Tables that some mapping joins.
 pub(super) struct Tables {
@@ -93,19 +93,6 @@ impl Tables {
         let same = |join_index: &&JoinIndex| join_index.on.iter().map(|on| &on.name).eq(on.iter().map(|on| &on.name));
         table.indexes.iter().find(same).map(|join_index| join_index.id)
     }
-}
-
-/// The number of a joined table, as state knows it.
-pub(super) fn number_of(state: &dyn State, table: &Table) -> Result<Option<[u8; 4]>, TransformError> {
-    let known = catalog::numbered(state, JOINED)?;
-    Ok(known.into_iter().find(|known| known.name == table_text(table)).map(|known| known.id))
-}
-
-/// The columns of an index, as state knows it.
-pub(super) fn index_columns(state: &dyn State, table: &Table, index: u32) -> Result<Vec<String>, TransformError> {
-    let known = catalog::numbered(state, INDEX)?.into_iter().find(|known| known.id == index.to_be_bytes());
-    let columns = known.and_then(|known| Some(known.name.strip_prefix(&table_text(table))?.to_owned()));
-    Ok(columns.iter().flat_map(|columns| columns.split('\0').skip(1)).map(str::to_owned).collect())
 }
 
 /// Whether values of two types have the same bytes in state: whole numbers have, whatever their size.

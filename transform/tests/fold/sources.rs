@@ -4,7 +4,7 @@ use syncline_schemas::frame::{LogEntry, Op};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
-use syncline_transform::fold::{Fold, Given, Lookup, SourceRow, given, lookups};
+use syncline_transform::fold::{Fold, Found, Given, Lookup, SourceRow, Sources, given, positions};
 use syncline_transform::state::{Cursor, Space};
 
 use crate::frames::{Change, table};
@@ -29,7 +29,8 @@ fn only(daemon: &Daemon) -> (Given, Vec<Lookup>) {
     });
     assert!(known.expect("state reads"));
     let row = all.pop().expect("a row");
-    let lookups = lookups(&daemon.memory, &row.mapping, &row.source_row).expect("state reads");
+    let sources = Sources::read(&daemon.memory).expect("state reads");
+    let lookups = sources.lookups(&row.mapping, &row.source_row).expect("state reads");
     (row, lookups)
 }
 
@@ -54,24 +55,27 @@ fn a_row_is_traced_to_its_source_rows_and_never_to_an_entry_that_changed_nothing
     let [item, town] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(item.table, "erp.public.art");
     assert_eq!(item.wanted, [("id".to_owned(), Some("7".to_owned()))]);
-    let (from, values) = item.found.as_ref().expect("the article");
+    let Found::Row(from, values) = &item.found else { panic!("{item:?}") };
     assert_eq!(text(from), "erp.public.art id=7 @1");
     assert!(values.contains(&("code".to_owned(), Some("A".to_owned()))), "{values:?}");
     assert_eq!(town.wanted, [("code".to_owned(), Some("north".to_owned()))]);
-    assert_eq!(town.found.as_ref().map(|(from, _)| text(from)).as_deref(), Some("erp.public.place id=1 @2"));
+    assert!(matches!(&town.found, Found::Row(from, _) if text(from) == "erp.public.place id=1 @2"), "{town:?}");
     let LogEntry::Frame(frame) = &daemon.log[2] else { panic!("no frame") };
-    let stands = row.source_row.position(frame).expect("it reads").expect("it is there");
-    assert!(!stands.position.is_empty());
+    let found = |frame| positions(frame, [row.source_row.clone()].into()).expect("it reads");
+    assert!(!found(frame)[&row.source_row].position.is_empty());
     let LogEntry::Frame(frame) = &daemon.log[1] else { panic!("no frame") };
-    assert_eq!(row.source_row.position(frame).expect("it reads"), None, "another table's frame");
+    assert!(found(frame).is_empty(), "another table's frame");
 
     daemon.commit(&[(&place, Change::update([1.into(), "north".into(), "Bergen".into()]))]);
     let (row, found) = only(&daemon);
     assert_eq!(text(&row.source_row), "erp.public.unit id=5 @3", "a joined row changed, not this one");
-    assert_eq!(found[1].found.as_ref().map(|(from, _)| from.at), Some(LogOffset(6)));
+    assert!(matches!(&found[1].found, Found::Row(from, _) if from.at == LogOffset(6)), "{found:?}");
+    daemon.commit(&[(&place, Change::insert([2.into(), "north".into(), "Narvik".into()]))]);
+    assert_eq!(only(&daemon).1[1].found, Found::Several, "none of them is joined");
+    daemon.commit(&[(&place, Change::removal(Op::Delete, 2, 3))]);
     daemon.commit(&[(&place, Change::removal(Op::Delete, 1, 3))]);
     let (_, found) = only(&daemon);
-    assert_eq!(found[1].found, None, "looked for and not there");
+    assert_eq!(found[1].found, Found::Nothing, "looked for and not there");
     assert_eq!(found[1].wanted, [("code".to_owned(), Some("north".to_owned()))]);
 }
 
