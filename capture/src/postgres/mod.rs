@@ -9,7 +9,7 @@
 //! scope, mark            which tables are read, and whether they are still what they were
 //! preflight, check       what must hold, and the DBA's script
 //! session                connect, inspect, create, copy or continue
-//! snapshot               the tables as of one moment
+//! copy/                  the tables, piece by piece while the stream waits
 //! stream, pace           the loop that follows the log
 //! watch                  the tables meanwhile
 //! ```
@@ -17,6 +17,7 @@
 mod catalog;
 mod check;
 mod config;
+mod copy;
 mod decode;
 mod finding;
 #[cfg(any(test, fuzzing))]
@@ -30,7 +31,6 @@ mod preflight;
 mod publication;
 mod scope;
 mod session;
-mod snapshot;
 mod stream;
 mod types;
 pub mod url;

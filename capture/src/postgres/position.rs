@@ -1,32 +1,23 @@
 //! How far a PostgreSQL source has been read, as bytes in a frame.
 //!
 //! ```text
-//! version u8 = 2 | kind u8 | system id u64 | timeline u32 | end LSN u64 | slot length u8, slot | mark length u16, mark
-//! kind 1  streaming: every transaction that ends at or before the end LSN is in the log, none after it
-//! kind 2  cut: as 1, and of the next transaction (xid u32, final LSN u64) the first `changes u64` are in the log
-//! kind 3  snapshot: the copy is not finished; what is in the log of it is taken back by the next attempt
+//! version u8 = 3 | parts u8 | system id u64 | timeline u32 | end LSN u64 | slot length u8, slot | mark length u16, mark
+//! part 1  cut: of the next transaction (xid u32, final LSN u64) the first `changes u64` are in the log
+//! part 2  copy: the tables are not whole yet; its ledger, length u32, says what is still to be read
 //! ```
-//! Big-endian. The slot's name is there because an LSN only means "what is missing" together with its slot, and the
+//! Big-endian. Every transaction that ends at or before the end LSN is in the log, none after it, but for the cut one. The slot's name is there because an LSN only means "what is missing" together with its slot, and the
 //! [`Mark`](super::mark::Mark) because that holds only for what was published all the time.
 
 use std::sync::Arc;
 
 use syncline_schemas::ident::Position;
 
+use super::copy::Ledger;
 use super::lsn::Lsn;
 
-const VERSION: u8 = 2;
-
-/// What, if anything, is unfinished at a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unfinished {
-    /// Nothing: the position lies between transactions.
-    Nothing,
-    /// A transaction that was too large for one frame.
-    Cut(Cut),
-    /// The copy of the tables.
-    Snapshot,
-}
+const VERSION: u8 = 3;
+const CUT: u8 = 1;
+const COPY: u8 = 2;
 
 /// The part of a large transaction that is in the log already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,27 +43,30 @@ pub(crate) struct PgPosition {
     pub(crate) mark: Arc<[u8]>,
     /// End of the last whole transaction.
     pub(crate) end: Lsn,
-    /// What goes on behind it.
-    pub(crate) unfinished: Unfinished,
+    /// The transaction that was too large for one frame.
+    pub(crate) cut: Option<Cut>,
+    /// The copy of the tables, where it is not finished.
+    pub(crate) copy: Option<Ledger>,
 }
 
-/// The position of a source whose tables are to be copied again: as if its copy had broken off.
+/// The position of a source whose tables are to be copied again, after what there is of them was taken back.
 ///
 /// # Errors
 /// What is wrong with the position.
 pub fn begin_again(position: &Position) -> Result<Position, String> {
     let held = PgPosition::decode(position)?;
-    Ok(PgPosition { unfinished: Unfinished::Snapshot, ..held }.encode())
+    Ok(PgPosition { cut: None, copy: Some(Ledger::anew()), ..held }.encode())
 }
 
 impl PgPosition {
+    /// True where it lies between transactions and the tables are whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.cut.is_none() && self.copy.is_none()
+    }
+
     pub(crate) fn encode(&self) -> Position {
-        let kind = match self.unfinished {
-            Unfinished::Nothing => 1,
-            Unfinished::Cut(_) => 2,
-            Unfinished::Snapshot => 3,
-        };
-        let mut out = vec![VERSION, kind];
+        let part = |part: u8, is_there: bool| if is_there { part } else { 0 };
+        let mut out = vec![VERSION, part(CUT, self.cut.is_some()) | part(COPY, self.copy.is_some())];
         out.extend_from_slice(&self.system_id.to_be_bytes());
         out.extend_from_slice(&self.timeline.to_be_bytes());
         out.extend_from_slice(&self.end.0.to_be_bytes());
@@ -80,10 +74,14 @@ impl PgPosition {
         out.extend_from_slice(self.slot.as_bytes());
         out.extend_from_slice(&u16::try_from(self.mark.len()).expect("a mark is limited").to_be_bytes());
         out.extend_from_slice(&self.mark);
-        if let Unfinished::Cut(cut) = self.unfinished {
+        if let Some(cut) = self.cut {
             out.extend_from_slice(&cut.xid.to_be_bytes());
             out.extend_from_slice(&cut.final_lsn.0.to_be_bytes());
             out.extend_from_slice(&cut.changes.to_be_bytes());
+        }
+        if let Some(ledger) = self.copy.as_ref().map(Ledger::encode) {
+            out.extend_from_slice(&u32::try_from(ledger.len()).expect("a ledger is limited").to_be_bytes());
+            out.extend_from_slice(&ledger);
         }
         Position::new(out)
     }
@@ -91,7 +89,7 @@ impl PgPosition {
     /// Reads what [`PgPosition::encode`] wrote; the error says what is wrong.
     pub(crate) fn decode(position: &Position) -> Result<Self, String> {
         let mut rest = position.as_bytes();
-        let [version, kind] = take(&mut rest)?;
+        let [version, parts] = take(&mut rest)?;
         if version != VERSION {
             return Err(format!("its format {version} is not {VERSION}, the one of this version"));
         }
@@ -106,20 +104,28 @@ impl PgPosition {
         let (mark, tail) = rest.split_at_checked(usize::from(mark_len)).ok_or("it is cut short")?;
         let mark = Arc::from(mark);
         rest = tail;
-        let unfinished = match kind {
-            1 => Unfinished::Nothing,
-            2 => Unfinished::Cut(Cut {
+        if parts & !(CUT | COPY) != 0 {
+            return Err(format!("its parts {parts} are not known"));
+        }
+        let mut cut = None;
+        if parts & CUT != 0 {
+            cut = Some(Cut {
                 xid: u32::from_be_bytes(take(&mut rest)?),
                 final_lsn: Lsn(u64::from_be_bytes(take(&mut rest)?)),
                 changes: u64::from_be_bytes(take(&mut rest)?),
-            }),
-            3 => Unfinished::Snapshot,
-            other => return Err(format!("its kind {other} is not known")),
-        };
+            });
+        }
+        let mut copy = None;
+        if parts & COPY != 0 {
+            let len = usize::try_from(u32::from_be_bytes(take(&mut rest)?)).unwrap_or(usize::MAX);
+            let (ledger, tail) = rest.split_at_checked(len).ok_or("it is cut short")?;
+            copy = Some(Ledger::decode(ledger)?);
+            rest = tail;
+        }
         if !rest.is_empty() {
             return Err("bytes are left over".to_owned());
         }
-        Ok(Self { system_id, timeline, slot, mark, end, unfinished })
+        Ok(Self { system_id, timeline, slot, mark, end, cut, copy })
     }
 }
 
@@ -138,16 +144,13 @@ mod tests {
     proptest! {
         #[test]
         fn positions_read_back_and_cut_ones_are_refused(
-            numbers in any::<(u64, u32, u64, u32, u64, u64)>(), slot in "[a-z0-9_]{1,63}", kind in 0..3,
+            numbers in any::<(u64, u32, u64, u32, u64, u64)>(), slot in "[a-z0-9_]{1,63}", kind in 0..4,
             mark in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
-            let unfinished = match kind {
-                0 => Unfinished::Nothing,
-                1 => Unfinished::Cut(Cut { xid: numbers.3, final_lsn: Lsn(numbers.4), changes: numbers.5 }),
-                _ => Unfinished::Snapshot,
-            };
+            let cut = (kind & 1 != 0).then_some(Cut { xid: numbers.3, final_lsn: Lsn(numbers.4), changes: numbers.5 });
+            let copy = (kind & 2 != 0).then(Ledger::anew);
             let (system_id, timeline, end) = (numbers.0, numbers.1, Lsn(numbers.2));
-            let position = PgPosition { system_id, timeline, slot, mark: Arc::from(mark), end, unfinished };
+            let position = PgPosition { system_id, timeline, slot, mark: Arc::from(mark), end, cut, copy };
             let encoded = position.encode();
             prop_assert_eq!(PgPosition::decode(&encoded), Ok(position));
             for len in 0..encoded.as_bytes().len() {

@@ -78,7 +78,7 @@ pub(crate) fn inspect(
     report.server(config, &settings);
     if intent == Intent::Begin {
         // Later the last session may not be gone yet and still count; the server itself says when there is no room.
-        report.headroom("max_replication_slots", settings.slots, u32::from(slot.is_none()) + u32::from(copies));
+        report.headroom("max_replication_slots", settings.slots, u32::from(slot.is_none()));
         report.headroom("max_wal_senders", settings.senders, 1);
     }
     report.slot(config, slot.as_ref(), intent);

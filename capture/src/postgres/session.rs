@@ -2,15 +2,14 @@
 //!
 //! ```text
 //! journal holds      slot     what happens
-//! nothing            any      copy (or, with snapshot = "never", start at the slot's position)
-//! unfinished copy    any      copy again; its first frame empties every table of what the last attempt left
-//! position           exists   same server, history and tables, slot not ahead: continue right behind the position
+//! nothing            any      start at the slot's position and copy (with snapshot = "never" only start)
+//! copy begins anew   any      the same; the first frame empties every table of what the log holds
+//! position           exists   same server, history and tables, slot not ahead: continue right behind the position, and
+//!                             with what is left of an unfinished copy
 //! position           gone     definite error: the changes in between are lost to this slot
 //! ```
 //!
-//! The copy never needs the slot itself to export a snapshot: a temporary slot does, and the stream of the real slot
-//! then starts at the temporary one's consistent point. The real slot exists before that point, so nothing between is
-//! lost, and no existing slot is ever dropped, whoever created it.
+//! No slot is ever dropped, whoever created it.
 
 use std::io;
 use std::time::Duration;
@@ -21,12 +20,12 @@ use tracing::{info, warn};
 
 use super::check::relations;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
+use super::copy::{Copying, Ledger};
 use super::finding::{Severity, ensure_fit};
 use super::lsn::Lsn;
 use super::mark::Mark;
-use super::position::{Cut, PgPosition, Unfinished};
+use super::position::PgPosition;
 use super::preflight::{self, Inspection, Intent};
-use super::snapshot;
 use super::stream::{Stream, StreamStart};
 use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
@@ -81,7 +80,7 @@ impl Session<'_> {
         let mark = held.as_ref().map(|held| Mark::decode(&held.mark)).transpose();
         let mark = mark.map_err(|reason| self.misfit(reason.to_owned(), KEEP_DATA))?;
         let intent = match (&held, &mark) {
-            (Some(held), Some(_)) if held.unfinished == Unfinished::Snapshot => Intent::BeginAgain,
+            (Some(held), Some(_)) if held.copy.as_ref().is_some_and(|ledger| ledger.anew) => Intent::BeginAgain,
             (Some(_), Some(mark)) => Intent::Continue(mark),
             _ => Intent::Begin,
         };
@@ -97,16 +96,21 @@ impl Session<'_> {
             (Some(held), Intent::Continue(_)) => {
                 self.ensure_same_history(&mut stream, held, identity, &inspection)?;
                 self.log_shapes(&inspection)?;
-                let cut = if let Unfinished::Cut(cut) = held.unfinished { Some(cut) } else { None };
-                Some((held.end, cut))
+                (held.end, held.cut, held.copy.clone())
             }
-            _ => self.begin(&mut stream, identity, intent, &inspection)?,
+            _ => {
+                let start = self.begin(&mut stream, &inspection)?;
+                let copies = intent == Intent::BeginAgain || self.config.snapshot == SnapshotMode::Initial;
+                let ledger = if intent == Intent::BeginAgain { Ledger::anew() } else { Ledger::default() };
+                (start, None, copies.then_some(ledger))
+            }
         };
-        let Some((start, cut)) = start else { return Ok(Outcome::Stopped) };
+        let (start, cut, ledger) = start;
+        let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger)).transpose()?;
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
-        self.progress.enter(State::Streaming);
+        self.progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let watch = Watch::new(self, queries, inspection);
-        Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut })?.follow()
+        Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?.follow()
     }
 
     /// Looks at the server, says what is not as expected, and makes the publication where there is none.
@@ -133,32 +137,20 @@ impl Session<'_> {
             let reason = format!("it belongs to the slot {:?}, configured is {:?}", held.slot, self.config.slot);
             return Err(self.misfit(reason, "configure the slot that was read, or copy again into an empty data_dir"));
         }
-        if resume.txn_end != (held.unfinished == Unfinished::Nothing) {
+        if resume.txn_end != held.is_whole() {
             return Err(self.misfit("it contradicts its frame about the end of a transaction".to_owned(), KEEP_DATA));
         }
         Ok(Some(held))
     }
 
-    /// Starts from nothing: creates the slot where there is none, then copies or starts at its position.
-    fn begin(
-        &self,
-        stream: &mut Connection,
-        identity: Identity,
-        intent: Intent<'_>,
-        inspection: &Inspection,
-    ) -> Result<Option<(Lsn, Option<Cut>)>, CaptureError> {
+    /// Starts from nothing, at the position of the slot, which is created where there is none.
+    fn begin(&self, stream: &mut Connection, inspection: &Inspection) -> Result<Lsn, CaptureError> {
         let confirmed = match &inspection.slot {
             Some(slot) => slot.confirmed,
             None => create_slot(stream, &self.config.slot)?,
         };
         self.log_shapes(inspection)?;
-        if intent == Intent::Begin && self.config.snapshot == SnapshotMode::Never {
-            return Ok(Some((confirmed, None)));
-        }
-        self.progress.enter(State::Snapshot);
-        let again = intent == Intent::BeginAgain;
-        let copied = snapshot::copy(self, stream, identity, inspection, again)?;
-        Ok(copied.map(|consistent_point| (consistent_point, None)))
+        Ok(confirmed)
     }
 
     /// Puts the shape of every table that is read before the session's first frame: whoever joins tables needs those of

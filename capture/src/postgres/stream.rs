@@ -18,18 +18,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use syncline_schemas::frame::{Frame, LogEntry};
+use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::LogOffset;
+use tracing::info;
 
+use super::copy::{Copied, Copying};
 use super::decode::{Decoder, Relation, Step};
 use super::lsn::Lsn;
 use super::pace::Pace;
-use super::position::{Cut, PgPosition, Unfinished};
+use super::position::{Cut, PgPosition};
 use super::session::{Identity, Session};
 use super::watch::Watch;
 use super::wire::{Connection, Fill, StreamMessage, quote_identifier, quote_literal, status_update};
 use crate::progress::now_us;
-use crate::{CaptureError, Outcome, Progress};
+use crate::{CaptureError, Outcome, Progress, State};
 
 const DURING: &str = "following the log";
 
@@ -62,6 +64,8 @@ pub(crate) struct StreamStart {
     pub(crate) drain_to: Option<Lsn>,
     pub(crate) start: Lsn,
     pub(crate) cut: Option<Cut>,
+    /// The copy that is not finished.
+    pub(crate) copying: Option<Copying>,
 }
 
 /// How long the server may be silent. It answers only between two pieces of work, and decoding a large transaction that
@@ -78,6 +82,7 @@ pub(crate) struct Stream<'a> {
     watch: Watch<'a>,
     identity: Identity,
     drain_to: Option<Lsn>,
+    copying: Option<Arc<Copying>>,
     /// The server sent everything before it.
     sent: Lsn,
     /// End of the last frame that was handed over.
@@ -117,6 +122,7 @@ impl<'a> Stream<'a> {
             watch,
             identity: start.identity,
             drain_to: start.drain_to,
+            copying: start.copying.map(Arc::new),
             sent: start.start,
             appended: start.start,
             last_offset: LogOffset::START,
@@ -130,7 +136,11 @@ impl<'a> Stream<'a> {
             last_read: 0,
         };
         if start.cut.is_none() {
-            stream.hand_over()?;
+            let taken_back = match &stream.copying {
+                Some(copying) => copying.take_back(session, start.start)?,
+                None => Vec::new(),
+            };
+            stream.hand_over_with(taken_back)?;
         }
         Ok(stream)
     }
@@ -144,6 +154,7 @@ impl<'a> Stream<'a> {
             if self.session.stop.is_stopped() {
                 return self.end(Outcome::Stopped);
             }
+            self.copy()?;
             if self.has_drained() {
                 return self.end(Outcome::Drained);
             }
@@ -219,30 +230,82 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Cuts the frame and hands it to the log.
-    fn hand_over(&mut self) -> Result<(), CaptureError> {
-        let piece = self.decoder.take()?;
-        let txn_end = piece.unfinished == Unfinished::Nothing;
+    /// Goes on with the copy where the stream has come as far as what was copied, or ends it.
+    fn copy(&mut self) -> Result<(), CaptureError> {
+        let Some(copying) = self.copying.clone() else { return Ok(()) };
+        if self.decoder.is_in_transaction() || self.decoder.end() < copying.target() {
+            return Ok(());
+        }
+        if copying.is_read() {
+            self.copying = None;
+            self.hand_over()?;
+            info!(source = %self.session.config.source, at = %self.appended, "copied the tables");
+            self.progress().enter(State::Streaming);
+            return Ok(());
+        }
+        if self.has_news() {
+            self.hand_over()?;
+        }
+        copying.round(self.session, self.decoder.end(), &mut |copied| {
+            if let Some(copied) = copied {
+                self.append_copied(&copying, copied)?;
+            }
+            if self.status_at.elapsed() >= STATUS_EVERY {
+                self.learn_durable()?;
+                self.tell(false)?;
+            }
+            Ok(())
+        })?;
+        // The server may have waited for us to read.
+        self.heard_at = Instant::now();
+        self.hand_over()
+    }
+
+    /// Hands rows that were copied to the log, at the place where the stream waits.
+    fn append_copied(&mut self, copying: &Copying, copied: Copied) -> Result<(), CaptureError> {
+        let Copied { batch, counts, bytes } = copied;
+        let frame = self.frame(self.decoder.end(), None, Some(copying), vec![batch]);
+        self.last_offset = self.session.log.append(LogEntry::Frame(frame))?;
+        self.progress().observe_frame(&counts);
+        self.progress().observe_message(bytes);
+        Ok(())
+    }
+
+    /// A frame up to a place in the server's log.
+    fn frame(&self, end: Lsn, cut: Option<Cut>, copying: Option<&Copying>, batches: Vec<TableBatch>) -> Frame {
         let position = PgPosition {
             system_id: self.identity.system_id,
             timeline: self.identity.timeline,
             slot: self.session.config.slot.clone(),
             mark: self.watch.mark(),
-            end: piece.end,
-            unfinished: piece.unfinished,
+            end,
+            cut,
+            copy: copying.map(Copying::ledger),
         };
-        let frame = Frame {
+        Frame {
             source: self.session.config.source.clone(),
             position: position.encode(),
             captured_at: now_us(),
-            txn_end,
-            batches: piece.batches,
-        };
+            txn_end: position.is_whole(),
+            batches,
+        }
+    }
+
+    /// Cuts the frame and hands it to the log.
+    fn hand_over(&mut self) -> Result<(), CaptureError> {
+        self.hand_over_with(Vec::new())
+    }
+
+    /// As [`Self::hand_over`], behind batches of another origin.
+    fn hand_over_with(&mut self, mut batches: Vec<TableBatch>) -> Result<(), CaptureError> {
+        let piece = self.decoder.take()?;
+        batches.extend(piece.batches);
+        let frame = self.frame(piece.end, piece.cut, self.copying.as_deref(), batches);
         self.last_offset = self.session.log.append(LogEntry::Frame(frame))?;
         self.progress().observe_frame(&piece.counts);
         self.progress().received_lsn.store(piece.end.0, std::sync::atomic::Ordering::Relaxed);
         self.appended = piece.end;
-        if txn_end {
+        if piece.cut.is_none() {
             self.unconfirmed.push_back((self.last_offset, piece.end));
         }
         Ok(())
@@ -251,7 +314,7 @@ impl<'a> Stream<'a> {
     /// Nothing has arrived: hands over what is whole, moves an idle position, then waits.
     fn idle(&mut self) -> Result<(), CaptureError> {
         if !self.decoder.is_in_transaction() {
-            let draining = self.drain_to.is_some_and(|target| self.decoder.end() < target && self.sent >= target);
+            let draining = self.wanted().is_some_and(|target| self.decoder.end() < target && self.sent >= target);
             if draining || self.advanced_at.elapsed() >= ADVANCE_EVERY {
                 self.advanced_at = Instant::now();
                 self.decoder.advance(self.sent);
@@ -260,7 +323,7 @@ impl<'a> Stream<'a> {
                 self.hand_over()?;
             }
         }
-        if self.drain_to.is_some_and(|target| self.decoder.end() < target) && self.status_at.elapsed() >= WAIT_MAX {
+        if self.wanted().is_some_and(|target| self.decoder.end() < target) && self.status_at.elapsed() >= WAIT_MAX {
             self.tell(true)?;
         }
         self.ensure_alive()?;
@@ -315,8 +378,14 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// The position that somebody waits for.
+    fn wanted(&self) -> Option<Lsn> {
+        self.copying.as_deref().map(Copying::target).max(self.drain_to)
+    }
+
     fn has_drained(&self) -> bool {
-        self.drain_to.is_some_and(|target| self.decoder.end() >= target && !self.decoder.is_in_transaction())
+        self.copying.is_none()
+            && self.drain_to.is_some_and(|target| self.decoder.end() >= target && !self.decoder.is_in_transaction())
     }
 
     /// Ends in order: what is whole becomes durable and is confirmed, then the server is told goodbye.

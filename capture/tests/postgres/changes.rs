@@ -93,7 +93,7 @@ fn a_table_that_changes_its_shape_is_read_with_the_shape_of_the_moment() {
     assert_eq!(rows[0].values.keys().collect::<Vec<_>>(), ["a", "id"]);
     assert_eq!(rows[1].value("b"), Some("2.00"));
     assert_eq!(rows[2].values.keys().collect::<Vec<_>>(), ["b", "id"]);
-    let frames = log.frames();
+    let frames = log.followed();
     assert_eq!(frames.iter().filter(|frame| !frame.txn_end).count(), 1, "the transaction is cut at the new shape");
 }
 

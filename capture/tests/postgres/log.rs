@@ -38,7 +38,8 @@ impl LogSink for MemoryLog {
     fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
         let entry = LogEntry::decode(&entry.encode().unwrap()).unwrap();
         let mut inner = self.inner.lock().unwrap();
-        let cuts = inner.entries.iter().filter(|entry| is_cut(entry)).count();
+        let copy = |entry: &&LogEntry| !matches!(entry, LogEntry::Frame(frame) if frame.txn_end);
+        let cuts = inner.entries.iter().skip_while(copy).filter(|entry| is_cut(entry)).count();
         if inner.fails_at.is_some_and(|at| inner.entries.len() >= at)
             || inner.fails_after_cuts.is_some_and(|limit| cuts >= limit)
         {
@@ -164,12 +165,27 @@ impl MemoryLog {
         rows
     }
 
-    /// Applies all rows; panics on a repeat or a gap that a table would show.
+    /// Frames behind the copy.
+    pub(crate) fn followed(&self) -> Vec<Frame> {
+        let frames = self.frames().into_iter();
+        frames.skip_while(|frame| !frame.txn_end).skip(1).collect()
+    }
+
+    /// Applies all rows; behind the copy it panics on a repeat or a gap that a table would show. The copy is one unit, in
+    /// which the stream may tell what the tables said already.
     pub(crate) fn state(&self) -> State {
-        let mut state = BTreeMap::new();
-        for row in self.rows() {
+        let mut state: State = BTreeMap::new();
+        let rows = self.rows();
+        let copied = rows.len() - self.followed().iter().map(Frame::row_count).sum::<usize>();
+        for (i, row) in rows.into_iter().enumerate() {
             let place = (row.table.clone(), row.key.clone());
             match row.op {
+                Op::Read | Op::Insert | Op::MoveIn if i < copied => drop(state.insert(place, row.values)),
+                Op::Update if i < copied => {
+                    let sent = row.values.into_iter().filter(|(column, _)| !row.absent.contains(column));
+                    state.entry(place).or_default().extend(sent);
+                }
+                Op::Delete | Op::MoveOut if i < copied => drop(state.remove(&place)),
                 Op::Read | Op::Insert | Op::MoveIn => {
                     assert!(state.insert(place, row.values).is_none(), "{} twice: {:?}", row.table, row.key);
                 }

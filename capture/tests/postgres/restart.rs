@@ -58,7 +58,7 @@ fn a_drain_delivers_the_end_of_a_transaction_whose_rows_fill_the_frame() {
     database.sql("INSERT INTO t SELECT generate_series(1, 40000)");
     assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
     // As many rows as a frame takes.
-    let full = log.frames().iter().find(|frame| !frame.txn_end).expect("more rows than a frame takes").row_count();
+    let full = log.followed().iter().find(|frame| !frame.txn_end).expect("more rows than a frame takes").row_count();
     let before = log.frames().len();
     database.sql(&format!("INSERT INTO t SELECT generate_series(50001, 50000 + {full})"));
     assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);

@@ -20,7 +20,7 @@ use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::config::SpecialValues;
 use crate::postgres::lsn::Lsn;
-use crate::postgres::position::{Cut, Unfinished};
+use crate::postgres::position::Cut;
 use crate::progress::OpCounts;
 use crate::value::ValueFault;
 
@@ -45,7 +45,8 @@ pub(crate) struct Piece {
     pub(crate) counts: OpCounts,
     /// End of the last whole transaction.
     pub(crate) end: Lsn,
-    pub(crate) unfinished: Unfinished,
+    /// What of the next transaction is in it or before it.
+    pub(crate) cut: Option<Cut>,
 }
 
 struct Transaction {
@@ -181,14 +182,13 @@ impl Decoder {
             batches.extend(batch);
         }
         (self.rows, self.bytes) = (0, 0);
-        let unfinished = match (&self.transaction, self.resume) {
-            (Some(open), _) if open.changes > 0 => {
-                Unfinished::Cut(Cut { xid: open.xid, final_lsn: open.final_lsn, changes: open.changes.max(open.skip) })
+        let cut = match &self.transaction {
+            Some(open) if open.changes > 0 => {
+                Some(Cut { xid: open.xid, final_lsn: open.final_lsn, changes: open.changes.max(open.skip) })
             }
-            (_, Some(cut)) => Unfinished::Cut(cut),
-            _ => Unfinished::Nothing,
+            _ => self.resume,
         };
-        Ok(Piece { batches, counts: std::mem::take(&mut self.counts), end: self.end, unfinished })
+        Ok(Piece { batches, counts: std::mem::take(&mut self.counts), end: self.end, cut })
     }
 
     fn begin(&mut self, at: Lsn, final_lsn: Lsn, commit_us: i64, xid: u32) -> Result<Step, CaptureError> {

@@ -14,7 +14,7 @@ use crate::CaptureError;
 use crate::postgres::config::SpecialValues;
 use crate::postgres::fuzz;
 use crate::postgres::lsn::Lsn;
-use crate::postgres::position::{Cut, Unfinished};
+use crate::postgres::position::Cut;
 
 const RELATION: u32 = 7;
 
@@ -86,7 +86,7 @@ fn feed(decoder: &mut Decoder, message: &[u8]) -> Result<Step, CaptureError> {
 }
 
 /// The rows that wait, as operation and key.
-fn rows(decoder: &mut Decoder) -> (Vec<(Op, Option<i32>)>, Unfinished) {
+fn rows(decoder: &mut Decoder) -> (Vec<(Op, Option<i32>)>, Option<Cut>) {
     let piece = decoder.take().expect("our own batches");
     let mut rows = Vec::new();
     for batch in &piece.batches {
@@ -97,7 +97,7 @@ fn rows(decoder: &mut Decoder) -> (Vec<(Op, Option<i32>)>, Unfinished) {
                 .map(|i| (Op::from_u8(ops.value(i)).expect("our own"), ids.is_valid(i).then(|| ids.value(i)))),
         );
     }
-    (rows, piece.unfinished)
+    (rows, piece.cut)
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_move_is_two_rows_and_an_unchanged_key_in_the_old_row_is_none() {
     feed(&mut decoder, &change(b'D', &[(b'K', &["2", "-"])])).expect("delete");
     feed(&mut decoder, &commit(100)).expect("commit");
     let wanted = vec![(Op::MoveOut, Some(1)), (Op::MoveIn, Some(2)), (Op::Update, Some(2)), (Op::Delete, Some(2))];
-    assert_eq!(rows(&mut decoder), (wanted, Unfinished::Nothing));
+    assert_eq!(rows(&mut decoder), (wanted, None));
     assert_eq!(decoder.end(), Lsn(108));
 }
 
@@ -189,8 +189,8 @@ proptest! {
             feed(&mut first, message).expect("well formed");
         }
         let end = first.end();
-        let (mut got, unfinished) = rows(&mut first);
-        let resume = if let Unfinished::Cut(cut) = unfinished { Some(cut) } else { None };
+        let (mut got, cut) = rows(&mut first);
+        let resume = cut;
         let mut second = Decoder::new(SourceId::new("s"), SpecialValues::Stop, end, resume);
         second.define(RELATION, Some(shape()));
         // The server sends again every transaction that ends behind the position.

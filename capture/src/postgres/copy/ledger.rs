@@ -1,0 +1,246 @@
+//! What of the tables is still to be copied, as a position carries it.
+//!
+//! ```text
+//! flags u8, 1 = begins anew | target LSN u64 | done u32, each: table u32
+//!                           | open u32, each: table u32, pieces u32, each:
+//!   0 | relation u32 | file u32 | from u32 | to u32        blocks of a table or a partition
+//!   1 | after | upto                                       rows by key; each: 255, or a count u8 and u32-length texts
+//! ```
+//! Big-endian; tables and partitions by their number in the catalog. A table that is in neither list is not begun.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::postgres::lsn::Lsn;
+
+/// Blocks that one statement reads: 32 MiB of 8 KiB blocks. Only what is under way is read again after a crash.
+const BLOCKS: u32 = 4096;
+
+/// A part of a table that is still to be copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Blocks of a table or a partition, as long as its rows lie in this file.
+    Blocks { relation: u32, file: u32, from: u32, to: u32 },
+    /// Rows behind a key, up to and with another: the values of the key's columns as text.
+    Keys { after: Option<Vec<String>>, upto: Option<Vec<String>> },
+}
+
+/// What of the tables is still to be copied.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Ledger {
+    /// What the log holds of the tables is to be taken back before.
+    pub(crate) anew: bool,
+    /// All that the reads so far have seen was committed before it: from there on the tables are whole.
+    pub(crate) target: Lsn,
+    done: BTreeSet<u32>,
+    open: BTreeMap<u32, Vec<Piece>>,
+}
+
+impl Ledger {
+    /// That of a copy which is to begin with taking back what there is.
+    pub(crate) fn anew() -> Self {
+        Self { anew: true, ..Self::default() }
+    }
+
+    /// True where a table is done, or its pieces are known.
+    pub(crate) fn has_begun(&self, table: u32) -> bool {
+        self.done.contains(&table) || self.open.contains_key(&table)
+    }
+
+    /// True where nothing is left of a table.
+    pub(crate) fn is_done(&self, table: u32) -> bool {
+        self.done.contains(&table)
+    }
+
+    /// Sets what is to be read of a table.
+    pub(crate) fn begin(&mut self, table: u32, pieces: Vec<Piece>) {
+        if pieces.is_empty() {
+            self.open.remove(&table);
+            self.done.insert(table);
+        } else {
+            self.open.insert(table, pieces);
+        }
+    }
+
+    /// The next piece of a table that is not in other hands, cut to what one statement reads.
+    pub(crate) fn next(&mut self, table: u32, busy: &[(u32, Piece)]) -> Option<Piece> {
+        let pieces = self.open.get_mut(&table)?;
+        let free = |piece: &Piece| !busy.iter().any(|(other, taken)| *other == table && taken == piece);
+        let place = pieces.iter().position(free)?;
+        if let Piece::Blocks { relation, file, from, to } = pieces[place]
+            && to - from > BLOCKS
+        {
+            pieces[place] = Piece::Blocks { relation, file, from, to: from + BLOCKS };
+            pieces.insert(place + 1, Piece::Blocks { relation, file, from: from + BLOCKS, to });
+        }
+        Some(pieces[place].clone())
+    }
+
+    /// A piece was read, up to `rest`. One that is no longer known was given up meanwhile.
+    pub(crate) fn finish(&mut self, table: u32, piece: &Piece, rest: Option<Piece>) {
+        let Some(pieces) = self.open.get_mut(&table) else { return };
+        let Some(place) = pieces.iter().position(|known| known == piece) else { return };
+        match rest {
+            Some(rest) => pieces[place] = rest,
+            None => drop(pieces.remove(place)),
+        }
+        if pieces.is_empty() {
+            self.begin(table, Vec::new());
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![u8::from(self.anew)];
+        out.extend_from_slice(&self.target.0.to_be_bytes());
+        put_count(&mut out, self.done.len());
+        self.done.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
+        put_count(&mut out, self.open.len());
+        for (table, pieces) in &self.open {
+            out.extend_from_slice(&table.to_be_bytes());
+            put_count(&mut out, pieces.len());
+            for piece in pieces {
+                match piece {
+                    Piece::Blocks { relation, file, from, to } => {
+                        out.push(0);
+                        [relation, file, from, to].iter().for_each(|part| out.extend_from_slice(&part.to_be_bytes()));
+                    }
+                    Piece::Keys { after, upto } => {
+                        out.push(1);
+                        put_key(&mut out, after.as_deref());
+                        put_key(&mut out, upto.as_deref());
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Reads what [`Ledger::encode`] wrote; the error says what is wrong.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let mut rest = bytes;
+        let read = || {
+            let [flags] = take(&mut rest)?;
+            let target = Lsn(u64::from_be_bytes(take(&mut rest)?));
+            let done = (0..number(&mut rest)?).map(|_| number(&mut rest)).collect::<Option<_>>()?;
+            let mut open = BTreeMap::new();
+            for _ in 0..number(&mut rest)? {
+                let table = number(&mut rest)?;
+                let pieces = (0..number(&mut rest)?).map(|_| piece(&mut rest)).collect::<Option<_>>()?;
+                open.insert(table, pieces);
+            }
+            (flags <= 1 && rest.is_empty()).then_some(Self { anew: flags == 1, target, done, open })
+        };
+        let mut read = read;
+        read().ok_or("its ledger of the copy does not decode")
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&u32::try_from(count).expect("a copy has fewer parts than u32").to_be_bytes());
+}
+
+fn put_key(out: &mut Vec<u8>, key: Option<&[String]>) {
+    let Some(values) = key else { return out.push(u8::MAX) };
+    out.push(u8::try_from(values.len()).expect("the server limits a key to 32 columns"));
+    for value in values {
+        put_count(out, value.len());
+        out.extend_from_slice(value.as_bytes());
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*head)
+}
+
+fn number(rest: &mut &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(take(rest)?))
+}
+
+fn piece(rest: &mut &[u8]) -> Option<Piece> {
+    Some(match take(rest)? {
+        [0] => Piece::Blocks { relation: number(rest)?, file: number(rest)?, from: number(rest)?, to: number(rest)? },
+        [1] => Piece::Keys { after: key(rest)?, upto: key(rest)? },
+        _ => return None,
+    })
+}
+
+/// A key, which may be none.
+#[expect(clippy::option_option, reason = "bytes that do not decode are not a key that is none")]
+fn key(rest: &mut &[u8]) -> Option<Option<Vec<String>>> {
+    let [count] = take(rest)?;
+    if count == u8::MAX {
+        return Some(None);
+    }
+    let mut values = Vec::new();
+    for _ in 0..count {
+        let len = usize::try_from(number(rest)?).ok()?;
+        let (value, tail) = rest.split_at_checked(len)?;
+        *rest = tail;
+        values.push(std::str::from_utf8(value).ok()?.to_owned());
+    }
+    Some(Some(values))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pieces() -> impl Strategy<Value = Piece> {
+        let blocks =
+            any::<[u32; 4]>().prop_map(|[relation, file, from, to]| Piece::Blocks { relation, file, from, to });
+        let key = || proptest::option::of(proptest::collection::vec(".{0,5}", 1..3));
+        prop_oneof![blocks, (key(), key()).prop_map(|(after, upto)| Piece::Keys { after, upto })]
+    }
+
+    proptest! {
+        #[test]
+        fn ledgers_read_back_and_cut_ones_are_refused(
+            anew: bool, target: u64, done in proptest::collection::btree_set(0_u32..50, 0..4),
+            open in proptest::collection::btree_map(50_u32.., proptest::collection::vec(pieces(), 1..3), 0..3),
+        ) {
+            let ledger = Ledger { anew, target: Lsn(target), done, open };
+            let encoded = ledger.encode();
+            prop_assert_eq!(Ledger::decode(&encoded), Ok(ledger));
+            for len in 0..encoded.len() {
+                prop_assert!(Ledger::decode(&encoded[..len]).is_err());
+            }
+        }
+
+        #[test]
+        fn every_block_is_read_once_whoever_takes_it(to in 0_u32..40_000, order in proptest::collection::vec(any::<u8>(), 64)) {
+            let whole = Piece::Blocks { relation: 1, file: 2, from: 0, to };
+            let mut ledger = Ledger::default();
+            ledger.begin(7, if to == 0 { Vec::new() } else { vec![whole] });
+            let (mut busy, mut read) = (Vec::new(), Vec::new());
+            for turn in order {
+                if turn % 3 > 0 && let Some(piece) = ledger.next(7, &busy) {
+                    busy.push((7, piece));
+                } else if !busy.is_empty() {
+                    let (_, piece) = busy.swap_remove(usize::from(turn) % busy.len());
+                    ledger.finish(7, &piece, None);
+                    read.push(piece);
+                }
+            }
+            while let Some(piece) = busy.pop().map(|(_, piece)| piece).or_else(|| ledger.next(7, &[])) {
+                ledger.finish(7, &piece, None);
+                read.push(piece);
+            }
+            prop_assert!(ledger.is_done(7));
+            let mut blocks: Vec<_> = read.iter().map(|piece| match piece {
+                Piece::Blocks { from, to, .. } => (*from, *to),
+                Piece::Keys { .. } => unreachable!("of blocks only blocks are cut"),
+            }).collect();
+            blocks.sort_unstable();
+            let mut end = 0;
+            for (from, upto) in blocks {
+                prop_assert_eq!(from, end);
+                prop_assert!(upto - from <= BLOCKS);
+                end = upto;
+            }
+            prop_assert_eq!(end, to);
+        }
+    }
+}

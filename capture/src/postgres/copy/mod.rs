@@ -1,0 +1,254 @@
+//! The tables, copied piece by piece while the stream waits, so that the log is never behind a row that it holds.
+//!
+//! ```text
+//! stream at P        waits
+//! workers 1..n       read pieces, each in one statement that sees all that was committed before it     Op::Read
+//! stream             goes on to H, where the newest of these reads was
+//! ... until every piece is read and the stream has reached H                                     txn_end = true
+//! ```
+//!
+//! Why this is exact: a piece is in the log before every change that it may have seen, and all changes after P come behind
+//! it. A change that was seen comes a second time and says what the row says; the last change up to H says what the row is
+//! at H. So at H the tables are what they were in the source at H, whatever was read when, and whatever was read twice. The
+//! whole copy is one unit (`txn_end` is false up to its last frame): what lies between is no state that was.
+//!
+//! A piece that was read is noted in the [`Ledger`], which every position carries: after a crash only pieces under way are
+//! read again. Nothing is written to the source, and no snapshot is held longer than one statement.
+//!
+//! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
+//! they are read; where a row's key itself changes from a piece that was not read to one that was, they are missing, and the
+//! row is held until it is read again.
+
+mod ledger;
+mod plan;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use syncline_schemas::frame::{Op, TableBatch};
+use tracing::info;
+
+pub(crate) use self::ledger::Ledger;
+use self::ledger::Piece;
+use self::plan::Table;
+use self::worker::Worker;
+use super::check::relations;
+use super::decode::{Stamp, TableBuilder};
+use super::lsn::Lsn;
+use super::preflight::Inspection;
+use super::session::Session;
+use crate::CaptureError;
+use crate::progress::{OpCounts, now_us};
+
+/// How long the stream waits for one round of pieces at most, but for those that are under way then: the server keeps its log
+/// for it meanwhile.
+const ROUND: Duration = Duration::from_secs(10);
+/// How often the stream's connection is looked after meanwhile.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Rows of one table that were read.
+pub(crate) struct Copied {
+    pub(crate) batch: TableBatch,
+    pub(crate) counts: OpCounts,
+    pub(crate) bytes: usize,
+}
+
+/// What a worker has to tell; in this order per worker.
+enum Message {
+    Rows(Copied),
+    /// A piece was read whole, but for what is left of it; all that it saw was committed before a position.
+    Read {
+        table: u32,
+        piece: Piece,
+        rest: Option<Piece>,
+        reached: Lsn,
+    },
+    /// A table's rows lie elsewhere now: it is read from the beginning.
+    Moved {
+        table: u32,
+        pieces: Vec<Piece>,
+    },
+}
+
+/// A copy under way.
+pub(crate) struct Copying {
+    /// Largest first, so that the last worker does not end long after the others.
+    tables: Vec<Table>,
+    state: Mutex<State>,
+}
+
+struct State {
+    ledger: Ledger,
+    /// Pieces in the hands of workers.
+    busy: Vec<(u32, Piece)>,
+}
+
+/// What the workers of a round share.
+struct Round<'a> {
+    session: &'a Session<'a>,
+    /// Where the stream waits.
+    at: Lsn,
+    until: Instant,
+    failed: AtomicBool,
+}
+
+impl Round<'_> {
+    /// True where nothing more is to be begun.
+    fn is_over(&self) -> bool {
+        self.is_given_up() || Instant::now() >= self.until
+    }
+
+    /// True where the source is to stop or another worker failed.
+    fn is_given_up(&self) -> bool {
+        self.session.stop.is_stopped() || self.failed.load(Ordering::Acquire)
+    }
+}
+
+impl Copying {
+    /// Takes a copy up where its ledger stands.
+    pub(crate) fn new(session: &Session<'_>, inspection: &Inspection, ledger: Ledger) -> Result<Self, CaptureError> {
+        let Inspection { catalog, publication, scope, .. } = inspection;
+        let mut tables = Vec::new();
+        for (table, relation) in catalog.tables.iter().zip(relations(catalog, publication.as_ref())) {
+            if scope.table(table.oid).is_none() {
+                continue;
+            }
+            let published = publication.as_ref().and_then(|publication| publication.tables.get(&table.id));
+            tables.push(Table {
+                oid: table.oid,
+                shape: Arc::new(catalog.shape(&session.config.source, &relation)?),
+                quoted: table.quoted(),
+                is_partitioned: table.is_partitioned,
+                filter: published.and_then(|published| published.row_filter.clone()),
+                pages: table.pages,
+            });
+        }
+        tables.sort_by_key(|table| std::cmp::Reverse(table.pages));
+        let done = tables.iter().filter(|table| ledger.is_done(table.oid)).count();
+        info!(source = %session.config.source, tables = tables.len(), done, "copying the tables");
+        Ok(Self { tables, state: Mutex::new(State { ledger, busy: Vec::new() }) })
+    }
+
+    /// What of the copy is done, for a position.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.state().ledger.clone()
+    }
+
+    /// True once every piece was read.
+    pub(crate) fn is_read(&self) -> bool {
+        let state = self.state();
+        self.tables.iter().all(|table| state.ledger.is_done(table.oid))
+    }
+
+    /// The position from which on the tables are whole, as far as they were read.
+    pub(crate) fn target(&self) -> Lsn {
+        self.state().ledger.target
+    }
+
+    /// Empties every table of what the log holds of it, where the copy begins anew: a batch for each.
+    pub(crate) fn take_back(&self, session: &Session<'_>, at: Lsn) -> Result<Vec<TableBatch>, CaptureError> {
+        let mut batches = Vec::new();
+        if std::mem::take(&mut self.state().ledger.anew) {
+            for (table, ord) in self.tables.iter().zip(0..) {
+                let mut builder = TableBuilder::new(Arc::clone(&table.shape), session.config.special_values);
+                builder.append_truncate(Stamp { ord, commit_us: now_us(), position: at });
+                batches.extend(take(&mut builder)?);
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Reads pieces for a while. `each` gets what was read and, at least every [`TICK`], nothing.
+    pub(crate) fn round(
+        &self,
+        session: &Session<'_>,
+        at: Lsn,
+        each: &mut dyn FnMut(Option<Copied>) -> Result<(), CaptureError>,
+    ) -> Result<(), CaptureError> {
+        let workers = session.config.copy_workers.max(1);
+        let round = Round { session, at, until: Instant::now() + ROUND, failed: AtomicBool::new(false) };
+        let (sender, receiver) = crossbeam_channel::bounded(workers);
+        let ended = thread::scope(|scope| {
+            let started: Vec<_> = (0..workers)
+                .map(|_| {
+                    let (sender, round) = (sender.clone(), &round);
+                    scope.spawn(move || self.work(round, &sender))
+                })
+                .collect();
+            drop(sender);
+            let taken = loop {
+                let step = match receiver.recv_timeout(TICK) {
+                    Ok(message) => self.note(message).map_or(Ok(()), |copied| each(Some(copied))),
+                    Err(RecvTimeoutError::Timeout) => each(None),
+                    Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                };
+                if step.is_err() {
+                    break step;
+                }
+            };
+            if taken.is_err() {
+                round.failed.store(true, Ordering::Release);
+            }
+            // Workers that still have something to say must not wait for somebody to hear it.
+            drop(receiver);
+            let ends = started
+                .into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            std::iter::once(taken).chain(ends.collect::<Vec<_>>()).collect::<Vec<_>>()
+        });
+        self.state().busy.clear();
+        // Somebody who was only told to give up is not the reason.
+        let mut failed = ended.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+        failed.sort_by_key(worker::is_interrupt);
+        failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn work(&self, round: &Round<'_>, sender: &Sender<Message>) -> Result<(), CaptureError> {
+        let worked = Worker::run(self, round, sender);
+        if worked.is_err() {
+            round.failed.store(true, Ordering::Release);
+        }
+        worked
+    }
+
+    /// Takes a message into the ledger: after the rows before it.
+    fn note(&self, message: Message) -> Option<Copied> {
+        match message {
+            Message::Rows(copied) => return Some(copied),
+            Message::Read { table, piece, rest, reached } => {
+                let mut state = self.state();
+                state.busy.retain(|taken| *taken != (table, piece.clone()));
+                // Whoever read the piece goes on with the rest.
+                state.busy.extend(rest.clone().map(|rest| (table, rest)));
+                state.ledger.finish(table, &piece, rest);
+                state.ledger.target = state.ledger.target.max(reached);
+            }
+            Message::Moved { table, pieces } => self.state().ledger.begin(table, pieces),
+        }
+        None
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Copied {
+    /// How many rows were read.
+    fn of(rows: u64, batch: TableBatch, bytes: usize) -> Self {
+        let mut counts = OpCounts::default();
+        (0..rows).for_each(|_| counts.add(Op::Read));
+        Self { batch, counts, bytes }
+    }
+}
+
+/// The builder's rows as a batch.
+fn take(builder: &mut TableBuilder) -> Result<Option<TableBatch>, CaptureError> {
+    let schema = &builder.shape().schema;
+    let (source_id, table) = (schema.source.clone(), schema.table.clone());
+    builder.take().map_err(|error| CaptureError::Batch { source_id, table, error })
+}

@@ -1,0 +1,226 @@
+//! One connection that reads pieces.
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use syncline_schemas::frame::Op;
+
+use super::ledger::Piece;
+use super::plan::{DURING, KEYS, Table, reached};
+use super::{Copied, Copying, Message, Round, take};
+use crate::CaptureError;
+use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
+use crate::postgres::decode::{CopyLine, Stamp, TableBuilder};
+use crate::postgres::scope::WITHOUT_IT;
+use crate::postgres::wire::{Connection, Purpose};
+
+/// SQLSTATEs of a table that changed since it was looked at: undefined column, table, schema.
+const CHANGED: [&str; 3] = ["42703", "42P01", "3F000"];
+
+/// What a statement read.
+struct Extent {
+    rows: usize,
+    /// The key of the last row, where there may be more behind it.
+    last: Option<Vec<String>>,
+}
+
+pub(super) struct Worker<'a> {
+    copying: &'a Copying,
+    round: &'a Round<'a>,
+    sender: &'a Sender<Message>,
+    connection: Connection,
+}
+
+impl<'a> Worker<'a> {
+    /// Reads pieces until there is none left or the round is over.
+    pub(super) fn run(
+        copying: &'a Copying,
+        round: &'a Round<'a>,
+        sender: &'a Sender<Message>,
+    ) -> Result<(), CaptureError> {
+        let session = round.session;
+        let mut connection = Connection::open(session.config, Purpose::Query, session.stop)?;
+        // With row security a policy would hide rows without a word; now it is an error.
+        connection.query(DURING, "SET row_security = off")?;
+        let mut worker = Self { copying, round, sender, connection };
+        while let Some((table, piece)) = worker.next()? {
+            let mut next = Some(piece);
+            while let Some(piece) = next.take() {
+                let rest = worker.read(table, piece)?;
+                next = rest.filter(|_| !round.is_over());
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece that nobody else reads.
+    fn next(&mut self) -> Result<Option<(&'a Table, Piece)>, CaptureError> {
+        let copying = self.copying;
+        loop {
+            if self.round.is_over() {
+                return Ok(None);
+            }
+            let fresh = {
+                let mut state = copying.state();
+                let state = &mut *state;
+                for table in &copying.tables {
+                    if let Some(piece) = state.ledger.next(table.oid, &state.busy) {
+                        state.busy.push((table.oid, piece.clone()));
+                        return Ok(Some((table, piece)));
+                    }
+                }
+                copying.tables.iter().find(|table| !state.ledger.has_begun(table.oid))
+            };
+            let Some(table) = fresh else { return Ok(None) };
+            let pieces = self.pieces(table)?;
+            let mut state = copying.state();
+            // Another may have been quicker.
+            if !state.ledger.has_begun(table.oid) {
+                state.ledger.begin(table.oid, pieces);
+            }
+        }
+    }
+
+    fn pieces(&mut self, table: &Table) -> Result<Vec<Piece>, CaptureError> {
+        let gone = || CaptureError::Unfit {
+            source_id: self.round.session.config.source.clone(),
+            object: format!("table {}", table.shape.schema.table),
+            reason: "was dropped while it was copied".to_owned(),
+            remedy: WITHOUT_IT.to_owned(),
+        };
+        table.pieces(&mut self.connection)?.ok_or_else(gone)
+    }
+
+    /// Reads a piece; gives what is left of it.
+    fn read(&mut self, table: &Table, piece: Piece) -> Result<Option<Piece>, CaptureError> {
+        // The lock that the statement takes lasts as long as the transaction, and keeps the rows where they are.
+        self.connection.query(DURING, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")?;
+        let (part, copied_at) = self.look_up(&piece)?;
+        let read = match part {
+            Some(part) => Some(self.copy(table, &piece, &part, copied_at)?),
+            None => None,
+        };
+        let stands = self.stands(&piece)?;
+        self.connection.query(DURING, "COMMIT")?;
+        let (rest, message) = match (read, stands) {
+            (Some(Extent { rows, last }), Some(reached)) => {
+                let rest = match &piece {
+                    Piece::Keys { upto, .. } if rows == KEYS => Some(Piece::Keys { after: last, upto: upto.clone() }),
+                    _ => None,
+                };
+                (rest.clone(), Message::Read { table: table.oid, piece, rest, reached })
+            }
+            _ => (None, Message::Moved { table: table.oid, pieces: self.pieces(table)? }),
+        };
+        self.send(message)?;
+        Ok(rest)
+    }
+
+    /// The table or partition that holds the piece as SQL names it, none where it is gone; and the server's time.
+    fn look_up(&mut self, piece: &Piece) -> Result<(Option<String>, i64), CaptureError> {
+        let oid = match piece {
+            Piece::Blocks { relation, .. } => *relation,
+            Piece::Keys { .. } => 0,
+        };
+        let rows = self.connection.query(
+            DURING,
+            &format!(
+                "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
+                 (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})"
+            ),
+        )?;
+        let row = rows.first().and_then(|row| Some((row.get(1).map(str::to_owned), row.parsed(0)?)));
+        let (part, at) = row.ok_or_else(|| self.connection.protocol(DURING, "the server has no time"))?;
+        Ok((if oid == 0 { Some(String::new()) } else { part }, at))
+    }
+
+    /// Copies a piece out.
+    fn copy(&mut self, table: &Table, piece: &Piece, part: &str, copied_at: i64) -> Result<Extent, CaptureError> {
+        let Round { session, at, .. } = *self.round;
+        let source = &session.config.source;
+        let (round, sender) = (self.round, self.sender);
+        let mut builder = TableBuilder::new(Arc::clone(&table.shape), session.config.special_values);
+        let mut line_reader = CopyLine::default();
+        let (mut ord, mut bytes, mut total, mut last) = (0_u32, 0, 0, None);
+        let place = || format!("the copy at {at}");
+        let by_key = matches!(piece, Piece::Keys { .. });
+        let copied = self.connection.copy_out(DURING, &table.sql(piece, part), |line| {
+            let row = line_reader.split(line, table.shape.kinds.len()).map_err(|reason| CaptureError::Protocol {
+                source_id: source.clone(),
+                at: place(),
+                reason: format!("table {}: {reason}", table.shape.schema.table),
+            })?;
+            let stamp = Stamp { ord, commit_us: copied_at, position: at };
+            builder.append(Op::Read, stamp, row, None).map_err(|fault| table.shape.error(&place(), fault))?;
+            (ord, total, bytes) = (ord + 1, total + 1, bytes + line.len());
+            if by_key && total == KEYS {
+                let texts = table.shape.keys.iter().map(|&key| row.text(key).map(String::from_utf8_lossy));
+                last = texts.map(|text| Some(text?.into_owned())).collect::<Option<Vec<_>>>();
+                if last.is_none() {
+                    let reason = format!("table {}: a key has no value", table.shape.schema.table);
+                    return Err(CaptureError::Protocol { source_id: source.clone(), at: place(), reason });
+                }
+            }
+            if ord >= FRAME_ROWS_MAX || bytes >= FRAME_BYTES_MAX {
+                let batch = take(&mut builder)?;
+                send(round, sender, batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+                (ord, bytes) = (0, 0);
+            }
+            Ok(())
+        });
+        match copied {
+            Err(CaptureError::Server { sqlstate, .. }) if CHANGED.contains(&sqlstate.as_str()) => {
+                let reason = format!("table {} was changed; looking at it again", table.shape.schema.table);
+                return Err(self.connection.lost(DURING, io::Error::other(reason)));
+            }
+            copied => copied?,
+        }
+        let batch = take(&mut builder)?;
+        self.send_some(batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+        Ok(Extent { rows: total, last })
+    }
+
+    /// Where the newest change that the piece may have seen was committed; none where its rows do not lie where they lay.
+    fn stands(&mut self, piece: &Piece) -> Result<Option<super::Lsn>, CaptureError> {
+        let (oid, known) = match piece {
+            Piece::Blocks { relation, file, .. } => (*relation, Some(*file)),
+            Piece::Keys { .. } => (0, None),
+        };
+        let rows = self.connection.query(
+            DURING,
+            &format!(
+                "SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.current_setting('wal_block_size'), \
+                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')), \
+                 pg_catalog.pg_relation_filenode({oid})"
+            ),
+        )?;
+        let row = rows.first().and_then(|row| Some((row.parsed(0)?, row.parsed(1)?, row.parsed(2)?, row.parsed(3))));
+        let (lsn, page, segment, file): (_, _, _, Option<u32>) =
+            row.ok_or_else(|| self.connection.protocol(DURING, "the server has no position"))?;
+        Ok((file == known).then(|| reached(lsn, page, segment)))
+    }
+
+    fn send(&self, message: Message) -> Result<(), CaptureError> {
+        self.send_some(Some(message))
+    }
+
+    fn send_some(&self, message: Option<Message>) -> Result<(), CaptureError> {
+        send(self.round, self.sender, message)
+    }
+}
+
+/// Tells what was read; an error where the copy is given up.
+fn send(round: &Round<'_>, sender: &Sender<Message>, message: Option<Message>) -> Result<(), CaptureError> {
+    let Some(message) = message else { return Ok(()) };
+    if !round.is_given_up() && sender.send(message).is_ok() {
+        return Ok(());
+    }
+    let error = io::Error::new(io::ErrorKind::Interrupted, "the copy was given up");
+    Err(CaptureError::Lost { source_id: round.session.config.source.clone(), during: DURING, error })
+}
+
+pub(super) fn is_interrupt(error: &CaptureError) -> bool {
+    matches!(error, CaptureError::Lost { error, .. } if error.kind() == io::ErrorKind::Interrupted)
+}
