@@ -42,7 +42,7 @@ const FRAME: i64 = 16 * 1024;
 const ARTICLES: i64 = 20_000;
 
 const PASS: &str = "SELECT company AS company_id, item AS item_id, place AS location_id, qty AS on_hand FROM line";
-const EXPRESSIONS: &str = "SELECT upper(company) AS company_id, item || '-' || place AS item_id, trim(item) AS item_no, \
+const EXPRESSIONS: &str = "SELECT upper(company) AS company_id, item || '-' || CAST(id AS VARCHAR) AS item_id, trim(item) AS item_no, \
     concat(item, ' at ', place) AS description, CASE WHEN qty > 5 THEN 'stock' ELSE 'service' END AS item_type, \
     CASE WHEN ord % 2 = 0 THEN 'active' ELSE 'planned' END AS status, coalesce(unit, 'EA') AS base_uom, \
     CAST(ord % 9 AS INT) AS base_uom_decimals, lower(unit) AS planning_uom, qty * 1.2 AS weight_kg, qty / 4 AS volume_m3, \

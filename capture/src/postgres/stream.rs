@@ -298,6 +298,10 @@ impl<'a> Stream<'a> {
 
     /// As [`Self::hand_over`], behind batches of another origin.
     fn hand_over_with(&mut self, mut batches: Vec<TableBatch>) -> Result<(), CaptureError> {
+        let moved = self.decoder.take_moved();
+        if let Some(copying) = &self.copying {
+            moved.into_iter().for_each(|(table, key)| copying.read_also(table, key));
+        }
         let piece = self.decoder.take()?;
         batches.extend(piece.batches);
         let frame = self.frame(piece.end, piece.cut, self.copying.as_deref(), batches);

@@ -108,6 +108,11 @@ impl MemoryLog {
         Some(Resume { position: frame.position, txn_end: frame.txn_end })
     }
 
+    /// How many entries it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().unwrap().entries.len()
+    }
+
     pub(crate) fn fail_after_cuts(&self, cuts: Option<usize>) {
         self.inner.lock().unwrap().fails_after_cuts = cuts;
     }

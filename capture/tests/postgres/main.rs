@@ -4,6 +4,7 @@
 
 mod changes;
 mod confirm;
+mod copying;
 mod log;
 mod refusals;
 mod restart;

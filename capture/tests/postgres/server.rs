@@ -155,6 +155,11 @@ impl Database {
         self.server.psql(&self.name, sql).unwrap_or_else(|error| panic!("{sql}\n{error}"))
     }
 
+    /// As [`Database::sql`], of what may fail.
+    pub(crate) fn try_sql(&self, sql: &str) -> Result<String, String> {
+        self.server.psql(&self.name, sql)
+    }
+
     /// The slot's confirmed position.
     pub(crate) fn confirmed(&self) -> syncline_capture::postgres::Lsn {
         let sql =

@@ -5,6 +5,7 @@
 //!                           | open u32, each: table u32, pieces u32, each:
 //!   0 | relation u32 | file u32 | from u32 | to u32        blocks of a table or a partition
 //!   1 | after | upto                                       rows by key; each: 255, or a count u8 and u32-length texts
+//!   2 | key                                                one row
 //! ```
 //! Big-endian; tables and partitions by their number in the catalog. A table that is in neither list is not begun.
 
@@ -15,13 +16,18 @@ use crate::postgres::lsn::Lsn;
 /// Blocks that one statement reads: 32 MiB of 8 KiB blocks. Only what is under way is read again after a crash.
 const BLOCKS: u32 = 4096;
 
+/// The values of the key's columns as text, in the key's order.
+pub(crate) type Key = Vec<String>;
+
 /// A part of a table that is still to be copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Blocks of a table or a partition, as long as its rows lie in this file.
     Blocks { relation: u32, file: u32, from: u32, to: u32 },
-    /// Rows behind a key, up to and with another: the values of the key's columns as text.
-    Keys { after: Option<Vec<String>>, upto: Option<Vec<String>> },
+    /// Rows behind a key, up to and with another.
+    Keys { after: Option<Key>, upto: Option<Key> },
+    /// The row with a key, if there is one.
+    Row { key: Key },
 }
 
 /// What of the tables is still to be copied.
@@ -58,6 +64,14 @@ impl Ledger {
             self.done.insert(table);
         } else {
             self.open.insert(table, pieces);
+        }
+    }
+
+    /// Has a row read that may have been missed.
+    pub(crate) fn read_also(&mut self, table: u32, key: Key) {
+        if self.has_begun(table) {
+            self.done.remove(&table);
+            self.open.entry(table).or_default().push(Piece::Row { key });
         }
     }
 
@@ -107,6 +121,10 @@ impl Ledger {
                         out.push(1);
                         put_key(&mut out, after.as_deref());
                         put_key(&mut out, upto.as_deref());
+                    }
+                    Piece::Row { key } => {
+                        out.push(2);
+                        put_key(&mut out, Some(key));
                     }
                 }
             }
@@ -161,13 +179,14 @@ fn piece(rest: &mut &[u8]) -> Option<Piece> {
     Some(match take(rest)? {
         [0] => Piece::Blocks { relation: number(rest)?, file: number(rest)?, from: number(rest)?, to: number(rest)? },
         [1] => Piece::Keys { after: key(rest)?, upto: key(rest)? },
+        [2] => Piece::Row { key: key(rest)?? },
         _ => return None,
     })
 }
 
 /// A key, which may be none.
 #[expect(clippy::option_option, reason = "bytes that do not decode are not a key that is none")]
-fn key(rest: &mut &[u8]) -> Option<Option<Vec<String>>> {
+fn key(rest: &mut &[u8]) -> Option<Option<Key>> {
     let [count] = take(rest)?;
     if count == u8::MAX {
         return Some(None);
@@ -192,7 +211,8 @@ mod tests {
         let blocks =
             any::<[u32; 4]>().prop_map(|[relation, file, from, to]| Piece::Blocks { relation, file, from, to });
         let key = || proptest::option::of(proptest::collection::vec(".{0,5}", 1..3));
-        prop_oneof![blocks, (key(), key()).prop_map(|(after, upto)| Piece::Keys { after, upto })]
+        let row = proptest::collection::vec(".{0,5}", 1..3).prop_map(|key| Piece::Row { key });
+        prop_oneof![blocks, (key(), key()).prop_map(|(after, upto)| Piece::Keys { after, upto }), row]
     }
 
     proptest! {
@@ -231,7 +251,7 @@ mod tests {
             prop_assert!(ledger.is_done(7));
             let mut blocks: Vec<_> = read.iter().map(|piece| match piece {
                 Piece::Blocks { from, to, .. } => (*from, *to),
-                Piece::Keys { .. } => unreachable!("of blocks only blocks are cut"),
+                Piece::Keys { .. } | Piece::Row { .. } => unreachable!("of blocks only blocks are cut"),
             }).collect();
             blocks.sort_unstable();
             let mut end = 0;

@@ -16,8 +16,7 @@
 //! read again. Nothing is written to the source, and no snapshot is held longer than one statement.
 //!
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
-//! they are read; where a row's key itself changes from a piece that was not read to one that was, they are missing, and the
-//! row is held until it is read again.
+//! they are read; a row whose key changes meanwhile, maybe from a piece that was not read to one that was, is read once more.
 
 mod ledger;
 mod plan;
@@ -32,6 +31,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
 use tracing::info;
 
+pub(crate) use self::ledger::Key;
 pub(crate) use self::ledger::Ledger;
 use self::ledger::Piece;
 use self::plan::Table;
@@ -136,6 +136,11 @@ impl Copying {
     /// What of the copy is done, for a position.
     pub(crate) fn ledger(&self) -> Ledger {
         self.state().ledger.clone()
+    }
+
+    /// Has a row read once more, whose key has changed.
+    pub(crate) fn read_also(&self, table: u32, key: Key) {
+        self.state().ledger.read_also(table, key);
     }
 
     /// True once every piece was read.

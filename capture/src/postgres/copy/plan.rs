@@ -78,14 +78,19 @@ impl Table {
                 conditions.push(format!("ctid >= '({from},0)' AND ctid < '({to},0)'"));
                 (format!("ONLY {part}"), String::new())
             }
-            Piece::Keys { after, upto } => {
+            Piece::Keys { .. } | Piece::Row { .. } => {
                 let keys: Vec<String> = self.keys().map(quote_identifier).collect();
                 let compare = |sign: &str, values: &[String]| {
                     let values: Vec<String> = values.iter().map(|value| quote_literal(value)).collect();
                     format!("({}) {sign} ({})", keys.join(", "), values.join(", "))
                 };
-                conditions.extend(after.as_ref().map(|after| compare(">", after)));
-                conditions.extend(upto.as_ref().map(|upto| compare("<=", upto)));
+                if let Piece::Keys { after, upto } = piece {
+                    conditions.extend(after.as_ref().map(|after| compare(">", after)));
+                    conditions.extend(upto.as_ref().map(|upto| compare("<=", upto)));
+                }
+                if let Piece::Row { key } = piece {
+                    conditions.push(compare("=", key));
+                }
                 // A table's children by inheritance are tables of their own; a partitioned table's rows are in its partitions.
                 let only = if self.is_partitioned { "" } else { "ONLY " };
                 (format!("{only}{}", self.quoted), format!(" ORDER BY {} LIMIT {KEYS}", keys.join(", ")))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use syncline_schemas::frame::Op;
 
-use super::ledger::Piece;
+use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, Table, reached};
 use super::{Copied, Copying, Message, Round, take};
 use crate::CaptureError;
@@ -22,7 +22,7 @@ const CHANGED: [&str; 3] = ["42703", "42P01", "3F000"];
 struct Extent {
     rows: usize,
     /// The key of the last row, where there may be more behind it.
-    last: Option<Vec<String>>,
+    last: Option<Key>,
 }
 
 pub(super) struct Worker<'a> {
@@ -121,7 +121,7 @@ impl<'a> Worker<'a> {
     fn look_up(&mut self, piece: &Piece) -> Result<(Option<String>, i64), CaptureError> {
         let oid = match piece {
             Piece::Blocks { relation, .. } => *relation,
-            Piece::Keys { .. } => 0,
+            Piece::Keys { .. } | Piece::Row { .. } => 0,
         };
         let rows = self.connection.query(
             DURING,
@@ -186,7 +186,7 @@ impl<'a> Worker<'a> {
     fn stands(&mut self, piece: &Piece) -> Result<Option<super::Lsn>, CaptureError> {
         let (oid, known) = match piece {
             Piece::Blocks { relation, file, .. } => (*relation, Some(*file)),
-            Piece::Keys { .. } => (0, None),
+            Piece::Keys { .. } | Piece::Row { .. } => (0, None),
         };
         let rows = self.connection.query(
             DURING,

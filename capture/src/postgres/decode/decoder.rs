@@ -19,6 +19,7 @@ use super::table::{Fault, RowView, Shape, Stamp, TableBuilder};
 use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::config::SpecialValues;
+use crate::postgres::copy::Key;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::position::Cut;
 use crate::progress::OpCounts;
@@ -74,6 +75,7 @@ pub(crate) struct Decoder {
     counts: OpCounts,
     old: Vec<Cell>,
     new: Vec<Cell>,
+    moved: Vec<(u32, Key)>,
 }
 
 impl Decoder {
@@ -92,7 +94,13 @@ impl Decoder {
             counts: OpCounts::default(),
             old: Vec::new(),
             new: Vec::new(),
+            moved: Vec::new(),
         }
+    }
+
+    /// Rows that changed their key and did not bring all values along, since this was asked last: number of the table and key.
+    pub(crate) fn take_moved(&mut self) -> Vec<(u32, Key)> {
+        std::mem::take(&mut self.moved)
     }
 
     /// True inside a transaction.
@@ -283,8 +291,19 @@ impl Decoder {
         if !self.key_changed(table, tuples) {
             return self.append(table, Op::Update, stamp, tuples, Use::NewOverOld);
         }
+        self.note_move(relation, table, tuples);
         self.append(table, Op::MoveOut, stamp, tuples, Use::Old)?;
         self.append(table, Op::MoveIn, Stamp { ord: stamp.ord + 1, ..stamp }, tuples, Use::NewOverOld)
+    }
+
+    fn note_move(&mut self, relation: u32, table: usize, bytes: &[u8]) {
+        let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
+        let lacks = |column: usize| new.cells[column] == Cell::Unchanged && old.text(column).is_none();
+        if (0..new.cells.len()).any(lacks) {
+            let value = |&key: &usize| new.text(key).or_else(|| old.text(key)).unwrap_or_default();
+            let key = self.tables[table].shape().keys.iter().map(value);
+            self.moved.push((relation, key.map(|value| String::from_utf8_lossy(value).into_owned()).collect()));
+        }
     }
 
     fn delete(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
