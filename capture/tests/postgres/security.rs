@@ -101,6 +101,9 @@ fn a_wrong_password_is_told_and_not_tried_again() {
 #[test]
 fn a_statement_larger_than_a_tls_buffer_is_sent_whole() {
     let (database, authority) = guarded();
+    if !database.has_row_filters() {
+        return;
+    }
     // The copy repeats the row filter in its statement.
     let filter = format!("ALTER PUBLICATION syncline SET TABLE t WHERE (id <> length('{}'))", "x".repeat(70_000));
     database.sql(&filter);
@@ -110,6 +113,9 @@ fn a_statement_larger_than_a_tls_buffer_is_sent_whole() {
 #[test]
 fn a_message_of_the_server_that_quotes_a_row_is_not_repeated() {
     let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY, year int, month int)");
+    if !database.has_row_filters() {
+        return;
+    }
     database.sql("INSERT INTO t VALUES (1, 4711, 99)");
     database.sql("CREATE PUBLICATION syncline FOR TABLE t WHERE (make_date(year, month, 1) > '2000-01-01')");
     let error = refusal(&database.config);

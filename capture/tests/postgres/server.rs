@@ -78,7 +78,7 @@ impl Server {
     }
 
     fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
-        let output = Command::new(self.binaries.join("psql"))
+        let output = Command::new(installed().join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
             .arg("-h")
             .arg(self.folder.path())
@@ -155,6 +155,11 @@ impl Database {
         self.server.psql(&self.name, sql).unwrap_or_else(|error| panic!("{sql}\n{error}"))
     }
 
+    /// Publications have row filters and schemas since PostgreSQL 15; what tests them has nothing to test before.
+    pub(crate) fn has_row_filters(&self) -> bool {
+        self.sql("SELECT current_setting('server_version_num')::int >= 150000") == "t"
+    }
+
     /// As [`Database::sql`], of what may fail.
     pub(crate) fn try_sql(&self, sql: &str) -> Result<String, String> {
         self.server.psql(&self.name, sql)
@@ -194,7 +199,12 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The folder of the server's programs: `SYNCLINE_POSTGRES`, or the newest that is installed.
 fn find_binaries() -> PathBuf {
+    std::env::var_os("SYNCLINE_POSTGRES").map_or_else(installed, PathBuf::from)
+}
+
+fn installed() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed (Debian: postgresql-15)");
     let mut found: Vec<PathBuf> = versions.map(|entry| entry.unwrap().path().join("bin")).collect();
     found.retain(|path| path.join("initdb").exists());

@@ -102,6 +102,9 @@ fn a_publication_that_changed_while_nobody_looked_is_not_read_on() {
         ("DROP TABLE t", "was dropped"),
     ] {
         let (database, log) = read(TWO);
+        if wanted == "row filter" && !database.has_row_filters() {
+            continue;
+        }
         database.sql(change);
         assert_stops(Reader::start(&database.config, &log), &[wanted, "syncline replay --reread"]);
     }
