@@ -61,7 +61,7 @@ pub fn begin_again(position: &Position) -> Result<Position, String> {
 impl PgPosition {
     /// True where it lies between transactions and the tables are whole.
     pub(crate) fn is_whole(&self) -> bool {
-        self.cut.is_none() && self.copy.is_none()
+        self.cut.is_none() && self.copy.as_ref().is_none_or(|ledger| ledger.is_whole_at(self.end))
     }
 
     pub(crate) fn encode(&self) -> Position {

@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 use syncline_schemas::ident::TableId;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::catalog::Catalog;
-use super::config::PostgresConfig;
+use super::catalog::{Catalog, CatalogTable};
+use super::config::{PostgresConfig, SnapshotMode};
 use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::mark::Mark;
 use super::wire::{Connection, Row, quote_literal};
@@ -25,6 +25,8 @@ pub(crate) struct Scope {
     publication: u32,
     patterns: u32,
     tables: Vec<ReadTable>,
+    /// Numbers of those that the mark did not hold.
+    newcomers: Vec<u32>,
 }
 
 /// One of them.
@@ -51,8 +53,6 @@ struct Candidate {
     table: ReadTable,
     is_selected: bool,
     is_published: bool,
-    /// Published because somebody named it, and not as one of all or of a schema.
-    is_listed: bool,
 }
 
 impl Scope {
@@ -64,6 +64,16 @@ impl Scope {
     /// The table of this name, if it is read.
     pub(crate) fn named(&self, id: &TableId) -> Option<&ReadTable> {
         self.tables.iter().find(|table| table.id == *id)
+    }
+
+    /// All of them.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &ReadTable> {
+        self.tables.iter()
+    }
+
+    /// Numbers of those that came since the mark was made.
+    pub(crate) fn newcomers(&self) -> &[u32] {
+        &self.newcomers
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -111,6 +121,7 @@ pub(crate) fn compare(
         return Ok((Scope { patterns, ..Scope::default() }, comparison.findings));
     };
     comparison.candidates = load_candidates(connection, catalog, config)?;
+    let mut newcomers = Vec::new();
     let tables = match held {
         None => {
             let all = comparison.candidates.iter().filter(|it| it.is_selected && it.is_published);
@@ -122,12 +133,16 @@ pub(crate) fn compare(
                     "was made anew, or its options, owner or name were changed, while it was read: changes may be missing",
                 );
             }
-            comparison.newcomers(held, held.patterns != patterns);
-            comparison.held_tables(held)
+            let come = comparison.newcomers(held, catalog);
+            newcomers.extend(come.iter().map(|table| table.oid));
+            let mut tables = comparison.held_tables(held);
+            tables.extend(come);
+            tables.sort_by_key(|table| table.oid);
+            tables
         }
     };
     comparison.limit(&tables);
-    Ok((Scope { publication, patterns, tables }, comparison.findings))
+    Ok((Scope { publication, patterns, tables, newcomers }, comparison.findings))
 }
 
 struct Comparison<'a> {
@@ -157,32 +172,40 @@ impl Comparison<'_> {
         }
     }
 
-    /// Selected tables that the mark does not hold: none of them was copied.
-    fn newcomers(&mut self, held: &Mark, selects_otherwise: bool) {
+    /// Selected tables that the mark does not hold: those that can be read from now on.
+    fn newcomers(&mut self, held: &Mark, catalog: &Catalog) -> Vec<ReadTable> {
         let excluded = self.excluded();
         let known = held.tables.iter().filter(|[_, name, _]| !excluded.contains(name));
         let (numbers, names): (HashSet<u32>, HashSet<u32>) = known.map(|[number, name, _]| (*number, *name)).unzip();
-        let mut found = Vec::new();
+        let (mut come, mut found) = (Vec::new(), Vec::new());
         for candidate in self.candidates.iter().filter(|it| it.is_selected && !numbers.contains(&it.table.oid)) {
             let id = &candidate.table.id;
             if names.contains(&hash(&id.to_string())) {
                 continue;
             }
-            // Somebody asks for it.
-            let is_wanted = candidate.is_listed || (candidate.is_published && selects_otherwise);
-            let (severity, message) = if is_wanted {
-                (Severity::Error, "is published and selected now, but was not when the tables were copied")
-            } else if candidate.is_published {
-                (Severity::Warning, "came after the tables were copied and is not read")
-            } else {
-                (Severity::Warning, "is selected but not in the publication, and is not read")
+            let table = catalog.table(candidate.table.oid);
+            let fault = table.and_then(CatalogTable::key_fault).map(|(fault, _)| fault);
+            let message = match (candidate.is_published, fault) {
+                (false, _) => "is selected but not in the publication, and is not read".to_owned(),
+                (true, Some(fault)) => format!("came after the tables were copied and is not read: it {fault}"),
+                (true, None) if table.is_none_or(|table| !table.is_readable) => {
+                    "came after the tables were copied and is not read: the role may not".to_owned()
+                }
+                (true, None) if self.config.snapshot == SnapshotMode::Never => {
+                    "came after the source was begun and is not read, because snapshot is \"never\"".to_owned()
+                }
+                (true, None) => {
+                    come.push(candidate.table.clone());
+                    continue;
+                }
             };
-            found.push((severity, id.clone(), message));
+            found.push((id.clone(), message));
         }
-        for (severity, id, message) in found {
-            let remedy = format!("exclude it with \"!{id}\" in tables; to read it, {COPY_AGAIN}");
-            self.add(severity, format!("table {id}"), message, Remedy::Advice(remedy));
+        for (id, message) in found {
+            let remedy = format!("exclude it with \"!{id}\" in tables, or mend that to have it read");
+            self.add(Severity::Warning, format!("table {id}"), message, Remedy::Advice(remedy));
         }
+        come
     }
 
     /// Hashes of the names that the operator does not want read.
@@ -317,7 +340,6 @@ fn candidate(row: &Row, catalog: &Catalog, config: &PostgresConfig) -> Option<Ca
     Some(Candidate {
         is_selected: config.tables.matches(&id),
         is_published: row.is_true(3) || row.get(4).is_some() || row.get(5).is_some(),
-        is_listed: row.get(4).is_some(),
         table: ReadTable { oid, id, terms: hash(&terms.join("\0")), key, leaves: None },
     })
 }

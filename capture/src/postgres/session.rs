@@ -26,7 +26,7 @@ use super::lsn::Lsn;
 use super::mark::Mark;
 use super::position::PgPosition;
 use super::preflight::{self, Inspection, Intent};
-use super::stream::{Stream, StreamStart};
+use super::stream::{Ended, Stream, StreamStart};
 use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
@@ -47,7 +47,15 @@ pub fn run(
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let outcome = Session { config, log, progress, stop }.run(resume.as_ref());
+    let session = Session { config, log, progress, stop };
+    let mut resume = resume;
+    let outcome = loop {
+        match session.run(resume.as_ref()) {
+            Ok(Ended::ToBeginAgain(stands)) => resume = Some(stands),
+            Ok(Ended::For(outcome)) => break Ok(outcome),
+            Err(error) => break Err(error),
+        }
+    };
     progress.enter(State::Idle);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
@@ -75,7 +83,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run(&self, resume: Option<&Resume>) -> Result<Outcome, CaptureError> {
+    fn run(&self, resume: Option<&Resume>) -> Result<Ended, CaptureError> {
         let held = self.held_position(resume)?;
         let mark = held.as_ref().map(|held| Mark::decode(&held.mark)).transpose();
         let mark = mark.map_err(|reason| self.misfit(reason.to_owned(), KEEP_DATA))?;
@@ -96,12 +104,20 @@ impl Session<'_> {
             (Some(held), Intent::Continue(_)) => {
                 self.ensure_same_history(&mut stream, held, identity, &inspection)?;
                 self.log_shapes(&inspection)?;
-                (held.end, held.cut, held.copy.clone())
+                let mut ledger = held.copy.clone();
+                if !inspection.scope.newcomers().is_empty() {
+                    let ledger = ledger.get_or_insert_with(Ledger::beside);
+                    ledger.want(inspection.scope.newcomers().iter().copied());
+                    // From where the server is now it tells of their changes.
+                    ledger.target = ledger.target.max(identity.log_end);
+                }
+                (held.end, held.cut, ledger)
             }
             _ => {
                 let start = self.begin(&mut stream, &inspection)?;
                 let copies = intent == Intent::BeginAgain || self.config.snapshot == SnapshotMode::Initial;
-                let ledger = if intent == Intent::BeginAgain { Ledger::anew() } else { Ledger::default() };
+                let mut ledger = if intent == Intent::BeginAgain { Ledger::anew() } else { Ledger::default() };
+                ledger.want(inspection.scope.tables().map(|table| table.oid));
                 (start, None, copies.then_some(ledger))
             }
         };

@@ -31,7 +31,7 @@ use super::session::{Identity, Session};
 use super::watch::Watch;
 use super::wire::{Connection, Fill, StreamMessage, quote_identifier, quote_literal, status_update};
 use crate::progress::now_us;
-use crate::{CaptureError, Outcome, Progress, State};
+use crate::{CaptureError, Outcome, Progress, Resume, State};
 
 const DURING: &str = "following the log";
 
@@ -68,6 +68,14 @@ pub(crate) struct StreamStart {
     pub(crate) copying: Option<Copying>,
 }
 
+/// How following the log ended.
+pub(crate) enum Ended {
+    /// For good.
+    For(Outcome),
+    /// To be begun again from here, with tables that came.
+    ToBeginAgain(Resume),
+}
+
 /// How long the server may be silent. It answers only between two pieces of work, and decoding a large transaction that
 /// holds nothing for us is one: its own patience with us says how long it thinks that this may take. Without such a
 /// limit the silence has none either; a machine that is gone is found out by the keepalives of TCP.
@@ -88,6 +96,8 @@ pub(crate) struct Stream<'a> {
     /// End of the last frame that was handed over.
     appended: Lsn,
     last_offset: LogOffset,
+    /// What the last frame says of the source.
+    stands: Option<Resume>,
     unconfirmed: VecDeque<(LogOffset, Lsn)>,
     confirmed: Lsn,
     told: Lsn,
@@ -126,6 +136,7 @@ impl<'a> Stream<'a> {
             sent: start.start,
             appended: start.start,
             last_offset: LogOffset::START,
+            stands: None,
             unconfirmed: VecDeque::new(),
             confirmed: Lsn(0),
             told: Lsn(0),
@@ -135,28 +146,33 @@ impl<'a> Stream<'a> {
             pace: Pace::new(now),
             last_read: 0,
         };
-        if start.cut.is_none() {
-            let taken_back = match &stream.copying {
-                Some(copying) => copying.take_back(session, start.start)?,
-                None => Vec::new(),
-            };
+        let taken_back = match &stream.copying {
+            Some(copying) => copying.take_back(session, start.start)?,
+            None => Vec::new(),
+        };
+        if start.cut.is_none() || !taken_back.is_empty() {
             stream.hand_over_with(taken_back)?;
         }
         Ok(stream)
     }
 
     /// Follows the log until it is stopped or has drained.
-    pub(crate) fn follow(mut self) -> Result<Outcome, CaptureError> {
+    pub(crate) fn follow(mut self) -> Result<Ended, CaptureError> {
         loop {
             while let Some(range) = self.connection.next_of_stream(DURING)? {
                 self.take_message(range)?;
             }
             if self.session.stop.is_stopped() {
-                return self.end(Outcome::Stopped);
+                return self.end(Outcome::Stopped).map(Ended::For);
             }
             self.copy()?;
             if self.has_drained() {
-                return self.end(Outcome::Drained);
+                return self.end(Outcome::Drained).map(Ended::For);
+            }
+            // What broke off would have to be gone through again.
+            if self.watch.has_newcomers() && !self.decoder.is_in_transaction() {
+                let stands = self.leave()?;
+                return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
             }
             self.keep_in_touch()?;
             self.read()?;
@@ -305,6 +321,7 @@ impl<'a> Stream<'a> {
         let piece = self.decoder.take()?;
         batches.extend(piece.batches);
         let frame = self.frame(piece.end, piece.cut, self.copying.as_deref(), batches);
+        self.stands = Some(Resume { position: frame.position.clone(), txn_end: frame.txn_end });
         self.last_offset = self.session.log.append(LogEntry::Frame(frame))?;
         self.progress().observe_frame(&piece.counts);
         self.progress().received_lsn.store(piece.end.0, std::sync::atomic::Ordering::Relaxed);
@@ -390,6 +407,17 @@ impl<'a> Stream<'a> {
     fn has_drained(&self) -> bool {
         self.copying.is_none()
             && self.drain_to.is_some_and(|target| self.decoder.end() >= target && !self.decoder.is_in_transaction())
+    }
+
+    /// Ends in order; gives where the next session begins, where all is durable up to there.
+    fn leave(mut self) -> Result<Option<Resume>, CaptureError> {
+        if self.has_news() {
+            self.hand_over()?;
+        }
+        let (log, stop, last) = (self.session.log, self.session.stop, self.last_offset);
+        let stands = self.stands.take();
+        self.end(Outcome::Stopped)?;
+        Ok(stands.filter(|_| !stop.is_stopped() && log.durable().is_ok_and(|durable| durable >= last)))
     }
 
     /// Ends in order: what is whole becomes durable and is confirmed, then the server is told goodbye.

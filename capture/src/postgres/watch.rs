@@ -41,6 +41,7 @@ pub(crate) struct Watch<'a> {
     described: HashSet<u32>,
     looked_at: Instant,
     is_hinted: bool,
+    has_newcomers: bool,
     found: Vec<Finding>,
 }
 
@@ -56,8 +57,14 @@ impl<'a> Watch<'a> {
             described: HashSet::new(),
             looked_at: Instant::now(),
             is_hinted: false,
+            has_newcomers: false,
             found: findings,
         }
+    }
+
+    /// True where tables came that another session would read.
+    pub(crate) const fn has_newcomers(&self) -> bool {
+        self.has_newcomers
     }
 
     /// What is read, for a position.
@@ -70,6 +77,8 @@ impl<'a> Watch<'a> {
         self.is_hinted |= !self.described.insert(relation.id);
         let id = TableId::new(&relation.schema, &relation.name);
         let Some(read) = self.scope.table(relation.id) else {
+            // It may be one that came.
+            self.is_hinted = true;
             return match self.scope.named(&id) {
                 Some(_) => Err(self.unfit(&id, ANOTHER_TABLE)),
                 None => Ok(None),
@@ -134,6 +143,12 @@ impl<'a> Watch<'a> {
         let warnings = found.iter().filter(|finding| finding.severity == Severity::Warning);
         for finding in warnings.filter(|finding| !self.found.contains(finding)) {
             warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+        }
+        self.has_newcomers = !scope.newcomers().is_empty();
+        if self.has_newcomers {
+            // They are read from the next session on.
+            self.scope = before;
+            return Ok(());
         }
         self.mark = Arc::from(scope.mark().encode());
         (self.scope, self.found) = (scope, found);

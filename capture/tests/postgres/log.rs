@@ -179,10 +179,17 @@ impl MemoryLog {
     /// Applies all rows; behind the copy it panics on a repeat or a gap that a table would show. The copy is one unit, in
     /// which the stream may tell what the tables said already.
     pub(crate) fn state(&self) -> State {
+        self.apply(self.row_count() - self.followed().iter().map(Frame::row_count).sum::<usize>())
+    }
+
+    /// As [`Self::state`], where tables are copied beside the stream.
+    pub(crate) fn state_beside(&self) -> State {
+        self.apply(usize::MAX)
+    }
+
+    fn apply(&self, copied: usize) -> State {
         let mut state: State = BTreeMap::new();
-        let rows = self.rows();
-        let copied = rows.len() - self.followed().iter().map(Frame::row_count).sum::<usize>();
-        for (i, row) in rows.into_iter().enumerate() {
+        for (i, row) in self.rows().into_iter().enumerate() {
             let place = (row.table.clone(), row.key.clone());
             match row.op {
                 Op::Read | Op::Insert | Op::MoveIn if i < copied => drop(state.insert(place, row.values)),

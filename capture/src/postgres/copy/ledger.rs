@@ -1,13 +1,14 @@
 //! What of the tables is still to be copied, as a position carries it.
 //!
 //! ```text
-//! flags u8, 1 = begins anew | target LSN u64 | done u32, each: table u32
-//!                           | open u32, each: table u32, pieces u32, each:
+//! flags u8: 1 begins anew, 2 beside the stream, 4 reading | target LSN u64
+//! wanted u32, each: table u32 | open u32, each: table u32, pieces u32, each:
 //!   0 | relation u32 | file u32 | from u32 | to u32        blocks of a table or a partition
 //!   1 | after | upto                                       rows by key; each: 255, or a count u8 and u32-length texts
 //!   2 | key                                                one row
 //! ```
-//! Big-endian; tables and partitions by their number in the catalog. A table that is in neither list is not begun.
+//! Big-endian; tables and partitions by their number in the catalog. Of a wanted table nothing is read yet; of a table that is
+//! in neither list nothing is left to read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,11 +34,15 @@ pub(crate) enum Piece {
 /// What of the tables is still to be copied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Ledger {
-    /// What the log holds of the tables is to be taken back before.
+    /// What the log holds of the tables is to be taken back before, and all of them are to be read.
     pub(crate) anew: bool,
+    /// Tables that came later: what the log holds is whole after each round, but for what is left of these.
+    pub(crate) is_beside: bool,
+    /// A round is under way, or broke off: the log holds rows of a later moment than its position.
+    pub(crate) is_reading: bool,
     /// All that the reads so far have seen was committed before it: from there on the tables are whole.
     pub(crate) target: Lsn,
-    done: BTreeSet<u32>,
+    wanted: BTreeSet<u32>,
     open: BTreeMap<u32, Vec<Piece>>,
 }
 
@@ -47,21 +52,47 @@ impl Ledger {
         Self { anew: true, ..Self::default() }
     }
 
-    /// True where a table is done, or its pieces are known.
-    pub(crate) fn has_begun(&self, table: u32) -> bool {
-        self.done.contains(&table) || self.open.contains_key(&table)
+    /// That of tables which are copied beside the stream of others.
+    pub(crate) fn beside() -> Self {
+        Self { is_beside: true, ..Self::default() }
     }
 
-    /// True where nothing is left of a table.
-    pub(crate) fn is_done(&self, table: u32) -> bool {
-        self.done.contains(&table)
+    /// Has tables read.
+    pub(crate) fn want(&mut self, tables: impl IntoIterator<Item = u32>) {
+        self.wanted.extend(tables);
+    }
+
+    /// Gives tables up that are read no more.
+    pub(crate) fn keep(&mut self, is_read: impl Fn(u32) -> bool) {
+        self.wanted.retain(|table| is_read(*table));
+        self.open.retain(|table, _| is_read(*table));
+    }
+
+    /// True where nothing is read of a table yet.
+    pub(crate) fn is_wanted(&self, table: u32) -> bool {
+        self.wanted.contains(&table)
+    }
+
+    /// True where nothing is left to read.
+    pub(crate) fn is_read(&self) -> bool {
+        self.wanted.is_empty() && self.open.is_empty()
+    }
+
+    /// How many tables there is something left to read of.
+    pub(crate) fn left(&self) -> usize {
+        self.wanted.len() + self.open.len()
+    }
+
+    /// True where a position says of all that is in the log what it was there.
+    pub(crate) fn is_whole_at(&self, end: Lsn) -> bool {
+        self.is_beside && !self.is_reading && end >= self.target
     }
 
     /// Sets what is to be read of a table.
     pub(crate) fn begin(&mut self, table: u32, pieces: Vec<Piece>) {
+        self.wanted.remove(&table);
         if pieces.is_empty() {
             self.open.remove(&table);
-            self.done.insert(table);
         } else {
             self.open.insert(table, pieces);
         }
@@ -69,8 +100,7 @@ impl Ledger {
 
     /// Has a row read that may have been missed.
     pub(crate) fn read_also(&mut self, table: u32, key: Key) {
-        if self.has_begun(table) {
-            self.done.remove(&table);
+        if !self.is_wanted(table) {
             self.open.entry(table).or_default().push(Piece::Row { key });
         }
     }
@@ -103,10 +133,10 @@ impl Ledger {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![u8::from(self.anew)];
+        let mut out = vec![u8::from(self.anew) | u8::from(self.is_beside) << 1 | u8::from(self.is_reading) << 2];
         out.extend_from_slice(&self.target.0.to_be_bytes());
-        put_count(&mut out, self.done.len());
-        self.done.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
+        put_count(&mut out, self.wanted.len());
+        self.wanted.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
         put_count(&mut out, self.open.len());
         for (table, pieces) in &self.open {
             out.extend_from_slice(&table.to_be_bytes());
@@ -138,14 +168,15 @@ impl Ledger {
         let read = || {
             let [flags] = take(&mut rest)?;
             let target = Lsn(u64::from_be_bytes(take(&mut rest)?));
-            let done = (0..number(&mut rest)?).map(|_| number(&mut rest)).collect::<Option<_>>()?;
+            let wanted = (0..number(&mut rest)?).map(|_| number(&mut rest)).collect::<Option<_>>()?;
             let mut open = BTreeMap::new();
             for _ in 0..number(&mut rest)? {
                 let table = number(&mut rest)?;
                 let pieces = (0..number(&mut rest)?).map(|_| piece(&mut rest)).collect::<Option<_>>()?;
                 open.insert(table, pieces);
             }
-            (flags <= 1 && rest.is_empty()).then_some(Self { anew: flags == 1, target, done, open })
+            let [anew, is_beside, is_reading] = [1, 2, 4].map(|flag| flags & flag != 0);
+            (flags < 8 && rest.is_empty()).then_some(Self { anew, is_beside, is_reading, target, wanted, open })
         };
         let mut read = read;
         read().ok_or("its ledger of the copy does not decode")
@@ -218,10 +249,11 @@ mod tests {
     proptest! {
         #[test]
         fn ledgers_read_back_and_cut_ones_are_refused(
-            anew: bool, target: u64, done in proptest::collection::btree_set(0_u32..50, 0..4),
+            flags: [bool; 3], target: u64, wanted in proptest::collection::btree_set(0_u32..50, 0..4),
             open in proptest::collection::btree_map(50_u32.., proptest::collection::vec(pieces(), 1..3), 0..3),
         ) {
-            let ledger = Ledger { anew, target: Lsn(target), done, open };
+            let [anew, is_beside, is_reading] = flags;
+            let ledger = Ledger { anew, is_beside, is_reading, target: Lsn(target), wanted, open };
             let encoded = ledger.encode();
             prop_assert_eq!(Ledger::decode(&encoded), Ok(ledger));
             for len in 0..encoded.len() {
@@ -248,7 +280,7 @@ mod tests {
                 ledger.finish(7, &piece, None);
                 read.push(piece);
             }
-            prop_assert!(ledger.is_done(7));
+            prop_assert!(ledger.is_read());
             let mut blocks: Vec<_> = read.iter().map(|piece| match piece {
                 Piece::Blocks { from, to, .. } => (*from, *to),
                 Piece::Keys { .. } | Piece::Row { .. } => unreachable!("of blocks only blocks are cut"),

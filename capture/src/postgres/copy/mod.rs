@@ -13,7 +13,8 @@
 //! whole copy is one unit (`txn_end` is false up to its last frame): what lies between is no state that was.
 //!
 //! A piece that was read is noted in the [`Ledger`], which every position carries: after a crash only pieces under way are
-//! read again. Nothing is written to the source, and no snapshot is held longer than one statement.
+//! read again. Tables that come later are copied in the same way beside the stream of the others: then each round is a unit, up
+//! to where its reads were. Nothing is written to the source, and no snapshot is held longer than one statement.
 //!
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
 //! they are read; a row whose key changes meanwhile, maybe from a piece that was not read to one that was, is read once more.
@@ -47,6 +48,8 @@ use crate::progress::{OpCounts, now_us};
 /// How long the stream waits for one round of pieces at most, but for those that are under way then: the server keeps its log
 /// for it meanwhile.
 const ROUND: Duration = Duration::from_secs(10);
+/// As [`ROUND`], beside a stream that targets wait for.
+const ROUND_BESIDE: Duration = Duration::from_secs(1);
 /// How often the stream's connection is looked after meanwhile.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -78,6 +81,8 @@ enum Message {
 pub(crate) struct Copying {
     /// Largest first, so that the last worker does not end long after the others.
     tables: Vec<Table>,
+    /// Numbers of those that are read from now on; they may have been read before.
+    newcomers: Vec<u32>,
     state: Mutex<State>,
 }
 
@@ -110,7 +115,11 @@ impl Round<'_> {
 
 impl Copying {
     /// Takes a copy up where its ledger stands.
-    pub(crate) fn new(session: &Session<'_>, inspection: &Inspection, ledger: Ledger) -> Result<Self, CaptureError> {
+    pub(crate) fn new(
+        session: &Session<'_>,
+        inspection: &Inspection,
+        mut ledger: Ledger,
+    ) -> Result<Self, CaptureError> {
         let Inspection { catalog, publication, scope, .. } = inspection;
         let mut tables = Vec::new();
         for (table, relation) in catalog.tables.iter().zip(relations(catalog, publication.as_ref())) {
@@ -128,9 +137,13 @@ impl Copying {
             });
         }
         tables.sort_by_key(|table| std::cmp::Reverse(table.pages));
-        let done = tables.iter().filter(|table| ledger.is_done(table.oid)).count();
-        info!(source = %session.config.source, tables = tables.len(), done, "copying the tables");
-        Ok(Self { tables, state: Mutex::new(State { ledger, busy: Vec::new() }) })
+        if ledger.anew {
+            ledger.want(tables.iter().map(|table| table.oid));
+        }
+        ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
+        info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
+        let newcomers = if ledger.is_beside { scope.newcomers().to_vec() } else { Vec::new() };
+        Ok(Self { tables, newcomers, state: Mutex::new(State { ledger, busy: Vec::new() }) })
     }
 
     /// What of the copy is done, for a position.
@@ -145,8 +158,7 @@ impl Copying {
 
     /// True once every piece was read.
     pub(crate) fn is_read(&self) -> bool {
-        let state = self.state();
-        self.tables.iter().all(|table| state.ledger.is_done(table.oid))
+        self.state().ledger.is_read()
     }
 
     /// The position from which on the tables are whole, as far as they were read.
@@ -154,15 +166,14 @@ impl Copying {
         self.state().ledger.target
     }
 
-    /// Empties every table of what the log holds of it, where the copy begins anew: a batch for each.
+    /// Empties tables of what the log holds of them, all where the copy begins anew, or those that came: a batch for each.
     pub(crate) fn take_back(&self, session: &Session<'_>, at: Lsn) -> Result<Vec<TableBatch>, CaptureError> {
         let mut batches = Vec::new();
-        if std::mem::take(&mut self.state().ledger.anew) {
-            for (table, ord) in self.tables.iter().zip(0..) {
-                let mut builder = TableBuilder::new(Arc::clone(&table.shape), session.config.special_values);
-                builder.append_truncate(Stamp { ord, commit_us: now_us(), position: at });
-                batches.extend(take(&mut builder)?);
-            }
+        let all = std::mem::take(&mut self.state().ledger.anew);
+        for (table, ord) in self.tables.iter().filter(|table| all || self.newcomers.contains(&table.oid)).zip(0..) {
+            let mut builder = TableBuilder::new(Arc::clone(&table.shape), session.config.special_values);
+            builder.append_truncate(Stamp { ord, commit_us: now_us(), position: at });
+            batches.extend(take(&mut builder)?);
         }
         Ok(batches)
     }
@@ -175,7 +186,12 @@ impl Copying {
         each: &mut dyn FnMut(Option<Copied>) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         let workers = session.config.copy_workers.max(1);
-        let round = Round { session, at, until: Instant::now() + ROUND, failed: AtomicBool::new(false) };
+        let length = {
+            let mut state = self.state();
+            state.ledger.is_reading = true;
+            if state.ledger.is_beside { ROUND_BESIDE } else { ROUND }
+        };
+        let round = Round { session, at, until: Instant::now() + length, failed: AtomicBool::new(false) };
         let (sender, receiver) = crossbeam_channel::bounded(workers);
         let ended = thread::scope(|scope| {
             let started: Vec<_> = (0..workers)
@@ -209,7 +225,9 @@ impl Copying {
         // Somebody who was only told to give up is not the reason.
         let mut failed = ended.into_iter().filter_map(Result::err).collect::<Vec<_>>();
         failed.sort_by_key(worker::is_interrupt);
-        failed.into_iter().next().map_or(Ok(()), Err)
+        failed.into_iter().next().map_or(Ok(()), Err)?;
+        self.state().ledger.is_reading = false;
+        Ok(())
     }
 
     fn work(&self, round: &Round<'_>, sender: &Sender<Message>) -> Result<(), CaptureError> {

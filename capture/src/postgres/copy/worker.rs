@@ -70,13 +70,13 @@ impl<'a> Worker<'a> {
                         return Ok(Some((table, piece)));
                     }
                 }
-                copying.tables.iter().find(|table| !state.ledger.has_begun(table.oid))
+                copying.tables.iter().find(|table| state.ledger.is_wanted(table.oid))
             };
             let Some(table) = fresh else { return Ok(None) };
             let pieces = self.pieces(table)?;
             let mut state = copying.state();
             // Another may have been quicker.
-            if !state.ledger.has_begun(table.oid) {
+            if state.ledger.is_wanted(table.oid) {
                 state.ledger.begin(table.oid, pieces);
             }
         }
