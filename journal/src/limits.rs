@@ -27,8 +27,8 @@ pub const ENTRY_BYTES: u64 = 256 * MIB;
 /// 1 KiB: a source's name is written by hand in the configuration.
 pub const SOURCE_NAME_BYTES: usize = 1024;
 
-/// 64 KiB: a MySQL GTID set of more than a thousand servers still fits.
-pub const POSITION_BYTES: usize = 64 * 1024;
+/// 120 KiB: PostgreSQL's with five thousand tables that are still to be copied, a MySQL GTID set of more than two thousand servers.
+pub const POSITION_BYTES: usize = 120 * 1024;
 
 /// 256 names, over all time: what a segment's checkpoint repeats. A daemon that serves more is several daemons.
 pub const SOURCES: usize = 256;

@@ -17,6 +17,10 @@ use crate::postgres::lsn::Lsn;
 /// Blocks that one statement reads: 32 MiB of 8 KiB blocks. Only what is under way is read again after a crash.
 const BLOCKS: u32 = 4096;
 
+/// Rows that are read by themselves at a time, and bytes of the key of one.
+const ROWS: usize = 100;
+const ROW_BYTES: usize = 100;
+
 /// The values of the key's columns as text, in the key's order.
 pub(crate) type Key = Vec<String>;
 
@@ -98,10 +102,19 @@ impl Ledger {
         }
     }
 
-    /// Has a row read that may have been missed.
+    /// Has a row read that may have been missed; with many of them their whole table, as a position has no room for more.
     pub(crate) fn read_also(&mut self, table: u32, key: Key) {
-        if !self.is_wanted(table) {
+        const WHOLE: Piece = Piece::Keys { after: None, upto: None };
+        if self.is_wanted(table) || self.open.get(&table).is_some_and(|pieces| pieces.contains(&WHOLE)) {
+            return;
+        }
+        let is_row = |piece: &&Piece| matches!(piece, Piece::Row { .. });
+        let rows = self.open.values().flatten().filter(is_row).count();
+        let len: usize = key.iter().map(String::len).sum();
+        if rows < ROWS && len <= ROW_BYTES {
             self.open.entry(table).or_default().push(Piece::Row { key });
+        } else {
+            self.open.insert(table, vec![WHOLE]);
         }
     }
 
@@ -259,6 +272,15 @@ mod tests {
             for len in 0..encoded.len() {
                 prop_assert!(Ledger::decode(&encoded[..len]).is_err());
             }
+        }
+
+        #[test]
+        fn however_many_rows_are_read_again_a_position_has_room_for_them(keys in proptest::collection::vec(".{0,200}", 0..400)) {
+            let mut ledger = Ledger::default();
+            for (table, key) in (0..3).cycle().zip(keys) {
+                ledger.read_also(table, vec![key]);
+            }
+            prop_assert!(ledger.encode().len() < 16 * 1024);
         }
 
         #[test]

@@ -18,6 +18,9 @@ pub(super) const DURING: &str = "copying the tables";
 /// Rows that one statement reads by key.
 pub(super) const KEYS: usize = 100_000;
 
+/// Partitions that are read by blocks; a position has no room for the blocks of more.
+const PARTS_MAX: usize = 200;
+
 /// A table that is read.
 pub(super) struct Table {
     pub(super) oid: u32,
@@ -48,6 +51,9 @@ impl Table {
         let rows = connection.query(DURING, &format!("{PARTS} {oids} ORDER BY c.oid"))?;
         if rows.is_empty() && !self.is_partitioned {
             return Ok(None);
+        }
+        if rows.len() > PARTS_MAX {
+            return Ok(Some(vec![Piece::Keys { after: None, upto: None }]));
         }
         let mut pieces = Vec::new();
         for row in &rows {
