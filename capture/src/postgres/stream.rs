@@ -252,15 +252,16 @@ impl<'a> Stream<'a> {
         if self.decoder.is_in_transaction() || self.decoder.end() < copying.target() {
             return Ok(());
         }
+        if self.has_news() {
+            // Among it may be rows that are to be read once more.
+            self.hand_over()?;
+        }
         if copying.is_read() {
             self.copying = None;
             self.hand_over()?;
             info!(source = %self.session.config.source, at = %self.appended, "copied the tables");
             self.progress().enter(State::Streaming);
             return Ok(());
-        }
-        if self.has_news() {
-            self.hand_over()?;
         }
         copying.round(self.session, self.decoder.end(), &mut |copied| {
             if let Some(copied) = copied {

@@ -189,7 +189,17 @@ impl MemoryLog {
 
     fn apply(&self, copied: usize) -> State {
         let mut state: State = BTreeMap::new();
-        for (i, row) in self.rows().into_iter().enumerate() {
+        // A row keeps the values under its new key that the log did not send again.
+        let mut left = BTreeMap::new();
+        for (i, mut row) in self.rows().into_iter().enumerate() {
+            if row.op == Op::MoveOut {
+                left = state.get(&(row.table.clone(), row.key.clone())).cloned().unwrap_or_default();
+            }
+            if row.op == Op::MoveIn {
+                for column in &row.absent {
+                    row.values.insert(column.clone(), left.get(column).cloned().flatten());
+                }
+            }
             let place = (row.table.clone(), row.key.clone());
             match row.op {
                 Op::Read | Op::Insert | Op::MoveIn if i < copied => drop(state.insert(place, row.values)),
