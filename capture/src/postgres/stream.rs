@@ -170,7 +170,7 @@ impl<'a> Stream<'a> {
                 return self.end(Outcome::Drained).map(Ended::For);
             }
             // What broke off would have to be gone through again.
-            if self.watch.has_newcomers() && !self.decoder.is_in_transaction() {
+            if self.watch.has_newcomers() && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
                 let stands = self.leave()?;
                 return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
             }
@@ -249,7 +249,8 @@ impl<'a> Stream<'a> {
     /// Goes on with the copy where the stream has come as far as what was copied, or ends it.
     fn copy(&mut self) -> Result<(), CaptureError> {
         let Some(copying) = self.copying.clone() else { return Ok(()) };
-        if self.decoder.is_in_transaction() || self.decoder.end() < copying.target() {
+        let is_between = !self.decoder.is_in_transaction() && !self.decoder.is_resuming();
+        if !is_between || self.decoder.end() < copying.target() {
             return Ok(());
         }
         if self.has_news() {
@@ -417,8 +418,17 @@ impl<'a> Stream<'a> {
         }
         let (log, stop, last) = (self.session.log, self.session.stop, self.last_offset);
         let stands = self.stands.take();
+        let source = self.session.config.source.clone();
         self.end(Outcome::Stopped)?;
-        Ok(stands.filter(|_| !stop.is_stopped() && log.durable().is_ok_and(|durable| durable >= last)))
+        if stop.is_stopped() {
+            return Ok(None);
+        }
+        if stands.is_some() && log.durable()? >= last {
+            return Ok(stands);
+        }
+        // Whoever begins a session waits for that.
+        let error = io::Error::other("tables came, and the log is not durable yet; the session begins again with them");
+        Err(CaptureError::Lost { source_id: source, during: DURING, error })
     }
 
     /// Ends in order: what is whole becomes durable and is confirmed, then the server is told goodbye.

@@ -74,6 +74,7 @@ enum Message {
     Moved {
         table: u32,
         pieces: Vec<Piece>,
+        reached: Lsn,
     },
 }
 
@@ -90,6 +91,8 @@ struct State {
     ledger: Ledger,
     /// Pieces in the hands of workers.
     busy: Vec<(u32, Piece)>,
+    /// Something was read in this round.
+    has_read: bool,
 }
 
 /// What the workers of a round share.
@@ -142,8 +145,8 @@ impl Copying {
         }
         ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
         info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
-        let newcomers = if ledger.is_beside { scope.newcomers().to_vec() } else { Vec::new() };
-        Ok(Self { tables, newcomers, state: Mutex::new(State { ledger, busy: Vec::new() }) })
+        let newcomers = scope.newcomers().to_vec();
+        Ok(Self { tables, newcomers, state: Mutex::new(State { ledger, busy: Vec::new(), has_read: false }) })
     }
 
     /// What of the copy is done, for a position.
@@ -189,6 +192,7 @@ impl Copying {
         let length = {
             let mut state = self.state();
             state.ledger.is_reading = true;
+            state.has_read = false;
             if state.ledger.is_beside { ROUND_BESIDE } else { ROUND }
         };
         let round = Round { session, at, until: Instant::now() + length, failed: AtomicBool::new(false) };
@@ -226,7 +230,9 @@ impl Copying {
         let mut failed = ended.into_iter().filter_map(Result::err).collect::<Vec<_>>();
         failed.sort_by_key(worker::is_interrupt);
         failed.into_iter().next().map_or(Ok(()), Err)?;
-        self.state().ledger.is_reading = false;
+        // Rows of a round that broke off are made up for only by what is read after them.
+        let mut state = self.state();
+        state.ledger.is_reading = !state.has_read && !state.ledger.is_read();
         Ok(())
     }
 
@@ -248,9 +254,14 @@ impl Copying {
                 // Whoever read the piece goes on with the rest.
                 state.busy.extend(rest.clone().map(|rest| (table, rest)));
                 state.ledger.finish(table, &piece, rest);
+                state.has_read = true;
                 state.ledger.target = state.ledger.target.max(reached);
             }
-            Message::Moved { table, pieces } => self.state().ledger.begin(table, pieces),
+            Message::Moved { table, pieces, reached } => {
+                let mut state = self.state();
+                state.ledger.begin(table, pieces);
+                state.ledger.target = state.ledger.target.max(reached);
+            }
         }
         None
     }

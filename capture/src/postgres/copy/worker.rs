@@ -12,6 +12,7 @@ use super::{Copied, Copying, Message, Round, take};
 use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::decode::{CopyLine, Stamp, TableBuilder};
+use crate::postgres::lsn::Lsn;
 use crate::postgres::scope::WITHOUT_IT;
 use crate::postgres::wire::{Connection, Purpose};
 
@@ -30,6 +31,8 @@ pub(super) struct Worker<'a> {
     round: &'a Round<'a>,
     sender: &'a Sender<Message>,
     connection: Connection,
+    /// It has had a piece: none comes back from a round without, however long the connection took.
+    has_read: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -43,11 +46,12 @@ impl<'a> Worker<'a> {
         let mut connection = Connection::open(session.config, Purpose::Query, session.stop)?;
         // With row security a policy would hide rows without a word; now it is an error.
         connection.query(DURING, "SET row_security = off")?;
-        let mut worker = Self { copying, round, sender, connection };
+        let mut worker = Self { copying, round, sender, connection, has_read: false };
         while let Some((table, piece)) = worker.next()? {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
                 let rest = worker.read(table, piece)?;
+                worker.has_read = true;
                 next = rest.filter(|_| !round.is_over());
             }
         }
@@ -58,7 +62,7 @@ impl<'a> Worker<'a> {
     fn next(&mut self) -> Result<Option<(&'a Table, Piece)>, CaptureError> {
         let copying = self.copying;
         loop {
-            if self.round.is_over() {
+            if self.round.is_given_up() || self.has_read && self.round.is_over() {
                 return Ok(None);
             }
             let fresh = {
@@ -73,23 +77,27 @@ impl<'a> Worker<'a> {
                 copying.tables.iter().find(|table| state.ledger.is_wanted(table.oid))
             };
             let Some(table) = fresh else { return Ok(None) };
-            let pieces = self.pieces(table)?;
+            let (pieces, reached) = self.pieces(table)?;
             let mut state = copying.state();
             // Another may have been quicker.
             if state.ledger.is_wanted(table.oid) {
                 state.ledger.begin(table.oid, pieces);
+                state.ledger.target = state.ledger.target.max(reached);
             }
         }
     }
 
-    fn pieces(&mut self, table: &Table) -> Result<Vec<Piece>, CaptureError> {
+    /// What is to be read of a table, and where the newest change was committed that this may follow from.
+    fn pieces(&mut self, table: &Table) -> Result<(Vec<Piece>, Lsn), CaptureError> {
         let gone = || CaptureError::Unfit {
             source_id: self.round.session.config.source.clone(),
             object: format!("table {}", table.shape.schema.table),
             reason: "was dropped while it was copied".to_owned(),
             remedy: WITHOUT_IT.to_owned(),
         };
-        table.pieces(&mut self.connection)?.ok_or_else(gone)
+        let pieces = table.pieces(&mut self.connection)?.ok_or_else(gone)?;
+        let (reached, _) = self.now(0)?;
+        Ok((pieces, reached))
     }
 
     /// Reads a piece; gives what is left of it.
@@ -111,7 +119,10 @@ impl<'a> Worker<'a> {
                 };
                 (rest.clone(), Message::Read { table: table.oid, piece, rest, reached })
             }
-            _ => (None, Message::Moved { table: table.oid, pieces: self.pieces(table)? }),
+            _ => {
+                let (pieces, reached) = self.pieces(table)?;
+                (None, Message::Moved { table: table.oid, pieces, reached })
+            }
         };
         self.send(message)?;
         Ok(rest)
@@ -183,11 +194,17 @@ impl<'a> Worker<'a> {
     }
 
     /// Where the newest change that the piece may have seen was committed; none where its rows do not lie where they lay.
-    fn stands(&mut self, piece: &Piece) -> Result<Option<super::Lsn>, CaptureError> {
+    fn stands(&mut self, piece: &Piece) -> Result<Option<Lsn>, CaptureError> {
         let (oid, known) = match piece {
             Piece::Blocks { relation, file, .. } => (*relation, Some(*file)),
             Piece::Keys { .. } | Piece::Row { .. } => (0, None),
         };
+        let (reached, file) = self.now(oid)?;
+        Ok((file == known).then_some(reached))
+    }
+
+    /// Where the server's log ends, and the file of a table.
+    fn now(&mut self, oid: u32) -> Result<(Lsn, Option<u32>), CaptureError> {
         let rows = self.connection.query(
             DURING,
             &format!(
@@ -199,7 +216,7 @@ impl<'a> Worker<'a> {
         let row = rows.first().and_then(|row| Some((row.parsed(0)?, row.parsed(1)?, row.parsed(2)?, row.parsed(3))));
         let (lsn, page, segment, file): (_, _, _, Option<u32>) =
             row.ok_or_else(|| self.connection.protocol(DURING, "the server has no position"))?;
-        Ok((file == known).then(|| reached(lsn, page, segment)))
+        Ok((reached(lsn, page, segment), file))
     }
 
     fn send(&self, message: Message) -> Result<(), CaptureError> {

@@ -108,6 +108,11 @@ impl Decoder {
         self.transaction.is_some()
     }
 
+    /// True before the rest of a transaction of which a part is in the log.
+    pub(crate) const fn is_resuming(&self) -> bool {
+        self.resume.is_some()
+    }
+
     /// True while rows wait for a frame.
     pub(crate) const fn has_rows(&self) -> bool {
         self.rows > 0
