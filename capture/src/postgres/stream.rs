@@ -22,7 +22,7 @@ use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::LogOffset;
 use tracing::info;
 
-use super::copy::{Copied, Copying};
+use super::copy::{Copied, Copying, Gate, SNAPSHOT};
 use super::decode::{Decoder, Relation, Step};
 use super::lsn::Lsn;
 use super::pace::Pace;
@@ -91,6 +91,8 @@ pub(crate) struct Stream<'a> {
     identity: Identity,
     drain_to: Option<Lsn>,
     copying: Option<Arc<Copying>>,
+    gate: Gate,
+    asked_at: Option<Instant>,
     /// The server sent everything before it.
     sent: Lsn,
     /// End of the last frame that was handed over.
@@ -125,14 +127,20 @@ impl<'a> Stream<'a> {
         );
         connection.start_stream("starting the stream", &sql)?;
         let now = Instant::now();
+        let mut decoder = Decoder::new(config.source.clone(), config.special_values, start.start, start.cut);
+        if start.copying.is_some() {
+            decoder.forget_told();
+        }
         let mut stream = Self {
             session,
             connection,
-            decoder: Decoder::new(config.source.clone(), config.special_values, start.start, start.cut),
+            decoder,
             watch,
             identity: start.identity,
             drain_to: start.drain_to,
             copying: start.copying.map(Arc::new),
+            gate: Gate::default(),
+            asked_at: None,
             sent: start.start,
             appended: start.start,
             last_offset: LogOffset::START,
@@ -259,9 +267,13 @@ impl<'a> Stream<'a> {
         }
         if copying.is_read() {
             self.copying = None;
+            self.decoder.note_none();
             self.hand_over()?;
             info!(source = %self.session.config.source, at = %self.appended, "copied the tables");
             self.progress().enter(State::Streaming);
+            return Ok(());
+        }
+        if !self.may_copy()? {
             return Ok(());
         }
         copying.round(self.session, self.decoder.end(), &mut |copied| {
@@ -277,6 +289,22 @@ impl<'a> Stream<'a> {
         // The server may have waited for us to read.
         self.heard_at = Instant::now();
         self.hand_over()
+    }
+
+    /// Whether a read sees all that the stream has told of.
+    fn may_copy(&mut self) -> Result<bool, CaptureError> {
+        if self.asked_at.is_some_and(|asked| asked.elapsed() < CONFIRM_EVERY) {
+            return Ok(false);
+        }
+        self.asked_at = Some(Instant::now());
+        let rows = self.watch.ask("looking which transactions are open", SNAPSHOT)?;
+        let opens = rows.first().and_then(|row| self.gate.opens(row, self.decoder.told()));
+        let opens = opens.ok_or_else(|| self.connection.protocol(DURING, "the server has no snapshot"))?;
+        if opens {
+            self.decoder.forget_told();
+            self.asked_at = None;
+        }
+        Ok(opens)
     }
 
     /// Hands rows that were copied to the log, at the place where the stream waits.

@@ -21,7 +21,7 @@ use super::finding::{Finding, Severity, ensure_fit};
 use super::preflight::Inspection;
 use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
 use super::session::Session;
-use super::wire::{Connection, Purpose};
+use super::wire::{Connection, Purpose, Row};
 use crate::{CaptureError, Class};
 
 /// How long a change that nothing hints at can go on unseen.
@@ -177,6 +177,11 @@ impl<'a> Watch<'a> {
         let answer = ask(&mut self.catalog, &mut queries)?;
         self.queries = Some(queries);
         Ok(answer)
+    }
+
+    /// Asks the server something.
+    pub(crate) fn ask(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
+        self.with_queries(|_, queries| queries.query(during, sql))
     }
 
     fn unfit(&self, table: &TableId, reason: &str) -> CaptureError {

@@ -7,7 +7,7 @@
 //! ... until every piece is read and the stream has reached H                                     txn_end = true
 //! ```
 //!
-//! Why this is exact: a piece is in the log before every change that it may have seen, and all changes after P come behind
+//! Why this is exact: reads begin once they see all that the stream has told of ([`gate`]). So a piece is in the log before every change that it may have seen, and all changes after P come behind
 //! it. A change that was seen comes a second time and says what the row says; the last change up to H says what the row is
 //! at H. So at H the tables are what they were in the source at H, whatever was read when, and whatever was read twice. The
 //! whole copy is one unit (`txn_end` is false up to its last frame): what lies between is no state that was.
@@ -19,6 +19,7 @@
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
 //! they are read; a row whose key changes meanwhile, maybe from a piece that was not read to one that was, is read once more.
 
+mod gate;
 mod ledger;
 mod plan;
 mod worker;
@@ -32,6 +33,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
 use tracing::info;
 
+pub(crate) use self::gate::{Gate, SNAPSHOT};
 pub(crate) use self::ledger::Key;
 pub(crate) use self::ledger::Ledger;
 use self::ledger::Piece;

@@ -76,6 +76,8 @@ pub(crate) struct Decoder {
     old: Vec<Cell>,
     new: Vec<Cell>,
     moved: Vec<(u32, Key)>,
+    /// Transactions since this was asked last, where somebody wants to know.
+    told: Option<Vec<u32>>,
 }
 
 impl Decoder {
@@ -95,7 +97,23 @@ impl Decoder {
             old: Vec::new(),
             new: Vec::new(),
             moved: Vec::new(),
+            told: None,
         }
+    }
+
+    /// The transactions that were told of since [`Self::forget_told`], which has to be called once before.
+    pub(crate) fn told(&self) -> &[u32] {
+        self.told.as_deref().unwrap_or_default()
+    }
+
+    /// Begins to note transactions.
+    pub(crate) fn forget_told(&mut self) {
+        self.told = Some(Vec::new());
+    }
+
+    /// Notes none any more.
+    pub(crate) fn note_none(&mut self) {
+        self.told = None;
     }
 
     /// Rows that changed their key and did not bring all values along, since this was asked last: number of the table and key.
@@ -214,6 +232,9 @@ impl Decoder {
             // Before the cut one there can only be transactions without changes; `change` sees to that.
             _ => 0,
         };
+        if let Some(told) = &mut self.told {
+            told.push(xid);
+        }
         self.transaction = Some(Transaction { xid, final_lsn, commit_us, changes: 0, skip });
         Ok(Step::Continue)
     }
