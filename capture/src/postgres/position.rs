@@ -5,7 +5,8 @@
 //! part 1  cut: of the next transaction (xid u32, final LSN u64) the first `changes u64` are in the log
 //! part 2  copy: the tables are not whole yet; its ledger, length u32, says what is still to be read
 //! ```
-//! Big-endian. Every transaction that ends at or before the end LSN is in the log, none after it, but for the cut one. The slot's name is there because an LSN only means "what is missing" together with its slot, and the
+//! Big-endian. Every transaction that ends at or before the end LSN is in the log, none after it, but for the cut one. The
+//! slot's name is there because an LSN only means "what is missing" together with its slot, and the
 //! [`Mark`](super::mark::Mark) because that holds only for what was published all the time.
 
 use std::sync::Arc;

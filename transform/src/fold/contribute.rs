@@ -152,8 +152,9 @@ impl Contributor<'_> {
         }
         if !same {
             self.reindex(&key, &old, new, writes);
-            let source = |record: &Contribution<'_>| record.joined.map(|joined| joined.source.to_vec());
-            if source(&old).is_some() && source(&old) == source(new) {
+            if let (Some(was), Some(is)) = (&old.joined, &new.joined)
+                && was.source == is.source
+            {
                 // What is joined to the row has changed, the row has not.
                 redate(&mut bytes, old.at);
             }

@@ -7,8 +7,8 @@
 //! ... until every piece is read and the stream has reached H                                     txn_end = true
 //! ```
 //!
-//! Why this is exact: reads begin once they see all that the stream has told of ([`gate`]). So a piece is in the log before every change that it may have seen, and all changes after P come behind
-//! it. A change that was seen comes a second time and says what the row says; the last change up to H says what the row is
+//! Why this is exact: reads begin once they see all that the stream has told of ([`gate`]). So a piece is in the log before
+//! every change that only it has seen, and all changes after P come behind it. A change that was seen comes a second time and says what the row says; the last change up to H says what the row is
 //! at H. So at H the tables are what they were in the source at H, whatever was read when, and whatever was read twice. The
 //! whole copy is one unit (`txn_end` is false up to its last frame): what lies between is no state that was.
 //!
@@ -34,9 +34,8 @@ use syncline_schemas::frame::{Op, TableBatch};
 use tracing::info;
 
 pub(crate) use self::gate::{Gate, SNAPSHOT};
-pub(crate) use self::ledger::Key;
-pub(crate) use self::ledger::Ledger;
 use self::ledger::Piece;
+pub(crate) use self::ledger::{Key, Ledger};
 use self::plan::Table;
 use self::worker::Worker;
 use super::check::relations;

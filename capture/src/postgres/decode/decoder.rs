@@ -76,7 +76,7 @@ pub(crate) struct Decoder {
     old: Vec<Cell>,
     new: Vec<Cell>,
     moved: Vec<(u32, Key)>,
-    /// Transactions since this was asked last, where somebody wants to know.
+    /// Transactions since this was asked last, while tables are copied.
     told: Option<Vec<u32>>,
 }
 
@@ -101,12 +101,12 @@ impl Decoder {
         }
     }
 
-    /// The transactions that were told of since [`Self::forget_told`], which has to be called once before.
+    /// The transactions that were told of since [`Self::forget_told`].
     pub(crate) fn told(&self) -> &[u32] {
         self.told.as_deref().unwrap_or_default()
     }
 
-    /// Begins to note transactions.
+    /// Begins to note transactions, and rows that changed their key, from here on.
     pub(crate) fn forget_told(&mut self) {
         self.told = Some(Vec::new());
     }
@@ -325,7 +325,7 @@ impl Decoder {
     fn note_move(&mut self, relation: u32, table: usize, bytes: &[u8]) {
         let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
         let lacks = |column: usize| new.cells[column] == Cell::Unchanged && old.text(column).is_none();
-        if (0..new.cells.len()).any(lacks) {
+        if self.told.is_some() && (0..new.cells.len()).any(lacks) {
             let value = |&key: &usize| new.text(key).or_else(|| old.text(key)).unwrap_or_default();
             let key = self.tables[table].shape().keys.iter().map(value);
             self.moved.push((relation, key.map(|value| String::from_utf8_lossy(value).into_owned()).collect()));

@@ -189,8 +189,7 @@ proptest! {
             feed(&mut first, message).expect("well formed");
         }
         let end = first.end();
-        let (mut got, cut) = rows(&mut first);
-        let resume = cut;
+        let (mut got, resume) = rows(&mut first);
         let mut second = Decoder::new(SourceId::new("s"), SpecialValues::Stop, end, resume);
         second.define(RELATION, Some(shape()));
         // The server sends again every transaction that ends behind the position.
