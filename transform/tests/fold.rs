@@ -3,6 +3,8 @@
 
 #[path = "fold/changed.rs"]
 mod changed;
+#[path = "fold/cuts.rs"]
+mod cuts;
 #[path = "fold/duckdb.rs"]
 mod duckdb;
 #[path = "fold/faults.rs"]

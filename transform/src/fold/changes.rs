@@ -22,8 +22,9 @@ pub(crate) struct Change {
     pub(crate) removed: bool,
     /// Earlier images in this frame, oldest first, kept only while the last lacks values.
     history: Vec<usize>,
-    /// The change whose key the row had when the frame began: its own, or the one it moved from.
-    pub(crate) origin: usize,
+    /// The change whose key the row had when the frame began: its own, or the one it moved from. A row that is deleted and
+    /// inserted again is the same one; one that comes where another moved away has none.
+    pub(crate) origin: Option<usize>,
 }
 
 /// Where the value of a column of a row is to be found.
@@ -32,7 +33,7 @@ enum Found {
     /// In that row of the batch.
     Here(usize),
     /// With the contribution that this change left in state.
-    Before(usize),
+    Before(Option<usize>),
 }
 
 /// The changes of one table in a frame, in the order in which their keys were first touched.
@@ -73,13 +74,13 @@ impl<'a> Changes<'a> {
             let next = changes.len();
             let index = *by_key.entry(keys.row(row)).or_insert(next);
             if index == next {
-                changes.push(Change { key: row, last: row, removed: true, history: Vec::new(), origin: next });
+                changes.push(Change { key: row, last: row, removed: true, history: Vec::new(), origin: Some(next) });
             }
             let lacks = !op.removes() && !absent.is_null(row);
             // The row keeps its values under its new key, so their whereabouts move with it.
-            let inherited = moved_out.filter(|_| op == Op::MoveIn).map(|old: usize| {
+            let inherited = moved_out.filter(|_| op == Op::MoveIn).map(|(old, origin): (usize, _)| {
                 let history = if lacks { changes[old].history.clone() } else { Vec::new() };
-                (history, changes[old].origin)
+                (history, origin)
             });
             let change = &mut changes[index];
             if let Some((history, origin)) = inherited {
@@ -90,11 +91,10 @@ impl<'a> Changes<'a> {
                 }
             } else {
                 change.history.clear();
-                change.origin = index;
             }
             change.last = row;
             change.removed = op.removes();
-            moved_out = (op == Op::MoveOut).then_some(index);
+            moved_out = (op == Op::MoveOut).then(|| (index, change.origin.take()));
         }
         drop(by_key);
         Ok(Self { batch, keys, absent, changes, truncated })
@@ -132,7 +132,7 @@ impl<'a> Changes<'a> {
             match self.find(change, column) {
                 Found::Here(image) => picks.push((0, image)),
                 Found::Before(origin) => {
-                    let value = before(origin)?;
+                    let value = origin.map(before).transpose()?.flatten();
                     if value.is_none() {
                         lacking.push(row);
                     }

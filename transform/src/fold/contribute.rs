@@ -7,7 +7,9 @@ use syncline_schemas::entity::Entity;
 use syncline_schemas::rowcode::{self, Rows};
 
 use super::citation::{self, Missing, Present};
-use super::contribution::{Contributed, Contribution, JoinedRow, must_carry, put_looked_for, redate, says_the_same};
+use super::contribution::{
+    Contributed, Contribution, JoinedRow, Value, must_carry, put_looked_for, redate, says_the_same,
+};
 use super::drivers::{Drivers, driving_key};
 use super::emit::Origin;
 use super::evaluate::{Evaluated, evaluate};
@@ -16,6 +18,7 @@ use super::join::Joins;
 use super::logic::Logic;
 use super::roster::{Driving, Member};
 use super::stored::put_row;
+use super::unit::Unit;
 use super::{ContributionChange, FoldStats, Seen, Writes, held, index};
 use crate::TransformError;
 use crate::mapping::RowFault;
@@ -33,6 +36,7 @@ pub(super) struct Contributor<'a> {
     pub(super) compiled: Option<(&'a Compiled, Joins<'a>)>,
     pub(super) origin: &'a Origin<'a>,
     pub(super) now: Seen,
+    pub(super) unit: Option<Unit>,
     pub(super) state: &'a dyn State,
     /// Where the state is computed anew beside an older one.
     pub(super) inheritance: Option<&'a Inheritance>,
@@ -89,10 +93,15 @@ impl Contributor<'_> {
             let joined = joined.as_ref().map(|(source, looked)| JoinedRow::new(source, looked));
             let awaits = row.and_then(|row| waits.get(&row)).map(Vec::as_slice);
             let mut new = Contribution { joined, awaits, carried, ..Contribution::of_nothing(drivers.at[i]) };
-            let origin = &drivers.old[drivers.origins[i]];
-            let inherited = self.inherited(&outcome, origin, driving_key(&drivers.keys[i]))?;
-            let origin = if inherited.is_some() { &inherited } else { origin };
-            let fault = apply(outcome, &mut new, [&entity_keys, &rows], origin)?;
+            let mut settled = settled(drivers.origins[i].and_then(|origin| drivers.old[origin].as_deref()), self.unit)?;
+            let inherited = self.inherited(&outcome, settled, driving_key(&drivers.keys[i]))?;
+            if let Some(record) = &inherited {
+                settled = Contribution::decode(record)?.value;
+            }
+            let fault = apply(outcome, &mut new, [&entity_keys, &rows], settled);
+            if self.unit.is_some_and(|unit| !unit.ends) {
+                new.before = settled;
+            }
             if let Some(change) = self.difference(&drivers, i, &new, fault, writes, stats)? {
                 changed.push((i, change));
             }
@@ -108,11 +117,11 @@ impl Contributor<'_> {
     fn inherited(
         &self,
         outcome: &Outcome,
-        origin: &Option<Vec<u8>>,
+        settled: Option<Value<'_>>,
         driving_key: &[u8],
     ) -> Result<Option<Vec<u8>>, TransformError> {
         let Some(inheritance) = self.inheritance else { return Ok(None) };
-        if !matches!(outcome, Outcome::Faulty(_)) || decode(origin)?.is_some_and(|record| record.value.is_some()) {
+        if !matches!(outcome, Outcome::Faulty(_)) || settled.is_some() {
             return Ok(None);
         }
         inheritance.record(&self.member.mapping.name, driving_key)
@@ -152,13 +161,16 @@ impl Contributor<'_> {
         }
         if !same {
             self.reindex(&key, &old, new, writes);
-            if let (Some(was), Some(is)) = (&old.joined, &new.joined)
+            if let (Some(was), Some(is), None) = (&old.joined, &new.joined, self.unit)
                 && was.source == is.source
             {
                 // What is joined to the row has changed, the row has not.
                 redate(&mut bytes, old.at);
             }
             writes.push((Space::Contributions, key.clone(), (!bytes.is_empty()).then(|| bytes.clone())));
+            if new.is_mark() {
+                writes.push((Space::Index, index::mark(&key), Some(Vec::new())));
+            }
         }
         if new.value == old.value {
             stats.unchanged += 1;
@@ -304,21 +316,27 @@ fn apply<'a>(
     outcome: Outcome,
     new: &mut Contribution<'a>,
     [entity_keys, rows]: [&'a Rows; 2],
-    origin: &'a Option<Vec<u8>>,
-) -> Result<Option<RowFault>, TransformError> {
+    settled: Option<Value<'a>>,
+) -> Option<RowFault> {
     match outcome {
-        Outcome::Nothing => Ok(None),
+        Outcome::Nothing => None,
         Outcome::Good(row) => {
             new.value = Some((entity_keys.row(row), rows.row(row)));
-            Ok(None)
+            None
         }
         Outcome::Faulty(fault) => {
             new.held = true;
             // It lies under the key that the row had when it was made.
-            new.value = decode(origin)?.and_then(|record| record.value);
-            Ok(Some(fault))
+            new.value = settled;
+            Some(fault)
         }
     }
+}
+
+/// What a row last contributed at the end of a transaction.
+fn settled(origin: Option<&[u8]>, unit: Option<Unit>) -> Result<Option<Value<'_>>, TransformError> {
+    let record = origin.map(Contribution::decode).transpose()?;
+    Ok(record.and_then(|record| record.settled(unit.map(|unit| unit.first))))
 }
 
 fn lacking_fault(column: String) -> RowFault {

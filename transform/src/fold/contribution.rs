@@ -8,14 +8,19 @@
 //! The log entry in front is that of the driving row's change which made the record what it is. It is the row's whereabouts
 //! for whoever asks, and no part of what the record says: where only the entry is another, the record stays as it was written.
 //!
+//! Between the frames of a long transaction the record also keeps what the row contributed before the transaction began: a
+//! row whose last image turns out faulty goes back to that, not to what an earlier frame said. The entry tells whether
+//! that still counts: it is forgotten where the record was made by an earlier transaction.
+//!
 //! ```text
 //! at      u64           log entry of the row
-//! flags   u8            1 contributes | 2 held | 4 joined | 8 parked
+//! flags   u8            1 contributes | 2 held | 4 joined | 8 parked | 16 contributed before
 //! key     varint length + rowcode of the entity's key fields       (when it contributes)
 //! row     varint length + rowcode of the entity's other fields     (when it contributes)
 //! source  varint length + stored row, see stored.rs                (when joined)
 //! looked  varint length + { varint length + rowcode of what it looked for; empty for nothing } per join   (when joined)
 //! awaits  varint length + key in the entities' space               (when parked)
+//! before  key and row, as above                                    (when it contributed before)
 //! carried { u8-length name | varint length + rowcode of the value } ...
 //! ```
 
@@ -33,6 +38,7 @@ const CONTRIBUTES: u8 = 1;
 const HELD: u8 = 2;
 const JOINED: u8 = 4;
 const PARKED: u8 = 8;
+const BEFORE: u8 = 16;
 
 /// Bytes of the log entry.
 const AT_LEN: usize = size_of::<u64>();
@@ -45,19 +51,24 @@ const DECIMAL_ALWAYS_INLINE: i128 = 10_i128.pow(32);
 /// Types whose stored form is never longer than the text that we hold.
 const STORED_AS_TEXT: [&str; 7] = ["text", "character varying", "varchar", "character", "bpchar", "name", "numeric"];
 
+/// An entity key and the entity's other fields.
+pub(crate) type Value<'a> = (&'a [u8], &'a [u8]);
+
 /// The record of one driving row under one mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Contribution<'a> {
     /// The log entry that made it what it is.
     pub(crate) at: LogOffset,
     /// The entity key and the other fields; none where the row is filtered out or was never good.
-    pub(crate) value: Option<(&'a [u8], &'a [u8])>,
+    pub(crate) value: Option<Value<'a>>,
     /// The row as it stands in the source is held; `value` is its last good contribution.
     pub(crate) held: bool,
     /// The source row and what it looked for: under a mapping with joins, and where the row waits.
     pub(crate) joined: Option<JoinedRow<'a>>,
     /// The row of another entity that it waits for: a key in the entities' space.
     pub(crate) awaits: Option<&'a [u8]>,
+    /// What it contributed before the transaction of several frames that made it what it is.
+    pub(crate) before: Option<Value<'a>>,
     /// Source values by column name.
     pub(crate) carried: Vec<(String, Vec<u8>)>,
 }
@@ -109,12 +120,27 @@ pub(crate) fn redate(record: &mut [u8], at: LogOffset) {
 impl<'a> Contribution<'a> {
     /// The record of a row that contributes nothing and is not held.
     pub(crate) const fn of_nothing(at: LogOffset) -> Self {
-        Self { at, value: None, held: false, joined: None, awaits: None, carried: Vec::new() }
+        Self { at, value: None, held: false, joined: None, awaits: None, before: None, carried: Vec::new() }
     }
 
     /// True where there is nothing worth keeping.
     pub(crate) fn is_empty(&self) -> bool {
+        self.before.is_none() && self.says_nothing()
+    }
+
+    /// True where all it keeps is what the row contributed before the transaction.
+    pub(crate) fn is_mark(&self) -> bool {
+        self.before.is_some() && self.says_nothing()
+    }
+
+    fn says_nothing(&self) -> bool {
         self.value.is_none() && !self.held && self.joined.is_none() && self.awaits.is_none() && self.carried.is_empty()
+    }
+
+    /// What the row last contributed at the end of a transaction. `unit` is the first log entry of the one at work where
+    /// that takes several frames.
+    pub(crate) fn settled(&self, unit: Option<LogOffset>) -> Option<Value<'a>> {
+        if unit.is_some_and(|first| self.at >= first) { self.before } else { self.value }
     }
 
     /// Appends the record's bytes.
@@ -122,8 +148,9 @@ impl<'a> Contribution<'a> {
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let contributes = flag(CONTRIBUTES, self.value.is_some());
         let kept = flag(JOINED, self.joined.is_some()) | flag(PARKED, self.awaits.is_some());
+        let before = flag(BEFORE, self.before.is_some());
         out.extend_from_slice(&self.at.0.to_be_bytes());
-        out.push(contributes | flag(HELD, self.held) | kept);
+        out.push(contributes | flag(HELD, self.held) | kept | before);
         if let Some((key, row)) = &self.value {
             put_run(out, key);
             put_run(out, row);
@@ -134,6 +161,10 @@ impl<'a> Contribution<'a> {
         }
         if let Some(awaits) = self.awaits {
             put_run(out, awaits);
+        }
+        if let Some((key, row)) = &self.before {
+            put_run(out, key);
+            put_run(out, row);
         }
         for (name, value) in &self.carried {
             put_run(out, name.as_bytes());
@@ -162,12 +193,14 @@ impl<'a> Contribution<'a> {
             Some(JoinedRow { source: run().ok_or_else(damaged)?, looked: run().ok_or_else(damaged)? })
         };
         let awaits = if flags & PARKED == 0 { None } else { Some(run().ok_or_else(damaged)?) };
+        let before =
+            if flags & BEFORE == 0 { None } else { Some((run().ok_or_else(damaged)?, run().ok_or_else(damaged)?)) };
         let mut carried = Vec::new();
         while let Some(name) = run() {
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
             carried.push((name.to_owned(), run().ok_or_else(damaged)?.to_vec()));
         }
-        Ok(Self { at, value, held: flags & HELD != 0, joined, awaits, carried })
+        Ok(Self { at, value, held: flags & HELD != 0, joined, awaits, before, carried })
     }
 
     /// The carried value of a column as a one-row array; none where it was not kept or no longer has that type.
@@ -266,7 +299,7 @@ mod tests {
         #[test]
         fn a_contribution_reads_back_as_written(
             at: u64, value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
-            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(), awaits in any::<Option<Vec<u8>>>(),
+            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(), awaits in any::<Option<Vec<u8>>>(), before in any::<Option<(Vec<u8>, Vec<u8>)>>(),
         ) {
             let borrowed = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
             let (mut looked, mut wanted) = (Vec::new(), Vec::new());
@@ -276,9 +309,11 @@ mod tests {
                     wanted.push((i, values.as_slice()));
                 }
             }
+            let before = before.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
             let joined = joined.as_ref().map(|(source, _)| JoinedRow::new(source, &looked));
             prop_assert_eq!(joined.iter().flat_map(JoinedRow::looked).collect::<Vec<_>>(), wanted);
-            let contribution = Contribution { at: LogOffset(at), value: borrowed, held, joined, awaits: awaits.as_deref(), carried };
+            let awaits = awaits.as_deref();
+            let contribution = Contribution { at: LogOffset(at), value: borrowed, held, joined, awaits, before, carried };
             let mut bytes = Vec::new();
             contribution.encode(&mut bytes);
             prop_assert_eq!(Contribution::decode(&bytes).expect("own bytes"), contribution);

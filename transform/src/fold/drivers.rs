@@ -22,8 +22,9 @@ pub(super) struct Drivers {
     /// State keys of their records: the mapping's number and the driving key.
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) old: Vec<Option<Vec<u8>>>,
-    /// The driver whose record holds the last good contribution: itself, or the one it moved from.
-    pub(super) origins: Vec<usize>,
+    /// The driver whose record holds the last good contribution: itself, or the one it moved from. None where that is
+    /// another row's.
+    pub(super) origins: Vec<Option<usize>>,
     pub(super) lineage: Vec<Lineage>,
     /// The log entry of each row.
     pub(super) at: Vec<LogOffset>,
@@ -97,7 +98,7 @@ impl Drivers {
         }
         let len = keys.len();
         Ok(Self {
-            origins: (0..len).collect(),
+            origins: (0..len).map(Some).collect(),
             live: (0..len).collect(),
             batch: batch(driving, read.columns, len)?,
             at,

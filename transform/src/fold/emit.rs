@@ -16,9 +16,10 @@ use syncline_schemas::table::instant;
 
 use super::changes::column;
 use super::citation::Present;
+use super::contribution::{put_run, take_run};
 use super::step::Deltas;
 use super::tasks::{Task, What, Why};
-use super::{ContributionChange, Fold, Work, Writes, group, index, plain, summed};
+use super::{ContributionChange, Fold, Work, Writes, deferred, group, index, plain, summed};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -30,7 +31,7 @@ pub(super) struct Lineage {
 }
 
 /// A source row as lineage names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct CauseText {
     pub(super) source: String,
     pub(super) table: String,
@@ -44,6 +45,30 @@ pub(super) struct CauseText {
 pub(super) const UNTIMED: i64 = 0;
 
 impl CauseText {
+    /// Appends its bytes.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        for part in [&self.source, &self.table, &self.position] {
+            put_run(out, part.as_bytes());
+        }
+        out.extend_from_slice(&self.committed_at.to_be_bytes());
+        out.extend_from_slice(&self.captured_at.to_be_bytes());
+    }
+
+    /// Splits off what [`CauseText::put`] appended.
+    pub(super) fn take(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let mut rest = bytes;
+        let mut text = || {
+            let (run, left) = take_run(rest)?;
+            rest = left;
+            String::from_utf8(run.to_vec()).ok()
+        };
+        let (source, table, position) = (text()?, text()?, text()?);
+        let (committed_at, rest) = rest.split_first_chunk()?;
+        let (captured_at, rest) = rest.split_first_chunk()?;
+        let (committed_at, captured_at) = (i64::from_be_bytes(*committed_at), i64::from_be_bytes(*captured_at));
+        Some((Self { source, table, position, committed_at, captured_at }, rest))
+    }
+
     /// The cause with a time.
     pub(super) fn timed(mut self, now: i64) -> Self {
         if self.committed_at == UNTIMED {
@@ -225,17 +250,38 @@ impl Fold {
         writes: &mut Writes,
         work: &mut Work<'_, '_>,
     ) -> Result<Deltas, TransformError> {
-        let mut out = Deltas::default();
         if changes.is_empty() {
-            return Ok(out);
+            return Ok(Deltas::default());
         }
         let entity = &entity::all()[entity_index];
         let prefix = self.roster.entity_prefix(entity_index);
         let logic = self.roster.logic(entity_index);
-        let mut emitted = match entity.kind {
+        let emitted = match entity.kind {
+            Kind::Summed if work.several => {
+                deferred::add(entity, &prefix, &changes, origin, work.state, writes)?;
+                return Ok(Deltas::default());
+            }
             Kind::Summed => summed::fold(entity, logic, &prefix, work.seen(), &changes, work.state, writes)?,
             Kind::Plain | Kind::Event => plain::fold(entity, &prefix, work.seen(), &changes, work.state, writes)?,
         };
+        self.deliver(behind, entity_index, emitted, origin, present, writes, work)
+    }
+
+    /// Makes deltas of an entity's changed rows, and leaves as tasks what they have to be done.
+    #[expect(clippy::too_many_arguments, reason = "the other half of emit")]
+    pub(super) fn deliver(
+        &self,
+        behind: u32,
+        entity_index: usize,
+        mut emitted: Emitted,
+        origin: &Origin<'_>,
+        present: &mut Present<'_>,
+        writes: &mut Writes,
+        work: &mut Work<'_, '_>,
+    ) -> Result<Deltas, TransformError> {
+        let mut out = Deltas::default();
+        let entity = &entity::all()[entity_index];
+        let prefix = self.roster.entity_prefix(entity_index);
         if self.roster.is_cited(entity_index) {
             for task in awaited(std::mem::take(&mut emitted.presence), &prefix, present, work.state)? {
                 task.put(&|lineage| origin.text(lineage), writes)?;
@@ -247,7 +293,7 @@ impl Fold {
             out.leaves_tasks = true;
         }
         if !emitted.upserts.is_empty() {
-            work.stats.warnings += logic.warnings(entity, &emitted.fields)?;
+            work.stats.warnings += self.roster.logic(entity_index).warnings(entity, &emitted.fields)?;
             let batch = delta_batch(entity, emitted, origin, self.cursor.rows + behind)?;
             work.stats.deltas += batch.rows.num_rows() as u64;
             out.deltas.push(batch);

@@ -7,6 +7,8 @@
 //! D | mapping u32 | join u8 | values | key        driving row that looked for these values, found or not
 //! N | kind | ...                                  numbers of items by node, see group/twins.rs
 //! R | entity u32 | key | mapping u32 | key         driving row that waits for this row of an entity
+//! S | entity u32 | key                             sum that the entry at work has changed, see deferred.rs
+//! U | mapping u32 | key                           driving row that a transaction of several frames made say nothing
 //! ```
 //!
 //! Values and keys are rowcode: for given types no row is the beginning of another, so a prefix finds exactly its own.
@@ -14,6 +16,8 @@
 const JOINED: u8 = b'J';
 const DRIVING: u8 = b'D';
 const PARKED: u8 = b'R';
+const DEFERRED: u8 = b'S';
+const MARK: u8 = b'U';
 
 /// The joined rows that hold some values.
 pub(super) fn joined_prefix(index: u32, values: &[u8]) -> Vec<u8> {
@@ -51,4 +55,30 @@ pub(super) fn parked(awaited: &[u8], record: &[u8]) -> Vec<u8> {
     let mut entry = parked_prefix(awaited);
     entry.extend_from_slice(record);
     entry
+}
+
+/// The sums that the entry at work has changed.
+pub(super) const fn deferred_prefix() -> [u8; 1] {
+    [DEFERRED]
+}
+
+/// The entry of a changed sum; `sum` is its key in the entities' space.
+pub(super) fn deferred(sum: &[u8]) -> Vec<u8> {
+    [&[DEFERRED], sum].concat()
+}
+
+/// The entry of a driving row of which only what it contributed before the transaction is kept; `record` is the key of its
+/// record.
+pub(super) fn mark(record: &[u8]) -> Vec<u8> {
+    [&[MARK], record].concat()
+}
+
+/// The rows of [`mark`].
+pub(super) const fn marks_prefix() -> [u8; 1] {
+    [MARK]
+}
+
+/// True for an entry of [`mark`].
+pub(super) fn is_mark(entry: &[u8]) -> bool {
+    entry.first() == Some(&MARK)
 }

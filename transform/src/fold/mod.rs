@@ -23,6 +23,7 @@ mod changes;
 mod citation;
 mod contribute;
 mod contribution;
+mod deferred;
 mod difference;
 mod drivers;
 mod editions;
@@ -72,7 +73,7 @@ pub use self::outlook::foresee;
 use self::roster::Roster;
 pub use self::sources::{Found, Lookup, SourceRow, Sources, Whereabouts, positions};
 pub use self::tally::{RowDifference, Tally, Total};
-use self::unit::{Open, Progress};
+use self::unit::{Open, Progress, Unit};
 use crate::mapping::Mapping;
 use crate::state::{Cursor, OutboxStep, Replay, Space, State, Step};
 use crate::{MappingFault, TransformError};
@@ -137,6 +138,10 @@ struct Work<'w, 'c> {
     state: &'w dyn State,
     commit: &'w mut Commit<'c>,
     stats: FoldStats,
+    /// While the driving rows of a transaction of several frames are folded.
+    unit: Option<Unit>,
+    /// True where the entry takes several steps: what it does to sums is told at its end.
+    several: bool,
 }
 
 impl Fold {
@@ -241,7 +246,8 @@ impl Fold {
             return Err(TransformError::Entry { offset: offset.0, reason });
         }
         let at = if let LogEntry::Frame(frame) = entry { frame.captured_at } else { 0 };
-        let mut work = Work { offset, at, log, state, commit, stats: FoldStats::default() };
+        let several = self.progress.is_some() || self.tasks;
+        let mut work = Work { offset, at, log, state, commit, stats: FoldStats::default(), unit: None, several };
         match entry {
             LogEntry::Schema(schema) => {
                 self.roster.observe_shape(schema)?;
@@ -268,6 +274,7 @@ impl Fold {
         let cursor = Cursor { step: self.cursor.step + 1, rows, ..self.cursor };
         self.commit(writes, deltas, cursor, work)?;
         self.progress = Some(progress);
+        work.several = true;
         Ok(())
     }
 

@@ -89,6 +89,7 @@ impl Fold {
         let joined = matches!(part, Part::Whole | Part::Joined);
         let driving = part != Part::Joined;
         let tables = self.collect(at, frame, part)?;
+        work.several |= self.roster.calls();
         let causes = tables.iter().map(|(table, changes)| Cause::Batch {
             source: frame.source.as_str(),
             table: table.1.to_string(),
@@ -120,6 +121,7 @@ impl Fold {
                 drivers.entry(member.entity).or_default().push((member.id, changed));
             }
         }
+        work.several |= !tasks.is_empty();
         let mut emitted = self.fold_drivers(drivers, &overlay, &origin, &mut writes, work)?;
         emitted.leaves_tasks |= !tasks.is_empty();
         for task in tasks {
@@ -241,6 +243,9 @@ impl Fold {
         if let What::Group { .. } = tasks[0].what {
             return Ok((self.look_at_groups(tasks, work)?, Vec::new()));
         }
+        if tasks[0].what == What::Sweep {
+            return Ok((tasks::sweep(&tasks[0], self.chunk, work.state)?, Vec::new()));
+        }
         let mut chunk = Chunk::take(tasks, self.chunk, &HashSet::new(), 0, work.state)?;
         chunk.record_progress(&mut writes)?;
         let causes = chunk.causes.drain(..).map(|cause| Cause::Text(cause.timed(now))).collect();
@@ -308,6 +313,7 @@ impl Fold {
             let emitted = self.emit(first_row, entity_index, changes, origin, &mut present, writes, work)?;
             all.deltas.extend(emitted.deltas);
             all.leaves_tasks |= emitted.leaves_tasks;
+            work.several |= emitted.leaves_tasks;
         }
         self.known = present.into_known();
         Ok(all)
@@ -334,6 +340,7 @@ impl Fold {
             compiled: self.compiled(member, overlay)?,
             origin,
             now: work.seen(),
+            unit: work.unit,
             state: work.state,
             inheritance: self.inheritance.as_ref(),
         };

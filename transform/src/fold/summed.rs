@@ -89,35 +89,92 @@ pub(super) fn fold(
     let layout = Layout::new(entity);
     let touched = Touched::load(changes, prefix, state)?;
     let before = Totals::load(&layout, &touched.stored)?;
-    let mut after = before.apply(entity, &layout, changes, &touched)?;
-    let (shown, shows) = (before.visible(&layout)?, after.visible(&layout)?);
-    let differs =
-        |slot: &usize| touched.stored[*slot].is_none() || before.held[*slot] || shown.row(*slot) != shows.row(*slot);
-    let changed: Vec<usize> = (0..touched.keys.len()).filter(differs).collect();
-    after.count(&changed);
-    let (fields, faults) = after.rows(entity, logic, &layout, &touched.keys, &changed)?;
-    for &slot in changed.iter().filter(|&&slot| before.held[slot] && !faults.contains_key(&slot)) {
-        writes.push((Space::Held, held::sum_key(prefix, touched.keys[slot]), None));
+    let after = before.apply(entity, &layout, changes, &touched)?;
+    let Touched { keys, lineage, stored, .. } = touched;
+    let sums = Sums { entity, logic, prefix, keys: &keys, lineage: &lineage, told: &stored, stored: &stored };
+    sums.tell(&layout, &before, after, now, state, writes)
+}
+
+/// Adds the changes of a step up, and tells nothing yet; gives the keys that they touch, and what was stored of each.
+pub(super) fn add<'a>(
+    entity: &Entity,
+    prefix: &[u8],
+    changes: &'a [ContributionChange],
+    state: &dyn State,
+    writes: &mut Writes,
+) -> Result<Touched<'a>, TransformError> {
+    let layout = Layout::new(entity);
+    let touched = Touched::load(changes, prefix, state)?;
+    let before = Totals::load(&layout, &touched.stored)?;
+    let after = Totals { held: before.held.clone(), ..before.apply(entity, &layout, changes, &touched)? };
+    after.write(prefix, &touched.keys, &touched.stored, writes)?;
+    Ok(touched)
+}
+
+/// Sums of one entity, beside what they were when sinks were last told of them.
+pub(super) struct Sums<'a> {
+    pub(super) entity: &'a Entity,
+    pub(super) logic: &'a Logic,
+    pub(super) prefix: &'a [u8],
+    pub(super) keys: &'a [&'a [u8]],
+    pub(super) lineage: &'a [Lineage],
+    /// What state held of each.
+    pub(super) told: &'a [Option<Vec<u8>>],
+    /// What it holds now.
+    pub(super) stored: &'a [Option<Vec<u8>>],
+}
+
+impl Sums<'_> {
+    /// The rows that sinks have not seen yet, of sums that are in state.
+    pub(super) fn fold(&self, now: Seen, state: &dyn State, writes: &mut Writes) -> Result<Emitted, TransformError> {
+        let layout = Layout::new(self.entity);
+        let (before, after) = (Totals::load(&layout, self.told)?, Totals::load(&layout, self.stored)?);
+        let after = Totals { held: vec![false; self.keys.len()], ..after };
+        self.tell(&layout, &before, after, now, state, writes)
     }
-    let fitting = changed.iter().filter(|slot| !faults.contains_key(slot));
-    let lineage: Vec<Lineage> = fitting.map(|&slot| touched.lineage[slot]).collect();
-    for (slot, fault) in faults {
-        after.held[slot] = true;
-        if let Some(counts) = &mut after.delivered {
-            counts[slot] -= 1;
+
+    fn tell(
+        &self,
+        layout: &Layout<'_>,
+        before: &Totals,
+        mut after: Totals,
+        now: Seen,
+        state: &dyn State,
+        writes: &mut Writes,
+    ) -> Result<Emitted, TransformError> {
+        let Self { entity, logic, prefix, keys, .. } = *self;
+        let (shown, shows) = (before.visible(layout)?, after.visible(layout)?);
+        let differs = |slot: &usize| match &self.told[*slot] {
+            // One that came and went in between never was.
+            None => after.contributions[*slot] > 0,
+            Some(_) => before.held[*slot] || shown.row(*slot) != shows.row(*slot),
+        };
+        let changed: Vec<usize> = (0..keys.len()).filter(differs).collect();
+        after.count(&changed);
+        let (fields, faults) = after.rows(entity, logic, layout, keys, &changed)?;
+        for &slot in changed.iter().filter(|&&slot| before.held[slot] && !faults.contains_key(&slot)) {
+            writes.push((Space::Held, held::sum_key(prefix, keys[slot]), None));
         }
-        let place = held::sum_key(prefix, touched.keys[slot]);
-        let record = if before.held[slot] { state.get(Space::Held, &place)? } else { None };
-        writes.push((Space::Held, place, Some(held::record(&fault, String::new(), now, record)?)));
-    }
-    let rows = after.encode()?;
-    for (slot, key) in touched.keys.iter().enumerate() {
-        if touched.stored[slot].as_deref() != Some(rows.row(slot)) {
-            writes.push((Space::Entities, [prefix, key].concat(), Some(rows.row(slot).to_vec())));
+        let fitting = changed.iter().filter(|slot| !faults.contains_key(slot));
+        let lineage: Vec<Lineage> = fitting.map(|&slot| self.lineage[slot]).collect();
+        for (slot, fault) in faults {
+            after.held[slot] = true;
+            if let Some(counts) = &mut after.delivered {
+                counts[slot] -= 1;
+            }
+            let place = held::sum_key(prefix, keys[slot]);
+            let record = if before.held[slot] { state.get(Space::Held, &place)? } else { None };
+            writes.push((Space::Held, place, Some(held::record(&fault, String::new(), now, record)?)));
         }
+        after.write(prefix, keys, self.stored, writes)?;
+        for (slot, key) in keys.iter().enumerate() {
+            if self.told[slot].is_none() && after.contributions[slot] == 0 {
+                writes.push((Space::Entities, [prefix, key].concat(), None));
+            }
+        }
+        // Sums are cited by nobody, and never go.
+        Ok(Emitted { fields, upserts: vec![true; lineage.len()], lineage, presence: Vec::new() })
     }
-    // Sums are cited by nobody, and never go.
-    Ok(Emitted { fields, upserts: vec![true; lineage.len()], lineage, presence: Vec::new() })
 }
 
 /// What sinks have of some keys, by what state holds of each.
@@ -236,6 +293,23 @@ impl Totals {
         if let Some(counts) = &mut self.delivered {
             changed.iter().for_each(|&slot| counts[slot] += 1);
         }
+    }
+
+    /// Writes the state rows that differ from what is stored.
+    fn write(
+        &self,
+        prefix: &[u8],
+        keys: &[&[u8]],
+        stored: &[Option<Vec<u8>>],
+        writes: &mut Writes,
+    ) -> Result<(), TransformError> {
+        let rows = self.encode()?;
+        for (slot, key) in keys.iter().enumerate() {
+            if stored[slot].as_deref() != Some(rows.row(slot)) {
+                writes.push((Space::Entities, [prefix, key].concat(), Some(rows.row(slot).to_vec())));
+            }
+        }
+        Ok(())
     }
 
     fn encode(&self) -> Result<rowcode::Rows, TransformError> {

@@ -10,18 +10,19 @@
 //! T | 2 | mapping u32 | join u8 | values      evaluate the rows that looked for these values
 //! T | 3 | entity u32 | key                    evaluate the rows that wait for this row of an entity
 //! T | 4 | entity u32 | first key fields       look at the rows that share them, see group
+//! T | 5                                       forget rows that only a transaction of several frames needed
 //!   -> source | table | position, each with a varint length | commit time i64 | captured i64 | how far: a key, or nothing
 //! ```
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::catalog::Table;
-use super::contribution::{put_run, take_run};
+use super::contribution::Contribution;
 use super::drivers::{mapping_of, record_key};
 use super::emit::{CauseText, Lineage, UNTIMED};
 use super::{Writes, index};
 use crate::TransformError;
-use crate::state::{Space, State};
+use crate::state::{Space, State, get_all};
 
 /// Driving rows in one step unless told otherwise: some 4 MiB of state.
 pub(super) const CHUNK: usize = 16 * 1024;
@@ -33,6 +34,7 @@ const ALL: u8 = 1;
 const VALUES: u8 = 2;
 const PARKED: u8 = 3;
 const GROUP: u8 = 4;
+const SWEEP: u8 = 5;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,14 @@ pub(super) enum What {
         prefix: [u8; 4],
         group: Vec<u8>,
     },
+    Sweep,
+}
+
+impl What {
+    /// True where driving rows are evaluated, so that sums may still change.
+    pub(super) const fn evaluates(&self) -> bool {
+        !matches!(self, Self::Group { .. } | Self::Sweep)
+    }
 }
 
 /// Why, for the lineage of what comes of it.
@@ -93,6 +103,7 @@ impl Task {
             }
             What::Parked { key } => [&[TASK, PARKED], key.as_slice()].concat(),
             What::Group { prefix, group } => [&[TASK, GROUP], prefix.as_slice(), group].concat(),
+            What::Sweep => vec![TASK, SWEEP],
         }
     }
 
@@ -107,11 +118,7 @@ impl Task {
             Why::Text(cause) => cause.clone(),
         };
         let mut value = Vec::new();
-        for part in [&cause.source, &cause.table, &cause.position] {
-            put_run(&mut value, part.as_bytes());
-        }
-        value.extend_from_slice(&cause.committed_at.to_be_bytes());
-        value.extend_from_slice(&cause.captured_at.to_be_bytes());
+        cause.put(&mut value);
         value.extend_from_slice(&self.after);
         writes.push((Space::Index, self.key(), Some(value)));
         Ok(())
@@ -134,19 +141,10 @@ impl Task {
                 let (prefix, group) = key.get(2..)?.split_first_chunk()?;
                 What::Group { prefix: *prefix, group: group.to_vec() }
             }
+            SWEEP => What::Sweep,
             _ => return None,
         };
-        let mut rest = value;
-        let mut text = || {
-            let (run, left) = take_run(rest)?;
-            rest = left;
-            String::from_utf8(run.to_vec()).ok()
-        };
-        let (source, table, position) = (text()?, text()?, text()?);
-        let (committed_at, rest) = rest.split_first_chunk()?;
-        let (captured_at, after) = rest.split_first_chunk()?;
-        let (committed_at, captured_at) = (i64::from_be_bytes(*committed_at), i64::from_be_bytes(*captured_at));
-        let cause = CauseText { source, table, position, committed_at, captured_at };
+        let (cause, after) = CauseText::take(value)?;
         Some(Self { what, why: Why::Text(cause), after: after.to_vec() })
     }
 }
@@ -197,7 +195,7 @@ impl Chunk {
                 What::Parked { key } => (Space::Index, index::parked_prefix(key)),
                 What::Fill { .. } => return Err(TransformError::State("an index is filled before it is used".into())),
                 // Their turn comes when nothing else is left to be done.
-                What::Group { .. } => continue,
+                What::Group { .. } | What::Sweep => continue,
             };
             if room == 0 {
                 chunk.left.push(task);
@@ -248,6 +246,31 @@ pub(super) fn record_filled(mut task: Task, last: Option<Vec<u8>>, writes: &mut 
     };
     task.after = last;
     task.put(&no_row, writes)
+}
+
+/// Has the rows looked at that the frames of a transaction marked.
+pub(super) fn put_sweep(writes: &mut Writes) {
+    let cause = CauseText::default();
+    Task::new(What::Sweep, Why::Text(cause)).put(&no_row, writes).expect("its cause is text");
+}
+
+/// Forgets marked rows that say nothing, up to `room`.
+pub(super) fn sweep(task: &Task, room: usize, state: &dyn State) -> Result<Writes, TransformError> {
+    let mut writes = Writes::new();
+    let marks: Vec<Vec<u8>> =
+        state.scan(Space::Index, &index::marks_prefix(), &[], room)?.into_iter().map(|(mark, _)| mark).collect();
+    if marks.len() < room {
+        task.remove(&mut writes);
+    }
+    let keys: Vec<&[u8]> = marks.iter().map(|mark| &mark[index::marks_prefix().len()..]).collect();
+    for (key, record) in keys.iter().zip(get_all(state, Space::Contributions, &keys)?) {
+        let Some(record) = record else { continue };
+        if Contribution::decode(&record)?.is_mark() {
+            writes.push((Space::Contributions, key.to_vec(), None));
+        }
+    }
+    writes.extend(marks.into_iter().map(|mark| (Space::Index, mark, None)));
+    Ok(writes)
 }
 
 fn no_row(_: Lineage) -> Result<CauseText, TransformError> {

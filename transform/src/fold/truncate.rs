@@ -27,6 +27,7 @@ impl Fold {
             if records.is_empty() {
                 return Ok(());
             }
+            work.several = true;
             let mut writes = Writes::new();
             let mut changes: Vec<ContributionChange> = Vec::new();
             for (key, bytes) in records {

@@ -20,8 +20,8 @@ use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 
 use super::changes::column;
 use super::contribution::{put_run, take_run};
-use super::step::Part;
-use super::{Fold, Work, Writes, tasks};
+use super::step::{Outcome, Part};
+use super::{Fold, Work, Writes, index, tasks};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -67,6 +67,15 @@ impl Progress {
     pub(super) fn none() -> (Space, Vec<u8>, Option<Vec<u8>>) {
         (Space::Catalog, PROGRESS.to_vec(), None)
     }
+}
+
+/// The transaction of several frames that is at work.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unit {
+    /// Its first frame.
+    pub(super) first: LogOffset,
+    /// True at its last one.
+    pub(super) ends: bool,
 }
 
 /// A transaction whose frames are set aside until its last one comes.
@@ -158,7 +167,7 @@ impl Fold {
             Some(open) => self.fold_several(open, frame, work)?,
             None if self.progress < Some(Progress::Tasks) => {
                 let step = self.step(work.offset, frame, Part::Whole, work)?;
-                if self.tasks || step.emitted.leaves_tasks || self.roster.calls() {
+                if work.several || step.emitted.leaves_tasks {
                     self.go_on(step.writes, step.emitted.deltas, Progress::Tasks, work)?;
                     self.tasks = true;
                 } else {
@@ -167,7 +176,7 @@ impl Fold {
             }
             None => {}
         }
-        if self.tasks {
+        if self.tasks || work.several {
             self.run_tasks(frame.captured_at, work)?;
         }
         let (writes, deltas) = last;
@@ -178,6 +187,7 @@ impl Fold {
     fn fold_several(&mut self, open: Open, last: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
         let Open { first, mut touched } = open;
         let (log, end) = (work.log, work.offset);
+        work.several = true;
         touched.extend(last.batches.iter().map(|batch| batch.table.clone()));
         if self.roster.joins() {
             let from = match self.progress {
@@ -200,10 +210,13 @@ impl Fold {
                 _ => first,
             };
             let part = Part::Driving { level };
+            work.unit = Some(Unit { first, ends: false });
             log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, part, work))?;
             if from <= end {
+                work.unit = Some(Unit { first, ends: true });
                 self.part(end, last, part, work)?;
             }
+            work.unit = None;
         }
         Ok(())
     }
@@ -216,10 +229,13 @@ impl Fold {
         part: Part,
         work: &mut Work<'_, '_>,
     ) -> Result<(), TransformError> {
-        let step = self.step(at, frame, part, work)?;
-        let progress = part.progress(at);
-        self.go_on(step.writes, step.emitted.deltas, progress, work)?;
-        self.tasks |= step.emitted.leaves_tasks;
+        let Outcome { mut writes, emitted } = self.step(at, frame, part, work)?;
+        let leaves_marks = writes.iter().any(|(space, key, _)| *space == Space::Index && index::is_mark(key));
+        if leaves_marks {
+            tasks::put_sweep(&mut writes);
+        }
+        self.go_on(writes, emitted.deltas, part.progress(at), work)?;
+        self.tasks |= emitted.leaves_tasks || leaves_marks;
         Ok(())
     }
 
@@ -227,6 +243,10 @@ impl Fold {
     fn run_tasks(&mut self, now: i64, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
         loop {
             let tasks = tasks::first(work.state)?;
+            let evaluates = tasks.first().is_some_and(|task| task.what.evaluates());
+            if !evaluates && self.tell(now, work)? {
+                continue;
+            }
             if tasks.is_empty() {
                 self.tasks = false;
                 return Ok(());

@@ -1,0 +1,136 @@
+//! Where a reader cuts a transaction into frames is its own affair: what sinks see afterwards, and which rows are held, is
+//! the same as if it had come in one.
+
+use proptest::prelude::*;
+use syncline_schemas::frame::Op;
+use syncline_schemas::table::TableSchema;
+use syncline_transform::state::Space;
+
+use crate::frames::{Change, Value, frame, table};
+use crate::memory::Daemon;
+use crate::outbox::Current;
+
+const ITEM: &str = "SELECT 'C1' AS company_id, code AS item_id, descr AS description, uom AS base_uom FROM artikel";
+const STOCK: &str = "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, a.code AS item_id, g.name AS location_id, \
+                     CAST(a.qty AS DECIMAL(14, 3)) AS on_hand FROM artikel a LEFT JOIN gruppe g ON g.id = a.grp";
+
+fn tables() -> [TableSchema; 2] {
+    let columns =
+        [("id", "bigint"), ("code", "text"), ("descr", "text?"), ("uom", "text"), ("qty", "text"), ("grp", "bigint")];
+    [table("artikel", &columns), table("gruppe", &[("id", "bigint"), ("name", "text")])]
+}
+
+/// One change: of which row, what becomes of it, and whether a frame ends behind it.
+type Move = (u8, u8, u32, bool);
+
+/// What the moves make of the tables.
+#[derive(Default)]
+struct Source {
+    rows: std::collections::BTreeMap<i64, Vec<Value>>,
+    serial: u32,
+}
+
+impl Source {
+    /// A change, and the table that it is of.
+    fn change(&mut self, (pick, kind, dice, _): Move) -> Vec<(usize, Change)> {
+        if kind == 9 {
+            let group = [i64::from(pick % 3).into(), format!("W{}", dice % 4).as_str().into()];
+            return vec![(1, Change::new(Op::Update, group.to_vec()))];
+        }
+        let keys: Vec<i64> = self.rows.keys().copied().collect();
+        let picked = (!keys.is_empty()).then(|| keys[usize::from(pick) % keys.len()]);
+        let changes = match picked.filter(|_| kind > 2) {
+            None => {
+                self.serial += 1;
+                let key = (0..).find(|key| !self.rows.contains_key(key)).expect("a free key");
+                let row = self.row(key, &format!("A{}", self.serial), dice);
+                vec![Change::new(Op::Insert, row)]
+            }
+            Some(key) if kind < 7 => {
+                let code = text(&self.rows[&key][1]);
+                let row = self.row(key, &code, dice);
+                vec![Change::new(Op::Update, row)]
+            }
+            Some(key) if kind == 7 => {
+                self.rows.remove(&key);
+                vec![Change::removal(Op::Delete, key, 6)]
+            }
+            Some(key) => {
+                let to = (i64::from(pick % 4)..).find(|key| !self.rows.contains_key(key)).expect("a free key");
+                let code = text(&self.rows.remove(&key).expect("it is there")[1]);
+                let row = self.row(to, &code, dice);
+                vec![Change::removal(Op::MoveOut, key, 6), Change::new(Op::MoveIn, row)]
+            }
+        };
+        changes.into_iter().map(|change| (0, change)).collect()
+    }
+
+    /// A row, often with something wrong with it.
+    fn row(&mut self, key: i64, code: &str, dice: u32) -> Vec<Value> {
+        let uom = if dice.is_multiple_of(3) { Value::Null } else { "EA".into() };
+        let quantity = if dice / 3 % 3 == 0 { "many".to_owned() } else { (dice / 9 % 50).to_string() };
+        let row = vec![
+            key.into(),
+            code.into(),
+            format!("text {}", dice % 5).as_str().into(),
+            uom,
+            quantity.as_str().into(),
+            i64::from(dice / 7 % 4).into(),
+        ];
+        self.rows.insert(key, row.clone());
+        row
+    }
+}
+
+fn text(value: &Value) -> String {
+    if let Value::Text(text) = value { text.clone() } else { String::new() }
+}
+
+/// What sinks have, and what is held, without when it was found out.
+fn seen(daemon: &Daemon, current: &mut Current, steps: &mut usize) -> (String, Vec<String>) {
+    let outbox = daemon.memory.outbox.borrow();
+    outbox[*steps..].iter().for_each(|step| current.apply(step));
+    *steps = outbox.len();
+    let mut held: Vec<String> =
+        daemon.held().iter().map(|held| held.lines().take(3).collect::<Vec<_>>().join(" ")).collect();
+    held.sort();
+    (format!("{:#?}", current.rows), held)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_row_that_turns_faulty_late_in_a_transaction_never_leaves_what_it_was_within(
+        transactions in prop::collection::vec(prop::collection::vec((any::<u8>(), 0_u8..10, any::<u32>(), any::<bool>()), 1..8), 1..8),
+    ) {
+        let tables = tables();
+        let mappings = [("erp/item.sql", ITEM), ("erp/inventory_balance.sql", STOCK)];
+        let (mut whole, mut cut) = (Daemon::new(&mappings), Daemon::new(&mappings));
+        let (mut source, mut wholes, mut cuts) = (Source::default(), (Current::default(), 0), (Current::default(), 0));
+        for daemon in [&mut whole, &mut cut] {
+            let group = |key: i64| (&tables[1], Change::insert([key.into(), "W0".into()]));
+            daemon.push(frame(&[group(0), group(1), group(2)], true));
+        }
+        for moves in &transactions {
+            let (mut all, mut part) = (Vec::new(), Vec::new());
+            for &step in moves {
+                let changes: Vec<_> = source.change(step).into_iter().map(|(at, change)| (&tables[at], change)).collect();
+                all.extend(changes.iter().cloned());
+                part.extend(changes);
+                if step.3 {
+                    cut.push(frame(&part, false));
+                    part.clear();
+                }
+            }
+            whole.push(frame(&all, true));
+            cut.push(frame(&part, true));
+            let wanted = seen(&whole, &mut wholes.0, &mut wholes.1);
+            prop_assert_eq!(seen(&cut, &mut cuts.0, &mut cuts.1), wanted);
+        }
+        let marks = cut.memory.pairs(Space::Index).into_iter().filter(|(key, _)| key.first() == Some(&b'U')).count();
+        prop_assert_eq!(marks, 0, "nothing is left of what only the transaction needed");
+        let records = |daemon: &Daemon| daemon.memory.pairs(Space::Contributions).len();
+        prop_assert_eq!(records(&cut), records(&whole));
+    }
+}
