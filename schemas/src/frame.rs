@@ -57,6 +57,11 @@ pub enum Op {
     MoveOut = 6,
     /// The new key of a changed key: an insert.
     MoveIn = 7,
+    /// The table is read anew from here on; no column carries a value.
+    SweepBegin = 8,
+    /// It has been: rows of which nothing has come since its [`Op::SweepBegin`] are gone at the source. No column carries a
+    /// value.
+    SweepEnd = 9,
 }
 
 impl Op {
@@ -73,6 +78,8 @@ impl Op {
             5 => Self::Truncate,
             6 => Self::MoveOut,
             7 => Self::MoveIn,
+            8 => Self::SweepBegin,
+            9 => Self::SweepEnd,
             other => {
                 return Err(SchemaError::Malformed {
                     what: "an _op",

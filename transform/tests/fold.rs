@@ -5,6 +5,8 @@
 mod changed;
 #[path = "fold/cuts.rs"]
 mod cuts;
+#[path = "fold/datafusion.rs"]
+mod datafusion;
 #[path = "fold/duckdb.rs"]
 mod duckdb;
 #[path = "fold/faults.rs"]
@@ -31,6 +33,8 @@ mod references;
 mod rules;
 #[path = "fold/sources.rs"]
 mod sources;
+#[path = "fold/sweeps.rs"]
+mod sweeps;
 #[path = "fold/truncate.rs"]
 mod truncate;
 #[path = "fold/vectors.rs"]

@@ -217,6 +217,7 @@ impl MemoryLog {
                     known.extend(sent);
                 }
                 Op::Delete | Op::MoveOut => assert!(state.remove(&place).is_some(), "delete of nothing: {:?}", row.key),
+                Op::SweepBegin | Op::SweepEnd => {}
                 Op::Truncate => state.retain(|(table, _), _| *table != row.table),
             }
         }

@@ -6,6 +6,7 @@ mod changes;
 mod confirm;
 mod copying;
 mod log;
+mod matrix;
 mod refusals;
 mod restart;
 mod security;

@@ -13,6 +13,7 @@
 //! shape/<source>\0<schema>\0<name>  the newest shape of a table, as in the log
 //! ready/<mapping>                   its rows have been evaluated since all its tables are known
 //! layout/<u32>                      columns of stored rows, see stored.rs
+//! sweep/<source>\0<schema>\0<name>  since when the table is read anew, see sweep.rs
 //! format                            what wrote it, see below
 //! open, progress                    see unit.rs
 //! ```

@@ -44,6 +44,9 @@ pub(crate) struct Changes<'a> {
     pub(crate) changes: Vec<Change>,
     /// The row of the last truncate; everything before it is gone.
     pub(crate) truncated: Option<usize>,
+    /// The rows that say that the table begins to be read anew, and that it has been.
+    pub(crate) sweep_begins: Option<usize>,
+    pub(crate) sweep_ends: Option<usize>,
 }
 
 /// A named column of a batch whose schema we made ourselves.
@@ -62,6 +65,7 @@ impl<'a> Changes<'a> {
         let mut by_key: HashMap<&[u8], usize> = HashMap::new();
         let mut changes: Vec<Change> = Vec::new();
         let (mut truncated, mut moved_out) = (None, None);
+        let (mut sweep_begins, mut sweep_ends) = (None, None);
         for row in 0..operations.len() {
             let op = Op::from_u8(operations.value(row))?;
             if op == Op::Truncate {
@@ -69,6 +73,15 @@ impl<'a> Changes<'a> {
                 changes.clear();
                 truncated = Some(row);
                 moved_out = None;
+                continue;
+            }
+            let sweep = match op {
+                Op::SweepBegin => Some(&mut sweep_begins),
+                Op::SweepEnd => Some(&mut sweep_ends),
+                _ => None,
+            };
+            if let Some(sweep) = sweep {
+                *sweep = Some(row);
                 continue;
             }
             let next = changes.len();
@@ -97,7 +110,7 @@ impl<'a> Changes<'a> {
             moved_out = (op == Op::MoveOut).then(|| (index, change.origin.take()));
         }
         drop(by_key);
-        Ok(Self { batch, keys, absent, changes, truncated })
+        Ok(Self { batch, keys, absent, changes, truncated, sweep_begins, sweep_ends })
     }
 
     /// The driving key's bytes.

@@ -8,7 +8,7 @@ use syncline_schemas::rowcode::{self, Rows};
 
 use super::citation::{self, Missing, Present};
 use super::contribution::{
-    Contributed, Contribution, JoinedRow, Value, must_carry, put_looked_for, redate, says_the_same,
+    Before, Contributed, Contribution, JoinedRow, Value, must_carry, put_looked_for, redate, says_the_same,
 };
 use super::drivers::{Drivers, driving_key};
 use super::emit::Origin;
@@ -93,16 +93,13 @@ impl Contributor<'_> {
             let joined = joined.as_ref().map(|(source, looked)| JoinedRow::new(source, looked));
             let awaits = row.and_then(|row| waits.get(&row)).map(Vec::as_slice);
             let mut new = Contribution { joined, awaits, carried, ..Contribution::of_nothing(drivers.at[i]) };
-            let mut settled = settled(drivers.origins[i].and_then(|origin| drivers.old[origin].as_deref()), self.unit)?;
+            let mut settled = self.settled(drivers.origins[i].and_then(|origin| drivers.old[origin].as_deref()))?;
             let inherited = self.inherited(&outcome, settled, driving_key(&drivers.keys[i]))?;
             if let Some(record) = &inherited {
                 settled = Contribution::decode(record)?.value;
             }
             let fault = apply(outcome, &mut new, [&entity_keys, &rows], settled);
-            if self.unit.is_some_and(|unit| !unit.ends) {
-                new.before = settled;
-            }
-            if let Some(change) = self.difference(&drivers, i, &new, fault, writes, stats)? {
+            if let Some(change) = self.difference(&drivers, i, new, settled, fault, writes, stats)? {
                 changed.push((i, change));
             }
         }
@@ -111,6 +108,12 @@ impl Contributor<'_> {
             out.push(change);
         }
         Ok(())
+    }
+
+    /// What a row last contributed at the end of a transaction.
+    fn settled<'r>(&self, record: Option<&'r [u8]>) -> Result<Option<Value<'r>>, TransformError> {
+        let record = record.map(Contribution::decode).transpose()?;
+        Ok(record.and_then(|record| record.settled(self.unit)))
     }
 
     /// What a faulty row that was never good takes over.
@@ -129,11 +132,13 @@ impl Contributor<'_> {
 
     /// Compares a driver's record with what it is now, and writes what differs; gives what entities see of the change, its
     /// `old` left to the caller, who owns it.
-    fn difference(
+    #[expect(clippy::too_many_arguments, reason = "one turn of run, apart so that each fits on a page")]
+    fn difference<'r>(
         &self,
         drivers: &Drivers,
         i: usize,
-        new: &Contribution<'_>,
+        mut new: Contribution<'r>,
+        settled: Option<Value<'r>>,
         fault: Option<RowFault>,
         writes: &mut Writes,
         stats: &mut FoldStats,
@@ -142,8 +147,11 @@ impl Contributor<'_> {
         if !new.is_empty() {
             new.encode(&mut bytes);
         }
-        let before = drivers.old[i].as_deref().unwrap_or_default();
-        let same = says_the_same(before, &bytes);
+        let old = drivers.old[i].as_deref();
+        let same = says_the_same(old.unwrap_or_default(), &bytes) && self.settled(old)? == settled;
+        if same && drivers.renews && !bytes.is_empty() {
+            writes.push((Space::Contributions, drivers.keys[i].clone(), Some(bytes.clone())));
+        }
         if fault.is_none() && same {
             stats.unchanged += 1;
             return Ok(None);
@@ -160,9 +168,17 @@ impl Contributor<'_> {
             writes.push((Space::Held, held::fault_key(&key), None));
         }
         if !same {
-            self.reindex(&key, &old, new, writes);
-            if let (Some(was), Some(is), None) = (&old.joined, &new.joined, self.unit)
+            self.reindex(&key, &old, &new, writes);
+            if let Some(unit) = self.unit
+                && (settled.is_some() || drivers.old[i].is_some() && !new.is_empty())
+            {
+                new.before = Some(Before { unit: unit.entry, value: settled });
+                bytes.clear();
+                new.encode(&mut bytes);
+            }
+            if let (Some(was), Some(is)) = (&old.joined, &new.joined)
                 && was.source == is.source
+                && !drivers.renews
             {
                 // What is joined to the row has changed, the row has not.
                 redate(&mut bytes, old.at);
@@ -331,12 +347,6 @@ fn apply<'a>(
             Some(fault)
         }
     }
-}
-
-/// What a row last contributed at the end of a transaction.
-fn settled(origin: Option<&[u8]>, unit: Option<Unit>) -> Result<Option<Value<'_>>, TransformError> {
-    let record = origin.map(Contribution::decode).transpose()?;
-    Ok(record.and_then(|record| record.settled(unit.map(|unit| unit.first))))
 }
 
 fn lacking_fault(column: String) -> RowFault {

@@ -8,19 +8,19 @@
 //! The log entry in front is that of the driving row's change which made the record what it is. It is the row's whereabouts
 //! for whoever asks, and no part of what the record says: where only the entry is another, the record stays as it was written.
 //!
-//! Between the frames of a long transaction the record also keeps what the row contributed before the transaction began: a
-//! row whose last image turns out faulty goes back to that, not to what an earlier frame said. The entry tells whether
-//! that still counts: it is forgotten where the record was made by an earlier transaction.
+//! Where a transaction takes several steps, the record also keeps what the row contributed before it: a row whose last image
+//! turns out faulty goes back to that, not to what an earlier step said. It counts as long as that transaction is at work,
+//! which the record names by the entry that ends it.
 //!
 //! ```text
 //! at      u64           log entry of the row
-//! flags   u8            1 contributes | 2 held | 4 joined | 8 parked | 16 contributed before
+//! flags   u8            1 contributes | 2 held | 4 joined | 8 parked | 16 has a before | 32 contributed before
 //! key     varint length + rowcode of the entity's key fields       (when it contributes)
 //! row     varint length + rowcode of the entity's other fields     (when it contributes)
 //! source  varint length + stored row, see stored.rs                (when joined)
 //! looked  varint length + { varint length + rowcode of what it looked for; empty for nothing } per join   (when joined)
 //! awaits  varint length + key in the entities' space               (when parked)
-//! before  key and row, as above                                    (when it contributed before)
+//! before  varint length + log entry; key and row, as above, when it contributed   (when it has one)
 //! carried { u8-length name | varint length + rowcode of the value } ...
 //! ```
 
@@ -32,6 +32,7 @@ use syncline_schemas::ident::LogOffset;
 use syncline_schemas::rowcode;
 use syncline_schemas::table::Column;
 
+use super::unit::Unit;
 use crate::TransformError;
 
 const CONTRIBUTES: u8 = 1;
@@ -39,6 +40,7 @@ const HELD: u8 = 2;
 const JOINED: u8 = 4;
 const PARKED: u8 = 8;
 const BEFORE: u8 = 16;
+const CONTRIBUTED: u8 = 32;
 
 /// Bytes of the log entry.
 const AT_LEN: usize = size_of::<u64>();
@@ -54,6 +56,14 @@ const STORED_AS_TEXT: [&str; 7] = ["text", "character varying", "varchar", "char
 /// An entity key and the entity's other fields.
 pub(crate) type Value<'a> = (&'a [u8], &'a [u8]);
 
+/// What a row contributed before a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Before<'a> {
+    /// The log entry that ends the transaction.
+    pub(crate) unit: LogOffset,
+    pub(crate) value: Option<Value<'a>>,
+}
+
 /// The record of one driving row under one mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Contribution<'a> {
@@ -67,8 +77,8 @@ pub(crate) struct Contribution<'a> {
     pub(crate) joined: Option<JoinedRow<'a>>,
     /// The row of another entity that it waits for: a key in the entities' space.
     pub(crate) awaits: Option<&'a [u8]>,
-    /// What it contributed before the transaction of several frames that made it what it is.
-    pub(crate) before: Option<Value<'a>>,
+    /// What it contributed before the transaction that made it what it is, where that took several steps.
+    pub(crate) before: Option<Before<'a>>,
     /// Source values by column name.
     pub(crate) carried: Vec<(String, Vec<u8>)>,
 }
@@ -137,10 +147,15 @@ impl<'a> Contribution<'a> {
         self.value.is_none() && !self.held && self.joined.is_none() && self.awaits.is_none() && self.carried.is_empty()
     }
 
-    /// What the row last contributed at the end of a transaction. `unit` is the first log entry of the one at work where
-    /// that takes several frames.
-    pub(crate) fn settled(&self, unit: Option<LogOffset>) -> Option<Value<'a>> {
-        if unit.is_some_and(|first| self.at >= first) { self.before } else { self.value }
+    /// What the row last contributed at the end of a transaction; `unit` is the one at work where that takes several steps.
+    pub(crate) fn settled(&self, unit: Option<Unit>) -> Option<Value<'a>> {
+        let Some(unit) = unit else { return self.value };
+        match self.before {
+            Some(before) if before.unit == unit.entry => before.value,
+            // It came with the transaction.
+            _ if unit.first.is_some_and(|first| self.at >= first) => None,
+            _ => self.value,
+        }
     }
 
     /// Appends the record's bytes.
@@ -148,7 +163,8 @@ impl<'a> Contribution<'a> {
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let contributes = flag(CONTRIBUTES, self.value.is_some());
         let kept = flag(JOINED, self.joined.is_some()) | flag(PARKED, self.awaits.is_some());
-        let before = flag(BEFORE, self.before.is_some());
+        let contributed = self.before.is_some_and(|before| before.value.is_some());
+        let before = flag(BEFORE, self.before.is_some()) | flag(CONTRIBUTED, contributed);
         out.extend_from_slice(&self.at.0.to_be_bytes());
         out.push(contributes | flag(HELD, self.held) | kept | before);
         if let Some((key, row)) = &self.value {
@@ -162,9 +178,12 @@ impl<'a> Contribution<'a> {
         if let Some(awaits) = self.awaits {
             put_run(out, awaits);
         }
-        if let Some((key, row)) = &self.before {
-            put_run(out, key);
-            put_run(out, row);
+        if let Some(before) = &self.before {
+            put_run(out, &before.unit.0.to_be_bytes());
+            if let Some((key, row)) = before.value {
+                put_run(out, key);
+                put_run(out, row);
+            }
         }
         for (name, value) in &self.carried {
             put_run(out, name.as_bytes());
@@ -193,8 +212,13 @@ impl<'a> Contribution<'a> {
             Some(JoinedRow { source: run().ok_or_else(damaged)?, looked: run().ok_or_else(damaged)? })
         };
         let awaits = if flags & PARKED == 0 { None } else { Some(run().ok_or_else(damaged)?) };
-        let before =
-            if flags & BEFORE == 0 { None } else { Some((run().ok_or_else(damaged)?, run().ok_or_else(damaged)?)) };
+        let mut before = None;
+        if flags & BEFORE != 0 {
+            let unit = run().and_then(|unit| unit.try_into().ok()).ok_or_else(damaged)?;
+            let contributed = flags & CONTRIBUTED != 0;
+            let value = if contributed { Some((run().ok_or_else(damaged)?, run().ok_or_else(damaged)?)) } else { None };
+            before = Some(Before { unit: LogOffset(u64::from_be_bytes(unit)), value });
+        }
         let mut carried = Vec::new();
         while let Some(name) = run() {
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
@@ -299,7 +323,7 @@ mod tests {
         #[test]
         fn a_contribution_reads_back_as_written(
             at: u64, value in any::<Option<(Vec<u8>, Vec<u8>)>>(), held: bool, carried in prop::collection::vec((".{0,9}", any::<Vec<u8>>()), 0..3),
-            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(), awaits in any::<Option<Vec<u8>>>(), before in any::<Option<(Vec<u8>, Vec<u8>)>>(),
+            joined in any::<Option<(Vec<u8>, Vec<Vec<u8>>)>>(), awaits in any::<Option<Vec<u8>>>(), before in any::<Option<(u64, Option<(Vec<u8>, Vec<u8>)>)>>(),
         ) {
             let borrowed = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
             let (mut looked, mut wanted) = (Vec::new(), Vec::new());
@@ -309,7 +333,10 @@ mod tests {
                     wanted.push((i, values.as_slice()));
                 }
             }
-            let before = before.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
+            let before = before.as_ref().map(|(unit, value)| {
+                let value = value.as_ref().map(|(key, row)| (key.as_slice(), row.as_slice()));
+                Before { unit: LogOffset(*unit), value }
+            });
             let joined = joined.as_ref().map(|(source, _)| JoinedRow::new(source, &looked));
             prop_assert_eq!(joined.iter().flat_map(JoinedRow::looked).collect::<Vec<_>>(), wanted);
             let awaits = awaits.as_deref();

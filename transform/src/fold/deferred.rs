@@ -5,14 +5,17 @@
 //! it was before the entry; its end compares the two. A sum that a hundred frames change is one delta.
 //!
 //! ```text
-//! S | entity u32 | key -> cause of its last change, as in tasks.rs | 1 and its state row before the entry, or 0
+//! S | entity u32 | key -> cause of its last change, as in tasks.rs
+//!                         | fields that are not summed u8, each: varint length + key of the last record that gave it, or nothing
+//!                         | 1 and its state row before the entry, or 0
 //! ```
 
 use syncline_schemas::entity::{self, Entity};
 
 use super::citation::{Known, Present};
+use super::contribution::{Contribution, put_run, take_run};
 use super::emit::{Cause, CauseText, Lineage, Origin};
-use super::summed::{self, Sums};
+use super::summed::{self, Givers, Sums};
 use super::unit::Progress;
 use super::{ContributionChange, Fold, Work, Writes, index};
 use crate::TransformError;
@@ -30,27 +33,91 @@ pub(super) fn add(
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<(), TransformError> {
-    let touched = summed::add(entity, prefix, changes, state, writes)?;
+    let (touched, givers) = summed::add(entity, prefix, changes, state, writes)?;
     let places: Vec<Vec<u8>> = touched.keys.iter().map(|key| index::deferred(&[prefix, key].concat())).collect();
     let aside = get_all(state, Space::Index, &places)?;
-    for (slot, (place, aside)) in places.into_iter().zip(aside).enumerate() {
-        let mut value = Vec::new();
-        origin.text(touched.lineage[slot])?.put(&mut value);
-        match (aside, &touched.stored[slot]) {
-            (Some(aside), _) => value.extend_from_slice(CauseText::take(&aside).ok_or_else(damaged)?.1),
-            (None, Some(row)) => {
-                value.push(WAS);
-                value.extend_from_slice(row);
+    for (slot, ((place, aside), mut givers)) in places.into_iter().zip(aside).zip(givers).enumerate() {
+        let mut before = touched.stored[slot].clone();
+        if let Some(aside) = aside {
+            let known = Aside::decode(&aside)?;
+            before = known.before;
+            for (giver, known) in givers.iter_mut().zip(known.givers) {
+                *giver = giver.take().or(known);
             }
-            (None, None) => value.push(WAS_NOT),
         }
-        writes.push((Space::Index, place, Some(value)));
+        let aside = Aside { cause: origin.text(touched.lineage[slot])?, givers, before };
+        writes.push((Space::Index, place, Some(aside.encode())));
+    }
+    Ok(())
+}
+
+/// A sum that was set aside.
+struct Aside {
+    cause: CauseText,
+    givers: Givers,
+    before: Option<Vec<u8>>,
+}
+
+impl Aside {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.cause.put(&mut out);
+        out.push(u8::try_from(self.givers.len()).expect("an entity has few fields"));
+        self.givers.iter().for_each(|giver| put_run(&mut out, giver.as_deref().unwrap_or_default()));
+        out.push(if self.before.is_some() { WAS } else { WAS_NOT });
+        out.extend(self.before.iter().flatten());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, TransformError> {
+        let read = || {
+            let (cause, rest) = CauseText::take(bytes)?;
+            let (&fields, mut rest) = rest.split_first()?;
+            let mut givers = Givers::new();
+            for _ in 0..fields {
+                let (giver, left) = take_run(rest)?;
+                rest = left;
+                givers.push((!giver.is_empty()).then(|| giver.to_vec()));
+            }
+            let (&was, row) = rest.split_first()?;
+            Some(Self { cause, givers, before: (was == WAS).then(|| row.to_vec()) })
+        };
+        read().ok_or_else(damaged)
+    }
+}
+
+/// Puts what sinks were last told of some sums in place of what is stored, where an entry is not done.
+pub(super) fn told(
+    state: &dyn State,
+    prefix: &[u8],
+    keys: &[Vec<u8>],
+    stored: &mut [Option<Vec<u8>>],
+) -> Result<(), TransformError> {
+    let of_entity = [&index::deferred_prefix(), prefix].concat();
+    if state.scan(Space::Index, &of_entity, &[], 1)?.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<Vec<u8>> = keys.iter().map(|key| index::deferred(&[prefix, key].concat())).collect();
+    for (aside, stored) in get_all(state, Space::Index, &places)?.into_iter().zip(stored) {
+        let Some(aside) = aside else { continue };
+        *stored = Aside::decode(&aside)?.before;
     }
     Ok(())
 }
 
 fn damaged() -> TransformError {
     TransformError::State("a sum that was set aside does not decode".to_owned())
+}
+
+/// What records say of a key that they gave a field; none where they do not any more.
+fn said(givers: Givers, key: &[u8], state: &dyn State) -> Result<Givers, TransformError> {
+    let said = |giver: Option<Vec<u8>>| {
+        let Some(giver) = giver else { return Ok(None) };
+        let Some(record) = state.get(Space::Contributions, &giver)? else { return Ok(None) };
+        let value = Contribution::decode(&record)?.value;
+        Ok(value.filter(|(of, _)| *of == key).map(|(_, row)| row.to_vec()))
+    };
+    givers.into_iter().map(said).collect()
 }
 
 impl Fold {
@@ -61,17 +128,18 @@ impl Fold {
         let place = |entry: &[u8]| entry[index::deferred_prefix().len()..].to_vec();
         let Some((first, _)) = aside.first() else { return Ok(false) };
         let prefix: [u8; 4] = *place(first).first_chunk().ok_or_else(damaged)?;
-        let (mut writes, mut places, mut told, mut causes) = (Writes::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut writes, mut places, mut causes) = (Writes::new(), Vec::new(), Vec::new());
+        let (mut told, mut given) = (Vec::new(), Vec::new());
         for (entry, value) in aside {
             let place = place(&entry);
             // Of one entity at a time.
             if !place.starts_with(&prefix) {
                 break;
             }
-            let (cause, before) = CauseText::take(&value).ok_or_else(damaged)?;
-            let (&was, row) = before.split_first().ok_or_else(damaged)?;
+            let Aside { cause, givers, before } = Aside::decode(&value)?;
             causes.push(Cause::Text(cause.timed(now)));
-            told.push((was == WAS).then(|| row.to_vec()));
+            told.push(before);
+            given.push(said(givers, &place[prefix.len()..], work.state)?);
             places.push(place);
             writes.push((Space::Index, entry, None));
         }
@@ -87,6 +155,7 @@ impl Fold {
             lineage: &lineage,
             told: &told,
             stored: &stored,
+            given: &given,
         };
         let emitted = sums.fold(work.seen(), work.state, &mut writes)?;
         let origin = Origin { epoch: self.epoch, offset: work.offset, causes };

@@ -23,7 +23,7 @@ use syncline_schemas::rowcode;
 use super::catalog;
 use super::emit::{Cause, CauseText, Emitted, Lineage, Origin, delta_batch, field_types, null_row};
 use super::logic::Logic;
-use super::{Writes, plain, summed};
+use super::{Writes, deferred, plain, summed};
 use crate::TransformError;
 use crate::state::{Pair, Space, State};
 
@@ -134,7 +134,10 @@ impl<'a> Difference<'a> {
     }
 
     fn compare(&self, index: usize, entity: &'static Entity, merged: Merged) -> Result<Page, TransformError> {
-        let Merged { keys, was: stored_was, is: mut stored_is } = merged;
+        let Merged { keys, was: mut stored_was, is: mut stored_is } = merged;
+        if let (Kind::Summed, Some(prefix)) = (entity.kind, self.older.prefixes.get(&entity.name)) {
+            deferred::told(self.older.state, prefix, &keys, &mut stored_was)?;
+        }
         let mut amends = Writes::new();
         if let (Kind::Summed, Some(prefix)) = (entity.kind, self.newer.prefixes.get(&entity.name)) {
             for ((key, was), is) in keys.iter().zip(&stored_was).zip(&mut stored_is) {

@@ -28,6 +28,8 @@ pub(super) struct Drivers {
     pub(super) lineage: Vec<Lineage>,
     /// The log entry of each row.
     pub(super) at: Vec<LogOffset>,
+    /// The table is read anew: also what stays as it was gets the log entry at hand.
+    pub(super) renews: bool,
     /// Those that are there now, ascending; row `i` of `batch` is driver `live[i]`.
     pub(super) live: Vec<usize>,
     /// What the mapping reads of them.
@@ -62,6 +64,7 @@ impl Drivers {
             origins: changes.changes.iter().map(|change| change.origin).collect(),
             lineage: changes.changes.iter().map(|change| Lineage { cause: table, row: change.last }).collect(),
             at: vec![at; len],
+            renews: false,
             batch: batch(driving, columns, live.len())?,
             keys,
             old,
@@ -102,6 +105,7 @@ impl Drivers {
             live: (0..len).collect(),
             batch: batch(driving, read.columns, len)?,
             at,
+            renews: false,
             keys,
             old,
             lineage,

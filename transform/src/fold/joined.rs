@@ -75,10 +75,12 @@ impl Joined {
     }
 
     /// Puts the changes of a frame into the overlay; gives the values under which something may be found differently now.
+    /// Where the table is read anew, what stays as it was gets the log entry at hand, too.
     pub(super) fn apply(
         &self,
         at: LogOffset,
         changes: &Changes<'_>,
+        renews: bool,
         layouts: &Layouts,
         overlay: &mut Overlay<'_>,
     ) -> Result<Vec<Affected>, TransformError> {
@@ -110,7 +112,8 @@ impl Joined {
         for join_index in &self.indexes {
             self.reindex(join_index, changes, &changed, [&old, &new], layouts, overlay, &mut affected)?;
         }
-        for i in changed {
+        let written = if renews { (0..len).collect() } else { changed };
+        for i in written {
             overlay.put_row(keys[i].clone(), new[i].take());
         }
         Ok(affected)

@@ -46,9 +46,11 @@ mod sources;
 mod step;
 mod stored;
 mod summed;
+mod sweep;
 mod tables;
 mod tally;
 mod tasks;
+mod totals;
 mod touched;
 mod truncate;
 mod unit;
@@ -89,6 +91,12 @@ struct ContributionChange {
 }
 
 impl Work<'_, '_> {
+    /// The transaction at work, for rows of a source, where it takes several steps.
+    fn unit(&self, source: &SourceId) -> Option<Unit> {
+        let first = (self.source == Some(source)).then_some(self.first);
+        self.several.then_some(Unit { entry: self.offset, first })
+    }
+
     /// What is found out at this entry.
     const fn seen(&self) -> Seen {
         Seen { offset: self.offset, at: self.at }
@@ -138,8 +146,9 @@ struct Work<'w, 'c> {
     state: &'w dyn State,
     commit: &'w mut Commit<'c>,
     stats: FoldStats,
-    /// While the driving rows of a transaction of several frames are folded.
-    unit: Option<Unit>,
+    /// The source and the first frame of the transaction that the entry ends.
+    source: Option<&'w SourceId>,
+    first: LogOffset,
     /// True where the entry takes several steps: what it does to sums is told at its end.
     several: bool,
 }
@@ -247,7 +256,8 @@ impl Fold {
         }
         let at = if let LogEntry::Frame(frame) = entry { frame.captured_at } else { 0 };
         let several = self.progress.is_some() || self.tasks;
-        let mut work = Work { offset, at, log, state, commit, stats: FoldStats::default(), unit: None, several };
+        let mut work =
+            Work { offset, at, log, state, commit, stats: FoldStats::default(), source: None, first: offset, several };
         match entry {
             LogEntry::Schema(schema) => {
                 self.roster.observe_shape(schema)?;
@@ -268,6 +278,10 @@ impl Fold {
     ) -> Result<(), TransformError> {
         if writes.is_empty() && deltas.is_empty() && self.roster.registrations().is_empty() {
             return Ok(());
+        }
+        if writes.iter().any(|(space, key, _)| *space == Space::Index && index::is_mark(key)) {
+            tasks::put_marks(&mut writes);
+            self.tasks = true;
         }
         progress.write(&mut writes);
         let rows = self.cursor.rows + row_count(&deltas);

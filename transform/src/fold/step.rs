@@ -19,7 +19,7 @@ use super::overlay::Overlay;
 use super::roster::Member;
 use super::tasks::{self, Chunk, Found, Task, What, Why};
 use super::unit::Progress;
-use super::{ContributionChange, Fold, Work, Writes, index, row_count};
+use super::{ContributionChange, Fold, Work, Writes, index, row_count, sweep};
 use crate::TransformError;
 use crate::mapping::compile::Compiled;
 use crate::state::{Space, State};
@@ -51,7 +51,7 @@ impl Part {
     }
 
     /// True where it takes the driving rows of an entity of this level.
-    fn drives(self, level: u8) -> bool {
+    pub(super) fn drives(self, level: u8) -> bool {
         match self {
             Self::Whole => true,
             Self::Joined => false,
@@ -98,16 +98,18 @@ impl Fold {
         });
         let origin = Origin { epoch: self.epoch, offset: work.offset, causes: causes.collect() };
         self.take_back(&tables, &origin, part.before(at), work)?;
+        let mut writes = Writes::new();
+        let stale = self.sweeps(at, &tables, part, &mut writes, work)?;
         let (mut overlay, mut tasks) = (Overlay::new(work.state), Vec::new());
         if joined {
             for (cause, (table, changes)) in tables.iter().enumerate() {
                 if let Some(kept) = self.roster.tables.get(table) {
-                    let affected = kept.apply(at, changes, &self.roster.layouts, &mut overlay)?;
+                    let renews = sweep::covers(table, changes, at, work.state)?;
+                    let affected = kept.apply(at, changes, renews, &self.roster.layouts, &mut overlay)?;
                     tasks.extend(self.tasks_for(kept, affected, cause));
                 }
             }
         }
-        let mut writes = Writes::new();
         let mut drivers = ByEntity::new();
         if driving {
             let changed = self.changed(at, &tables, part, work.state)?;
@@ -121,6 +123,7 @@ impl Fold {
                 drivers.entry(member.entity).or_default().push((member.id, changed));
             }
         }
+        tasks.extend(stale);
         work.several |= !tasks.is_empty();
         let mut emitted = self.fold_drivers(drivers, &overlay, &origin, &mut writes, work)?;
         emitted.leaves_tasks |= !tasks.is_empty();
@@ -194,10 +197,13 @@ impl Fold {
         let mut changed = Vec::new();
         for (cause, (table, changes)) in tables.iter().enumerate() {
             let members = self.roster.members.iter().filter(|member| member.is_driven_by(table));
+            let renews = sweep::covers(table, changes, at, state)?;
             for member in members.filter(|member| part.drives(self.roster.level(member.entity))) {
                 let Some(driving) = &member.driving else { continue };
                 let layouts = &self.roster.layouts;
-                changed.push((member, Drivers::changed(at, member.id, driving, changes, cause, state, layouts)?));
+                let mut drivers = Drivers::changed(at, member.id, driving, changes, cause, state, layouts)?;
+                drivers.renews = renews;
+                changed.push((member, drivers));
             }
         }
         Ok(changed)
@@ -240,11 +246,14 @@ impl Fold {
             self.fill(task, table, index, &mut writes, work)?;
             return Ok((writes, Vec::new()));
         }
+        if let What::StaleJoined { .. } | What::StaleDriving { .. } = tasks[0].what {
+            return self.take_back_stale(tasks.swap_remove(0), now, work);
+        }
         if let What::Group { .. } = tasks[0].what {
             return Ok((self.look_at_groups(tasks, work)?, Vec::new()));
         }
-        if tasks[0].what == What::Sweep {
-            return Ok((tasks::sweep(&tasks[0], self.chunk, work.state)?, Vec::new()));
+        if tasks[0].what == What::Marks {
+            return Ok((tasks::forget_marked(&tasks[0], self.chunk, work.state)?, Vec::new()));
         }
         let mut chunk = Chunk::take(tasks, self.chunk, &HashSet::new(), 0, work.state)?;
         chunk.record_progress(&mut writes)?;
@@ -277,7 +286,7 @@ impl Fold {
             }
         }
         let last = if rows.len() == self.chunk { rows.into_iter().next_back().map(|(key, _)| key) } else { None };
-        tasks::record_filled(task, last, writes)
+        tasks::record_reached(task, last, writes)
     }
 
     /// Driving rows that are in state.
@@ -340,7 +349,7 @@ impl Fold {
             compiled: self.compiled(member, overlay)?,
             origin,
             now: work.seen(),
-            unit: work.unit,
+            unit: work.unit(&member.mapping.source),
             state: work.state,
             inheritance: self.inheritance.as_ref(),
         };

@@ -9,12 +9,16 @@
 //! T | 1 | mapping u32                         evaluate all rows of a mapping
 //! T | 2 | mapping u32 | join u8 | values      evaluate the rows that looked for these values
 //! T | 3 | entity u32 | key                    evaluate the rows that wait for this row of an entity
-//! T | 4 | entity u32 | first key fields       look at the rows that share them, see group
-//! T | 5                                       forget rows that only a transaction of several frames needed
+//! T | 4 | table u32 | log entry u64           take back joined rows of which nothing has come since, see sweep.rs
+//! T | 5 | mapping u32 | log entry u64         take back driving rows of which nothing has come since
+//! T | 6 | entity u32 | first key fields       look at the rows that share them, see group
+//! T | 7                                       forget rows that only a transaction of several frames needed
 //!   -> source | table | position, each with a varint length | commit time i64 | captured i64 | how far: a key, or nothing
 //! ```
 
 use std::collections::{BTreeMap, HashSet};
+
+use syncline_schemas::ident::LogOffset;
 
 use super::catalog::Table;
 use super::contribution::Contribution;
@@ -33,8 +37,10 @@ const FILL: u8 = 0;
 const ALL: u8 = 1;
 const VALUES: u8 = 2;
 const PARKED: u8 = 3;
-const GROUP: u8 = 4;
-const SWEEP: u8 = 5;
+const STALE_JOINED: u8 = 4;
+const STALE_DRIVING: u8 = 5;
+const GROUP: u8 = 6;
+const MARKS: u8 = 7;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,18 +61,26 @@ pub(super) enum What {
     Parked {
         key: Vec<u8>,
     },
+    StaleJoined {
+        table: u32,
+        before: LogOffset,
+    },
+    StaleDriving {
+        mapping: u32,
+        before: LogOffset,
+    },
     /// The prefix is the entity's in state.
     Group {
         prefix: [u8; 4],
         group: Vec<u8>,
     },
-    Sweep,
+    Marks,
 }
 
 impl What {
     /// True where driving rows are evaluated, so that sums may still change.
     pub(super) const fn evaluates(&self) -> bool {
-        !matches!(self, Self::Group { .. } | Self::Sweep)
+        !matches!(self, Self::Group { .. } | Self::Marks)
     }
 }
 
@@ -102,8 +116,10 @@ impl Task {
                 [&[TASK, VALUES], &mapping.to_be_bytes()[..], &[join], values].concat()
             }
             What::Parked { key } => [&[TASK, PARKED], key.as_slice()].concat(),
+            What::StaleJoined { table, before } => stale(STALE_JOINED, *table, *before),
+            What::StaleDriving { mapping, before } => stale(STALE_DRIVING, *mapping, *before),
             What::Group { prefix, group } => [&[TASK, GROUP], prefix.as_slice(), group].concat(),
-            What::Sweep => vec![TASK, SWEEP],
+            What::Marks => vec![TASK, MARKS],
         }
     }
 
@@ -130,6 +146,7 @@ impl Task {
 
     fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u32::from_be_bytes(key.get(at..at + 4)?.try_into().ok()?));
+        let offset = |at: usize| Some(LogOffset(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?)));
         let what = match *key.get(1)? {
             FILL => What::Fill { table: number(2)?, index: number(6)? },
             ALL => What::All { mapping: number(2)? },
@@ -137,16 +154,22 @@ impl Task {
                 What::Values { mapping: number(2)?, join: usize::from(*key.get(6)?), values: key.get(7..)?.to_vec() }
             }
             PARKED => What::Parked { key: key.get(2..)?.to_vec() },
+            STALE_JOINED => What::StaleJoined { table: number(2)?, before: offset(6)? },
+            STALE_DRIVING => What::StaleDriving { mapping: number(2)?, before: offset(6)? },
             GROUP => {
                 let (prefix, group) = key.get(2..)?.split_first_chunk()?;
                 What::Group { prefix: *prefix, group: group.to_vec() }
             }
-            SWEEP => What::Sweep,
+            MARKS => What::Marks,
             _ => return None,
         };
         let (cause, after) = CauseText::take(value)?;
         Some(Self { what, why: Why::Text(cause), after: after.to_vec() })
     }
+}
+
+fn stale(kind: u8, of: u32, before: LogOffset) -> Vec<u8> {
+    [&[TASK, kind], &of.to_be_bytes()[..], &before.0.to_be_bytes()].concat()
 }
 
 /// True where something is to be done.
@@ -195,7 +218,7 @@ impl Chunk {
                 What::Parked { key } => (Space::Index, index::parked_prefix(key)),
                 What::Fill { .. } => return Err(TransformError::State("an index is filled before it is used".into())),
                 // Their turn comes when nothing else is left to be done.
-                What::Group { .. } | What::Sweep => continue,
+                What::StaleJoined { .. } | What::StaleDriving { .. } | What::Group { .. } | What::Marks => continue,
             };
             if room == 0 {
                 chunk.left.push(task);
@@ -238,8 +261,8 @@ impl Chunk {
     }
 }
 
-/// Says that a filled index is done, or how far it has got.
-pub(super) fn record_filled(mut task: Task, last: Option<Vec<u8>>, writes: &mut Writes) -> Result<(), TransformError> {
+/// Says that a task is done, or how far it has got.
+pub(super) fn record_reached(mut task: Task, last: Option<Vec<u8>>, writes: &mut Writes) -> Result<(), TransformError> {
     let Some(last) = last else {
         task.remove(writes);
         return Ok(());
@@ -249,13 +272,13 @@ pub(super) fn record_filled(mut task: Task, last: Option<Vec<u8>>, writes: &mut 
 }
 
 /// Has the rows looked at that the frames of a transaction marked.
-pub(super) fn put_sweep(writes: &mut Writes) {
+pub(super) fn put_marks(writes: &mut Writes) {
     let cause = CauseText::default();
-    Task::new(What::Sweep, Why::Text(cause)).put(&no_row, writes).expect("its cause is text");
+    Task::new(What::Marks, Why::Text(cause)).put(&no_row, writes).expect("its cause is text");
 }
 
 /// Forgets marked rows that say nothing, up to `room`.
-pub(super) fn sweep(task: &Task, room: usize, state: &dyn State) -> Result<Writes, TransformError> {
+pub(super) fn forget_marked(task: &Task, room: usize, state: &dyn State) -> Result<Writes, TransformError> {
     let mut writes = Writes::new();
     let marks: Vec<Vec<u8>> =
         state.scan(Space::Index, &index::marks_prefix(), &[], room)?.into_iter().map(|(mark, _)| mark).collect();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! frame, transaction goes on      set aside: only where it begins, and of which tables it has rows, is remembered
-//! last frame                      1  joined rows of every frame, in order
+//! last frame                      0  indexes that are new are filled
+//!                                 1  joined rows of every frame, in order
 //!                                 2  driving rows of every frame, in order, against the joined rows as they are now:
 //!                                    first those of entities that cite none, then those that cite these, and so on
 //!                                 3  driving rows that the joined rows affect (tasks)
@@ -21,7 +22,8 @@ use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use super::changes::column;
 use super::contribution::{put_run, take_run};
 use super::step::{Outcome, Part};
-use super::{Fold, Work, Writes, index, tasks};
+use super::tasks::{self, What};
+use super::{Fold, Work, Writes};
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -69,13 +71,13 @@ impl Progress {
     }
 }
 
-/// The transaction of several frames that is at work.
+/// A transaction that takes several steps, at work.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Unit {
-    /// Its first frame.
-    pub(super) first: LogOffset,
-    /// True at its last one.
-    pub(super) ends: bool,
+pub(crate) struct Unit {
+    /// The log entry that ends it.
+    pub(crate) entry: LogOffset,
+    /// Its first frame, where it is one of the rows' own source.
+    pub(crate) first: Option<LogOffset>,
 }
 
 /// A transaction whose frames are set aside until its last one comes.
@@ -155,13 +157,16 @@ pub(super) fn open_record(open: &BTreeMap<SourceId, Open>) -> (Space, Vec<u8>, O
 }
 
 impl Fold {
-    pub(super) fn fold_frame(&mut self, frame: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+    pub(super) fn fold_frame<'f>(&mut self, frame: &'f Frame, work: &mut Work<'f, '_>) -> Result<(), TransformError> {
         let mut open = self.open.clone();
+        work.source = Some(&frame.source);
         if !frame.txn_end {
             let before = open.remove(&frame.source);
             open.insert(frame.source.clone(), Open::and(before, frame, work.offset)?);
             return self.finish(Writes::new(), Vec::new(), open, work);
         }
+        let first = open.get(&frame.source).map_or(work.offset, |open| open.first);
+        self.fill_first(frame, first, work)?;
         let mut last = (Writes::new(), Vec::new());
         match open.remove(&frame.source) {
             Some(open) => self.fold_several(open, frame, work)?,
@@ -183,9 +188,30 @@ impl Fold {
         self.finish(writes, deltas, open, work)
     }
 
+    /// Puts the rows that were there before an index into it, before anything is looked up there.
+    fn fill_first(&mut self, frame: &Frame, first: LogOffset, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
+        for batch in &frame.batches {
+            self.roster.observe(&frame.source, batch)?;
+        }
+        let progress = self.progress.unwrap_or(Progress::Joined(LogOffset(first.0 - 1)));
+        if self.roster.calls() {
+            self.go_on(Writes::new(), Vec::new(), progress, work)?;
+        }
+        while self.tasks {
+            let tasks = tasks::first(work.state)?;
+            if !tasks.first().is_some_and(|task| matches!(task.what, What::Fill { .. })) {
+                break;
+            }
+            let (writes, deltas) = self.task_step(tasks, frame.captured_at, work)?;
+            self.go_on(writes, deltas, progress, work)?;
+        }
+        Ok(())
+    }
+
     /// Folds a transaction whose earlier frames were set aside.
     fn fold_several(&mut self, open: Open, last: &Frame, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
         let Open { first, mut touched } = open;
+        work.first = first;
         let (log, end) = (work.log, work.offset);
         work.several = true;
         touched.extend(last.batches.iter().map(|batch| batch.table.clone()));
@@ -210,13 +236,10 @@ impl Fold {
                 _ => first,
             };
             let part = Part::Driving { level };
-            work.unit = Some(Unit { first, ends: false });
             log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, part, work))?;
             if from <= end {
-                work.unit = Some(Unit { first, ends: true });
                 self.part(end, last, part, work)?;
             }
-            work.unit = None;
         }
         Ok(())
     }
@@ -229,13 +252,9 @@ impl Fold {
         part: Part,
         work: &mut Work<'_, '_>,
     ) -> Result<(), TransformError> {
-        let Outcome { mut writes, emitted } = self.step(at, frame, part, work)?;
-        let leaves_marks = writes.iter().any(|(space, key, _)| *space == Space::Index && index::is_mark(key));
-        if leaves_marks {
-            tasks::put_sweep(&mut writes);
-        }
+        let Outcome { writes, emitted } = self.step(at, frame, part, work)?;
         self.go_on(writes, emitted.deltas, part.progress(at), work)?;
-        self.tasks |= emitted.leaves_tasks || leaves_marks;
+        self.tasks |= emitted.leaves_tasks;
         Ok(())
     }
 

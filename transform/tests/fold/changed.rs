@@ -168,3 +168,28 @@ fn a_changed_mapping_counts_revisions_on_from_what_was_delivered() {
     newer.memory.outbox.borrow().iter().skip(folded).for_each(|step| current.apply(step));
     assert_eq!(revisions(&current), ["4", "1"]);
 }
+
+#[test]
+fn a_sum_that_waits_for_the_end_of_a_transaction_is_told_when_the_mappings_are_mended_in_the_middle() {
+    let stock = table("lager", &[("id", "bigint"), ("loc", "text"), ("qty", "text")]);
+    let sql = "-- @rule DQ_REF_ITEM = ignore\n-- @rule DQ_EXPRESSION = halt\nSELECT 'C1' AS company_id, 'A' AS item_id, \
+               loc AS location_id, CAST(qty AS DECIMAL(14, 3)) AS on_hand FROM lager";
+    let row = |id: i64, loc: &str, qty: &str| [id.into(), loc.into(), qty.into()];
+    let mut older = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    older.commit(&[(&stock, Change::insert(row(1, "W1", "5")))]);
+    older.log.push(frame(&[(&stock, Change::update(row(1, "W1", "9")))], false));
+    older.log.push(frame(&[(&stock, Change::insert(row(2, "W2", "many")))], true));
+    older.try_run().map(|_| ()).expect_err("the rule stops at the second row");
+    let mut current = Current::default();
+    older.memory.outbox.borrow().iter().for_each(|step| current.apply(step));
+    let sums = |current: &Current| -> Vec<String> {
+        current.rows.values().map(|row| row["on_hand"].clone().expect("a sum")).collect()
+    };
+    assert_eq!(sums(&current), ["5.000000000"]);
+    let mended = sql.replace("DQ_EXPRESSION = halt", "DQ_EXPRESSION = reject");
+    let mut newer = Daemon::new(&[("erp/inventory_balance.sql", mended.as_str())]).beside(&older);
+    newer.log.clone_from(&older.log);
+    newer.push(frame(&[], true));
+    tell(&older, &newer, LogOffset(4), 9, &mut current);
+    assert_eq!(sums(&current), ["9.000000000"]);
+}

@@ -1,6 +1,8 @@
 //! Where a reader cuts a transaction into frames is its own affair: what sinks see afterwards, and which rows are held, is
 //! the same as if it had come in one.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use syncline_schemas::frame::Op;
 use syncline_schemas::table::TableSchema;
@@ -14,50 +16,59 @@ const ITEM: &str = "SELECT 'C1' AS company_id, code AS item_id, descr AS descrip
 const STOCK: &str = "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, a.code AS item_id, g.name AS location_id, \
                      CAST(a.qty AS DECIMAL(14, 3)) AS on_hand FROM artikel a LEFT JOIN gruppe g ON g.id = a.grp";
 
-fn tables() -> [TableSchema; 2] {
+const MAPPINGS: [(&str, &str); 2] = [("erp/item.sql", ITEM), ("erp/inventory_balance.sql", STOCK)];
+
+pub(crate) fn tables() -> [TableSchema; 2] {
     let columns =
         [("id", "bigint"), ("code", "text"), ("descr", "text?"), ("uom", "text"), ("qty", "text"), ("grp", "bigint")];
     [table("artikel", &columns), table("gruppe", &[("id", "bigint"), ("name", "text")])]
 }
 
 /// One change: of which row, what becomes of it, and whether a frame ends behind it.
-type Move = (u8, u8, u32, bool);
+pub(crate) type Move = (u8, u8, u32, bool);
 
 /// What the moves make of the tables.
 #[derive(Default)]
-struct Source {
-    rows: std::collections::BTreeMap<i64, Vec<Value>>,
-    serial: u32,
+pub(crate) struct Source {
+    /// Of both tables.
+    pub(crate) rows: [BTreeMap<i64, Vec<Value>>; 2],
+    pub(crate) is_clean: bool,
+    pub(crate) serial: u32,
 }
 
 impl Source {
     /// A change, and the table that it is of.
-    fn change(&mut self, (pick, kind, dice, _): Move) -> Vec<(usize, Change)> {
+    pub(crate) fn change(&mut self, (pick, kind, dice, _): Move) -> Vec<(usize, Change)> {
         if kind == 9 {
-            let group = [i64::from(pick % 3).into(), format!("W{}", dice % 4).as_str().into()];
-            return vec![(1, Change::new(Op::Update, group.to_vec()))];
+            let key = i64::from(pick % 3);
+            if self.is_clean && dice.is_multiple_of(3) && self.rows[1].remove(&key).is_some() {
+                return vec![(1, Change::removal(Op::Delete, key, 2))];
+            }
+            let group = vec![key.into(), format!("W{}", dice % 4).as_str().into()];
+            self.rows[1].insert(key, group.clone());
+            return vec![(1, Change::new(Op::Update, group))];
         }
-        let keys: Vec<i64> = self.rows.keys().copied().collect();
+        let keys: Vec<i64> = self.rows[0].keys().copied().collect();
         let picked = (!keys.is_empty()).then(|| keys[usize::from(pick) % keys.len()]);
         let changes = match picked.filter(|_| kind > 2) {
             None => {
                 self.serial += 1;
-                let key = (0..).find(|key| !self.rows.contains_key(key)).expect("a free key");
+                let key = (0..).find(|key| !self.rows[0].contains_key(key)).expect("a free key");
                 let row = self.row(key, &format!("A{}", self.serial), dice);
                 vec![Change::new(Op::Insert, row)]
             }
             Some(key) if kind < 7 => {
-                let code = text(&self.rows[&key][1]);
+                let code = text(&self.rows[0][&key][1]);
                 let row = self.row(key, &code, dice);
                 vec![Change::new(Op::Update, row)]
             }
             Some(key) if kind == 7 => {
-                self.rows.remove(&key);
+                self.rows[0].remove(&key);
                 vec![Change::removal(Op::Delete, key, 6)]
             }
             Some(key) => {
-                let to = (i64::from(pick % 4)..).find(|key| !self.rows.contains_key(key)).expect("a free key");
-                let code = text(&self.rows.remove(&key).expect("it is there")[1]);
+                let to = (i64::from(pick % 4)..).find(|key| !self.rows[0].contains_key(key)).expect("a free key");
+                let code = text(&self.rows[0].remove(&key).expect("it is there")[1]);
                 let row = self.row(to, &code, dice);
                 vec![Change::removal(Op::MoveOut, key, 6), Change::new(Op::MoveIn, row)]
             }
@@ -67,8 +78,12 @@ impl Source {
 
     /// A row, often with something wrong with it.
     fn row(&mut self, key: i64, code: &str, dice: u32) -> Vec<Value> {
-        let uom = if dice.is_multiple_of(3) { Value::Null } else { "EA".into() };
-        let quantity = if dice / 3 % 3 == 0 { "many".to_owned() } else { (dice / 9 % 50).to_string() };
+        let uom = if dice.is_multiple_of(3) && !self.is_clean { Value::Null } else { "EA".into() };
+        let quantity = if (dice / 3).is_multiple_of(3) && !self.is_clean {
+            "many".to_owned()
+        } else {
+            (dice / 9 % 50).to_string()
+        };
         let row = vec![
             key.into(),
             code.into(),
@@ -77,7 +92,7 @@ impl Source {
             quantity.as_str().into(),
             i64::from(dice / 7 % 4).into(),
         ];
-        self.rows.insert(key, row.clone());
+        self.rows[0].insert(key, row.clone());
         row
     }
 }
@@ -105,8 +120,7 @@ proptest! {
         transactions in prop::collection::vec(prop::collection::vec((any::<u8>(), 0_u8..10, any::<u32>(), any::<bool>()), 1..8), 1..8),
     ) {
         let tables = tables();
-        let mappings = [("erp/item.sql", ITEM), ("erp/inventory_balance.sql", STOCK)];
-        let (mut whole, mut cut) = (Daemon::new(&mappings), Daemon::new(&mappings));
+        let (mut whole, mut cut) = (Daemon::new(&MAPPINGS), Daemon::new(&MAPPINGS));
         let (mut source, mut wholes, mut cuts) = (Source::default(), (Current::default(), 0), (Current::default(), 0));
         for daemon in [&mut whole, &mut cut] {
             let group = |key: i64| (&tables[1], Change::insert([key.into(), "W0".into()]));
@@ -133,4 +147,20 @@ proptest! {
         let records = |daemon: &Daemon| daemon.memory.pairs(Space::Contributions).len();
         prop_assert_eq!(records(&cut), records(&whole));
     }
+}
+
+#[test]
+fn a_currency_that_only_a_row_within_the_transaction_had_is_not_that_of_the_sum() {
+    let stock = table("lager", &[("id", "bigint"), ("qty", "bigint"), ("money", "text")]);
+    let sql = "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, 'A' AS item_id, 'W' AS location_id, \
+               qty AS on_hand, money AS currency FROM lager";
+    let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", sql)]);
+    let row = |id: i64, money: &str| (&stock, Change::insert([id.into(), 5.into(), money.into()]));
+    daemon.commit(&[row(1, "EUR")]);
+    daemon.push(frame(&[row(9, "CHF")], false));
+    let deltas = daemon.push(frame(&[(&stock, Change::removal(Op::Delete, 9, 3)), row(2, "EUR")], true));
+    assert_eq!(deltas.iter().map(|delta| delta.get("currency")).collect::<Vec<_>>(), [Some("EUR")]);
+    daemon.push(frame(&[row(9, "CHF")], false));
+    let deltas = daemon.push(frame(&[(&stock, Change::removal(Op::Delete, 1, 3))], true));
+    assert_eq!(deltas.iter().map(|delta| delta.get("currency")).collect::<Vec<_>>(), [Some("CHF")]);
 }

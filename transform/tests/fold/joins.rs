@@ -1,5 +1,5 @@
 //! Random mappings with joins over random histories of two sources, cut into any frames and crashed at any commit: what the
-//! fold makes of them is what SQLite makes of the same SQL over the final tables.
+//! fold makes of them is what DataFusion makes of the same SQL over the final tables, and SQLite at every boundary before.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::state::Space;
 
+use crate::datafusion;
 use crate::frames::{Change, Value, frame, table};
 use crate::memory::{Crash, Daemon};
 use crate::outbox::{Current, Rows};
@@ -328,7 +329,7 @@ fn compare(current: &Rows, wanted: &BTreeMap<(String, String), i64>, sql: &str) 
     }
 }
 
-/// Runs a log to its end. Once every table is known, every state that a sink may see is SQLite's.
+/// Runs a log to its end. Once every table is known, every state that a sink may see is SQLite's, and the last DataFusion's.
 pub(crate) fn check(
     plan: &Plan,
     log: &[LogEntry],
@@ -339,6 +340,7 @@ pub(crate) fn check(
     let mut daemon = Daemon::new(&[("erp/inventory_balance.sql", &sql)]).with_chunk(3);
     daemon.memory.crashes.borrow_mut().extend(crashes);
     let (mut current, mut seen) = (Current::default(), 0);
+    let end = LogOffset(log.len() as u64);
     let (mut missing, schemas) = (plan.joins.iter().map(|join| join.table).chain([0]).collect::<Vec<_>>(), schemas());
     for (entry, offset) in log.iter().zip(1..) {
         if let LogEntry::Schema(shape) = entry {
@@ -354,6 +356,9 @@ pub(crate) fn check(
         let known = missing.is_empty() && matches!(entry, LogEntry::Frame(frame) if frame.txn_end);
         if let Some(tables) = boundaries.get(&LogOffset(offset)).filter(|_| known) {
             compare(&current.rows, &tables.oracle(plan), &sql);
+            if LogOffset(offset) == end {
+                compare(&current.rows, &datafusion::sums(tables, plan), &sql);
+            }
         }
     }
     daemon

@@ -300,3 +300,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_row_is_not_evaluated_before_the_index_that_it_needs_is_filled() {
+    let line = table("line", &[("id", "bigint"), ("art", "text")]);
+    let head = table("head", &[("id", "bigint"), ("code", "text"), ("name", "text")]);
+    let sql = "SELECT 'C1' AS company_id, l.art AS item_id, 'EA' AS base_uom, h.name AS description \
+               FROM line l LEFT JOIN head h ON h.code = l.art";
+    let mut daemon = Daemon::new(&[("erp/item.sql", sql)]);
+    daemon.push(LogEntry::Schema(head.clone()));
+    let heads = [[1.into(), "X".into(), "one".into()], [2.into(), "Y".into(), "two".into()]];
+    daemon.commit(&heads.map(|row: [Value; 3]| (&head, Change::insert(row))));
+    daemon.push(LogEntry::Schema(line.clone()));
+    let deltas = daemon.commit(&[(&line, Change::insert([1.into(), "X".into()]))]);
+    assert_eq!(deltas.iter().map(|delta| delta.get("description")).collect::<Vec<_>>(), [Some("one")]);
+}
