@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url};
-use syncline_capture::{CaptureError, LogSink, Progress, StopSignal};
+use syncline_capture::{CaptureError, LogSink, Progress, Requests, StopSignal};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
 
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         special_values: SpecialValues::Stop,
     };
     let (log, progress, started) = (Nothing::default(), Progress::default(), Instant::now());
-    run(&config, None, &log, &progress, &StopSignal::default())?;
+    run(&config, None, &log, &progress, &Requests::default(), &StopSignal::default())?;
     let seconds = started.elapsed().as_secs_f64();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let first = progress.first_event.get().map_or(0, |first| first.duration_since(started).as_millis());

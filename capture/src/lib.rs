@@ -19,12 +19,14 @@ mod limits;
 mod log;
 pub mod postgres;
 mod progress;
+mod requests;
 mod stop;
 mod value;
 
 pub use error::{CaptureError, Class};
 pub use log::LogSink;
 pub use progress::{Progress, State};
+pub use requests::Requests;
 pub use stop::StopSignal;
 
 use syncline_schemas::ident::Position;

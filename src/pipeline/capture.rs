@@ -174,7 +174,7 @@ fn run(
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     match config {
-        SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, stop),
+        SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, &source.requests, stop),
         SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use syncline_capture::Progress;
+use syncline_capture::{Progress, Requests};
 use syncline_schemas::ident::LogOffset;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::watch;
@@ -38,6 +38,7 @@ impl Parked {
 pub(crate) struct SourceStatus {
     pub(crate) name: String,
     pub(crate) progress: Progress,
+    pub(crate) requests: Requests,
     pub(crate) retries: AtomicU64,
     /// Commit at the source to durable in the log, of streamed rows.
     pub(crate) lag: Lag,
@@ -154,6 +155,7 @@ impl Status {
         let source = |name: &String| SourceStatus {
             name: name.clone(),
             progress: Progress::default(),
+            requests: Requests::default(),
             retries: AtomicU64::new(0),
             lag: Lag::default(),
             on_the_way: OnTheWay::default(),

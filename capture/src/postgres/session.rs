@@ -29,7 +29,8 @@ use super::preflight::{self, Inspection, Intent};
 use super::stream::{Ended, Stream, StreamStart};
 use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
-use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
+use crate::requests::Request;
+use crate::{CaptureError, LogSink, Outcome, Progress, Requests, Resume, State, StopSignal};
 
 /// Reads a PostgreSQL source for one session, until it is stopped, has drained or fails.
 ///
@@ -44,10 +45,11 @@ pub fn run(
     resume: Option<Resume>,
     log: &dyn LogSink,
     progress: &Progress,
+    requests: &Requests,
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let session = Session { config, log, progress, stop };
+    let session = Session { config, log, progress, requests, stop };
     let mut resume = resume;
     let outcome = loop {
         match session.run(resume.as_ref()) {
@@ -79,6 +81,7 @@ pub(crate) struct Session<'a> {
     pub(crate) config: &'a PostgresConfig,
     pub(crate) log: &'a dyn LogSink,
     pub(crate) progress: &'a Progress,
+    pub(crate) requests: &'a Requests,
     pub(crate) stop: &'a StopSignal,
 }
 
@@ -100,6 +103,7 @@ impl Session<'_> {
             DrainTo::CurrentEnd => identity.log_end,
             DrainTo::Lsn(lsn) => lsn,
         });
+        let (mut taken, mut swept) = (Vec::new(), Vec::new());
         let start = match (&held, intent) {
             (Some(held), Intent::Continue(_)) => {
                 self.ensure_same_history(&mut stream, held, identity, &inspection)?;
@@ -110,6 +114,18 @@ impl Session<'_> {
                     ledger.want(inspection.scope.newcomers().iter().copied());
                     // From where the server is now it tells of their changes.
                     ledger.target = ledger.target.max(identity.log_end);
+                }
+                for request in self.requests.take() {
+                    match admit(&request, &inspection, ledger.as_ref()) {
+                        Ok(table) => {
+                            let ledger = ledger.get_or_insert_with(Ledger::beside);
+                            ledger.want([table]);
+                            ledger.sweeps.insert(table);
+                            swept.push(table);
+                            taken.push(request);
+                        }
+                        Err(reason) => request.answer(Err(reason)),
+                    }
                 }
                 (held.end, held.cut, ledger)
             }
@@ -122,11 +138,16 @@ impl Session<'_> {
             }
         };
         let (start, cut, ledger) = start;
-        let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger)).transpose()?;
+        let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger, swept)).transpose()?;
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let watch = Watch::new(self, queries, inspection);
-        Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?.follow()
+        let stream = Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?;
+        for request in taken {
+            info!(source = %self.config.source, table = %request.table, "reading a table anew");
+            request.answer(Ok(()));
+        }
+        stream.follow()
     }
 
     /// Looks at the server, says what is not as expected, and makes the publication where there is none.
@@ -252,6 +273,23 @@ impl Session<'_> {
 
     fn misfit(&self, reason: String, remedy: &'static str) -> CaptureError {
         CaptureError::Position { source_id: self.config.source.clone(), reason, remedy }
+    }
+}
+
+/// The number of a table that is to be read anew, or why it is not.
+fn admit(request: &Request, inspection: &Inspection, ledger: Option<&Ledger>) -> Result<u32, String> {
+    let Some(table) = inspection.scope.named(&request.table) else {
+        return Err(format!("{} is not read: tables are named with their schema, as in public.orders", request.table));
+    };
+    match ledger {
+        Some(ledger) if !ledger.is_beside => Err("the tables of the source are being copied already".to_owned()),
+        Some(ledger) if ledger.sweeps.contains(&table.oid) || ledger.is_wanted(table.oid) => {
+            Err(format!("{} is being read already", request.table))
+        }
+        _ if inspection.catalog.table(table.oid).is_none_or(|table| !table.is_readable) => {
+            Err(format!("the role may not read {}: GRANT SELECT ON it", request.table))
+        }
+        _ => Ok(table.oid),
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct StreamStart {
 pub(crate) enum Ended {
     /// For good.
     For(Outcome),
-    /// To be begun again from here, with tables that came.
+    /// To be begun again from here, with tables that came or are to be read anew.
     ToBeginAgain(Resume),
 }
 
@@ -154,12 +154,12 @@ impl<'a> Stream<'a> {
             pace: Pace::new(now),
             last_read: 0,
         };
-        let taken_back = match &stream.copying {
-            Some(copying) => copying.take_back(session, start.start)?,
+        let beginning = match &stream.copying {
+            Some(copying) => copying.beginning(session, start.start)?,
             None => Vec::new(),
         };
-        if start.cut.is_none() || !taken_back.is_empty() {
-            stream.hand_over_with(taken_back)?;
+        if start.cut.is_none() || !beginning.is_empty() {
+            stream.hand_over_with(beginning)?;
         }
         Ok(stream)
     }
@@ -178,7 +178,8 @@ impl<'a> Stream<'a> {
                 return self.end(Outcome::Drained).map(Ended::For);
             }
             // What broke off would have to be gone through again.
-            if self.watch.has_newcomers() && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
+            let begins = self.watch.has_newcomers() || self.session.requests.is_waiting();
+            if begins && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
                 let stands = self.leave()?;
                 return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
             }
@@ -266,9 +267,10 @@ impl<'a> Stream<'a> {
             self.hand_over()?;
         }
         if copying.is_read() {
+            let end = copying.end(self.session, self.decoder.end())?;
             self.copying = None;
             self.decoder.note_none();
-            self.hand_over()?;
+            self.hand_over_with(end)?;
             info!(source = %self.session.config.source, at = %self.appended, "copied the tables");
             self.progress().enter(State::Streaming);
             return Ok(());
@@ -455,7 +457,9 @@ impl<'a> Stream<'a> {
             return Ok(stands);
         }
         // Whoever begins a session waits for that.
-        let error = io::Error::other("tables came, and the log is not durable yet; the session begins again with them");
+        let error = io::Error::other(
+            "there are tables to be read, and the log is not durable yet; the session begins again with them",
+        );
         Err(CaptureError::Lost { source_id: source, during: DURING, error })
     }
 

@@ -1,6 +1,6 @@
 //! A log in memory, the rows in it, and a reader on a thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{TimestampMicrosecondType, UInt8Type, UInt32Type};
 use arrow::util::display::array_value_to_string;
 use syncline_capture::postgres::{self, PostgresConfig};
-use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Resume, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Requests, Resume, StopSignal};
 use syncline_schemas::frame::{Frame, LogEntry, Op};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
@@ -191,6 +191,8 @@ impl MemoryLog {
         let mut state: State = BTreeMap::new();
         // A row keeps the values under its new key that the log did not send again.
         let mut left = BTreeMap::new();
+        // Of tables that are read anew, the rows that have come since.
+        let mut come: BTreeMap<String, BTreeSet<Vec<Option<String>>>> = BTreeMap::new();
         for (i, mut row) in self.rows().into_iter().enumerate() {
             if row.op == Op::MoveOut {
                 left = state.get(&(row.table.clone(), row.key.clone())).cloned().unwrap_or_default();
@@ -201,6 +203,8 @@ impl MemoryLog {
                 }
             }
             let place = (row.table.clone(), row.key.clone());
+            let is_swept = come.get_mut(&row.table).map(|come| come.insert(row.key.clone())).is_some();
+            let copied = if is_swept { usize::MAX } else { copied };
             match row.op {
                 Op::Read | Op::Insert | Op::MoveIn if i < copied => drop(state.insert(place, row.values)),
                 Op::Update if i < copied => {
@@ -217,7 +221,11 @@ impl MemoryLog {
                     known.extend(sent);
                 }
                 Op::Delete | Op::MoveOut => assert!(state.remove(&place).is_some(), "delete of nothing: {:?}", row.key),
-                Op::SweepBegin | Op::SweepEnd => {}
+                Op::SweepBegin => drop(come.insert(row.table, BTreeSet::new())),
+                Op::SweepEnd => {
+                    let come = come.remove(&row.table).expect("it has begun");
+                    state.retain(|(table, key), _| *table != row.table || come.contains(key));
+                }
                 Op::Truncate => state.retain(|(table, _), _| *table != row.table),
             }
         }
@@ -277,23 +285,26 @@ fn frame_rows(frame: &Frame, schemas: &BTreeMap<(String, u32), TableSchema>) -> 
 pub(crate) struct Reader {
     stop: StopSignal,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) requests: Requests,
     thread: Option<JoinHandle<Result<Outcome, CaptureError>>>,
 }
 
 impl Reader {
     pub(crate) fn start(config: &PostgresConfig, log: &Arc<MemoryLog>) -> Self {
         let (stop, progress) = (StopSignal::default(), Arc::new(Progress::default()));
+        let requests = Requests::default();
+        let own_requests = requests.clone();
         let (config, log) = (config.clone(), Arc::clone(log));
         let (own_stop, own_progress) = (stop.clone(), Arc::clone(&progress));
         let thread = std::thread::spawn(move || {
             loop {
-                match postgres::run(&config, log.resume(), &*log, &own_progress, &own_stop) {
+                match postgres::run(&config, log.resume(), &*log, &own_progress, &own_requests, &own_stop) {
                     Err(error) if error.class() == Class::Transient => std::thread::yield_now(),
                     ended => return ended,
                 }
             }
         });
-        Self { stop, progress, thread: Some(thread) }
+        Self { stop, progress, requests, thread: Some(thread) }
     }
 
     /// Stops it and expects an orderly end.

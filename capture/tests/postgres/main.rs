@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
 
+mod anew;
 mod changes;
 mod confirm;
 mod copying;

@@ -97,8 +97,15 @@ fn a_server_that_is_not_there_is_tried_again() {
     let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY)");
     let nowhere = PostgresConfig { host: Host::Unix("/nonexistent".into()), ..database.config.clone() };
     let stop = syncline_capture::StopSignal::default();
-    let error =
-        syncline_capture::postgres::run(&nowhere, None, &MemoryLog::default(), &Default::default(), &stop).unwrap_err();
+    let error = syncline_capture::postgres::run(
+        &nowhere,
+        None,
+        &MemoryLog::default(),
+        &Default::default(),
+        &Default::default(),
+        &stop,
+    )
+    .unwrap_err();
     assert_eq!(error.class(), Class::Transient, "{error}");
     assert!(check(&nowhere)[0].message.contains("/nonexistent"));
     let nobody = PostgresConfig { database: "no_such".to_owned(), ..database.config.clone() };

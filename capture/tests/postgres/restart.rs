@@ -97,8 +97,15 @@ fn a_dropped_slot_is_refused_and_a_strange_position_too() {
     let position = syncline_schemas::ident::Position::new(vec![9, 9, 9]);
     let stop = syncline_capture::StopSignal::default();
     let strange = Some(Resume { position, txn_end: true });
-    let error =
-        syncline_capture::postgres::run(&database.config, strange, &*log, &Default::default(), &stop).unwrap_err();
+    let error = syncline_capture::postgres::run(
+        &database.config,
+        strange,
+        &*log,
+        &Default::default(),
+        &Default::default(),
+        &stop,
+    )
+    .unwrap_err();
     assert_eq!(error.class(), Class::Definite, "{error}");
 }
 
@@ -110,9 +117,15 @@ fn another_reader_on_the_slot_is_waited_for() {
     let first = Reader::start(&database.config, &log);
     log.wait_for_copy();
     let stop = syncline_capture::StopSignal::default();
-    let error =
-        syncline_capture::postgres::run(&database.config, None, &MemoryLog::default(), &Default::default(), &stop)
-            .unwrap_err();
+    let error = syncline_capture::postgres::run(
+        &database.config,
+        None,
+        &MemoryLog::default(),
+        &Default::default(),
+        &Default::default(),
+        &stop,
+    )
+    .unwrap_err();
     assert_eq!(error.class(), Class::Transient, "{error}");
     first.stop();
 }
@@ -127,7 +140,14 @@ fn a_server_whose_last_sender_is_taken_is_waited_for() {
     // As a session of the same source whose connection broke and that the server has not noticed yet.
     database.config.drain_to = Some(DrainTo::CurrentEnd);
     let stop = syncline_capture::StopSignal::default();
-    let error = syncline_capture::postgres::run(&database.config, log.resume(), &*log, &Default::default(), &stop);
+    let error = syncline_capture::postgres::run(
+        &database.config,
+        log.resume(),
+        &*log,
+        &Default::default(),
+        &Default::default(),
+        &stop,
+    );
     let error = error.unwrap_err();
     assert!(error.class() == Class::Transient && error.to_string().contains("53300"), "{error}");
     reader.stop();
@@ -143,7 +163,14 @@ fn a_standby_is_waited_for_until_it_is_promoted() {
     Reader::start(&database.config, &log).end().unwrap();
     server.restart(|data| std::fs::write(data.join("standby.signal"), "").unwrap());
     let stop = syncline_capture::StopSignal::default();
-    let error = syncline_capture::postgres::run(&database.config, log.resume(), &*log, &Default::default(), &stop);
+    let error = syncline_capture::postgres::run(
+        &database.config,
+        log.resume(),
+        &*log,
+        &Default::default(),
+        &Default::default(),
+        &stop,
+    );
     let error = error.unwrap_err();
     assert!(matches!(error, CaptureError::Standby { .. }), "{error}");
     assert_eq!(error.class(), Class::Transient);

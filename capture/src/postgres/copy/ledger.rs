@@ -1,7 +1,7 @@
 //! What of the tables is still to be copied, as a position carries it.
 //!
 //! ```text
-//! flags u8: 1 begins anew, 2 beside the stream, 4 reading | target LSN u64
+//! flags u8: 1 begins anew, 2 beside the stream, 4 reading, 8 sweeps | target LSN u64 | with sweeps: table u32, each
 //! wanted u32, each: table u32 | open u32, each: table u32, pieces u32, each:
 //!   0 | relation u32 | file u32 | from u32 | to u32        blocks of a table or a partition
 //!   1 | after | upto                                       rows by key; each: 255, or a count u8 and u32-length texts
@@ -46,6 +46,8 @@ pub(crate) struct Ledger {
     pub(crate) is_reading: bool,
     /// All that the reads so far have seen was committed before it: from there on the tables are whole.
     pub(crate) target: Lsn,
+    /// Tables that are read anew: what the log holds of them is compared with what comes.
+    pub(crate) sweeps: BTreeSet<u32>,
     wanted: BTreeSet<u32>,
     open: BTreeMap<u32, Vec<Piece>>,
 }
@@ -68,6 +70,7 @@ impl Ledger {
 
     /// Gives tables up that are read no more.
     pub(crate) fn keep(&mut self, is_read: impl Fn(u32) -> bool) {
+        self.sweeps.retain(|table| is_read(*table));
         self.wanted.retain(|table| is_read(*table));
         self.open.retain(|table, _| is_read(*table));
     }
@@ -146,8 +149,14 @@ impl Ledger {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![u8::from(self.anew) | u8::from(self.is_beside) << 1 | u8::from(self.is_reading) << 2];
+        let sweeps = !self.sweeps.is_empty();
+        let flags = [self.anew, self.is_beside, self.is_reading, sweeps];
+        let mut out = vec![flags.iter().rev().fold(0, |flags, flag| flags << 1 | u8::from(*flag))];
         out.extend_from_slice(&self.target.0.to_be_bytes());
+        if sweeps {
+            put_count(&mut out, self.sweeps.len());
+            self.sweeps.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
+        }
         put_count(&mut out, self.wanted.len());
         self.wanted.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
         put_count(&mut out, self.open.len());
@@ -181,7 +190,9 @@ impl Ledger {
         let read = || {
             let [flags] = take(&mut rest)?;
             let target = Lsn(u64::from_be_bytes(take(&mut rest)?));
-            let wanted = (0..number(&mut rest)?).map(|_| number(&mut rest)).collect::<Option<_>>()?;
+            let mut tables = || (0..number(&mut rest)?).map(|_| number(&mut rest)).collect::<Option<_>>();
+            let sweeps = if flags & 8 == 0 { BTreeSet::new() } else { tables()? };
+            let wanted = tables()?;
             let mut open = BTreeMap::new();
             for _ in 0..number(&mut rest)? {
                 let table = number(&mut rest)?;
@@ -189,7 +200,15 @@ impl Ledger {
                 open.insert(table, pieces);
             }
             let [anew, is_beside, is_reading] = [1, 2, 4].map(|flag| flags & flag != 0);
-            (flags < 8 && rest.is_empty()).then_some(Self { anew, is_beside, is_reading, target, wanted, open })
+            (flags < 16 && rest.is_empty()).then_some(Self {
+                anew,
+                is_beside,
+                is_reading,
+                target,
+                sweeps,
+                wanted,
+                open,
+            })
         };
         let mut read = read;
         read().ok_or("its ledger of the copy does not decode")
@@ -262,11 +281,11 @@ mod tests {
     proptest! {
         #[test]
         fn ledgers_read_back_and_cut_ones_are_refused(
-            flags: [bool; 3], target: u64, wanted in proptest::collection::btree_set(0_u32..50, 0..4),
+            flags: [bool; 3], target: u64, sweeps in proptest::collection::btree_set(any::<u32>(), 0..3), wanted in proptest::collection::btree_set(0_u32..50, 0..4),
             open in proptest::collection::btree_map(50_u32.., proptest::collection::vec(pieces(), 1..3), 0..3),
         ) {
             let [anew, is_beside, is_reading] = flags;
-            let ledger = Ledger { anew, is_beside, is_reading, target: Lsn(target), wanted, open };
+            let ledger = Ledger { anew, is_beside, is_reading, target: Lsn(target), sweeps, wanted, open };
             let encoded = ledger.encode();
             prop_assert_eq!(Ledger::decode(&encoded), Ok(ledger));
             for len in 0..encoded.len() {

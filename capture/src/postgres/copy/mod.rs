@@ -13,7 +13,7 @@
 //! whole copy is one unit (`txn_end` is false up to its last frame): what lies between is no state that was.
 //!
 //! A piece that was read is noted in the [`Ledger`], which every position carries: after a crash only pieces under way are
-//! read again. Tables that come later are copied in the same way beside the stream of the others: then each round is a unit, up
+//! read again. Tables that come later, and those that an operator has read anew, are copied in the same way beside the stream of the others: then each round is a unit, up
 //! to where its reads were. Nothing is written to the source, and no snapshot is held longer than one statement.
 //!
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
@@ -85,6 +85,8 @@ pub(crate) struct Copying {
     tables: Vec<Table>,
     /// Numbers of those that are read from now on; they may have been read before.
     newcomers: Vec<u32>,
+    /// Numbers of those that begin to be read anew.
+    swept: Vec<u32>,
     state: Mutex<State>,
 }
 
@@ -123,6 +125,7 @@ impl Copying {
         session: &Session<'_>,
         inspection: &Inspection,
         mut ledger: Ledger,
+        swept: Vec<u32>,
     ) -> Result<Self, CaptureError> {
         let Inspection { catalog, publication, scope, .. } = inspection;
         let mut tables = Vec::new();
@@ -147,7 +150,7 @@ impl Copying {
         ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
         info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
         let newcomers = scope.newcomers().to_vec();
-        Ok(Self { tables, newcomers, state: Mutex::new(State { ledger, busy: Vec::new(), has_read: false }) })
+        Ok(Self { tables, newcomers, swept, state: Mutex::new(State { ledger, busy: Vec::new(), has_read: false }) })
     }
 
     /// What of the copy is done, for a position.
@@ -170,13 +173,33 @@ impl Copying {
         self.state().ledger.target
     }
 
-    /// Empties tables of what the log holds of them, all where the copy begins anew, or those that came: a batch for each.
-    pub(crate) fn take_back(&self, session: &Session<'_>, at: Lsn) -> Result<Vec<TableBatch>, CaptureError> {
-        let mut batches = Vec::new();
+    /// What the first frame says of tables: what the log holds of them is void, of all where the copy begins anew, or of those
+    /// that came; and which begin to be read anew. A batch for each.
+    pub(crate) fn beginning(&self, session: &Session<'_>, at: Lsn) -> Result<Vec<TableBatch>, CaptureError> {
         let all = std::mem::take(&mut self.state().ledger.anew);
-        for (table, ord) in self.tables.iter().filter(|table| all || self.newcomers.contains(&table.oid)).zip(0..) {
+        let op = |table: &Table| {
+            let is_void = all || self.newcomers.contains(&table.oid);
+            if is_void { Some(Op::Truncate) } else { self.swept.contains(&table.oid).then_some(Op::SweepBegin) }
+        };
+        self.say(session, at, op)
+    }
+
+    /// What the last frame says of tables: which have been read anew.
+    pub(crate) fn end(&self, session: &Session<'_>, at: Lsn) -> Result<Vec<TableBatch>, CaptureError> {
+        let sweeps = std::mem::take(&mut self.state().ledger.sweeps);
+        self.say(session, at, |table| sweeps.contains(&table.oid).then_some(Op::SweepEnd))
+    }
+
+    fn say(
+        &self,
+        session: &Session<'_>,
+        at: Lsn,
+        op: impl Fn(&Table) -> Option<Op>,
+    ) -> Result<Vec<TableBatch>, CaptureError> {
+        let mut batches = Vec::new();
+        for ((table, op), ord) in self.tables.iter().filter_map(|table| Some((table, op(table)?))).zip(0..) {
             let mut builder = TableBuilder::new(Arc::clone(&table.shape), session.config.special_values);
-            builder.append_truncate(Stamp { ord, commit_us: now_us(), position: at });
+            builder.append_whole(op, Stamp { ord, commit_us: now_us(), position: at });
             batches.extend(take(&mut builder)?);
         }
         Ok(batches)

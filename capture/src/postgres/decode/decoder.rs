@@ -345,7 +345,7 @@ impl Decoder {
 
     fn truncate(&mut self, relation: u32, stamp: Stamp) -> Result<(), RowFault> {
         let Some(table) = self.table(relation)? else { return Ok(()) };
-        self.tables[table].append_truncate(Stamp { ord: self.rows, ..stamp });
+        self.tables[table].append_whole(Op::Truncate, Stamp { ord: self.rows, ..stamp });
         self.counts.add(Op::Truncate);
         self.rows += 1;
         Ok(())

@@ -175,11 +175,11 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// Appends a row without values: the table was emptied.
-    pub(crate) fn append_truncate(&mut self, stamp: Stamp) {
+    /// Appends a row without values, which says something of the whole table: that it was emptied, or is read anew.
+    pub(crate) fn append_whole(&mut self, op: Op, stamp: Stamp) {
         self.columns.iter_mut().for_each(Column::append_null);
         self.meta.absent.append_null();
-        self.meta.append(Op::Truncate, stamp);
+        self.meta.append(op, stamp);
     }
 
     /// The rows so far as a batch, if there are any; the builder starts again.

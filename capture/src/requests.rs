@@ -1,0 +1,108 @@
+//! What an operator asks of a running reader, taken up between two transactions.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use syncline_schemas::ident::TableId;
+
+/// Requests to one source; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Requests(Arc<Mutex<Vec<Request>>>);
+
+/// A table is to be read anew.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) table: TableId,
+    answer: Arc<Answer>,
+}
+
+/// What becomes of a request; whoever waits for it may give up.
+#[derive(Debug, Default)]
+struct Answer {
+    given: Mutex<Option<Result<(), String>>>,
+    changed: Condvar,
+}
+
+impl Requests {
+    /// Asks to have a table read anew beside the stream, and waits until that has begun. What was read of it is compared with
+    /// the rows as they come; rows of which nothing comes are taken back at the end.
+    ///
+    /// # Errors
+    /// Why it has not begun.
+    pub fn read_anew(&self, table: TableId, patience: Duration) -> Result<(), String> {
+        let answer = Arc::new(Answer::default());
+        self.waiting().push(Request { table, answer: Arc::clone(&answer) });
+        let given = answer.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut given, _) = answer
+            .changed
+            .wait_timeout_while(given, patience, |given| given.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        given.take().unwrap_or_else(|| {
+            let seconds = patience.as_secs();
+            Err(format!("the source has not come to the end of a transaction within {seconds} s; ask again later"))
+        })
+    }
+
+    /// True where somebody waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting().iter().any(Request::is_wanted)
+    }
+
+    /// Those that somebody waits for.
+    pub(crate) fn take(&self) -> Vec<Request> {
+        let mut requests = std::mem::take(&mut *self.waiting());
+        requests.retain(Request::is_wanted);
+        requests
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Request {
+    fn is_wanted(&self) -> bool {
+        Arc::strong_count(&self.answer) > 1
+    }
+
+    pub(crate) fn answer(self, given: Result<(), String>) {
+        *self.answer.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(given);
+        self.answer.changed.notify_all();
+    }
+}
+
+impl Drop for Request {
+    /// Whoever waits does not wait for a session that has ended.
+    fn drop(&mut self) {
+        let mut given = self.answer.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.get_or_insert_with(|| Err("the source was interrupted; ask again".to_owned()));
+        self.answer.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_given_up_has_nothing_done_behind_his_back() {
+        let requests = Requests::default();
+        let error = requests.read_anew(TableId::new("s", "t"), Duration::ZERO).expect_err("nobody answers");
+        assert!(error.contains("ask again"), "{error}");
+        assert!(!requests.is_waiting());
+        assert!(requests.take().is_empty());
+    }
+
+    #[test]
+    fn a_session_that_breaks_off_leaves_nobody_waiting() {
+        let requests = Requests::default();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| requests.read_anew(TableId::new("s", "t"), Duration::from_secs(60)));
+            while !requests.is_waiting() {
+                std::thread::yield_now();
+            }
+            drop(requests.take());
+            assert!(asked.join().expect("no panic").expect_err("interrupted").contains("interrupted"));
+        });
+    }
+}
