@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show what changed mappings would change, or have the daemon apply them.
     Replay(ReplayArgs),
+    /// Have the running daemon read a table anew, beside its changes, and take back what the source has no more.
+    Snapshot(SnapshotArgs),
     /// Run the reference receiver of the planning contract.
     Planner(PlannerArgs),
     /// Show everything at work on a private PostgreSQL with a sample distributor.
@@ -181,6 +183,15 @@ pub(crate) struct ReplayArgs {
     /// With --dry-run, print everything as JSON.
     #[arg(long, requires = "dry_run")]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    /// The source, as in erp.
+    pub(crate) source: String,
+    /// The table with its schema, as in public.orders.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) table: String,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //! compared with it in SQL, the lake with the planner by an independent reader.
 
 mod daemon {
+    mod anew;
     pub(crate) mod demo;
     mod disasters;
     mod held;

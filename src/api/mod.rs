@@ -9,12 +9,14 @@
 //!
 //! Nothing here changes what the daemon delivers, so that it may be looked at from anywhere it is let listen. All four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
-//! values, and what operators say of them, are asked for by name: [`rows`]; [`replay`] says what other mappings would change.
+//! values, and what operators say of them, are asked for by name: [`rows`]; [`replay`] says what other mappings would change,
+//! [`snapshot`] has a table read anew.
 
 mod metrics;
 pub(crate) mod replay;
 mod report;
 pub(crate) mod rows;
+pub(crate) mod snapshot;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,6 +81,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .route("/health", get(health))
         .merge(rows::routes())
         .merge(replay::routes())
+        .merge(snapshot::routes())
         .with_state(facts)
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod replay;
 pub(crate) mod rows;
 pub(crate) mod run;
 mod signals;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 
 use syncline_journal::JournalError;

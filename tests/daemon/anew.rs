@@ -1,0 +1,48 @@
+//! A table read anew while the daemon runs, because somebody doubts what it holds.
+
+use super::demo::erp::Scale;
+use super::world::{World, eventually};
+
+#[tokio::test]
+async fn a_table_that_is_doubted_for_no_reason_is_read_anew_and_nobody_is_told_anything() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    let daemon = world.daemon();
+    let status = || async {
+        let output = world.command(&["status", "--json"]).await;
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
+    };
+    eventually("the copy is folded", || async {
+        status().await.is_some_and(|it| it["sources"]["erp"]["state"] == "streaming" && it["transform"]["behind"] == 0)
+    })
+    .await;
+    let before = status().await.expect("an answer");
+    for table in ["meridian.ord_pos", "meridian.ord_head"] {
+        let output = world.command(&["snapshot", "erp", table]).await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.starts_with(&format!("reading {table} of erp anew")), "{text}");
+        eventually("it is read and folded", || async {
+            status()
+                .await
+                .is_some_and(|it| it["sources"]["erp"]["state"] == "streaming" && it["transform"]["behind"] == 0)
+        })
+        .await;
+    }
+    let after = status().await.expect("an answer");
+    let rows = |it: &serde_json::Value| it["sources"]["erp"]["rows"].as_u64().expect("a number");
+    assert!(rows(&after) > rows(&before), "rows came");
+    assert_eq!(after["transform"]["deltas"], before["transform"]["deltas"], "and none of them is another");
+    for (arguments, wanted) in [
+        (["snapshot", "nobody", "a.b"], "there is no source nobody"),
+        (["snapshot", "erp", "ord_pos"], "a table is named with its schema, as in public.orders"),
+        (["snapshot", "erp", "meridian.nothing"], "meridian.nothing is not read"),
+    ] {
+        let output = world.command(&arguments).await;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(wanted), "{error}");
+    }
+    daemon.stop().await.expect("the daemon stops");
+    world.drain().await;
+    world.assert_planner_equals_source().await;
+    world.end().await;
+}
