@@ -48,6 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         copy_workers: 1,
         drain_to: Some(DrainTo::CurrentEnd),
         special_values: SpecialValues::Stop,
+        keys: std::collections::BTreeMap::new(),
+        slot_warn: u64::MAX,
+        slot_max: None,
     };
     let (log, progress, started) = (Nothing::default(), Progress::default(), Instant::now());
     run(&config, None, &log, &progress, &Requests::default(), &StopSignal::default())?;

@@ -14,6 +14,8 @@ pub struct Requests(Arc<Mutex<Vec<Request>>>);
 pub(crate) struct Request {
     pub(crate) table: TableId,
     answer: Arc<Answer>,
+    /// The reader asks itself, and nobody waits.
+    is_own: bool,
 }
 
 /// What becomes of a request; whoever waits for it may give up.
@@ -31,7 +33,7 @@ impl Requests {
     /// Why it has not begun.
     pub fn read_anew(&self, table: TableId, patience: Duration) -> Result<(), String> {
         let answer = Arc::new(Answer::default());
-        self.waiting().push(Request { table, answer: Arc::clone(&answer) });
+        self.waiting().push(Request { table, answer: Arc::clone(&answer), is_own: false });
         let given = answer.given.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut given, _) = answer
             .changed
@@ -41,6 +43,11 @@ impl Requests {
             let seconds = patience.as_secs();
             Err(format!("the source has not come to the end of a transaction within {seconds} s; ask again later"))
         })
+    }
+
+    /// Asks for what was begun once more, from the beginning.
+    pub(crate) fn ask_again(&self, table: TableId) {
+        self.waiting().push(Request { table, answer: Arc::default(), is_own: true });
     }
 
     /// True where somebody waits.
@@ -62,7 +69,7 @@ impl Requests {
 
 impl Request {
     fn is_wanted(&self) -> bool {
-        Arc::strong_count(&self.answer) > 1
+        self.is_own || Arc::strong_count(&self.answer) > 1
     }
 
     pub(crate) fn answer(self, given: Result<(), String>) {

@@ -62,6 +62,8 @@ pub(crate) struct Source {
     pub(crate) server_end_lsn: Option<String>,
     /// Bytes of the server's log that are not read yet.
     pub(crate) behind_bytes: Option<u64>,
+    /// Bytes of log that the server keeps for the slot; looked at once a minute.
+    pub(crate) kept_bytes: u64,
     /// Since the server last said anything; since the start where it has not yet.
     pub(crate) last_message_age_ms: Option<u64>,
     pub(crate) retries: u64,
@@ -226,6 +228,7 @@ impl Source {
             confirmed_lsn: text(position(&progress.confirmed_lsn)),
             server_end_lsn: text(server_end),
             behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
+            kept_bytes: count(&progress.kept_bytes),
             last_message_age_ms: Some(position(&progress.last_message_us).map_or_else(silent_ms, age_ms)),
             retries: count(&source.retries),
             lag: source.lag.quantiles(),

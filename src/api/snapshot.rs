@@ -15,13 +15,11 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use syncline_schemas::ident::TableId;
+use syncline_schemas::ident::{SEEDS, TableId};
 
 use super::rows::{known_host, refused};
 use super::{Facts, fresh};
 
-/// The source that is no database.
-const SEEDS: &str = "seeds";
 /// How long a source may take to come to the end of a transaction.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

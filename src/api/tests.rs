@@ -42,6 +42,7 @@ impl Daemon {
             (&progress.received_lsn, 0x16_0000_0100),
             (&progress.confirmed_lsn, 0x16_0000_0080),
             (&progress.server_end_lsn, 0x16_0000_0180),
+            (&progress.kept_bytes, 4_096),
             (&status.transform.folded, 9),
             (&status.transform.deltas, 7),
             (&status.transform.unchanged, 2),
@@ -102,7 +103,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         "sources": { "erp": {
             "state": "parked", "rows": 10, "reads": 4, "inserts": 3, "updates": 2, "deletes": 1, "truncates": 0,
             "frames": 5, "bytes": 2048, "received_lsn": "16/100", "confirmed_lsn": "16/80",
-            "server_end_lsn": "16/180", "behind_bytes": 128, "last_message_age_ms": 250, "retries": 0,
+            "server_end_lsn": "16/180", "behind_bytes": 128, "kept_bytes": 4096, "last_message_age_ms": 250, "retries": 0,
             "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "problem": null,
             "parked": "source erp: slot gone",
         } },
@@ -170,6 +171,7 @@ fn prometheus_can_read_every_line_of_the_metrics() {
     let expect = [
         ("syncline_source_rows_total{source=\"erp\",op=\"read\"}", 4.0),
         ("syncline_source_behind_bytes{source=\"erp\"}", 128.0),
+        ("syncline_source_kept_bytes{source=\"erp\"}", 4096.0),
         ("syncline_source_refused{source=\"erp\"}", 0.0),
         ("syncline_source_idle{source=\"erp\"}", 1.0),
         ("syncline_transform_deltas_total", 7.0),

@@ -158,6 +158,12 @@ impl<'d> Section<'d> {
         Some(self.typed(key, "a duration such as \"500ms\", \"10s\", \"5m\", \"24h\" or \"7d\"", read, faults)?.value)
     }
 
+    /// `512MiB`, `10GiB`, `1TiB`.
+    pub(super) fn size(&mut self, key: &str, faults: &mut Faults) -> Option<u64> {
+        let read = |value: &DeValue<'_>| parse_size(value.as_str()?);
+        Some(self.typed(key, "a size such as \"512MiB\", \"10GiB\" or \"1TiB\"", read, faults)?.value)
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)], faults: &mut Faults) -> Option<T> {
         let text = self.text(key, faults)?;
@@ -264,6 +270,19 @@ fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(ms)?))
 }
 
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let bytes = match &text[digits..] {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(bytes)
+}
+
 /// The known word within two typing errors.
 fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     known
@@ -300,6 +319,15 @@ mod tests {
         assert_eq!(parse_duration("10"), None);
         assert_eq!(parse_duration("s"), None);
         assert_eq!(parse_duration("1 s"), None);
+    }
+
+    #[test]
+    fn sizes_need_a_unit_that_leaves_no_doubt() {
+        assert_eq!(parse_size("512MiB"), Some(512 << 20));
+        assert_eq!(parse_size("1TiB"), Some(1 << 40));
+        for text in ["10", "10GB", "GiB", "99999999999TiB"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
     }
 
     #[test]

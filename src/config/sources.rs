@@ -1,5 +1,6 @@
 //! Sources: `[sources.<name>]`, each a database, and the one of `[seeds]`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
@@ -7,7 +8,7 @@ use syncline_capture::postgres::{
     self, DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
-use syncline_schemas::ident::{Position, SEEDS, SourceId};
+use syncline_schemas::ident::{Position, SEEDS, SourceId, TableId};
 use syncline_schemas::secret::Secret;
 use syncline_schemas::table::TableSchema;
 
@@ -16,6 +17,9 @@ use super::section::Section;
 
 /// Tables copied at the same time unless told otherwise: enough to keep a small server's cores busy, not more.
 const COPY_WORKERS: usize = 4;
+
+/// Log that a server keeps for us without anybody being warned.
+const SLOT_WARN: u64 = 10 << 30;
 
 /// What is read, each kind with its own settings.
 #[derive(Debug, Clone)]
@@ -58,6 +62,24 @@ impl SourceConfig {
     }
 }
 
+/// `[sources.<name>.keys]`: `"public.orders" = ["company", "number"]`.
+fn keys(section: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<TableId, Vec<String>> {
+    let Some(mut declared) = section.section("keys", faults) else { return BTreeMap::new() };
+    let mut keys = BTreeMap::new();
+    for name in declared.keys() {
+        let Some(columns) = declared.texts(&name, faults) else { continue };
+        match name.split_once('.') {
+            Some((schema, table)) if !columns.value.is_empty() => {
+                keys.insert(TableId::new(schema, table), columns.value);
+            }
+            Some(_) => columns.fault(faults, "is empty; it names the columns that tell the table's rows apart"),
+            None => columns.fault(faults, "is for no table; name it with its schema, as in \"public.orders\""),
+        }
+    }
+    declared.finish(faults);
+    keys
+}
+
 pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: &mut Faults) -> Option<SourceConfig> {
     if name == SEEDS {
         section.fault(faults, "has the name of the CSV files of [seeds]; choose another");
@@ -75,6 +97,9 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
     let policies = [("stop", SpecialValues::Stop), ("null", SpecialValues::Null)];
     let special_values = section.choice("special_values", &policies, faults).unwrap_or_default();
     let copy_workers = section.count("copy_workers", faults).unwrap_or(COPY_WORKERS);
+    let keys = keys(&mut section, faults);
+    let slot_warn = section.size("slot_warn", faults).unwrap_or(SLOT_WARN);
+    let slot_max = section.size("slot_max", faults);
     section.finish(faults);
     let kind = kind?;
     if kind.value != "postgres" {
@@ -103,11 +128,14 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
         password: password.map(Secret::new).or(server.password),
         tls,
         tables,
+        keys,
         slot,
         publication,
         snapshot,
         copy_workers,
         drain_to: None,
         special_values,
+        slot_warn,
+        slot_max,
     })))
 }

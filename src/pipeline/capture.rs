@@ -20,6 +20,8 @@ use super::lag::streamed_runs;
 use super::status::{SourceStatus, Status};
 use crate::config::SourceConfig;
 
+/// How long a source that is parked waits for its slot to be let go, where a limit may have it dropped.
+const GUARD_FIRST: Duration = Duration::from_secs(5);
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
@@ -159,10 +161,36 @@ fn start(
         let source = &status.sources[index];
         let park = |why| source.park_finished(format!("source {}: {why}", source.name));
         defect::watched(&status, park, || {
-            supervise(&config, fit, &log, source, &status, &stop);
-            source.finish();
+            let ended = supervise(&config, fit, &log, source, &status, &stop);
+            look_after(&config, ended, &log, source, &status, &stop);
         });
     })
+}
+
+/// Says that a source has ended. The slot of one that is parked goes on being looked at; one that keeps more than it may is
+/// dropped before, because the daemon may end once all of its sources have.
+fn look_after(
+    config: &SourceConfig,
+    parked: Option<CaptureError>,
+    log: &Log,
+    source: &SourceStatus,
+    status: &Status,
+    stop: &StopSignal,
+) {
+    let finish = || {
+        source.finish();
+        status.pulse();
+    };
+    let (SourceConfig::Postgres(config), Some(error)) = (config, parked) else { return finish() };
+    let is_own = resume(log, &config.source).is_some_and(|held| postgres::reads_slot(config, &held.position));
+    if !is_own || matches!(error, CaptureError::Position { .. }) {
+        return finish();
+    }
+    if config.slot_max.is_some() {
+        postgres::guard(config, &source.progress, stop, Some(Instant::now() + GUARD_FIRST));
+    }
+    finish();
+    postgres::guard(config, &source.progress, stop, None);
 }
 
 /// One session of whichever reader the source needs.
@@ -186,7 +214,7 @@ fn supervise(
     source: &SourceStatus,
     status: &Status,
     stop: &StopSignal,
-) {
+) -> Option<CaptureError> {
     let id = config.id();
     let mut backoff = Backoff::new();
     let log = JournalLog::new(log.clone(), id, source);
@@ -202,7 +230,7 @@ fn supervise(
         match session() {
             Ok(outcome) => {
                 info!(source = %id, ?outcome, "source ended");
-                return;
+                return None;
             }
             Err(error) if error.class() == Class::Transient => {
                 let pause = backoff.pause();
@@ -217,10 +245,11 @@ fn supervise(
                 // Whoever sees the source at its end sees all that it gave; a log that failed says so itself.
                 let _ = log.settle(stop);
                 source.parked.park(error.to_string());
-                return;
+                return Some(error);
             }
         }
     }
+    None
 }
 
 /// Where the journal says the source stands; shapes alone are no progress.

@@ -4,13 +4,14 @@
 //! key's columns, which columns may be stored apart, how domains and arrays are made) comes from here. Where the log is
 //! older than the catalog, the stream's own description wins and the catalog only fills in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::table::{Column, TableSchema};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::config::PostgresConfig;
 use super::decode::{Kind, Relation, RelationColumn, Shape};
 use super::pattern::TablePatterns;
 use super::types::Types;
@@ -38,6 +39,8 @@ pub(crate) struct CatalogTable {
     pub(crate) key: Vec<String>,
     /// Whether there is a primary key that a replica identity can use.
     pub(crate) has_primary_key: bool,
+    /// Why the key that the operator declares cannot be it, and what would help.
+    declared: Option<(String, String)>,
 }
 
 /// A column of a [`CatalogTable`].
@@ -49,6 +52,7 @@ pub(crate) struct CatalogColumn {
     type_name: String,
     /// Never stored apart from its row.
     is_plain: bool,
+    is_not_null: bool,
     pub(crate) is_generated: bool,
 }
 
@@ -66,14 +70,14 @@ impl Catalog {
     /// Reads the tables that the patterns select. Partitions are read through their root.
     pub(crate) fn load(
         connection: &mut Connection,
-        patterns: &TablePatterns,
+        config: &PostgresConfig,
         server_version: u32,
     ) -> Result<Self, CaptureError> {
-        let mut tables = load_tables(connection, patterns)?;
+        let mut tables = load_tables(connection, &config.tables)?;
         if !tables.is_empty() {
             let oids = tables.iter().map(|table| table.oid.to_string()).collect::<Vec<_>>().join(",");
             load_columns(connection, &mut tables, &oids)?;
-            load_keys(connection, &mut tables, &oids)?;
+            load_keys(connection, &mut tables, &oids, &config.keys)?;
         }
         Ok(Self { tables, types: Types::load(connection)?, type_names: HashMap::new(), server_version })
     }
@@ -107,10 +111,15 @@ impl Catalog {
     }
 
     /// Reads a table's key anew.
-    pub(crate) fn reload_key(&mut self, connection: &mut Connection, oid: u32) -> Result<(), CaptureError> {
+    pub(crate) fn reload_key(
+        &mut self,
+        connection: &mut Connection,
+        oid: u32,
+        declared: &DeclaredKeys,
+    ) -> Result<(), CaptureError> {
         let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) else { return Ok(()) };
         table.key.clear();
-        load_keys(connection, std::slice::from_mut(table), &oid.to_string())
+        load_keys(connection, std::slice::from_mut(table), &oid.to_string(), declared)
     }
 
     /// Reads the names of types that the stream uses and no column has any more.
@@ -155,11 +164,47 @@ impl Catalog {
     }
 }
 
+/// Keys by table, as the operator declares them.
+type DeclaredKeys = BTreeMap<TableId, Vec<String>>;
+
 impl CatalogTable {
+    /// Takes the operator's word for what tells rows apart. Every change then has to bring these columns along, which only a
+    /// full identity sees to, and NULL is equal to nothing.
+    fn declare(&mut self, columns: &[String]) {
+        let known = |name: &String| self.columns.iter().find(|column| column.name == *name && !column.is_generated);
+        let table = self.quoted();
+        self.declared = if self.is_partitioned {
+            let fault =
+                "has its key under keys and is partitioned, and each partition has a replica identity of its own";
+            Some((
+                fault.to_owned(),
+                format!("ALTER TABLE {table} ADD PRIMARY KEY (...); or exclude it with \"!{}\" in tables", self.id),
+            ))
+        } else if self.replica_identity != b'f' {
+            let fault = "has its key under keys, and does not bring those columns along with every change".to_owned();
+            Some((fault, format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")))
+        } else if let Some(name) = columns.iter().find(|name| known(name).is_none()) {
+            Some((format!("has no column {name:?}, which keys names"), "correct keys in the configuration".to_owned()))
+        } else if let Some(name) = columns.iter().find(|name| known(name).is_some_and(|column| !column.is_not_null)) {
+            let column = quote_identifier(name);
+            let fault = format!("has the column {name:?} in its key under keys, which may be NULL");
+            Some((fault, format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL;")))
+        } else {
+            None
+        };
+        self.key = if self.declared.is_none() { columns.to_vec() } else { Vec::new() };
+    }
+
     fn column_like(&self, column: &RelationColumn) -> Option<&CatalogColumn> {
         self.columns.iter().find(|own| {
             own.name == column.name && own.type_oid == column.type_oid && own.type_modifier == column.type_modifier
         })
+    }
+
+    /// What its columns are, as the server writes it for a copy that looks whether they still are.
+    pub(crate) fn signature(&self) -> String {
+        let column = |column: &CatalogColumn| format!("{} {} {}", column.name, column.type_oid, column.type_modifier);
+        self.columns.iter().map(column).collect::<Vec<_>>().join(", ")
     }
 
     /// The table as SQL names it.
@@ -169,6 +214,9 @@ impl CatalogTable {
 
     /// What keeps the table from being read, with the remedy.
     pub(crate) fn key_fault(&self) -> Option<(String, String)> {
+        if let Some(fault) = &self.declared {
+            return Some(fault.clone());
+        }
         let table = self.quoted();
         let fault = match self.replica_identity {
             _ if !self.key.is_empty() => return None,
@@ -180,7 +228,8 @@ impl CatalogTable {
             format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT;")
         } else {
             format!(
-                "ALTER TABLE {table} ADD PRIMARY KEY (...); or ALTER TABLE {table} REPLICA IDENTITY USING INDEX \
+                "ALTER TABLE {table} ADD PRIMARY KEY (...); or ALTER TABLE {table} REPLICA IDENTITY FULL; with the columns that tell \
+                 its rows apart under keys; or ALTER TABLE {table} REPLICA IDENTITY USING INDEX \
                  <unique index over columns that are NOT NULL>; or exclude it with \"!{}\" in tables",
                 self.id
             )
@@ -278,6 +327,7 @@ fn load_tables(connection: &mut Connection, patterns: &TablePatterns) -> Result<
                 columns: Vec::new(),
                 key: Vec::new(),
                 has_primary_key: false,
+                declared: None,
             })
         })
     };
@@ -290,7 +340,7 @@ fn load_columns(connection: &mut Connection, tables: &mut [CatalogTable], oids: 
         DURING,
         &format!(
             "SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, \
-             pg_catalog.format_type(a.atttypid, a.atttypmod), a.attstorage = 'p', a.attgenerated <> '' \
+             pg_catalog.format_type(a.atttypid, a.atttypmod), a.attstorage = 'p', a.attgenerated <> '', a.attnotnull \
              FROM pg_catalog.pg_attribute a \
              WHERE a.attrelid IN ({oids}) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"
         ),
@@ -309,6 +359,7 @@ fn load_columns(connection: &mut Connection, tables: &mut [CatalogTable], oids: 
                 type_name: row.text(4).to_owned(),
                 is_plain: row.is_true(5),
                 is_generated: row.is_true(6),
+                is_not_null: row.is_true(7),
             });
         }
     }
@@ -316,7 +367,12 @@ fn load_columns(connection: &mut Connection, tables: &mut [CatalogTable], oids: 
 }
 
 /// A deferrable primary key is none for replication, hence `indimmediate`.
-fn load_keys(connection: &mut Connection, tables: &mut [CatalogTable], oids: &str) -> Result<(), CaptureError> {
+fn load_keys(
+    connection: &mut Connection,
+    tables: &mut [CatalogTable],
+    oids: &str,
+    declared: &DeclaredKeys,
+) -> Result<(), CaptureError> {
     let rows = connection.query(
         DURING,
         &format!(
@@ -339,6 +395,11 @@ fn load_keys(connection: &mut Connection, tables: &mut [CatalogTable], oids: &st
         };
         if belongs {
             table.key.push(row.text(1).to_owned());
+        }
+    }
+    for table in tables {
+        if let Some(columns) = declared.get(&table.id) {
+            table.declare(columns);
         }
     }
     Ok(())

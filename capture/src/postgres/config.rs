@@ -1,8 +1,9 @@
 //! What the operator says about a PostgreSQL source.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use syncline_schemas::ident::SourceId;
+use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::secret::Secret;
 
 use super::lsn::Lsn;
@@ -77,6 +78,8 @@ pub struct PostgresConfig {
     pub tls: Tls,
     /// Which tables are read.
     pub tables: TablePatterns,
+    /// Columns that tell the rows of a table apart, where the server knows no key of it.
+    pub keys: BTreeMap<TableId, Vec<String>>,
     /// Name of the replication slot; an existing one is used as found.
     pub slot: String,
     /// Name of the publication; an existing one is used as found.
@@ -89,6 +92,10 @@ pub struct PostgresConfig {
     pub drain_to: Option<DrainTo>,
     /// What to do with values that exact types cannot hold.
     pub special_values: SpecialValues,
+    /// From so many bytes of log on that the server keeps for the slot somebody is warned.
+    pub slot_warn: u64,
+    /// With more of them the slot is dropped, and the source has to be read again.
+    pub slot_max: Option<u64>,
 }
 
 impl PostgresConfig {

@@ -22,6 +22,7 @@ mod decode;
 mod finding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod guard;
 mod lsn;
 mod mark;
 mod pace;
@@ -40,6 +41,7 @@ mod wire;
 pub use check::{Script, check, dba_script, table_schemas};
 pub use config::{DrainTo, Host, PostgresConfig, SnapshotMode, SpecialValues, Tls};
 pub use finding::{Finding, Remedy, Severity};
+pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};
 pub use pattern::{PatternError, TablePatterns};
 pub use position::begin_again;

@@ -69,7 +69,7 @@ pub(crate) fn inspect(
     if settings.in_recovery {
         return Err(CaptureError::Standby { source_id: config.source.clone(), address: config.address() });
     }
-    let catalog = Catalog::load(connection, &config.tables, settings.version)?;
+    let catalog = Catalog::load(connection, config, settings.version)?;
     let publication = Publication::load(connection, &config.publication, settings.version)?;
     let slot = load_slot(connection, &config.slot)?;
     let copies = intent == Intent::BeginAgain || (intent == Intent::Begin && config.snapshot == SnapshotMode::Initial);

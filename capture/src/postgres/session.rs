@@ -116,7 +116,7 @@ impl Session<'_> {
                     ledger.target = ledger.target.max(identity.log_end);
                 }
                 for request in self.requests.take() {
-                    match admit(&request, &inspection, ledger.as_ref()) {
+                    match admit(&mut queries, &request, &inspection, ledger.as_ref())? {
                         Ok(table) => {
                             let ledger = ledger.get_or_insert_with(Ledger::beside);
                             ledger.want([table]);
@@ -277,20 +277,37 @@ impl Session<'_> {
 }
 
 /// The number of a table that is to be read anew, or why it is not.
-fn admit(request: &Request, inspection: &Inspection, ledger: Option<&Ledger>) -> Result<u32, String> {
+fn admit(
+    queries: &mut Connection,
+    request: &Request,
+    inspection: &Inspection,
+    ledger: Option<&Ledger>,
+) -> Result<Result<u32, String>, CaptureError> {
     let Some(table) = inspection.scope.named(&request.table) else {
-        return Err(format!("{} is not read: tables are named with their schema, as in public.orders", request.table));
+        let reason = format!("{} is not read: tables are named with their schema, as in public.orders", request.table);
+        return Ok(Err(reason));
     };
-    match ledger {
+    // Partitions are read by themselves, and rights on them are their own.
+    let sql = format!(
+        "SELECT bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT')), bool_or(pg_catalog.row_security_active(c.oid)) \
+         FROM pg_catalog.pg_class c WHERE c.oid = {oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree({oid}))",
+        oid = table.oid
+    );
+    let rights = queries.query("looking at the rights on a table", &sql)?;
+    let is_readable = rights.first().is_some_and(|row| row.is_true(0) && !row.is_true(1));
+    Ok(match ledger {
         Some(ledger) if !ledger.is_beside => Err("the tables of the source are being copied already".to_owned()),
         Some(ledger) if ledger.sweeps.contains(&table.oid) || ledger.is_wanted(table.oid) => {
             Err(format!("{} is being read already", request.table))
         }
-        _ if inspection.catalog.table(table.oid).is_none_or(|table| !table.is_readable) => {
-            Err(format!("the role may not read {}: GRANT SELECT ON it", request.table))
+        _ if !is_readable => {
+            let table = &request.table;
+            Err(format!(
+                "the role may not read all of {table}: GRANT SELECT ON it and its partitions, without row security"
+            ))
         }
         _ => Ok(table.oid),
-    }
+    })
 }
 
 const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";

@@ -18,6 +18,7 @@ use tracing::warn;
 use super::catalog::Catalog;
 use super::decode::{Relation, Shape};
 use super::finding::{Finding, Severity, ensure_fit};
+use super::guard;
 use super::preflight::Inspection;
 use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
 use super::session::Session;
@@ -43,6 +44,8 @@ pub(crate) struct Watch<'a> {
     is_hinted: bool,
     has_newcomers: bool,
     found: Vec<Finding>,
+    /// Bytes of log that the server kept for the slot when that was looked at last.
+    kept: Option<u64>,
 }
 
 impl<'a> Watch<'a> {
@@ -59,6 +62,7 @@ impl<'a> Watch<'a> {
             is_hinted: false,
             has_newcomers: false,
             found: findings,
+            kept: None,
         }
     }
 
@@ -95,7 +99,8 @@ impl<'a> Watch<'a> {
             }
         } else if relation.replica_identity == b'f' {
             // A full identity does not say which columns the key is made of.
-            self.with_queries(|catalog, queries| catalog.reload_key(queries, relation.id))?;
+            let keys = &self.session.config.keys;
+            self.with_queries(|catalog, queries| catalog.reload_key(queries, relation.id, keys))?;
         }
         let shape = self.catalog.shape(&self.session.config.source, relation)?;
         if shape.key() != key {
@@ -126,9 +131,11 @@ impl<'a> Watch<'a> {
         let config = self.session.config;
         let held = self.scope.mark();
         let before = std::mem::take(&mut self.scope);
+        let (progress, mut kept) = (self.session.progress, None);
         let compared = self.with_queries(|catalog, queries| {
             queries.within(LOOK_TIMEOUT, |queries| {
-                *catalog = Catalog::load(queries, &config.tables, catalog.server_version())?;
+                kept = guard::look(queries, config, progress)?;
+                *catalog = Catalog::load(queries, config, catalog.server_version())?;
                 scope::compare(queries, catalog, config, Some(&held), Some(&before))
             })
         });
@@ -139,6 +146,15 @@ impl<'a> Watch<'a> {
                 return Err(error);
             }
         };
+        if let Some(kept) = kept {
+            let last = self.kept.replace(kept.bytes);
+            if last.is_some_and(|last| kept.bytes >= last) {
+                kept.ensure_allowed(config)?;
+            }
+            if kept.is_much(config) && last.is_none_or(|last| last < config.slot_warn) {
+                kept.warn(config);
+            }
+        }
         ensure_fit(&config.source, &found)?;
         let warnings = found.iter().filter(|finding| finding.severity == Severity::Warning);
         for finding in warnings.filter(|finding| !self.found.contains(finding)) {
@@ -156,9 +172,9 @@ impl<'a> Watch<'a> {
     }
 
     fn reload(&mut self) -> Result<(), CaptureError> {
-        let patterns = &self.session.config.tables;
+        let config = self.session.config;
         self.with_queries(|catalog, queries| {
-            *catalog = Catalog::load(queries, patterns, catalog.server_version())?;
+            *catalog = Catalog::load(queries, config, catalog.server_version())?;
             Ok(())
         })
     }

@@ -78,6 +78,11 @@ pub(crate) struct Row {
 pub(crate) type State = BTreeMap<(String, Vec<Option<String>>), BTreeMap<String, Option<String>>>;
 
 impl Row {
+    /// As [`Self::value`], of a column that the row may not have.
+    pub(crate) fn value_of(&self, column: &str) -> Option<&str> {
+        self.values.get(column)?.as_deref()
+    }
+
     pub(crate) fn value(&self, column: &str) -> Option<&str> {
         self.values.get(column).unwrap_or_else(|| panic!("no column {column}")).as_deref()
     }
@@ -156,18 +161,23 @@ impl MemoryLog {
 
     /// All rows in log order, each read with the schema entry that stands before it.
     pub(crate) fn rows(&self) -> Vec<Row> {
+        self.rows_by_frame().into_iter().flat_map(|(_, rows)| rows).collect()
+    }
+
+    /// As [`Self::rows`], by frame, with whether the frame ends a transaction.
+    pub(crate) fn rows_by_frame(&self) -> Vec<(bool, Vec<Row>)> {
         let inner = self.inner.lock().unwrap();
         let mut schemas: BTreeMap<(String, u32), TableSchema> = BTreeMap::new();
-        let mut rows = Vec::new();
+        let mut frames = Vec::new();
         for entry in &inner.entries {
             match entry {
                 LogEntry::Schema(schema) => {
                     schemas.insert((schema.table.to_string(), schema.version), schema.clone());
                 }
-                LogEntry::Frame(frame) => rows.extend(frame_rows(frame, &schemas)),
+                LogEntry::Frame(frame) => frames.push((frame.txn_end, frame_rows(frame, &schemas))),
             }
         }
-        rows
+        frames
     }
 
     /// Frames behind the copy.
@@ -311,6 +321,11 @@ impl Reader {
     pub(crate) fn stop(mut self) {
         self.stop.stop();
         assert_eq!(self.thread.take().unwrap().join().unwrap().unwrap(), Outcome::Stopped);
+    }
+
+    /// True once it has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Waits for its end by itself.

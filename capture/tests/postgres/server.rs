@@ -113,6 +113,9 @@ impl Server {
             copy_workers: 2,
             drain_to: None,
             special_values: SpecialValues::Stop,
+            keys: std::collections::BTreeMap::new(),
+            slot_warn: u64::MAX,
+            slot_max: None,
         };
         let database = Database { server: Arc::clone(self), name, config };
         database.sql(sql);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use syncline_capture::postgres::{DrainTo, Finding, PostgresConfig, Severity, SnapshotMode, TablePatterns, check};
 use syncline_capture::{Class, Outcome};
 use syncline_schemas::frame::{Frame, LogEntry, Op};
+use syncline_schemas::ident::TableId;
 
 use crate::log::{MemoryLog, Reader};
 use crate::server::{Database, Server, eventually};
@@ -229,4 +230,49 @@ fn every_shape_is_in_the_log_before_the_first_frame_and_once() {
     reader.stop();
     let names: Vec<_> = log.schemas().iter().map(|schema| schema.table.to_string()).collect();
     assert_eq!(names, ["public.t", "public.u"]);
+}
+
+#[test]
+fn a_table_without_a_key_is_read_by_the_one_that_is_declared_and_refused_where_that_is_none() {
+    let mut database = Server::shared().database(
+        "CREATE TABLE stock (company text NOT NULL, item text NOT NULL, qty int, note text);
+         ALTER TABLE stock REPLICA IDENTITY FULL;
+         INSERT INTO stock SELECT 'C1', 'A' || i, i, repeat('n', 3000) FROM generate_series(1, 100) i",
+    );
+    let declare = |columns: &[&str]| {
+        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        std::collections::BTreeMap::from([(TableId::new("public", "stock"), columns)])
+    };
+    let refused = |database: &Database| Reader::start(&database.config, &Arc::default()).end().unwrap_err().to_string();
+    assert!(refused(&database).contains("no primary key"), "{}", refused(&database));
+    for (columns, wanted) in [
+        (&["company", "itm"], "has no column \"itm\", which keys names"),
+        (&["company", "note"], "has the column \"note\" in its key under keys, which may be NULL"),
+    ] {
+        database.config.keys = declare(columns);
+        assert!(refused(&database).contains(wanted), "{}", refused(&database));
+    }
+    database.config.keys = declare(&["company", "item"]);
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    database.sql("UPDATE stock SET qty = 0 WHERE item = 'A1'; UPDATE stock SET item = 'B2' WHERE item = 'A2'; DELETE FROM stock WHERE item = 'A3'");
+    database.sql("INSERT INTO stock VALUES ('C2', 'A1', 7, NULL)");
+    eventually("the last row", || log.rows().iter().any(|row| row.value("company") == Some("C2")));
+    reader.stop();
+    let held = log.state();
+    let mut held: Vec<String> = held
+        .iter()
+        .map(|((_, key), row)| {
+            format!("{}|{}|{}", key[0].as_deref().unwrap(), key[1].as_deref().unwrap(), row["qty"].as_deref().unwrap())
+        })
+        .collect();
+    held.sort();
+    let wanted = database
+        .sql("SELECT company, item, qty FROM stock ORDER BY (company || '|' || item || '|' || qty) COLLATE \"C\"");
+    assert_eq!(held, wanted.lines().collect::<Vec<_>>());
+
+    database.sql("ALTER TABLE stock REPLICA IDENTITY DEFAULT");
+    let error = refused(&database);
+    assert!(error.contains("has its key under keys") && error.contains("REPLICA IDENTITY FULL"), "{error}");
 }

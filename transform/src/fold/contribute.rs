@@ -150,7 +150,10 @@ impl Contributor<'_> {
         let old = drivers.old[i].as_deref();
         let same = says_the_same(old.unwrap_or_default(), &bytes) && self.settled(old)? == settled;
         if same && drivers.renews && !bytes.is_empty() {
-            writes.push((Space::Contributions, drivers.keys[i].clone(), Some(bytes.clone())));
+            new.before = self.unit.map(|unit| Before { unit: unit.entry, value: settled });
+            let mut renewed = Vec::new();
+            new.encode(&mut renewed);
+            writes.push((Space::Contributions, drivers.keys[i].clone(), Some(renewed)));
         }
         if fault.is_none() && same {
             stats.unchanged += 1;

@@ -16,7 +16,7 @@ const ITEM: &str = "SELECT 'C1' AS company_id, code AS item_id, descr AS descrip
 const STOCK: &str = "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, a.code AS item_id, g.name AS location_id, \
                      CAST(a.qty AS DECIMAL(14, 3)) AS on_hand FROM artikel a LEFT JOIN gruppe g ON g.id = a.grp";
 
-const MAPPINGS: [(&str, &str); 2] = [("erp/item.sql", ITEM), ("erp/inventory_balance.sql", STOCK)];
+pub(crate) const MAPPINGS: [(&str, &str); 2] = [("erp/item.sql", ITEM), ("erp/inventory_balance.sql", STOCK)];
 
 pub(crate) fn tables() -> [TableSchema; 2] {
     let columns =
@@ -102,7 +102,7 @@ fn text(value: &Value) -> String {
 }
 
 /// What sinks have, and what is held, without when it was found out.
-fn seen(daemon: &Daemon, current: &mut Current, steps: &mut usize) -> (String, Vec<String>) {
+pub(crate) fn seen(daemon: &Daemon, current: &mut Current, steps: &mut usize) -> (String, Vec<String>) {
     let outbox = daemon.memory.outbox.borrow();
     outbox[*steps..].iter().for_each(|step| current.apply(step));
     *steps = outbox.len();

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use syncline_schemas::frame::Op;
 use syncline_transform::state::Space;
 
-use crate::cuts::{Move, Source, tables};
+use crate::cuts::{self, Move, Source, tables};
 use crate::frames::{Change, Value, frame};
 use crate::memory::{Crash, Daemon};
 use crate::outbox::{Current, Rows};
@@ -43,8 +43,8 @@ fn play(source: &mut Source, moves: &[Move], loses: bool, daemon: &mut Daemon) {
     }
 }
 
-/// Reads a table anew in pieces of two rows; what goes on meanwhile comes between them.
-fn read_anew(table: usize, source: &mut Source, meanwhile: &[Move], cut: bool, daemon: &mut Daemon) {
+/// Reads a table anew in pieces of two rows; what goes on meanwhile comes between them. Gives how much of that came.
+fn read_anew(table: usize, source: &mut Source, meanwhile: &[Move], cut: bool, daemon: &mut Daemon) -> usize {
     let shapes = tables();
     let (shape, width) = (&shapes[table], shapes[table].columns.len());
     daemon.push(frame(&[(shape, mark(Op::SweepBegin, width))], !cut));
@@ -61,6 +61,7 @@ fn read_anew(table: usize, source: &mut Source, meanwhile: &[Move], cut: bool, d
         }
     }
     daemon.push(frame(&[(shape, mark(Op::SweepEnd, width))], true));
+    meanwhile.len() - moves.len()
 }
 
 proptest! {
@@ -102,5 +103,30 @@ proptest! {
             outboxes.push(daemon.memory.outbox.borrow().clone());
         }
         prop_assert!(outboxes[0] == outboxes[1], "the outbox is the same byte for byte");
+    }
+
+    #[test]
+    fn a_sweep_takes_nothing_back_of_what_is_there_nor_of_what_is_held(
+        before in prop::collection::vec((any::<u8>(), 0_u8..10, any::<u32>(), any::<bool>()), 1..30),
+        meanwhile in prop::collection::vec((any::<u8>(), 0_u8..10, any::<u32>(), any::<bool>()), 0..12),
+        cut: bool,
+    ) {
+        let shapes = tables();
+        let (mut swept, mut calm) = (Daemon::new(&cuts::MAPPINGS), Daemon::new(&cuts::MAPPINGS));
+        let (mut source, mut same) = (Source::default(), Source::default());
+        for (daemon, source) in [(&mut swept, &mut source), (&mut calm, &mut same)] {
+            let groups = [0, 1, 2].map(|key: i64| (&shapes[1], Change::insert([key.into(), "W0".into()])));
+            for (key, (_, group)) in (0..).zip(&groups) {
+                source.rows[1].insert(key, group.values.clone());
+            }
+            daemon.push(frame(&groups, true));
+            play(source, &before, false, daemon);
+        }
+        for table in [0, 1] {
+            let came = read_anew(table, &mut source, &meanwhile, cut, &mut swept);
+            play(&mut same, &meanwhile[..came], false, &mut calm);
+        }
+        let look = |daemon: &Daemon| cuts::seen(daemon, &mut Current::default(), &mut 0);
+        prop_assert_eq!(look(&swept), look(&calm));
     }
 }

@@ -75,6 +75,11 @@ impl Ledger {
         self.open.retain(|table, _| is_read(*table));
     }
 
+    /// Has nothing more read of a table, nor what is held of it compared.
+    pub(crate) fn give_up(&mut self, table: u32) {
+        self.keep(|known| known != table);
+    }
+
     /// True where nothing is read of a table yet.
     pub(crate) fn is_wanted(&self, table: u32) -> bool {
         self.wanted.contains(&table)

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
-use tracing::info;
+use tracing::{info, warn};
 
 pub(crate) use self::gate::{Gate, SNAPSHOT};
 use self::ledger::Piece;
@@ -76,6 +76,11 @@ enum Message {
         table: u32,
         pieces: Vec<Piece>,
         reached: Lsn,
+    },
+    /// A table cannot be read, which is no reason to stop the source: it was only to be read anew.
+    GivenUp {
+        table: u32,
+        error: CaptureError,
     },
 }
 
@@ -141,6 +146,7 @@ impl Copying {
                 is_partitioned: table.is_partitioned,
                 filter: published.and_then(|published| published.row_filter.clone()),
                 pages: table.pages,
+                columns: table.signature(),
             });
         }
         tables.sort_by_key(|table| std::cmp::Reverse(table.pages));
@@ -161,6 +167,11 @@ impl Copying {
     /// Has a row read once more, whose key has changed.
     pub(crate) fn read_also(&self, table: u32, key: Key) {
         self.state().ledger.read_also(table, key);
+    }
+
+    /// True where what is held of a table is compared with what comes.
+    fn sweeps(&self, table: u32) -> bool {
+        self.state().ledger.sweeps.contains(&table)
     }
 
     /// True once every piece was read.
@@ -231,7 +242,7 @@ impl Copying {
             drop(sender);
             let taken = loop {
                 let step = match receiver.recv_timeout(TICK) {
-                    Ok(message) => self.note(message).map_or(Ok(()), |copied| each(Some(copied))),
+                    Ok(message) => self.note(session, message).map_or(Ok(()), |copied| each(Some(copied))),
                     Err(RecvTimeoutError::Timeout) => each(None),
                     Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 };
@@ -269,7 +280,7 @@ impl Copying {
     }
 
     /// Takes a message into the ledger: after the rows before it.
-    fn note(&self, message: Message) -> Option<Copied> {
+    fn note(&self, session: &Session<'_>, message: Message) -> Option<Copied> {
         match message {
             Message::Rows(copied) => return Some(copied),
             Message::Read { table, piece, rest, reached } => {
@@ -283,11 +294,29 @@ impl Copying {
             }
             Message::Moved { table, pieces, reached } => {
                 let mut state = self.state();
-                state.ledger.begin(table, pieces);
                 state.ledger.target = state.ledger.target.max(reached);
+                if state.ledger.sweeps.contains(&table) {
+                    // What was read of it may have gone with its old place, and would pass for compared.
+                    state.ledger.give_up(table);
+                    self.begin_again(session, table);
+                } else {
+                    state.ledger.begin(table, pieces);
+                }
+            }
+            Message::GivenUp { table, error } => {
+                self.state().ledger.give_up(table);
+                let source = &session.config.source;
+                warn!(%source, %error, "a table is not read anew after all; what was delivered of it stays as it is");
             }
         }
         None
+    }
+
+    /// Has a table read anew from the beginning, in a session that says so.
+    fn begin_again(&self, session: &Session<'_>, table: u32) {
+        if let Some(table) = self.tables.iter().find(|known| known.oid == table) {
+            session.requests.ask_again(table.shape.schema.table.clone());
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -32,7 +32,13 @@ pub(super) struct Table {
     pub(super) filter: Option<String>,
     /// The server's estimate.
     pub(super) pages: u64,
+    /// What its columns were when the shape was made, as [`SIGNATURE`] gives it.
+    pub(super) columns: String,
 }
+
+/// Numbers, types and names of a table's columns.
+pub(super) const SIGNATURE: &str = "SELECT pg_catalog.string_agg(a.attname || ' ' || a.atttypid || ' ' || a.atttypmod, ', ' \
+     ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid =";
 
 /// Blocks of tables without values outside their rows, and so for each partition.
 const PARTS: &str = "SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid), \
@@ -151,6 +157,7 @@ mod tests {
             is_partitioned: false,
             filter: Some("v > 0 OR v < -1".to_owned()),
             pages: 1,
+            columns: String::new(),
         }
     }
 

@@ -7,14 +7,14 @@ use crossbeam_channel::Sender;
 use syncline_schemas::frame::Op;
 
 use super::ledger::{Key, Piece};
-use super::plan::{DURING, KEYS, Table, reached};
+use super::plan::{DURING, KEYS, SIGNATURE, Table, reached};
 use super::{Copied, Copying, Message, Round, take};
-use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::decode::{CopyLine, Stamp, TableBuilder};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::scope::WITHOUT_IT;
 use crate::postgres::wire::{Connection, Purpose};
+use crate::{CaptureError, Class};
 
 /// SQLSTATEs of a table that changed since it was looked at: undefined column, table, schema.
 const CHANGED: [&str; 3] = ["42703", "42P01", "3F000"];
@@ -50,7 +50,13 @@ impl<'a> Worker<'a> {
         while let Some((table, piece)) = worker.next()? {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
-                let rest = worker.read(table, piece)?;
+                let rest = match worker.read(table, piece) {
+                    Err(error) if error.class() == Class::Definite && copying.sweeps(table.oid) => {
+                        // The connection may be in the middle of it.
+                        return worker.send(Message::GivenUp { table: table.oid, error });
+                    }
+                    read => read?,
+                };
                 worker.has_read = true;
                 next = rest.filter(|_| !round.is_over());
             }
@@ -104,7 +110,7 @@ impl<'a> Worker<'a> {
     fn read(&mut self, table: &Table, piece: Piece) -> Result<Option<Piece>, CaptureError> {
         // The lock that the statement takes lasts as long as the transaction, and keeps the rows where they are.
         self.connection.query(DURING, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")?;
-        let (part, copied_at) = self.look_up(&piece)?;
+        let (part, copied_at) = self.look_up(table, &piece)?;
         let read = match part {
             Some(part) => Some(self.copy(table, &piece, &part, copied_at)?),
             None => None,
@@ -129,7 +135,7 @@ impl<'a> Worker<'a> {
     }
 
     /// The table or partition that holds the piece as SQL names it, none where it is gone; and the server's time.
-    fn look_up(&mut self, piece: &Piece) -> Result<(Option<String>, i64), CaptureError> {
+    fn look_up(&mut self, table: &Table, piece: &Piece) -> Result<(Option<String>, i64), CaptureError> {
         let oid = match piece {
             Piece::Blocks { relation, .. } => *relation,
             Piece::Keys { .. } | Piece::Row { .. } => 0,
@@ -139,12 +145,22 @@ impl<'a> Worker<'a> {
             &format!(
                 "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
                  (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})"
+                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}), ({SIGNATURE} {})",
+                table.oid
             ),
         )?;
+        if rows.first().is_some_and(|row| row.text(2) != table.columns) {
+            return Err(self.changed(table));
+        }
         let row = rows.first().and_then(|row| Some((row.get(1).map(str::to_owned), row.parsed(0)?)));
         let (part, at) = row.ok_or_else(|| self.connection.protocol(DURING, "the server has no time"))?;
         Ok((if oid == 0 { Some(String::new()) } else { part }, at))
+    }
+
+    /// The session begins again with the table as it is now.
+    fn changed(&self, table: &Table) -> CaptureError {
+        let reason = format!("table {} was changed; looking at it again", table.shape.schema.table);
+        self.connection.lost(DURING, io::Error::other(reason))
     }
 
     /// Copies a piece out.
@@ -183,8 +199,7 @@ impl<'a> Worker<'a> {
         });
         match copied {
             Err(CaptureError::Server { sqlstate, .. }) if CHANGED.contains(&sqlstate.as_str()) => {
-                let reason = format!("table {} was changed; looking at it again", table.shape.schema.table);
-                return Err(self.connection.lost(DURING, io::Error::other(reason)));
+                return Err(self.changed(table));
             }
             copied => copied?,
         }

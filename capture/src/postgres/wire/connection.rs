@@ -325,6 +325,9 @@ mod tests {
             copy_workers: 1,
             drain_to: None,
             special_values: SpecialValues::Stop,
+            keys: std::collections::BTreeMap::new(),
+            slot_warn: u64::MAX,
+            slot_max: None,
         }
     }
 

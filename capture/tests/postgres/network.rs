@@ -1,0 +1,95 @@
+//! A network that breaks: connections that are cut in the middle of whatever they carry.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::log::{MemoryLog, Reader};
+use crate::server::{Server, eventually};
+
+/// Passes bytes on between whoever connects and a server, as long as it is let.
+struct Proxy {
+    port: u16,
+    links: Arc<Mutex<Vec<TcpStream>>>,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let this = Self { port, links: Arc::default(), is_cut: Arc::default() };
+        let (links, is_cut) = (Arc::clone(&this.links), Arc::clone(&this.is_cut));
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if is_cut.load(Ordering::Acquire) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                links.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                for (from, to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                    std::thread::spawn(move || pass(from, to));
+                }
+            }
+        });
+        this
+    }
+
+    /// Breaks every connection at whatever byte it is, and takes no new one.
+    fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.links.lock().unwrap().drain(..).for_each(|link| drop(link.shutdown(Shutdown::Both)));
+    }
+
+    fn mend(&self) {
+        self.is_cut.store(false, Ordering::Release);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    let mut bytes = [0; 1 << 10];
+    while let Ok(len @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..len]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_network_that_is_cut_in_the_middle_of_copies_and_transactions_loses_and_doubles_nothing() {
+    let database = Server::shared().database(
+        "CREATE TABLE t (id int PRIMARY KEY, fill text);
+         INSERT INTO t SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 20000) i",
+    );
+    let mut config = database.over_tcp("127.0.0.1");
+    let proxy = Proxy::to(config.port);
+    config.port = proxy.port;
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&config, &log);
+    for round in 0..8 {
+        let had = log.len();
+        log.wait_for("something to come", |entries| entries.len() > had);
+        proxy.cut();
+        let (from, to) = (20_001 + round * 1_000, 21_000 + round * 1_000);
+        database.sql(&format!(
+            "INSERT INTO t SELECT i, repeat(md5(i::text), 20) FROM generate_series({from}, {to}) i; \
+             UPDATE t SET fill = 'round {round}' WHERE id % 97 = {round}; DELETE FROM t WHERE id % 1009 = {round}"
+        ));
+        proxy.mend();
+    }
+    log.wait_for_copy();
+    database.sql("INSERT INTO t VALUES (0, 'last')");
+    eventually("the last row", || log.rows().iter().any(|row| row.value("id") == Some("0")));
+    reader.stop();
+
+    let state = log.state();
+    let wanted = database.sql("SELECT id || '=' || fill FROM t ORDER BY id");
+    assert_eq!(state.len(), wanted.lines().count());
+    for line in wanted.lines() {
+        let (id, fill) = line.split_once('=').unwrap();
+        let row = &state[&("public.t".to_owned(), vec![Some(id.to_owned())])];
+        assert_eq!(row["fill"].as_deref(), Some(fill), "{id}");
+    }
+}
