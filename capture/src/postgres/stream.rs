@@ -364,12 +364,10 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Nothing has arrived: hands over what is whole, moves an idle position, then waits.
+    /// Nothing has arrived: hands over what is whole, then waits.
     fn idle(&mut self) -> Result<(), CaptureError> {
         if !self.decoder.is_in_transaction() {
-            let draining = self.wanted().is_some_and(|target| self.decoder.end() < target && self.sent >= target);
-            if draining || self.advanced_at.elapsed() >= ADVANCE_EVERY {
-                self.advanced_at = Instant::now();
+            if self.wanted().is_some_and(|target| self.decoder.end() < target && self.sent >= target) {
                 self.decoder.advance(self.sent);
             }
             if self.has_news() {
@@ -397,9 +395,18 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Looks after the tables, learns what is durable and tells the server, each where that is due.
+    /// Looks after the tables, moves an idle position, learns what is durable and tells the server, each where that is due.
     fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
         self.watch.look()?;
+        // A server that shuts down asks again as soon as it is answered, until all that it has sent is confirmed: it never falls
+        // silent.
+        if self.advanced_at.elapsed() >= ADVANCE_EVERY && !self.decoder.is_in_transaction() {
+            self.advanced_at = Instant::now();
+            self.decoder.advance(self.sent);
+            if self.has_news() && !self.decoder.has_rows() {
+                self.hand_over()?;
+            }
+        }
         let since = self.status_at.elapsed();
         if since >= STATUS_EVERY || (since >= CONFIRM_EVERY && !self.unconfirmed.is_empty()) {
             self.learn_durable()?;

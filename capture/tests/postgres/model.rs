@@ -132,7 +132,8 @@ fn whatever_happens_to_the_tables_the_log_ends_as_they_do() {
             0..=1 => {
                 log.fail_at(Some(0));
                 database.sql("UPDATE account SET amount = amount WHERE id = 1");
-                assert!(reader.end().is_err(), "the log refused");
+                let error = reader.end().unwrap_err().to_string();
+                assert!(error.contains("the test ends the log here"), "{error}");
                 log.fail_at(None);
                 reader = Reader::start(&database.config, &log);
             }

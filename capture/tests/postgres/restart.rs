@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use syncline_capture::postgres::{DrainTo, SnapshotMode};
+use syncline_capture::postgres::{DrainTo, SnapshotMode, TablePatterns};
 use syncline_capture::{CaptureError, Class, Outcome, Resume};
 
 use crate::log::{MemoryLog, Reader};
@@ -178,4 +178,26 @@ fn a_standby_is_waited_for_until_it_is_promoted() {
     database.sql("INSERT INTO t VALUES (2)");
     assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
     assert_eq!(log.state().len(), 2);
+}
+
+#[test]
+fn a_server_that_is_shut_down_does_not_wait_for_its_reader_until_it_gives_it_up() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
+    let database = server.database("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE unread (id int)");
+    let mut config = database.config.clone();
+    config.tables = TablePatterns::parse(&["public.t"]).unwrap();
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&config, &log);
+    log.wait_for_copy();
+    for _ in 0..5 {
+        // What it has not confirmed is of no interest to it.
+        database.sql("INSERT INTO unread SELECT generate_series(1, 1000)");
+        let began = std::time::Instant::now();
+        server.restart(|_| {});
+        // The server itself waits for wal_sender_timeout, a minute.
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+        database.sql("INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t");
+    }
+    log.wait_for_rows(5);
+    reader.stop();
 }
