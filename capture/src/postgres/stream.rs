@@ -236,7 +236,11 @@ impl<'a> Stream<'a> {
                 if !self.decoder.is_in_transaction() {
                     self.sent = self.sent.max(end);
                 }
-                if reply { self.tell(false) } else { Ok(()) }
+                if reply {
+                    self.learn_durable()?;
+                    self.tell(false)?;
+                }
+                Ok(())
             }
         }
     }
