@@ -19,13 +19,13 @@ fn a_slot_is_dropped_before_the_log_that_is_kept_for_it_fills_the_disk() {
     log.hold(true);
     database.sql("INSERT INTO t SELECT i, repeat(md5(i::text), 300) FROM generate_series(1, 3000) i");
     // The tables are looked at again soon after one of them was described again.
-    for id in 0..60 {
-        database.sql(&format!("ALTER TABLE t ADD COLUMN more_{id} int; INSERT INTO t VALUES (-{id})"));
-        if reader.has_ended() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+    let mut id = 0;
+    eventually("the source to end", || {
+        id += 1;
+        database
+            .sql(&format!("ALTER TABLE t ALTER COLUMN fill SET STATISTICS {}; INSERT INTO t VALUES (-{id})", id % 100));
+        reader.has_ended()
+    });
     let error = reader.end().unwrap_err().to_string();
     assert!(error.contains("MiB of log, more than slot_max") && error.contains("--reread"), "{error}");
 
