@@ -37,9 +37,7 @@ async fn a_table_that_is_doubted_for_no_reason_is_read_anew_and_nobody_is_told_a
         (["snapshot", "erp", "ord_pos"], "a table is named with its schema, as in public.orders"),
         (["snapshot", "erp", "meridian.nothing"], "meridian.nothing is not read"),
     ] {
-        let output = world.command(&arguments).await;
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains(wanted), "{error}");
+        world.assert_refused(&arguments, wanted).await;
     }
     daemon.stop().await.expect("the daemon stops");
     world.drain().await;

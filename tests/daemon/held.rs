@@ -82,9 +82,7 @@ async fn a_line_without_its_order_is_listed_with_its_reason_and_comes_through_wh
         (["preview", "erp/nothing", "--json"], "no mapping erp/nothing has folded anything"),
         (["explain", "item", "0100,none"], "no source row gives item 0100,none"),
     ] {
-        let output = world.command(&arguments).await;
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains(wanted), "{error}");
+        world.assert_refused(&arguments, wanted).await;
     }
     daemon.stop().await.expect("the daemon stops");
     world.drain().await;

@@ -75,6 +75,13 @@ impl World {
             .expect("the command runs")
     }
 
+    /// Has a command refused with a reason.
+    pub(crate) async fn assert_refused(&self, arguments: &[&str], wanted: &str) {
+        let output = self.command(arguments).await;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(wanted), "{error}");
+    }
+
     pub(crate) async fn planner_json(&self, path: &str) -> Option<Value> {
         get(&format!("{}{path}", self.setup.planner_url())).await.ok()?.json().await.ok()
     }

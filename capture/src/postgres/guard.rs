@@ -89,6 +89,8 @@ pub fn guard(config: &PostgresConfig, progress: &Progress, stop: &StopSignal, un
     while !stop.is_stopped() && until.is_none_or(|until| Instant::now() < until) {
         let pause = match attend(config, progress, stop) {
             Ok(Next::Done) => return,
+            // Whoever looks for a while only waits for what is to be dropped.
+            Ok(Next::Later) | Err(_) if until.is_some() => return,
             Ok(Next::Later) => EVERY,
             Ok(Next::Held) if held_since.get_or_insert_with(Instant::now).elapsed() < HELD_MAX => AGAIN,
             Ok(Next::Held) => {

@@ -148,7 +148,8 @@ impl Contributor<'_> {
             new.encode(&mut bytes);
         }
         let old = drivers.old[i].as_deref();
-        let same = says_the_same(old.unwrap_or_default(), &bytes) && self.settled(old)? == settled;
+        let is_own = drivers.origins[i] == Some(i);
+        let same = says_the_same(old.unwrap_or_default(), &bytes) && (is_own || self.settled(old)? == settled);
         if same && drivers.renews && !bytes.is_empty() {
             new.before = self.unit.map(|unit| Before { unit: unit.entry, value: settled });
             let mut renewed = Vec::new();

@@ -124,7 +124,8 @@ impl Fold {
     /// Tells sinks of sums that were set aside, in a step of its own; false where there are none. `now` is when what has no
     /// other time happened.
     pub(super) fn tell(&mut self, now: i64, work: &mut Work<'_, '_>) -> Result<bool, TransformError> {
-        let aside = work.state.scan(Space::Index, &index::deferred_prefix(), &[], self.chunk)?;
+        // What was told lies removed before it, and would be gone over again.
+        let aside = work.state.scan(Space::Index, &index::deferred_prefix(), &work.told, self.chunk)?;
         let place = |entry: &[u8]| entry[index::deferred_prefix().len()..].to_vec();
         let Some((first, _)) = aside.first() else { return Ok(false) };
         let prefix: [u8; 4] = *place(first).first_chunk().ok_or_else(damaged)?;
@@ -141,6 +142,7 @@ impl Fold {
             told.push(before);
             given.push(said(givers, &place[prefix.len()..], work.state)?);
             places.push(place);
+            work.told.clone_from(&entry);
             writes.push((Space::Index, entry, None));
         }
         let stored = get_all(work.state, Space::Entities, &places)?;

@@ -132,6 +132,8 @@ pub struct Fold {
     /// Cited rows that are there.
     known: Known,
     inheritance: Option<Inheritance>,
+    /// A table was ever read anew: mostly none, and nothing is to be looked up then.
+    sweeps: bool,
 }
 
 /// Commits a step atomically and durably.
@@ -151,6 +153,8 @@ struct Work<'w, 'c> {
     first: LogOffset,
     /// True where the entry takes several steps: what it does to sums is told at its end.
     several: bool,
+    /// How far sums that were set aside have been told: a key of the index, or nothing.
+    told: Vec<u8>,
 }
 
 impl Fold {
@@ -190,6 +194,7 @@ impl Fold {
             chunk: tasks::CHUNK,
             known: Known::default(),
             inheritance: None,
+            sweeps: sweep::any(state)?,
         })
     }
 
@@ -256,8 +261,18 @@ impl Fold {
         }
         let at = if let LogEntry::Frame(frame) = entry { frame.captured_at } else { 0 };
         let several = self.progress.is_some() || self.tasks;
-        let mut work =
-            Work { offset, at, log, state, commit, stats: FoldStats::default(), source: None, first: offset, several };
+        let mut work = Work {
+            offset,
+            at,
+            log,
+            state,
+            commit,
+            stats: FoldStats::default(),
+            source: None,
+            first: offset,
+            several,
+            told: Vec::new(),
+        };
         match entry {
             LogEntry::Schema(schema) => {
                 self.roster.observe_shape(schema)?;

@@ -99,12 +99,12 @@ impl Fold {
         let origin = Origin { epoch: self.epoch, offset: work.offset, causes: causes.collect() };
         self.take_back(&tables, &origin, part.before(at), work)?;
         let mut writes = Writes::new();
-        let stale = self.sweeps(at, &tables, part, &mut writes, work)?;
+        let stale = self.look_for_sweeps(at, &tables, part, &mut writes, work)?;
         let (mut overlay, mut tasks) = (Overlay::new(work.state), Vec::new());
         if joined {
             for (cause, (table, changes)) in tables.iter().enumerate() {
                 if let Some(kept) = self.roster.tables.get(table) {
-                    let renews = sweep::covers(table, changes, at, work.state)?;
+                    let renews = self.sweeps && sweep::covers(table, changes, at, work.state)?;
                     let affected = kept.apply(at, changes, renews, &self.roster.layouts, &mut overlay)?;
                     tasks.extend(self.tasks_for(kept, affected, cause));
                 }
@@ -197,7 +197,7 @@ impl Fold {
         let mut changed = Vec::new();
         for (cause, (table, changes)) in tables.iter().enumerate() {
             let members = self.roster.members.iter().filter(|member| member.is_driven_by(table));
-            let renews = sweep::covers(table, changes, at, state)?;
+            let renews = self.sweeps && sweep::covers(table, changes, at, state)?;
             for member in members.filter(|member| part.drives(self.roster.level(member.entity))) {
                 let Some(driving) = &member.driving else { continue };
                 let layouts = &self.roster.layouts;
@@ -253,7 +253,7 @@ impl Fold {
             return Ok((self.look_at_groups(tasks, work)?, Vec::new()));
         }
         if tasks[0].what == What::Marks {
-            return Ok((tasks::forget_marked(&tasks[0], self.chunk, work.state)?, Vec::new()));
+            return Ok((tasks::forget_marked(tasks.swap_remove(0), self.chunk, work.state)?, Vec::new()));
         }
         let mut chunk = Chunk::take(tasks, self.chunk, &HashSet::new(), 0, work.state)?;
         chunk.record_progress(&mut writes)?;

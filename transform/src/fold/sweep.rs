@@ -24,8 +24,15 @@ use super::{Fold, Work, Writes};
 use crate::TransformError;
 use crate::state::{Pair, Space, State};
 
+const SWEEP: &str = "sweep/";
+
 fn place(table: &Table) -> Vec<u8> {
-    format!("sweep/{}", catalog::table_text(table)).into_bytes()
+    format!("{SWEEP}{}", catalog::table_text(table)).into_bytes()
+}
+
+/// True where a table was ever read anew.
+pub(super) fn any(state: &dyn State) -> Result<bool, TransformError> {
+    Ok(!state.scan(Space::Catalog, SWEEP.as_bytes(), &[], 1)?.is_empty())
 }
 
 /// Where the last reading of a table begins, and where it ends.
@@ -53,8 +60,8 @@ pub(super) fn covers(
 
 impl Fold {
     /// Notes where tables of a frame begin to be read anew and have been; gives what is to be done then.
-    pub(super) fn sweeps(
-        &self,
+    pub(super) fn look_for_sweeps(
+        &mut self,
         at: LogOffset,
         tables: &[(Table, Changes<'_>)],
         part: Part,
@@ -64,6 +71,7 @@ impl Fold {
         let mut left = BTreeMap::new();
         for (cause, (table, changes)) in tables.iter().enumerate() {
             if changes.sweep_begins.is_some() {
+                self.sweeps = true;
                 writes.push((Space::Catalog, place(table), Some(at.0.to_be_bytes().to_vec())));
             }
             let Some(row) = changes.sweep_ends else { continue };

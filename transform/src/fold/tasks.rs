@@ -278,13 +278,15 @@ pub(super) fn put_marks(writes: &mut Writes) {
 }
 
 /// Forgets marked rows that say nothing, up to `room`.
-pub(super) fn forget_marked(task: &Task, room: usize, state: &dyn State) -> Result<Writes, TransformError> {
+pub(super) fn forget_marked(task: Task, room: usize, state: &dyn State) -> Result<Writes, TransformError> {
     let mut writes = Writes::new();
-    let marks: Vec<Vec<u8>> =
-        state.scan(Space::Index, &index::marks_prefix(), &[], room)?.into_iter().map(|(mark, _)| mark).collect();
-    if marks.len() < room {
-        task.remove(&mut writes);
-    }
+    let marks: Vec<Vec<u8>> = state
+        .scan(Space::Index, &index::marks_prefix(), &task.after, room)?
+        .into_iter()
+        .map(|(mark, _)| mark)
+        .collect();
+    let last = if marks.len() == room { marks.last().cloned() } else { None };
+    record_reached(task, last, &mut writes)?;
     let keys: Vec<&[u8]> = marks.iter().map(|mark| &mark[index::marks_prefix().len()..]).collect();
     for (key, record) in keys.iter().zip(get_all(state, Space::Contributions, &keys)?) {
         let Some(record) = record else { continue };
