@@ -8,13 +8,15 @@
 //! ```
 //!
 //! Why this is exact: reads begin once they see all that the stream has told of ([`gate`]). So a piece is in the log before
-//! every change that only it has seen, and all changes after P come behind it. A change that was seen comes a second time and says what the row says; the last change up to H says what the row is
-//! at H. So at H the tables are what they were in the source at H, whatever was read when, and whatever was read twice. The
-//! whole copy is one unit (`txn_end` is false up to its last frame): what lies between is no state that was.
+//! every change that only it has seen, and all changes after P come behind it. A change that was seen comes a second time and
+//! says what the row says; the last change up to H says what the row is at H. So at H the tables are what they were in the
+//! source at H, whatever was read when, and whatever was read twice. The whole copy is one unit (`txn_end` is false up to its
+//! last frame): what lies between is no state that was.
 //!
 //! A piece that was read is noted in the [`Ledger`], which every position carries: after a crash only pieces under way are
-//! read again. Tables that come later, and those that an operator has read anew, are copied in the same way beside the stream of the others: then each round is a unit, up
-//! to where its reads were. Nothing is written to the source, and no snapshot is held longer than one statement.
+//! read again. Tables that come later, and those that an operator has read anew, are copied in the same way beside the stream
+//! of the others: then each round is a unit, up to where its reads were. Nothing is written to the source, and no snapshot is
+//! held longer than one statement.
 //!
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
 //! they are read; a row whose key changes meanwhile, maybe from a piece that was not read to one that was, is read once more.
