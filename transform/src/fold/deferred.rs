@@ -24,17 +24,25 @@ use crate::state::{Space, State, get_all};
 const WAS_NOT: u8 = 0;
 const WAS: u8 = 1;
 
-/// Adds the changes of a step up, and sets the sums aside.
+/// Adds the changes of a step up, and sets the sums aside. Those of the entry all lie behind `lowest`.
 pub(super) fn add(
     entity: &Entity,
     prefix: &[u8],
     changes: &[ContributionChange],
     origin: &Origin<'_>,
+    lowest: &mut Option<Vec<u8>>,
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<(), TransformError> {
     let (touched, givers) = summed::add(entity, prefix, changes, state, writes)?;
     let places: Vec<Vec<u8>> = touched.keys.iter().map(|key| index::deferred(&[prefix, key].concat())).collect();
+    if let Some(place) = places.iter().min() {
+        // Right before it, for what is asked for behind a key.
+        let before = &place[..place.len() - 1];
+        if lowest.as_deref().is_none_or(|lowest| before < lowest) {
+            *lowest = Some(before.to_vec());
+        }
+    }
     let aside = get_all(state, Space::Index, &places)?;
     for (slot, ((place, aside), mut givers)) in places.into_iter().zip(aside).zip(givers).enumerate() {
         let mut before = touched.stored[slot].clone();
@@ -124,8 +132,9 @@ impl Fold {
     /// Tells sinks of sums that were set aside, in a step of its own; false where there are none. `now` is when what has no
     /// other time happened.
     pub(super) fn tell(&mut self, now: i64, work: &mut Work<'_, '_>) -> Result<bool, TransformError> {
-        // What was told lies removed before it, and would be gone over again.
-        let aside = work.state.scan(Space::Index, &index::deferred_prefix(), &work.told, self.chunk)?;
+        // What was told before lies there removed, and would be gone over again.
+        let Some(after) = &work.aside else { return Ok(false) };
+        let aside = work.state.scan(Space::Index, &index::deferred_prefix(), after, self.chunk)?;
         let place = |entry: &[u8]| entry[index::deferred_prefix().len()..].to_vec();
         let Some((first, _)) = aside.first() else { return Ok(false) };
         let prefix: [u8; 4] = *place(first).first_chunk().ok_or_else(damaged)?;
@@ -142,7 +151,7 @@ impl Fold {
             told.push(before);
             given.push(said(givers, &place[prefix.len()..], work.state)?);
             places.push(place);
-            work.told.clone_from(&entry);
+            work.aside = Some(entry.clone());
             writes.push((Space::Index, entry, None));
         }
         let stored = get_all(work.state, Space::Entities, &places)?;

@@ -258,7 +258,7 @@ impl Fold {
         let logic = self.roster.logic(entity_index);
         let emitted = match entity.kind {
             Kind::Summed if work.several => {
-                deferred::add(entity, &prefix, &changes, origin, work.state, writes)?;
+                deferred::add(entity, &prefix, &changes, origin, &mut work.aside, work.state, writes)?;
                 return Ok(Deltas::default());
             }
             Kind::Summed => summed::fold(entity, logic, &prefix, work.seen(), &changes, work.state, writes)?,

@@ -153,8 +153,8 @@ struct Work<'w, 'c> {
     first: LogOffset,
     /// True where the entry takes several steps: what it does to sums is told at its end.
     several: bool,
-    /// How far sums that were set aside have been told: a key of the index, or nothing.
-    told: Vec<u8>,
+    /// The sums that were set aside and are not told yet lie behind this key of the index; none where there are none.
+    aside: Option<Vec<u8>>,
 }
 
 impl Fold {
@@ -261,6 +261,8 @@ impl Fold {
         }
         let at = if let LogEntry::Frame(frame) = entry { frame.captured_at } else { 0 };
         let several = self.progress.is_some() || self.tasks;
+        // What a crash has left may lie anywhere.
+        let aside = self.progress.map(|_| Vec::new());
         let mut work = Work {
             offset,
             at,
@@ -271,7 +273,7 @@ impl Fold {
             source: None,
             first: offset,
             several,
-            told: Vec::new(),
+            aside,
         };
         match entry {
             LogEntry::Schema(schema) => {
