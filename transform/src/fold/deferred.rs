@@ -1,21 +1,24 @@
-//! Sums while an entry takes several steps: they are added up in state, and told once, when no step will change them any more.
+//! Rows while an entry takes several steps: they change in state, and are told once, when no step will change them any more.
 //!
-//! A sum that sinks see must be that of a source transaction's end. Where one step adds and a later one takes back, the sum
-//! in between may be of a key that never was, or the last that fits its field. So each changed sum is set aside with what
-//! it was before the entry; its end compares the two. A sum that a hundred frames change is one delta.
+//! A row that sinks see must be that of a source transaction's end. Where one step adds and a later one takes back, the row
+//! in between may be of a key that never was, or the last sum that fits its field. So each changed key is set aside with what
+//! sinks were told of it; the end of the entry compares the two. A row that a hundred frames change is one delta.
 //!
 //! ```text
 //! S | entity u32 | key -> cause of its last change, as in tasks.rs
-//!                         | fields that are not summed u8, each: varint length + key of the last record that gave it, or nothing
-//!                         | 1 and its state row before the entry, or 0
+//!                         | of a sum, fields that are not summed u8, each: varint length + key of the last record that gave it
+//!                         | 0, or 1 and what was before the entry: a sum's state row; claims and row, see plain.rs
 //! ```
 
-use syncline_schemas::entity::{self, Entity};
+use syncline_schemas::entity::{self, Entity, Kind};
 
 use super::citation::{Known, Present};
 use super::contribution::{Contribution, put_run, take_run};
+use super::difference::Published;
 use super::emit::{Cause, CauseText, Lineage, Origin};
+use super::plain::{self, Told, Unsaid};
 use super::summed::{self, Givers, Sums};
+use super::touched::Touched;
 use super::unit::Progress;
 use super::{ContributionChange, Fold, Work, Writes, index};
 use crate::TransformError;
@@ -35,6 +38,34 @@ pub(super) fn add(
     writes: &mut Writes,
 ) -> Result<(), TransformError> {
     let (touched, givers) = summed::add(entity, prefix, changes, state, writes)?;
+    let before = touched.stored.clone().into_iter().map(Some).collect();
+    put(prefix, &touched, before, givers, origin, state, writes)
+}
+
+/// Takes the changes of a step into the claims on plain rows, and sets those aside; gives the keys that have come or gone.
+pub(super) fn set_aside(
+    prefix: &[u8],
+    changes: &[ContributionChange],
+    origin: &Origin<'_>,
+    state: &dyn State,
+    writes: &mut Writes,
+) -> Result<Vec<(Vec<u8>, bool, Lineage)>, TransformError> {
+    let Unsaid { touched, told, presence } = plain::add(prefix, changes, state, writes)?;
+    let givers = vec![Givers::new(); touched.keys.len()];
+    put(prefix, &touched, told, givers, origin, state, writes)?;
+    Ok(presence)
+}
+
+/// Notes keys as changed; of those without a `before` there is nothing to note.
+fn put(
+    prefix: &[u8],
+    touched: &Touched<'_>,
+    before: Vec<Option<Option<Vec<u8>>>>,
+    givers: Vec<Givers>,
+    origin: &Origin<'_>,
+    state: &dyn State,
+    writes: &mut Writes,
+) -> Result<(), TransformError> {
     let places: Vec<Vec<u8>> = touched.keys.iter().map(|key| index::deferred(&[prefix, key].concat())).collect();
     if let Some(place) = places.iter().min() {
         // Right before it, for what is asked for behind a key.
@@ -44,8 +75,9 @@ pub(super) fn add(
         }
     }
     let aside = get_all(state, Space::Index, &places)?;
-    for (slot, ((place, aside), mut givers)) in places.into_iter().zip(aside).zip(givers).enumerate() {
-        let mut before = touched.stored[slot].clone();
+    let slots = places.into_iter().zip(aside).zip(givers.into_iter().zip(before));
+    for (slot, ((place, aside), (mut givers, before))) in slots.enumerate() {
+        let Some(mut before) = before else { continue };
         if let Some(aside) = aside {
             let known = Aside::decode(&aside)?;
             before = known.before;
@@ -59,7 +91,7 @@ pub(super) fn add(
     Ok(())
 }
 
-/// A sum that was set aside.
+/// A key that was set aside.
 struct Aside {
     cause: CauseText,
     givers: Givers,
@@ -114,7 +146,38 @@ pub(super) fn told(
 }
 
 fn damaged() -> TransformError {
-    TransformError::State("a sum that was set aside does not decode".to_owned())
+    TransformError::State("a row that was set aside does not decode".to_owned())
+}
+
+/// Puts what sinks were last told of some plain rows in place of what state says, where an entry is not done.
+pub(super) fn told_rows(
+    state: &dyn State,
+    prefix: &[u8],
+    keys: &[Vec<u8>],
+    published: &mut [Published],
+) -> Result<(), TransformError> {
+    let places: Vec<Vec<u8>> = keys.iter().map(|key| index::deferred(&[prefix, key].concat())).collect();
+    for (aside, published) in get_all(state, Space::Index, &places)?.into_iter().zip(published) {
+        let Some(aside) = aside else { continue };
+        let before = Aside::decode(&aside)?.before;
+        let row =
+            before.as_deref().map(|before| Ok::<_, TransformError>(Told::decode(before)?.row.to_vec())).transpose()?;
+        *published = row.map_or(Published::Nothing, Published::Row);
+    }
+    Ok(())
+}
+
+/// Keys of an entity that were set aside, behind `after`; none but where an entry is not done.
+pub(super) fn keys_aside(
+    state: &dyn State,
+    prefix: &[u8],
+    after: &[u8],
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, TransformError> {
+    let of_entity = [&index::deferred_prefix(), prefix].concat();
+    let after = if after.is_empty() { Vec::new() } else { [of_entity.as_slice(), after].concat() };
+    let found = state.scan(Space::Index, &of_entity, &after, limit)?;
+    Ok(found.into_iter().map(|(key, _)| key[of_entity.len()..].to_vec()).collect())
 }
 
 /// What records say of a key that they gave a field; none where they do not any more.
@@ -129,7 +192,7 @@ fn said(givers: Givers, key: &[u8], state: &dyn State) -> Result<Givers, Transfo
 }
 
 impl Fold {
-    /// Tells sinks of sums that were set aside, in a step of its own; false where there are none. `now` is when what has no
+    /// Tells sinks of rows that were set aside, in a step of its own; false where there are none. `now` is when what has no
     /// other time happened.
     pub(super) fn tell(&mut self, now: i64, work: &mut Work<'_, '_>) -> Result<bool, TransformError> {
         // What was told before lies there removed, and would be gone over again.
@@ -158,17 +221,17 @@ impl Fold {
         let entity_index = self.roster.entity_of(prefix).ok_or_else(damaged)?;
         let keys: Vec<&[u8]> = places.iter().map(|place| &place[prefix.len()..]).collect();
         let lineage: Vec<Lineage> = (0..causes.len()).map(|cause| Lineage { cause, row: 0 }).collect();
-        let sums = Sums {
-            entity: &entity::all()[entity_index],
-            logic: self.roster.logic(entity_index),
-            prefix: &prefix,
-            keys: &keys,
-            lineage: &lineage,
-            told: &told,
-            stored: &stored,
-            given: &given,
+        let entity = &entity::all()[entity_index];
+        let (now_seen, state) = (work.seen(), work.state);
+        let emitted = if entity.kind == Kind::Summed {
+            let logic = self.roster.logic(entity_index);
+            let (prefix, keys, lineage, told) =
+                (prefix.as_slice(), keys.as_slice(), lineage.as_slice(), told.as_slice());
+            let sums = Sums { entity, logic, prefix, keys, lineage, told, stored: &stored, given: &given };
+            sums.fold(now_seen, state, &mut writes)?
+        } else {
+            plain::tell(entity, &prefix, now_seen, &keys, &lineage, &told, &stored, state, &mut writes)?
         };
-        let emitted = sums.fold(work.seen(), work.state, &mut writes)?;
         let origin = Origin { epoch: self.epoch, offset: work.offset, causes };
         let mut present = Present::new(work.state, Known::default());
         let delivered = self.deliver(0, entity_index, emitted, &origin, &mut present, &mut writes, work)?;

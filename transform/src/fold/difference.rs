@@ -13,7 +13,7 @@
 //!
 //! Of an entity whose definition changed in between every row differs: what was delivered of it cannot be computed any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use syncline_schemas::delta::DeltaBatch;
 use syncline_schemas::entity::{self, Entity, Kind};
@@ -54,9 +54,19 @@ impl<'a> Side<'a> {
     /// Keys of an entity behind `after`, without what begins them, with what is stored.
     fn scan(&self, entity: &Entity, after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
         let Some(prefix) = self.prefixes.get(&entity.name) else { return Ok(Vec::new()) };
-        let after = if after.is_empty() { Vec::new() } else { [prefix.as_slice(), after].concat() };
-        let mut pairs = self.state.scan(Space::Entities, prefix, &after, limit)?;
+        let from = if after.is_empty() { Vec::new() } else { [prefix.as_slice(), after].concat() };
+        let mut pairs = self.state.scan(Space::Entities, prefix, &from, limit)?;
         pairs.iter_mut().for_each(|(key, _)| drop(key.drain(..prefix.len())));
+        if entity.kind == Kind::Summed {
+            return Ok(pairs);
+        }
+        // Where an entry is not done, sinks may have rows that state has no more.
+        let gone = deferred::keys_aside(self.state, prefix, after, limit)?;
+        if !gone.is_empty() {
+            let mut all: BTreeMap<Vec<u8>, Vec<u8>> = gone.into_iter().map(|key| (key, Vec::new())).collect();
+            all.extend(pairs);
+            pairs = all.into_iter().take(limit).collect();
+        }
         Ok(pairs)
     }
 
@@ -151,6 +161,9 @@ impl<'a> Difference<'a> {
             }
         }
         let mut was = self.older.published(entity, &self.logic[index], &keys, &stored_was)?;
+        if let (false, Some(prefix)) = (entity.kind == Kind::Summed, self.older.prefixes.get(&entity.name)) {
+            deferred::told_rows(self.older.state, prefix, &keys, &mut was)?;
+        }
         if catalog::meant_otherwise(self.older.state, entity)? {
             // What was delivered was computed by other rules than those of today.
             let delivered = was.iter_mut().filter(|was| matches!(was, Published::Row(_)));

@@ -261,6 +261,11 @@ impl Fold {
                 deferred::add(entity, &prefix, &changes, origin, &mut work.aside, work.state, writes)?;
                 return Ok(Deltas::default());
             }
+            Kind::Plain | Kind::Event if work.several => {
+                let presence = deferred::set_aside(&prefix, &changes, origin, work.state, writes)?;
+                let leaves_tasks = self.meet(entity_index, presence, origin, present, writes, work)?;
+                return Ok(Deltas { deltas: Vec::new(), leaves_tasks });
+            }
             Kind::Summed => summed::fold(entity, logic, &prefix, work.seen(), &changes, work.state, writes)?,
             Kind::Plain | Kind::Event => plain::fold(entity, &prefix, work.seen(), &changes, work.state, writes)?,
         };
@@ -282,12 +287,8 @@ impl Fold {
         let mut out = Deltas::default();
         let entity = &entity::all()[entity_index];
         let prefix = self.roster.entity_prefix(entity_index);
-        if self.roster.is_cited(entity_index) {
-            for task in awaited(std::mem::take(&mut emitted.presence), &prefix, present, work.state)? {
-                task.put(&|lineage| origin.text(lineage), writes)?;
-                out.leaves_tasks = true;
-            }
-        }
+        let presence = std::mem::take(&mut emitted.presence);
+        out.leaves_tasks = self.meet(entity_index, presence, origin, present, writes, work)?;
         for task in group::touched(entity, prefix, &emitted)? {
             task.put(&|lineage| origin.text(lineage), writes)?;
             out.leaves_tasks = true;
@@ -299,6 +300,26 @@ impl Fold {
             out.deltas.push(batch);
         }
         Ok(out)
+    }
+}
+
+impl Fold {
+    /// Keys of an entity have come or gone: has what waits for them evaluated again; true where that is left as tasks.
+    fn meet(
+        &self,
+        entity_index: usize,
+        presence: Vec<(Vec<u8>, bool, Lineage)>,
+        origin: &Origin<'_>,
+        present: &mut Present<'_>,
+        writes: &mut Writes,
+        work: &Work<'_, '_>,
+    ) -> Result<bool, TransformError> {
+        if !self.roster.is_cited(entity_index) {
+            return Ok(false);
+        }
+        let tasks = awaited(presence, &self.roster.entity_prefix(entity_index), present, work.state)?;
+        tasks.iter().try_for_each(|task| task.put(&|lineage| origin.text(lineage), writes))?;
+        Ok(!tasks.is_empty())
     }
 }
 

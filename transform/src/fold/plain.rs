@@ -2,6 +2,8 @@
 //!
 //! State keeps, per entity key, the contributors that claim it, oldest first. The first owns the row. A second one does
 //! not make the row flap between two truths: it waits, visibly held, until the owner lets go.
+//!
+//! Where an entry takes several steps, claims change step by step, and sinks are told once ([`super::deferred`]).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -11,7 +13,7 @@ use syncline_schemas::rowcode;
 
 use super::contribution::{Contributed, Contribution, put_run, take_run};
 use super::difference::Published;
-use super::emit::{Emitted, field_types, null_row};
+use super::emit::{Emitted, Lineage, field_types, null_row};
 use super::held;
 use super::touched::Touched;
 use super::{ContributionChange, Seen, Writes};
@@ -45,6 +47,17 @@ pub(super) fn fold(
     writes: &mut Writes,
 ) -> Result<Emitted, TransformError> {
     let touched = Touched::load(changes, prefix, state)?;
+    let (claims, changed) = claims(changes, &touched)?;
+    hold_waiting(&claims, now, writes);
+    emit(entity, prefix, &touched, &claims, &changed, state, writes)
+}
+
+/// What changes do to the claims on the keys that they touch, and the changes by their key.
+#[expect(clippy::type_complexity, reason = "two halves of one look at the changes")]
+fn claims<'a>(
+    changes: &'a [ContributionChange],
+    touched: &'a Touched<'a>,
+) -> Result<(Vec<Claims<'a>>, HashMap<&'a [u8], &'a ContributionChange>), TransformError> {
     let mut claims = touched
         .stored
         .iter()
@@ -69,8 +82,115 @@ pub(super) fn fold(
         claims[slot].change().retain(|claimant| !leavers.contains(claimant));
     }
     entrants.into_iter().for_each(|(slot, claimant)| claims[slot].change().push(claimant));
+    Ok((claims, changed))
+}
+
+/// What changes of a step do, where sinks are told of it later.
+pub(super) struct Unsaid<'a> {
+    pub(super) touched: Touched<'a>,
+    /// By key, of those whose row may be another: what sinks were told of it, see [`Told`].
+    pub(super) told: Vec<Option<Option<Vec<u8>>>>,
+    /// Keys that have come or gone.
+    pub(super) presence: Vec<(Vec<u8>, bool, Lineage)>,
+}
+
+/// Takes the changes of a step into the claims, and tells nothing yet.
+pub(super) fn add<'a>(
+    prefix: &[u8],
+    changes: &'a [ContributionChange],
+    state: &dyn State,
+    writes: &mut Writes,
+) -> Result<Unsaid<'a>, TransformError> {
+    let touched = Touched::load(changes, prefix, state)?;
+    let (mut told, mut presence) = (vec![None; touched.keys.len()], Vec::new());
+    let (claims, changed) = claims(changes, &touched)?;
+    for (slot, claim) in claims.iter().enumerate() {
+        let key = [prefix, touched.keys[slot]].concat();
+        let now = claim.now();
+        let owned = claim.before.first();
+        if claim.after.is_some() || owned.is_some_and(|owner| changed.contains_key(owner)) {
+            let row = row_of(owned, &changed, |change| change.old.as_ref(), state)?;
+            told[slot] = Some(row.map(|row| Told { claims: &encode(&claim.before), row: &row }.encode()));
+        }
+        if now != claim.before {
+            if now.is_empty() != claim.before.is_empty() {
+                presence.push((key.clone(), !now.is_empty(), touched.lineage[slot]));
+            }
+            writes.push((Space::Entities, key, (!now.is_empty()).then(|| encode(now))));
+        }
+    }
+    drop((claims, changed));
+    Ok(Unsaid { touched, told, presence })
+}
+
+/// The claims on a key when sinks were last told of its row, and that row.
+pub(super) struct Told<'a> {
+    claims: &'a [u8],
+    pub(super) row: &'a [u8],
+}
+
+impl<'a> Told<'a> {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_run(&mut out, self.claims);
+        out.extend_from_slice(self.row);
+        out
+    }
+
+    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self, TransformError> {
+        let damaged = || TransformError::State("what was told of a row does not decode".to_owned());
+        let (claims, row) = take_run(bytes).ok_or_else(damaged)?;
+        Ok(Self { claims, row })
+    }
+}
+
+/// The rows that sinks have not seen yet, of keys whose claims are in state. Whoever claimed a key before comes before those
+/// who came since, in the order that there was.
+#[expect(clippy::too_many_arguments, reason = "as of a step")]
+pub(super) fn tell(
+    entity: &Entity,
+    prefix: &[u8],
+    now: Seen,
+    keys: &[&[u8]],
+    lineage: &[Lineage],
+    told: &[Option<Vec<u8>>],
+    stored: &[Option<Vec<u8>>],
+    state: &dyn State,
+    writes: &mut Writes,
+) -> Result<Emitted, TransformError> {
+    let told = told.iter().map(|told| told.as_deref().map(Told::decode).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let (gone, unchanged) = (null_row(entity)?, HashMap::new());
+    let mut claims = Vec::with_capacity(keys.len());
+    let (mut changed_keys, mut images, mut upserts, mut causes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (slot, key) in keys.iter().enumerate() {
+        let before = decode(told[slot].as_ref().map(|told| told.claims))?;
+        let after = in_order(&before, &decode(stored[slot].as_deref())?);
+        let encoded = (!after.is_empty()).then(|| encode(&after));
+        if encoded != stored[slot] {
+            writes.push((Space::Entities, [prefix, key].concat(), encoded));
+        }
+        let is = row_of(after.first(), &unchanged, |_| None, state)?;
+        claims.push(Claims { before, after: Some(after) });
+        if told[slot].as_ref().map(|told| told.row) == is.as_deref() {
+            continue;
+        }
+        upserts.push(is.is_some());
+        images.push(is.unwrap_or(Cow::Borrowed(&gone)));
+        causes.push(lineage[slot]);
+        changed_keys.push(*key);
+    }
     hold_waiting(&claims, now, writes);
-    emit(entity, prefix, &touched, &claims, &changed, state, writes)
+    let (key_types, row_types) = field_types(entity);
+    let mut fields = rowcode::decode(&key_types, changed_keys)?;
+    fields.extend(rowcode::decode(&row_types, images.iter().map(AsRef::as_ref))?);
+    Ok(Emitted { fields, upserts, lineage: causes, presence: Vec::new() })
+}
+
+/// Claimants, those of before first.
+fn in_order<'a>(before: &[&'a [u8]], now: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let (were, are): (HashSet<_>, HashSet<_>) = (before.iter().collect(), now.iter().collect());
+    let stay = before.iter().filter(|claimant| are.contains(claimant));
+    stay.chain(now.iter().filter(|claimant| !were.contains(claimant))).copied().collect()
 }
 
 fn emit(

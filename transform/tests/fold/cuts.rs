@@ -10,7 +10,7 @@ use syncline_transform::state::Space;
 
 use crate::frames::{Change, Value, frame, table};
 use crate::memory::Daemon;
-use crate::outbox::Current;
+use crate::outbox::{Current, Delta, deltas};
 
 const ITEM: &str = "SELECT 'C1' AS company_id, code AS item_id, descr AS description, uom AS base_uom FROM artikel";
 const STOCK: &str = "-- @rule DQ_REF_ITEM = ignore\nSELECT 'C1' AS company_id, a.code AS item_id, g.name AS location_id, \
@@ -101,6 +101,16 @@ fn text(value: &Value) -> String {
     if let Value::Text(text) = value { text.clone() } else { String::new() }
 }
 
+/// What sinks were told in steps behind `from`, in no order: each row once.
+fn told(daemon: &Daemon, from: usize) -> Vec<String> {
+    let outbox = daemon.memory.outbox.borrow();
+    let deltas = outbox[from..].iter().flat_map(deltas);
+    let mut told: Vec<String> =
+        deltas.map(|Delta { entity, key, row, .. }| format!("{entity} {key:?} {row:?}")).collect();
+    told.sort();
+    told
+}
+
 /// What sinks have, and what is held, without when it was found out.
 pub(crate) fn seen(daemon: &Daemon, current: &mut Current, steps: &mut usize) -> (String, Vec<String>) {
     let outbox = daemon.memory.outbox.borrow();
@@ -139,6 +149,7 @@ proptest! {
             }
             whole.push(frame(&all, true));
             cut.push(frame(&part, true));
+            prop_assert_eq!(told(&cut, cuts.1), told(&whole, wholes.1), "the same is told");
             let wanted = seen(&whole, &mut wholes.0, &mut wholes.1);
             prop_assert_eq!(seen(&cut, &mut cuts.0, &mut cuts.1), wanted);
         }
