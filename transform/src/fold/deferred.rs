@@ -27,7 +27,7 @@ use crate::state::{Space, State, get_all};
 const WAS_NOT: u8 = 0;
 const WAS: u8 = 1;
 
-/// Adds the changes of a step up, and sets the sums aside. Those of the entry all lie behind `lowest`.
+/// Adds the changes of a step up, and sets the sums aside. What the entry sets aside all lies behind `lowest`.
 pub(super) fn add(
     entity: &Entity,
     prefix: &[u8],
@@ -39,7 +39,7 @@ pub(super) fn add(
 ) -> Result<(), TransformError> {
     let (touched, givers) = summed::add(entity, prefix, changes, state, writes)?;
     let before = touched.stored.clone().into_iter().map(Some).collect();
-    put(prefix, &touched, before, givers, origin, state, writes)
+    put(prefix, &touched, before, givers, origin, lowest, state, writes)
 }
 
 /// Takes the changes of a step into the claims on plain rows, and sets those aside; gives the keys that have come or gone.
@@ -47,22 +47,25 @@ pub(super) fn set_aside(
     prefix: &[u8],
     changes: &[ContributionChange],
     origin: &Origin<'_>,
+    lowest: &mut Option<Vec<u8>>,
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<Vec<(Vec<u8>, bool, Lineage)>, TransformError> {
     let Unsaid { touched, told, presence } = plain::add(prefix, changes, state, writes)?;
     let givers = vec![Givers::new(); touched.keys.len()];
-    put(prefix, &touched, told, givers, origin, state, writes)?;
+    put(prefix, &touched, told, givers, origin, lowest, state, writes)?;
     Ok(presence)
 }
 
 /// Notes keys as changed; of those without a `before` there is nothing to note.
+#[expect(clippy::too_many_arguments, reason = "what both kinds of rows do last")]
 fn put(
     prefix: &[u8],
     touched: &Touched<'_>,
     before: Vec<Option<Option<Vec<u8>>>>,
     givers: Vec<Givers>,
     origin: &Origin<'_>,
+    lowest: &mut Option<Vec<u8>>,
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<(), TransformError> {
