@@ -7,7 +7,10 @@
 //!
 //! A boundary is an offset at which no source transaction is half applied: only there may a span end.
 
-use syncline_journal::{Commit, Durability, JournalError, Space, Store};
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use syncline_journal::{Bytes, Commit, Durability, JournalError, Space, Store};
 use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::{OutboxEntry, OutboxIter, SinkError, Span};
@@ -19,6 +22,9 @@ const DATA: u8 = b'd';
 const TRIMMED: &str = "outbox.trimmed";
 /// Entries removed in one commit.
 const TRIM_STEP: usize = 4096;
+/// What a sink reads at once, see [`Pages`].
+const PAGE_BYTES: usize = 256 * 1024;
+const PAGE_ENTRIES: usize = 256;
 
 fn key(kind: u8, offset: LogOffset, step: u32) -> Vec<u8> {
     let mut key = vec![kind];
@@ -177,13 +183,54 @@ impl Outbox {
             return Err(SinkError::Outbox { reason });
         }
         let (from, to) = (key(DATA, span.after.next(), 0), key(DATA, span.upto.next(), 0));
-        let scan = self.store.scan(Space::Outbox, from.as_slice()..to.as_slice());
-        Ok(Box::new(scan.map(|pair| {
+        let pairs = Pages { store: &self.store, from: Bound::Included(from), to, page: VecDeque::new() };
+        Ok(Box::new(pairs.map(|pair| {
             let (key, value) = pair.map_err(|error| unreadable(&error))?;
             let malformed = || SinkError::Outbox { reason: "an entry's key does not decode".to_owned() };
             let (offset, _) = parse_key(&key).ok_or_else(malformed)?;
             Ok(OutboxEntry { offset, deltas: delta::decode(&value)? })
         })))
+    }
+}
+
+/// Entries of a span, which nobody changes, a page at a time. One scan would keep the store's buffers of all that is written
+/// while a sink is at its work, which may be minutes.
+struct Pages<'s> {
+    store: &'s Store,
+    from: Bound<Vec<u8>>,
+    to: Vec<u8>,
+    page: VecDeque<(Bytes, Bytes)>,
+}
+
+impl Pages<'_> {
+    fn fill(&mut self) -> Result<(), JournalError> {
+        let range = (self.from.as_ref().map(Vec::as_slice), Bound::Excluded(self.to.as_slice()));
+        let mut bytes = 0;
+        for pair in self.store.scan(Space::Outbox, range) {
+            let (key, value) = pair?;
+            bytes += value.len();
+            self.page.push_back((key, value));
+            if bytes >= PAGE_BYTES || self.page.len() >= PAGE_ENTRIES {
+                break;
+            }
+        }
+        if let Some((last, _)) = self.page.back() {
+            self.from = Bound::Excluded(last.to_vec());
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<(Bytes, Bytes), JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.is_empty()
+            && let Err(error) = self.fill()
+        {
+            return Some(Err(error));
+        }
+        self.page.pop_front().map(Ok)
     }
 }
 
@@ -231,6 +278,18 @@ mod tests {
         let mut cutter = Cutter::new(store.clone(), LogOffset(0));
         assert_eq!(cutter.look(LogOffset(9), 2).expect("reads"), cut(0, 2, 2), "a span may end at it");
         assert_eq!(store.scan_prefix(Space::Outbox, &[DATA]).count(), 2);
+    }
+
+    #[test]
+    fn a_span_of_many_pages_is_read_once_and_in_order() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path(), Limits::default()).expect("opens");
+        let last = PAGE_ENTRIES as u64 * 2 + 1;
+        fill(&store, &(1..=last + 1).map(|offset| (offset, 0, 1, true)).collect::<Vec<_>>());
+        let outbox = Outbox::new(store);
+        let read = outbox.read(Span { after: LogOffset(1), upto: LogOffset(last) }).expect("held");
+        let offsets: Vec<u64> = read.map(|entry| entry.expect("decodes").offset.0).collect();
+        assert_eq!(offsets, (2..=last).collect::<Vec<_>>());
     }
 
     #[test]

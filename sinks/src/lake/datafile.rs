@@ -26,6 +26,9 @@ use crate::SinkError;
 /// Bytes of one part of an upload: above the 5 MiB that S3 demands, small enough to hold two.
 const PART_BYTES: usize = 6 * 1024 * 1024;
 
+/// Rows given to the writer at once: it makes an object on the heap of each decimal of what it is given.
+const WRITE_ROWS: usize = 4 * 1024;
+
 const KEY: &str = "syncline.key";
 const KEY_MIN: &str = "syncline.key_min";
 const KEY_MAX: &str = "syncline.key_max";
@@ -121,9 +124,14 @@ impl DataFile {
     }
 
     pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<(), SinkError> {
-        self.rows += batch.num_rows();
-        let written = self.writer.write(batch).await;
-        written.map_err(|error| fault::parquet(&self.target, &format!("write {}", self.path), &error))
+        let rows = batch.num_rows();
+        for from in (0..rows).step_by(WRITE_ROWS) {
+            let part = batch.slice(from, WRITE_ROWS.min(rows - from));
+            let written = self.writer.write(&part).await;
+            written.map_err(|error| fault::parquet(&self.target, &format!("write {}", self.path), &error))?;
+        }
+        self.rows += rows;
+        Ok(())
     }
 
     /// Ends the row group, which frees its memory.
