@@ -175,17 +175,22 @@ pub(super) fn unreadable(error: &JournalError) -> SinkError {
 }
 
 impl Outbox {
-    /// The entries of a span.
-    pub(super) fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
+    fn ensure_kept(&self, span: Span) -> Result<(), SinkError> {
         let trimmed = self.trimmed().map_err(|error| unreadable(&error))?;
         if span.after < trimmed {
             let reason = format!("entries after {} were asked for, those up to {trimmed} are removed", span.after);
             return Err(SinkError::Outbox { reason });
         }
+        Ok(())
+    }
+
+    /// The entries of a span.
+    pub(super) fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
+        self.ensure_kept(span)?;
         let (from, to) = (key(DATA, span.after.next(), 0), key(DATA, span.upto.next(), 0));
-        let pairs = Pages { store: &self.store, from: Bound::Included(from), to, page: VecDeque::new() };
+        let pairs = Pages { outbox: self, span, from: Bound::Included(from), to, page: VecDeque::new() };
         Ok(Box::new(pairs.map(|pair| {
-            let (key, value) = pair.map_err(|error| unreadable(&error))?;
+            let (key, value) = pair?;
             let malformed = || SinkError::Outbox { reason: "an entry's key does not decode".to_owned() };
             let (offset, _) = parse_key(&key).ok_or_else(malformed)?;
             Ok(OutboxEntry { offset, deltas: delta::decode(&value)? })
@@ -195,34 +200,38 @@ impl Outbox {
 
 /// Entries of a span, which nobody changes, a page at a time. One scan would keep the store's buffers of all that is written
 /// while a sink is at its work, which may be minutes.
-struct Pages<'s> {
-    store: &'s Store,
+struct Pages<'o> {
+    outbox: &'o Outbox,
+    span: Span,
     from: Bound<Vec<u8>>,
     to: Vec<u8>,
     page: VecDeque<(Bytes, Bytes)>,
 }
 
 impl Pages<'_> {
-    fn fill(&mut self) -> Result<(), JournalError> {
+    fn fill(&mut self) -> Result<(), SinkError> {
         let range = (self.from.as_ref().map(Vec::as_slice), Bound::Excluded(self.to.as_slice()));
-        let mut bytes = 0;
-        for pair in self.store.scan(Space::Outbox, range) {
-            let (key, value) = pair?;
+        let (mut page, mut bytes) = (VecDeque::new(), 0);
+        for pair in self.outbox.store.scan(Space::Outbox, range) {
+            let (key, value) = pair.map_err(|error| unreadable(&error))?;
             bytes += value.len();
-            self.page.push_back((key, value));
-            if bytes >= PAGE_BYTES || self.page.len() >= PAGE_ENTRIES {
+            page.push_back((key, value));
+            if bytes >= PAGE_BYTES || page.len() >= PAGE_ENTRIES {
                 break;
             }
         }
-        if let Some((last, _)) = self.page.back() {
+        // Nobody may have removed what lies between two pages.
+        self.outbox.ensure_kept(self.span)?;
+        if let Some((last, _)) = page.back() {
             self.from = Bound::Excluded(last.to_vec());
         }
+        self.page = page;
         Ok(())
     }
 }
 
 impl Iterator for Pages<'_> {
-    type Item = Result<(Bytes, Bytes), JournalError>;
+    type Item = Result<(Bytes, Bytes), SinkError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.is_empty()

@@ -96,7 +96,7 @@ pub(crate) fn rehearse(
     let store = Store::open(&scratch.0, Limits { cache_bytes: SCRATCH_CACHE, ..Limits::default() })?;
     let newer = FoldState::new(&store);
     let mut fold = Fold::begin(0, mappings, after, &newer)?;
-    fold.inherit(Box::new(FrozenState(moment)))?;
+    fold.inherit(Box::new(FrozenState(moment)), upto)?;
     let mut reader = log.reader(after)?;
     while fold.cursor().folded < upto {
         if !wanted() {

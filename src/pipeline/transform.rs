@@ -79,7 +79,8 @@ impl Transform {
                 Some(at) => Fold::open(epoch, mappings, at, &newer)?,
                 None => Fold::begin(epoch, mappings, replay.after(), &newer)?,
             };
-            fold.inherit(Box::new(FoldState::new(&store)))?;
+            let folded = LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default());
+            fold.inherit(Box::new(FoldState::new(&store)), folded)?;
             return Ok(Self { fold, store, replay: Some(replay) });
         }
         // Of a process that ended between its switch and the removal.

@@ -100,9 +100,9 @@ impl Space {
             .max_memtable_size(self.write_buffer_bytes())
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)));
         match self {
-            // Point reads of keys that are mostly, but not always, there (a first copy inserts them all, and the index is
-            // asked for keys set aside that mostly are not): filters on every level, and a hash index in the blocks.
-            Self::Contributions | Self::Entities | Self::Tables | Self::Rows | Self::Index => options
+            // Point reads of keys that are mostly, but not always, there (a first copy inserts them all): filters on
+            // every level, and a hash index in the blocks.
+            Self::Contributions | Self::Entities | Self::Tables | Self::Rows => options
                 .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
                 .data_block_hash_ratio_policy(HashRatioPolicy::all(8.0)),
             // Values of up to megabytes that live for seconds: kept beside the tree, so that merges move only keys.
@@ -112,7 +112,7 @@ impl Space {
                     Some(KvSeparationOptions::default().compression(CompressionType::None).file_target_size(16 * MIB)),
                 )
             }
-            Self::Held | Self::Cursors | Self::Sinks => options,
+            Self::Held | Self::Cursors | Self::Index | Self::Sinks => options,
         }
     }
 }

@@ -95,8 +95,8 @@ impl Contributor<'_> {
             let mut new = Contribution { joined, awaits, carried, ..Contribution::of_nothing(drivers.at[i]) };
             let mut settled = self.settled(drivers.origins[i].and_then(|origin| drivers.old[origin].as_deref()))?;
             let inherited = self.inherited(&outcome, settled, driving_key(&drivers.keys[i]))?;
-            if let Some(record) = &inherited {
-                settled = Contribution::decode(record)?.value;
+            if let (Some(record), Some(inheritance)) = (&inherited, self.inheritance) {
+                settled = inheritance.settled(record)?;
             }
             let fault = apply(outcome, &mut new, [&entity_keys, &rows], settled);
             if let Some(change) = self.difference(&drivers, i, new, settled, fault, writes, stats)? {

@@ -20,7 +20,7 @@ use super::plain::{self, Told, Unsaid};
 use super::summed::{self, Givers, Sums};
 use super::touched::Touched;
 use super::unit::Progress;
-use super::{ContributionChange, Fold, Work, Writes, index};
+use super::{ContributionChange, Fold, Seen, Work, Writes, index};
 use crate::TransformError;
 use crate::state::{Space, State, get_all};
 
@@ -45,13 +45,14 @@ pub(super) fn add(
 /// Takes the changes of a step into the claims on plain rows, and sets those aside; gives the keys that have come or gone.
 pub(super) fn set_aside(
     prefix: &[u8],
+    now: Seen,
     changes: &[ContributionChange],
     origin: &Origin<'_>,
     lowest: &mut Option<Vec<u8>>,
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<Vec<(Vec<u8>, bool, Lineage)>, TransformError> {
-    let Unsaid { touched, told, presence } = plain::add(prefix, changes, state, writes)?;
+    let Unsaid { touched, told, presence } = plain::add(prefix, now, changes, state, writes)?;
     let givers = vec![Givers::new(); touched.keys.len()];
     put(prefix, &touched, told, givers, origin, lowest, state, writes)?;
     Ok(presence)
@@ -202,7 +203,10 @@ impl Fold {
         let Some(after) = &work.aside else { return Ok(false) };
         let aside = work.state.scan(Space::Index, &index::deferred_prefix(), after, self.chunk)?;
         let place = |entry: &[u8]| entry[index::deferred_prefix().len()..].to_vec();
-        let Some((first, _)) = aside.first() else { return Ok(false) };
+        let Some((first, _)) = aside.first() else {
+            work.aside = None;
+            return Ok(false);
+        };
         let prefix: [u8; 4] = *place(first).first_chunk().ok_or_else(damaged)?;
         let (mut writes, mut places, mut causes) = (Writes::new(), Vec::new(), Vec::new());
         let (mut told, mut given) = (Vec::new(), Vec::new());

@@ -23,6 +23,7 @@ use syncline_schemas::rowcode;
 use super::catalog;
 use super::emit::{Cause, CauseText, Emitted, Lineage, Origin, delta_batch, field_types, null_row};
 use super::logic::Logic;
+use super::unit::Progress;
 use super::{Writes, deferred, plain, summed};
 use crate::TransformError;
 use crate::state::{Pair, Space, State};
@@ -42,13 +43,16 @@ struct Side<'a> {
     state: &'a dyn State,
     /// What begins the keys of each entity.
     prefixes: HashMap<String, [u8; 4]>,
+    /// It has not done an entry, and sinks may not have what it says.
+    is_amidst: bool,
 }
 
 impl<'a> Side<'a> {
     fn new(state: &'a dyn State) -> Result<Self, TransformError> {
         catalog::refuse_other_format(state, &mut Writes::new())?;
         let known = catalog::numbered(state, catalog::ENTITY)?;
-        Ok(Self { state, prefixes: known.into_iter().map(|known| (known.name, known.id)).collect() })
+        let prefixes = known.into_iter().map(|known| (known.name, known.id)).collect();
+        Ok(Self { state, prefixes, is_amidst: Progress::read(state)?.is_some() })
     }
 
     /// Keys of an entity behind `after`, without what begins them, with what is stored.
@@ -57,10 +61,10 @@ impl<'a> Side<'a> {
         let from = if after.is_empty() { Vec::new() } else { [prefix.as_slice(), after].concat() };
         let mut pairs = self.state.scan(Space::Entities, prefix, &from, limit)?;
         pairs.iter_mut().for_each(|(key, _)| drop(key.drain(..prefix.len())));
-        if entity.kind == Kind::Summed {
+        if entity.kind == Kind::Summed || !self.is_amidst {
             return Ok(pairs);
         }
-        // Where an entry is not done, sinks may have rows that state has no more.
+        // Sinks may have rows that state has no more.
         let gone = deferred::keys_aside(self.state, prefix, after, limit)?;
         if !gone.is_empty() {
             let mut all: BTreeMap<Vec<u8>, Vec<u8>> = gone.into_iter().map(|key| (key, Vec::new())).collect();
@@ -161,7 +165,9 @@ impl<'a> Difference<'a> {
             }
         }
         let mut was = self.older.published(entity, &self.logic[index], &keys, &stored_was)?;
-        if let (false, Some(prefix)) = (entity.kind == Kind::Summed, self.older.prefixes.get(&entity.name)) {
+        if let (true, Some(prefix)) =
+            (self.older.is_amidst && entity.kind != Kind::Summed, self.older.prefixes.get(&entity.name))
+        {
             deferred::told_rows(self.older.state, prefix, &keys, &mut was)?;
         }
         if catalog::meant_otherwise(self.older.state, entity)? {

@@ -262,7 +262,9 @@ impl Fold {
                 return Ok(Deltas::default());
             }
             Kind::Plain | Kind::Event if work.several => {
-                let presence = deferred::set_aside(&prefix, &changes, origin, &mut work.aside, work.state, writes)?;
+                let now = work.seen();
+                let presence =
+                    deferred::set_aside(&prefix, now, &changes, origin, &mut work.aside, work.state, writes)?;
                 let leaves_tasks = self.meet(entity_index, presence, origin, present, writes, work)?;
                 return Ok(Deltas { deltas: Vec::new(), leaves_tasks });
             }

@@ -198,12 +198,13 @@ impl Fold {
         })
     }
 
-    /// Has rows that are held and were never good keep what they contributed in an older state, which does not change.
+    /// Has rows that are held and were never good keep what they contributed in an older state, which does not change and stands
+    /// behind a log entry.
     ///
     /// # Errors
     /// [`TransformError::State`] where that cannot be read.
-    pub fn inherit(&mut self, older: Box<dyn State + Send>) -> Result<(), TransformError> {
-        self.inheritance = Some(Inheritance::of(older)?);
+    pub fn inherit(&mut self, older: Box<dyn State + Send>, folded: LogOffset) -> Result<(), TransformError> {
+        self.inheritance = Some(Inheritance::of(older, folded)?);
         Ok(())
     }
 
@@ -296,14 +297,15 @@ impl Fold {
         if writes.is_empty() && deltas.is_empty() && self.roster.registrations().is_empty() {
             return Ok(());
         }
-        if writes.iter().any(|(space, key, _)| *space == Space::Index && index::is_mark(key)) {
+        let marks = writes.iter().any(|(space, key, _)| *space == Space::Index && index::is_mark(key));
+        if marks {
             tasks::put_marks(&mut writes);
-            self.tasks = true;
         }
         progress.write(&mut writes);
         let rows = self.cursor.rows + row_count(&deltas);
         let cursor = Cursor { step: self.cursor.step + 1, rows, ..self.cursor };
         self.commit(writes, deltas, cursor, work)?;
+        self.tasks |= marks;
         self.progress = Some(progress);
         work.several = true;
         Ok(())

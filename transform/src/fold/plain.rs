@@ -81,6 +81,8 @@ fn claims<'a>(
     for (slot, leavers) in leavers {
         claims[slot].change().retain(|claimant| !leavers.contains(claimant));
     }
+    // Of those that come in one transaction the order must not depend on how it was cut.
+    entrants.sort_by_key(|(_, claimant)| *claimant);
     entrants.into_iter().for_each(|(slot, claimant)| claims[slot].change().push(claimant));
     Ok((claims, changed))
 }
@@ -97,6 +99,7 @@ pub(super) struct Unsaid<'a> {
 /// Takes the changes of a step into the claims, and tells nothing yet.
 pub(super) fn add<'a>(
     prefix: &[u8],
+    now: Seen,
     changes: &'a [ContributionChange],
     state: &dyn State,
     writes: &mut Writes,
@@ -104,6 +107,7 @@ pub(super) fn add<'a>(
     let touched = Touched::load(changes, prefix, state)?;
     let (mut told, mut presence) = (vec![None; touched.keys.len()], Vec::new());
     let (claims, changed) = claims(changes, &touched)?;
+    hold_waiting(&claims, now, writes);
     for (slot, claim) in claims.iter().enumerate() {
         let key = [prefix, touched.keys[slot]].concat();
         let now = claim.now();
@@ -164,13 +168,13 @@ pub(super) fn tell(
     let (mut changed_keys, mut images, mut upserts, mut causes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (slot, key) in keys.iter().enumerate() {
         let before = decode(told[slot].as_ref().map(|told| told.claims))?;
-        let after = in_order(&before, &decode(stored[slot].as_deref())?);
-        let encoded = (!after.is_empty()).then(|| encode(&after));
-        if encoded != stored[slot] {
-            writes.push((Space::Entities, [prefix, key].concat(), encoded));
-        }
+        let now = decode(stored[slot].as_deref())?;
+        let after = in_order(&before, &now);
         let is = row_of(after.first(), &unchanged, |_| None, state)?;
-        claims.push(Claims { before, after: Some(after) });
+        if after != now {
+            writes.push((Space::Entities, [prefix, key].concat(), Some(encode(&after))));
+            claims.push(Claims { before: now, after: Some(after) });
+        }
         if told[slot].as_ref().map(|told| told.row) == is.as_deref() {
             continue;
         }
@@ -186,11 +190,14 @@ pub(super) fn tell(
     Ok(Emitted { fields, upserts, lineage: causes, presence: Vec::new() })
 }
 
-/// Claimants, those of before first.
+/// Claimants, those of before first, as if all others had come at once.
 fn in_order<'a>(before: &[&'a [u8]], now: &[&'a [u8]]) -> Vec<&'a [u8]> {
     let (were, are): (HashSet<_>, HashSet<_>) = (before.iter().collect(), now.iter().collect());
-    let stay = before.iter().filter(|claimant| are.contains(claimant));
-    stay.chain(now.iter().filter(|claimant| !were.contains(claimant))).copied().collect()
+    let mut ordered: Vec<&[u8]> = before.iter().filter(|claimant| are.contains(claimant)).copied().collect();
+    let stay = ordered.len();
+    ordered.extend(now.iter().filter(|claimant| !were.contains(claimant)));
+    ordered[stay..].sort_unstable();
+    ordered
 }
 
 fn emit(

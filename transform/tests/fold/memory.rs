@@ -162,7 +162,9 @@ impl Daemon {
                 None => {
                     let fold = Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?;
                     let mut fold = fold.with_chunk(self.chunk);
-                    self.older.iter().try_for_each(|older| fold.inherit(Box::new(older.clone())))?;
+                    self.older
+                        .iter()
+                        .try_for_each(|older| fold.inherit(Box::new(older.clone()), older.cursor().folded))?;
                     fold
                 }
             };
