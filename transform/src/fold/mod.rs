@@ -151,9 +151,9 @@ struct Work<'w, 'c> {
     /// The source and the first frame of the transaction that the entry ends.
     source: Option<&'w SourceId>,
     first: LogOffset,
-    /// True where the entry takes several steps: what it does to sums is told at its end.
+    /// True where the entry takes several steps: what it does to rows is told at its end.
     several: bool,
-    /// The sums that were set aside and are not told yet lie behind this key of the index; none where there are none.
+    /// The rows that were set aside and are not told yet lie behind this key of the index; none where there are none.
     aside: Option<Vec<u8>>,
 }
 
