@@ -5,7 +5,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use syncline_capture::postgres::{DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url};
+use syncline_capture::postgres::{
+    DrainTo, LogGap, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url,
+};
 use syncline_capture::{CaptureError, LogSink, Progress, Requests, StopSignal};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
@@ -51,6 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         keys: std::collections::BTreeMap::new(),
         slot_warn: u64::MAX,
         slot_max: None,
+        log_gap: LogGap::Repair,
     };
     let (log, progress, started) = (Nothing::default(), Progress::default(), Instant::now());
     run(&config, None, &log, &progress, &Requests::default(), &StopSignal::default())?;

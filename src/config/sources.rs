@@ -5,7 +5,7 @@ use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    self, DrainTo, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
+    self, DrainTo, LogGap, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
 use syncline_schemas::ident::{Position, SEEDS, SourceId, TableId};
@@ -100,6 +100,8 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
     let keys = keys(&mut section, faults);
     let slot_warn = section.size("slot_warn", faults).unwrap_or(SLOT_WARN);
     let slot_max = section.size("slot_max", faults);
+    let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
+    let log_gap = section.choice("log_gap", &gaps, faults).unwrap_or_default();
     section.finish(faults);
     let kind = kind?;
     if kind.value != "postgres" {
@@ -137,5 +139,6 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
         special_values,
         slot_warn,
         slot_max,
+        log_gap,
     })))
 }

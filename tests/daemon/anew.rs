@@ -1,4 +1,4 @@
-//! A table read anew while the daemon runs, because somebody doubts what it holds.
+//! Tables read anew: one, because somebody doubts what is held of it, or all, because changes are lost to the log.
 
 use super::demo::erp::Scale;
 use super::world::{World, eventually};
@@ -41,6 +41,22 @@ async fn a_table_that_is_doubted_for_no_reason_is_read_anew_and_nobody_is_told_a
     }
     daemon.stop().await.expect("the daemon stops");
     world.drain().await;
+    world.assert_planner_equals_source().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_is_dropped_while_nobody_looks_costs_the_targets_only_what_changed() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    world.drain().await;
+    world.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
+    world
+        .execute("DELETE FROM meridian.stk_posting WHERE post_no = (SELECT max(post_no) FROM meridian.stk_posting)")
+        .await;
+    world.execute("UPDATE meridian.ord_pos SET qty_ord = qty_ord + 1 WHERE ord_no = (SELECT max(ord_no) FROM meridian.ord_pos)").await;
+    let closed = world.drain().await;
+    assert!(closed["rows"].as_u64() > Some(1_000), "all rows were read: {closed}");
+    assert!(closed["deltas"].as_u64() < Some(100), "and few of them told: {closed}");
     world.assert_planner_equals_source().await;
     world.end().await;
 }

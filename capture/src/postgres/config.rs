@@ -50,6 +50,17 @@ pub enum SpecialValues {
     Null,
 }
 
+/// What to do where the server's log has a gap behind what the journal holds: the slot is gone, was invalidated or read by
+/// somebody else, or a new primary lacks what was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogGap {
+    /// Read the tables anew, compare, and go on; where tables may not be copied, stop.
+    #[default]
+    Repair,
+    /// Stop the source.
+    Stop,
+}
+
 /// Where a drain ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainTo {
@@ -92,6 +103,8 @@ pub struct PostgresConfig {
     pub drain_to: Option<DrainTo>,
     /// What to do with values that exact types cannot hold.
     pub special_values: SpecialValues,
+    /// What to do where the server's log has a gap.
+    pub log_gap: LogGap,
     /// From so many bytes of log on that the server keeps for the slot somebody is warned.
     pub slot_warn: u64,
     /// With more of them the slot is dropped, and the source has to be read again.
@@ -106,6 +119,11 @@ impl PostgresConfig {
             Host::Tcp(host) => format!("{host}:{}", self.port),
             Host::Unix(_) => self.socket_path().display().to_string(),
         }
+    }
+
+    /// True where a source goes on by itself over a gap of the log.
+    pub(crate) fn closes_gaps(&self) -> bool {
+        self.log_gap == LogGap::Repair && self.snapshot == SnapshotMode::Initial
     }
 
     /// The path of the Unix socket as the server names it.

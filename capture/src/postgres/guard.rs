@@ -65,8 +65,8 @@ impl Kept {
                 source_id: config.source.clone(),
                 object: format!("slot {}", config.slot),
                 reason: format!("makes the server keep {} of log, more than slot_max", size(self.bytes)),
-                remedy: "it is dropped so that the server's disk does not fill; have `syncline replay --reread` copy the tables \
-                         again"
+                remedy: "it is dropped so that the server's disk does not fill; mend what held the source up, then restart: the \
+                         tables are read anew"
                     .to_owned(),
             }),
             _ => Ok(()),
@@ -140,7 +140,7 @@ fn attend(config: &PostgresConfig, progress: &Progress, stop: &StopSignal) -> Re
     progress.kept_bytes.store(0, Ordering::Relaxed);
     error!(
         source = %config.source, slot = config.slot, kept = size(kept.bytes),
-        "dropped the slot, because it made the server keep more log than slot_max; have `syncline replay --reread` copy the tables again"
+        "dropped the slot, because it made the server keep more log than slot_max; mend what held the source up, then restart: the tables are read anew"
     );
     Ok(Next::Done)
 }

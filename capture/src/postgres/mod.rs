@@ -8,7 +8,7 @@
 //! publication            what of them the server gives
 //! scope, mark            which tables are read, and whether they are still what they were
 //! preflight, check       what must hold, and the DBA's script
-//! session                connect, inspect, create, copy or continue
+//! session, gap           connect, inspect, create, copy or continue; what to do where the log has a gap
 //! copy/                  the tables, piece by piece while the stream waits
 //! stream, pace           the loop that follows the log
 //! watch                  the tables meanwhile
@@ -22,6 +22,7 @@ mod decode;
 mod finding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod gap;
 mod guard;
 mod lsn;
 mod mark;
@@ -39,7 +40,7 @@ mod watch;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
-pub use config::{DrainTo, Host, PostgresConfig, SnapshotMode, SpecialValues, Tls};
+pub use config::{DrainTo, Host, LogGap, PostgresConfig, SnapshotMode, SpecialValues, Tls};
 pub use finding::{Finding, Remedy, Severity};
 pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};

@@ -28,6 +28,13 @@ pub(crate) struct Slot {
     pub(crate) confirmed: Lsn,
 }
 
+impl Slot {
+    /// True where the server has removed log that it still needed.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.wal_status == "lost"
+    }
+}
+
 /// The server as found.
 pub(crate) struct Inspection {
     pub(crate) findings: Vec<Finding>,
@@ -47,6 +54,8 @@ pub(crate) enum Intent<'a> {
     BeginAgain,
     /// Go on behind what the journal holds, of the tables that it holds.
     Continue(&'a Mark),
+    /// The same over a gap of the log, with all tables read anew.
+    Mend(&'a Mark),
 }
 
 struct Settings {
@@ -72,7 +81,11 @@ pub(crate) fn inspect(
     let catalog = Catalog::load(connection, config, settings.version)?;
     let publication = Publication::load(connection, &config.publication, settings.version)?;
     let slot = load_slot(connection, &config.slot)?;
-    let copies = intent == Intent::BeginAgain || (intent == Intent::Begin && config.snapshot == SnapshotMode::Initial);
+    let copies = match intent {
+        Intent::BeginAgain | Intent::Mend(_) => true,
+        Intent::Begin => config.snapshot == SnapshotMode::Initial,
+        Intent::Continue(_) => false,
+    };
 
     let mut report = Report { findings: Vec::new() };
     report.server(config, &settings);
@@ -82,7 +95,10 @@ pub(crate) fn inspect(
         report.headroom("max_wal_senders", settings.senders, 1);
     }
     report.slot(config, slot.as_ref(), intent);
-    let held = if let Intent::Continue(held) = intent { Some(held) } else { None };
+    let held = match intent {
+        Intent::Continue(held) | Intent::Mend(held) => Some(held),
+        Intent::Begin | Intent::BeginAgain => None,
+    };
     let (scope, findings) = scope::compare(connection, &catalog, config, held, None)?;
     report.findings.extend(findings);
     // Of a source that runs only the tables count that it reads: what else appears in the database must not stop it.
@@ -172,8 +188,9 @@ impl Report {
 
     fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent<'_>) {
         let object = format!("slot {}", config.slot);
+        let is_held = matches!(intent, Intent::Continue(_) | Intent::Mend(_));
         let Some(slot) = slot else {
-            if matches!(intent, Intent::Continue(_)) {
+            if is_held && !config.closes_gaps() {
                 let message = "is gone, so changes after the journal's position are lost to it";
                 return self.error(object, message, Remedy::advice(COPY_AGAIN));
             }
@@ -186,7 +203,9 @@ impl Report {
         } else if slot.database != config.database {
             let message = format!("belongs to the database {:?}, not {:?}", slot.database, config.database);
             self.error(object, message, another_name);
-        } else if slot.wal_status == "lost" {
+        } else if slot.is_lost() && is_held && config.closes_gaps() {
+            self.info(object, "was invalidated and will be made again");
+        } else if slot.is_lost() {
             let remedy = format!(
                 "drop it with SELECT pg_drop_replication_slot({}); then {COPY_AGAIN}",
                 quote_literal(&config.slot)

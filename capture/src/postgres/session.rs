@@ -6,10 +6,11 @@
 //! copy begins anew   any      the same; the first frame empties every table of what the log holds
 //! position           exists   same server, history and tables, slot not ahead: continue right behind the position, and
 //!                             with what is left of an unfinished copy
-//! position           gone     definite error: the changes in between are lost to this slot
+//! position           gone     the same, with every table read anew: what changed in between is found by comparing ([`Gap`]);
+//!                             with log_gap = "stop" a definite error
 //! ```
 //!
-//! No slot is ever dropped, whoever created it.
+//! No slot that is of use is ever dropped here, whoever created it.
 
 use std::io;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::check::relations;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
 use super::copy::{Copying, Ledger};
 use super::finding::{Severity, ensure_fit};
+use super::gap::{Closing, Gap};
 use super::lsn::Lsn;
 use super::mark::Mark;
 use super::position::PgPosition;
@@ -96,17 +98,33 @@ impl Session<'_> {
             _ => Intent::Begin,
         };
         let mut queries = Connection::open(self.config, Purpose::Query, self.stop)?;
-        let inspection = self.inspect(&mut queries, intent)?;
+        let mut inspection = self.inspect(&mut queries, intent)?;
         let mut stream = Connection::open(self.config, Purpose::Replication, self.stop)?;
         let identity = identify(&mut stream)?;
         let drain_to = self.config.drain_to.map(|target| match target {
             DrainTo::CurrentEnd => identity.log_end,
             DrainTo::Lsn(lsn) => lsn,
         });
+        let mut gap = None;
+        if let (Some(held), Intent::Continue(mark)) = (&held, intent) {
+            self.ensure_same_system(held, identity)?;
+            gap = Gap::find(self, &mut stream, held, identity, &inspection)?;
+            match gap {
+                Some(gap) if !self.config.closes_gaps() => return Err(gap.refuse(self)),
+                Some(_) => inspection = self.inspect(&mut queries, Intent::Mend(mark))?,
+                None => {}
+            }
+        }
         let (mut taken, mut swept) = (Vec::new(), Vec::new());
-        let start = match (&held, intent) {
-            (Some(held), Intent::Continue(_)) => {
-                self.ensure_same_history(&mut stream, held, identity, &inspection)?;
+        let start = match (&held, gap, intent) {
+            (Some(held), Some(gap), _) => {
+                let Closing { start, ledger, swept: all } =
+                    gap.close(&mut queries, &mut stream, held, &inspection, &self.config.slot)?;
+                self.log_shapes(&inspection)?;
+                swept = all;
+                (start, None, Some(ledger))
+            }
+            (Some(held), None, Intent::Continue(_)) => {
                 self.log_shapes(&inspection)?;
                 let mut ledger = held.copy.clone();
                 if !inspection.scope.newcomers().is_empty() {
@@ -115,18 +133,7 @@ impl Session<'_> {
                     // From where the server is now it tells of their changes.
                     ledger.target = ledger.target.max(identity.log_end);
                 }
-                for request in self.requests.take() {
-                    match admit(&mut queries, &request, &inspection, ledger.as_ref())? {
-                        Ok(table) => {
-                            let ledger = ledger.get_or_insert_with(Ledger::beside);
-                            ledger.want([table]);
-                            ledger.sweeps.insert(table);
-                            swept.push(table);
-                            taken.push(request);
-                        }
-                        Err(reason) => request.answer(Err(reason)),
-                    }
-                }
+                (taken, swept) = self.take_requests(&mut queries, &inspection, &mut ledger)?;
                 (held.end, held.cut, ledger)
             }
             _ => {
@@ -148,6 +155,29 @@ impl Session<'_> {
             request.answer(Ok(()));
         }
         stream.follow()
+    }
+
+    /// Takes up what somebody asked for; gives the tables that begin to be read anew.
+    fn take_requests(
+        &self,
+        queries: &mut Connection,
+        inspection: &Inspection,
+        ledger: &mut Option<Ledger>,
+    ) -> Result<(Vec<Request>, Vec<u32>), CaptureError> {
+        let (mut taken, mut swept) = (Vec::new(), Vec::new());
+        for request in self.requests.take() {
+            match admit(queries, &request, inspection, ledger.as_ref())? {
+                Ok(table) => {
+                    let ledger = ledger.get_or_insert_with(Ledger::beside);
+                    ledger.want([table]);
+                    ledger.sweeps.insert(table);
+                    swept.push(table);
+                    taken.push(request);
+                }
+                Err(reason) => request.answer(Err(reason)),
+            }
+        }
+        Ok((taken, swept))
     }
 
     /// Looks at the server, says what is not as expected, and makes the publication where there is none.
@@ -210,68 +240,18 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The journal's position must be a place in this server's log that the slot has not passed.
-    fn ensure_same_history(
-        &self,
-        stream: &mut Connection,
-        held: &PgPosition,
-        identity: Identity,
-        inspection: &Inspection,
-    ) -> Result<(), CaptureError> {
-        if held.system_id != identity.system_id {
-            let reason = format!("it is of system {}, the server is system {}", held.system_id, identity.system_id);
-            return Err(self.misfit(
-                reason,
-                "point the url at the server that was read, or have `syncline replay --reread` copy this one's tables",
-            ));
-        }
-        if held.timeline != identity.timeline {
-            self.ensure_ancestor(stream, held, identity)?;
-        }
-        let confirmed = inspection.slot.as_ref().map(|slot| slot.confirmed).unwrap_or_default();
-        if confirmed > held.end {
-            let reason = format!(
-                "the slot {:?} was confirmed up to {confirmed}, the journal ends at {}: the changes between are lost to it",
-                self.config.slot, held.end
-            );
-            return Err(self
-                .misfit(reason, "somebody else read the slot; have `syncline replay --reread` copy the tables again"));
-        }
-        Ok(())
-    }
-
-    /// After a failover: the position must lie before the place where the server's timeline left ours.
-    fn ensure_ancestor(
-        &self,
-        stream: &mut Connection,
-        held: &PgPosition,
-        identity: Identity,
-    ) -> Result<(), CaptureError> {
-        let sql = format!("TIMELINE_HISTORY {}", identity.timeline);
-        let rows = stream.query("reading the timeline's history", &sql)?;
-        let history = rows.first().map(|row| row.text(1).to_owned()).unwrap_or_default();
-        let left_at = history.lines().find_map(|line| {
-            let mut fields = line.split_whitespace();
-            let timeline: u32 = fields.next()?.parse().ok()?;
-            (timeline == held.timeline).then(|| fields.next()?.parse::<Lsn>().ok())?
-        });
-        if left_at.is_some_and(|left_at| held.end <= left_at) {
+    /// The journal's position must be one of this server.
+    fn ensure_same_system(&self, held: &PgPosition, identity: Identity) -> Result<(), CaptureError> {
+        if held.system_id == identity.system_id {
             return Ok(());
         }
-        let reason = format!(
-            "it is {} on timeline {}, the server is on timeline {} which left that one {}",
-            held.end,
-            held.timeline,
-            identity.timeline,
-            left_at.map_or("never".to_owned(), |lsn| format!("at {lsn}")),
-        );
         Err(self.misfit(
-            reason,
-            "the new primary lacks changes that were read; have `syncline replay --reread` copy its tables",
+            format!("it is of system {}, the server is system {}", held.system_id, identity.system_id),
+            "point the url at the server that was read, or have `syncline replay --reread` copy this one's tables",
         ))
     }
 
-    fn misfit(&self, reason: String, remedy: &'static str) -> CaptureError {
+    pub(super) fn misfit(&self, reason: String, remedy: &'static str) -> CaptureError {
         CaptureError::Position { source_id: self.config.source.clone(), reason, remedy }
     }
 }
@@ -329,7 +309,7 @@ fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
 }
 
 /// Creates the slot and gives its position.
-fn create_slot(stream: &mut Connection, slot: &str) -> Result<Lsn, CaptureError> {
+pub(super) fn create_slot(stream: &mut Connection, slot: &str) -> Result<Lsn, CaptureError> {
     const DURING: &str = "creating the slot";
     let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", quote_identifier(slot));
     let rows = stream.command(DURING, &sql)?;

@@ -27,7 +27,7 @@ fn a_slot_is_dropped_before_the_log_that_is_kept_for_it_fills_the_disk() {
         reader.has_ended()
     });
     let error = reader.end().unwrap_err().to_string();
-    assert!(error.contains("MiB of log, more than slot_max") && error.contains("--reread"), "{error}");
+    assert!(error.contains("MiB of log, more than slot_max") && error.contains("restart"), "{error}");
 
     let (progress, stop) = (Progress::default(), StopSignal::default());
     let held = log.resume().unwrap().position;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use syncline_capture::postgres::{Host, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls};
+use syncline_capture::postgres::{Host, LogGap, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls};
 use syncline_schemas::ident::SourceId;
 
 /// How long a test waits for what must happen.
@@ -116,6 +116,7 @@ impl Server {
             keys: std::collections::BTreeMap::new(),
             slot_warn: u64::MAX,
             slot_max: None,
+            log_gap: LogGap::Repair,
         };
         let database = Database { server: Arc::clone(self), name, config };
         database.sql(sql);

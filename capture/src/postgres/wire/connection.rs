@@ -297,7 +297,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::postgres::config::{SnapshotMode, SpecialValues};
+    use crate::postgres::config::{LogGap, SnapshotMode, SpecialValues};
     use crate::postgres::pattern::TablePatterns;
 
     /// A server that sends this to whoever connects, and nothing after it.
@@ -328,6 +328,7 @@ mod tests {
             keys: std::collections::BTreeMap::new(),
             slot_warn: u64::MAX,
             slot_max: None,
+            log_gap: LogGap::Repair,
         }
     }
 
