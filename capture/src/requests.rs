@@ -72,6 +72,11 @@ impl Request {
         self.is_own || Arc::strong_count(&self.answer) > 1
     }
 
+    /// True where the reader asks itself.
+    pub(crate) const fn is_own(&self) -> bool {
+        self.is_own
+    }
+
     pub(crate) fn answer(self, given: Result<(), String>) {
         *self.answer.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(given);
         self.answer.changed.notify_all();

@@ -6,7 +6,7 @@
 //! decode/                pgoutput and COPY text to Arrow; pure
 //! catalog, types         the tables as the server describes them
 //! publication            what of them the server gives
-//! scope, mark            which tables are read, and whether they are still what they were
+//! scope, mark            which tables are read (candidates: of which), and whether they are still what they were
 //! preflight, check       what must hold, and the DBA's script
 //! session, gap           connect, inspect, create, copy or continue; what to do where the log has a gap
 //! copy/                  the tables, piece by piece while the stream waits
@@ -14,6 +14,7 @@
 //! watch                  the tables meanwhile
 //! ```
 
+mod candidates;
 mod catalog;
 mod check;
 mod config;
@@ -24,6 +25,7 @@ mod finding;
 pub mod fuzz;
 mod gap;
 mod guard;
+mod log_end;
 mod lsn;
 mod mark;
 mod pace;

@@ -127,6 +127,15 @@ pub(crate) fn create_publication_sql(config: &PostgresConfig, tables: &[CatalogT
     )
 }
 
+/// The SQL that adds tables to the publication.
+pub(crate) fn add_tables_sql(config: &PostgresConfig, tables: &[&CatalogTable]) -> String {
+    format!(
+        "ALTER PUBLICATION {} ADD TABLE {};",
+        quote_identifier(&config.publication),
+        tables.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ")
+    )
+}
+
 struct Report {
     findings: Vec<Finding>,
 }
@@ -277,8 +286,13 @@ impl Report {
             self.error(object, message, set(&format!("{option} = true"), &format!("{option} = false")));
         }
         for table in tables.iter().filter(|table| !publication.tables.contains_key(&table.id)) {
+            let object = format!("table {}", table.id);
+            if publication.takes(table) {
+                self.info(object, format!("will be added to the publication {}", config.publication));
+                continue;
+            }
             self.error(
-                format!("table {}", table.id),
+                object,
                 format!("is selected but not in the publication {}", config.publication),
                 Remedy::sql(
                     format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted()),
@@ -293,9 +307,10 @@ impl Report {
             self.add(
                 Severity::Warning,
                 format!("table {}", table.id),
-                "is partitioned: TRUNCATE, DETACH and DROP of a single partition are not in the log, nor are the rows that a \
-                 table held before it was attached",
-                Remedy::advice("empty a partition with DELETE, and fill it through the table; a partition that leaves stops the source"),
+                "is partitioned: TRUNCATE of a single partition is not in the log",
+                Remedy::advice(
+                    "empty a partition with DELETE or by dropping it, or have `syncline snapshot` read the table anew afterwards",
+                ),
             );
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use syncline_schemas::ident::TableId;
 
-use super::catalog::CatalogColumn;
+use super::catalog::{CatalogColumn, CatalogTable};
 use super::wire::{Connection, Row, quote_literal};
 use crate::CaptureError;
 
@@ -16,6 +16,8 @@ pub(crate) struct Publication {
     /// And those that it holds.
     pub(crate) published: Vec<&'static str>,
     pub(crate) via_root: bool,
+    /// The role owns it, and may add tables that it owns as well.
+    pub(crate) is_owned: bool,
     /// Published columns and row filter by table; no columns listed before PostgreSQL 15, where all are.
     pub(crate) tables: HashMap<TableId, PublishedTable>,
 }
@@ -37,6 +39,11 @@ impl PublishedTable {
 }
 
 impl Publication {
+    /// True where a table is to be put into it that is not there: one with a key, which the role owns, as it does the publication.
+    pub(crate) fn takes(&self, table: &CatalogTable) -> bool {
+        self.is_owned && table.is_owned && !self.tables.contains_key(&table.id) && table.key_fault().is_none()
+    }
+
     /// Reads a publication, if it exists.
     pub(crate) fn load(
         connection: &mut Connection,
@@ -48,8 +55,8 @@ impl Publication {
         let rows = connection.query(
             DURING,
             &format!(
-                "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot \
-                 FROM pg_catalog.pg_publication WHERE pubname = {name}"
+                "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, \
+                 pg_catalog.pg_has_role(pubowner, 'USAGE') FROM pg_catalog.pg_publication WHERE pubname = {name}"
             ),
         )?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -78,6 +85,6 @@ impl Publication {
             (TableId::new(row.text(0), row.text(1)), table)
         };
         let tables = tables.iter().map(table).collect();
-        Ok(Some(Self { left_out, published, via_root: row.is_true(4), tables }))
+        Ok(Some(Self { left_out, published, via_root: row.is_true(4), is_owned: row.is_true(5), tables }))
     }
 }

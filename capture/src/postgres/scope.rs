@@ -10,14 +10,15 @@ use std::collections::{HashMap, HashSet};
 use syncline_schemas::ident::TableId;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::candidates::{self, Candidate};
 use super::catalog::{Catalog, CatalogTable};
 use super::config::{PostgresConfig, SnapshotMode};
 use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::mark::Mark;
-use super::wire::{Connection, Row, quote_literal};
+use super::wire::{Connection, quote_literal};
 use crate::CaptureError;
 
-const DURING: &str = "comparing the publication";
+pub(super) const DURING: &str = "comparing the publication";
 
 /// The tables that are read.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub(crate) struct Scope {
     tables: Vec<ReadTable>,
     /// Numbers of those that the mark did not hold.
     newcomers: Vec<u32>,
+    /// Numbers of those that are selected and not in the publication.
+    unpublished: Vec<u32>,
 }
 
 /// One of them.
@@ -36,23 +39,19 @@ pub(crate) struct ReadTable {
     pub(crate) id: TableId,
     /// As [`Shape::key`](super::decode::Shape::key) says it.
     pub(crate) key: String,
-    terms: u32,
+    pub(super) terms: u32,
     /// Of a partitioned table, by number.
-    leaves: Option<Vec<Leaf>>,
+    pub(super) leaves: Option<Vec<Leaf>>,
+    /// The last leaf and the leaves of which its rows are, where partitions have come or gone with rows since: until the table is
+    /// read anew, which the log does not make up for.
+    pub(super) doubted: Option<[u32; 2]>,
 }
 
 #[derive(Debug, Clone)]
-struct Leaf {
-    oid: u32,
+pub(super) struct Leaf {
+    pub(super) oid: u32,
     /// Was a table of its own before.
-    was_attached: bool,
-}
-
-/// A table of the database, read or not.
-struct Candidate {
-    table: ReadTable,
-    is_selected: bool,
-    is_published: bool,
+    pub(super) was_attached: bool,
 }
 
 impl Scope {
@@ -76,11 +75,28 @@ impl Scope {
         &self.newcomers
     }
 
+    /// Numbers of those that came and are not in the publication.
+    pub(crate) fn unpublished(&self) -> &[u32] {
+        &self.unpublished
+    }
+
+    /// Tables of which partitions have come or gone with rows.
+    pub(crate) fn doubted(&self) -> impl Iterator<Item = &TableId> {
+        self.tables.iter().filter(|table| table.doubted.is_some()).map(|table| &table.id)
+    }
+
+    /// Tables begin to be read anew, as they are now.
+    pub(crate) fn trust(&mut self, read_anew: &[u32]) {
+        let trusted = self.tables.iter_mut().filter(|table| read_anew.contains(&table.oid));
+        trusted.for_each(|table| table.doubted = None);
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         let tables = self.tables.iter().map(|table| [table.oid, hash(&table.id.to_string()), table.terms]);
         let partitioned = self.tables.iter().filter_map(|table| {
             let last = table.leaves.as_ref()?.iter().map(|leaf| leaf.oid).max().unwrap_or(0);
-            Some([table.oid, last, table.leaves_upto(last)])
+            let [last, leaves] = table.doubted.unwrap_or_else(|| [last, table.leaves_upto(last)]);
+            Some([table.oid, last, leaves])
         });
         Mark {
             publication: self.publication,
@@ -98,7 +114,7 @@ impl ReadTable {
     }
 }
 
-fn hash(text: &str) -> u32 {
+pub(super) fn hash(text: &str) -> u32 {
     u32::try_from(xxh3_64(text.as_bytes()) >> 32).expect("32 bits are left")
 }
 
@@ -113,14 +129,15 @@ pub(crate) fn compare(
     before: Option<&Scope>,
 ) -> Result<(Scope, Vec<Finding>), CaptureError> {
     let patterns = hash(&config.tables.to_string());
-    let mut comparison = Comparison { config, before, candidates: Vec::new(), findings: Vec::new() };
+    let mut comparison =
+        Comparison { config, before, candidates: Vec::new(), unpublished: Vec::new(), findings: Vec::new() };
     let Some(publication) = load_publication(connection, &config.publication)? else {
         if held.is_some() {
             comparison.publication("is gone, so changes since then are lost to the source");
         }
         return Ok((Scope { patterns, ..Scope::default() }, comparison.findings));
     };
-    comparison.candidates = load_candidates(connection, catalog, config)?;
+    comparison.candidates = candidates::load(connection, catalog, config)?;
     let mut newcomers = Vec::new();
     let tables = match held {
         None => {
@@ -142,7 +159,8 @@ pub(crate) fn compare(
         }
     };
     comparison.limit(&tables);
-    Ok((Scope { publication, patterns, tables, newcomers }, comparison.findings))
+    let unpublished = comparison.unpublished;
+    Ok((Scope { publication, patterns, tables, newcomers, unpublished }, comparison.findings))
 }
 
 struct Comparison<'a> {
@@ -150,6 +168,7 @@ struct Comparison<'a> {
     before: Option<&'a Scope>,
     /// By number.
     candidates: Vec<Candidate>,
+    unpublished: Vec<u32>,
     findings: Vec<Finding>,
 }
 
@@ -186,7 +205,10 @@ impl Comparison<'_> {
             let table = catalog.table(candidate.table.oid);
             let fault = table.and_then(CatalogTable::key_fault).map(|(fault, _)| fault);
             let message = match (candidate.is_published, fault) {
-                (false, _) => "is selected but not in the publication, and is not read".to_owned(),
+                (false, _) => {
+                    self.unpublished.push(candidate.table.oid);
+                    "is selected but not in the publication, and is not read".to_owned()
+                }
                 (true, Some(fault)) => format!("came after the tables were copied and is not read: it {fault}"),
                 (true, None) if table.is_none_or(|table| !table.is_readable) => {
                     "came after the tables were copied and is not read: the role may not".to_owned()
@@ -268,14 +290,20 @@ impl Comparison<'_> {
             let message = "has another key, row filter, column list or entry in the publication than when it was read";
             return fault(&id, message);
         }
-        let table = now.table.clone();
+        let mut table = now.table.clone();
         if let Some([last, leaves]) = leaves {
-            if table.leaves_upto(*last) != *leaves {
+            let has_changed = table.leaves_upto(*last) != *leaves;
+            let was_joined = table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && leaf.was_attached);
+            if (has_changed || was_joined) && self.config.closes_gaps() {
+                table.doubted = Some([*last, *leaves]);
+                let message =
+                    "lost a partition or took a table in as one, of whose rows the log says nothing: it is read anew";
+                self.add(Severity::Warning, format!("table {id}"), message, Remedy::None);
+            } else if has_changed {
                 let message = "lost a partition or took an older table in as one, which the log does not hold: rows stay \
                                that are gone, or are missing";
                 return fault(&id, message);
-            }
-            if table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && leaf.was_attached) {
+            } else if was_joined {
                 let message = "took a table in as a partition: rows that this held before are not in the log";
                 let remedy = "bring them into the log with an update of them that changes nothing";
                 self.add(Severity::Warning, format!("table {id}"), message, Remedy::advice(remedy));
@@ -300,84 +328,4 @@ fn load_publication(connection: &mut Connection, name: &str) -> Result<Option<u3
     let sql = format!("SELECT oid, xmin FROM pg_catalog.pg_publication WHERE pubname = {name}");
     let rows = connection.query(DURING, &sql)?;
     Ok(rows.first().map(|row| hash(&format!("{} {}", row.text(0), row.text(1)))))
-}
-
-/// All tables of the database. Only rows of the catalog are read, none of which a lock on a table holds up.
-fn load_candidates(
-    connection: &mut Connection,
-    catalog: &Catalog,
-    config: &PostgresConfig,
-) -> Result<Vec<Candidate>, CaptureError> {
-    let (details, of_schema) = if catalog.server_version() >= 150_000 {
-        let of_schema = "LEFT JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid AND s.pnnspid = n.oid";
-        ("s.oid, r.prqual::text, r.prattrs::text", of_schema)
-    } else {
-        ("NULL, NULL, NULL", "")
-    };
-    let rows = connection.query(
-        DURING,
-        &format!(
-            "SELECT c.oid, n.nspname, c.relname, p.puballtables, r.oid, {details} \
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             JOIN pg_catalog.pg_publication p ON p.pubname = {} \
-             LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid {of_schema} \
-             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p' ORDER BY c.oid",
-            quote_literal(&config.publication)
-        ),
-    )?;
-    let candidates: Option<Vec<_>> = rows.iter().map(|row| candidate(row, catalog, config)).collect();
-    let mut candidates =
-        candidates.ok_or_else(|| connection.protocol(DURING, "pg_class holds a number that is none"))?;
-    load_leaves(connection, catalog, &mut candidates)?;
-    Ok(candidates)
-}
-
-fn candidate(row: &Row, catalog: &Catalog, config: &PostgresConfig) -> Option<Candidate> {
-    let oid = row.parsed(0)?;
-    let id = TableId::new(row.text(1), row.text(2));
-    let key = catalog.table(oid).map(|table| catalog.key(&config.source, table)).unwrap_or_default();
-    let terms: Vec<&str> = (3..8).map(|i| row.text(i)).chain([key.as_str()]).collect();
-    Some(Candidate {
-        is_selected: config.tables.matches(&id),
-        is_published: row.is_true(3) || row.get(4).is_some() || row.get(5).is_some(),
-        table: ReadTable { oid, id, terms: hash(&terms.join("\0")), key, leaves: None },
-    })
-}
-
-/// The partitions of the selected tables. One that was created as such is as old as its place among them.
-fn load_leaves(
-    connection: &mut Connection,
-    catalog: &Catalog,
-    candidates: &mut [Candidate],
-) -> Result<(), CaptureError> {
-    let roots: Vec<String> = catalog.partitioned().map(|oid| oid.to_string()).collect();
-    if roots.is_empty() {
-        return Ok(());
-    }
-    let rows = connection.query(
-        DURING,
-        &format!(
-            "WITH RECURSIVE tree(root, oid, attached) AS (\
-               SELECT c.oid, c.oid, false FROM pg_catalog.pg_class c WHERE c.oid IN ({}) UNION ALL \
-               SELECT t.root, i.inhrelid, t.attached OR i.xmin IS DISTINCT FROM a.xmin \
-               FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
-               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
-             SELECT t.root, t.oid, t.attached FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
-             WHERE c.relkind <> 'p' ORDER BY t.oid",
-            roots.join(", ")
-        ),
-    )?;
-    let partitioned: HashSet<u32> = catalog.partitioned().collect();
-    let partitioned = candidates.iter_mut().filter(|candidate| partitioned.contains(&candidate.table.oid));
-    let mut leaves: HashMap<u32, &mut Vec<Leaf>> =
-        partitioned.map(|it| (it.table.oid, it.table.leaves.insert(Vec::new()))).collect();
-    for row in &rows {
-        let (Some(root), Some(oid)) = (row.parsed(0), row.parsed(1)) else {
-            return Err(connection.protocol(DURING, "pg_inherits holds a number that is none"));
-        };
-        if let Some(leaves) = leaves.get_mut(&root) {
-            leaves.push(Leaf { oid, was_attached: row.is_true(2) });
-        }
-    }
-    Ok(())
 }

@@ -115,7 +115,7 @@ impl Session<'_> {
                 None => {}
             }
         }
-        let (mut taken, mut swept) = (Vec::new(), Vec::new());
+        let (mut taken, mut swept, mut has_refused) = (Vec::new(), Vec::new(), false);
         let start = match (&held, gap, intent) {
             (Some(held), Some(gap), _) => {
                 let Closing { start, ledger, swept: all } =
@@ -133,7 +133,7 @@ impl Session<'_> {
                     // From where the server is now it tells of their changes.
                     ledger.target = ledger.target.max(identity.log_end);
                 }
-                (taken, swept) = self.take_requests(&mut queries, &inspection, &mut ledger)?;
+                (taken, swept, has_refused) = self.take_requests(&mut queries, &inspection, &mut ledger)?;
                 (held.end, held.cut, ledger)
             }
             _ => {
@@ -145,10 +145,11 @@ impl Session<'_> {
             }
         };
         let (start, cut, ledger) = start;
+        inspection.scope.trust(&swept);
         let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger, swept)).transpose()?;
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
-        let watch = Watch::new(self, queries, inspection);
+        let watch = Watch::new(self, queries, inspection, !has_refused)?;
         let stream = Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?;
         for request in taken {
             info!(source = %self.config.source, table = %request.table, "reading a table anew");
@@ -157,14 +158,15 @@ impl Session<'_> {
         stream.follow()
     }
 
-    /// Takes up what somebody asked for; gives the tables that begin to be read anew.
+    /// Takes up what somebody asked for; gives the tables that begin to be read anew, and whether one that the reader itself
+    /// doubts does not.
     fn take_requests(
         &self,
         queries: &mut Connection,
         inspection: &Inspection,
         ledger: &mut Option<Ledger>,
-    ) -> Result<(Vec<Request>, Vec<u32>), CaptureError> {
-        let (mut taken, mut swept) = (Vec::new(), Vec::new());
+    ) -> Result<(Vec<Request>, Vec<u32>, bool), CaptureError> {
+        let (mut taken, mut swept, mut has_refused) = (Vec::new(), Vec::new(), false);
         for request in self.requests.take() {
             match admit(queries, &request, inspection, ledger.as_ref())? {
                 Ok(table) => {
@@ -174,10 +176,16 @@ impl Session<'_> {
                     swept.push(table);
                     taken.push(request);
                 }
-                Err(reason) => request.answer(Err(reason)),
+                Err(reason) => {
+                    if request.is_own() {
+                        has_refused = true;
+                        warn!(source = %self.config.source, table = %request.table, reason, "a table is doubted and not read anew");
+                    }
+                    request.answer(Err(reason));
+                }
             }
         }
-        Ok((taken, swept))
+        Ok((taken, swept, has_refused))
     }
 
     /// Looks at the server, says what is not as expected, and makes the publication where there is none.
@@ -190,11 +198,45 @@ impl Session<'_> {
             info!(source = %self.config.source, publication = self.config.publication, "created the publication");
             inspection = preflight::inspect(queries, self.config, intent)?;
             ensure_fit(&self.config.source, &inspection.findings)?;
+        } else if self.publish(queries, &inspection, intent)? {
+            inspection = preflight::inspect(queries, self.config, intent)?;
+            ensure_fit(&self.config.source, &inspection.findings)?;
         }
         for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
         }
         Ok(inspection)
+    }
+
+    /// Puts selected tables into a publication of ours that it does not hold; true where there were any.
+    fn publish(
+        &self,
+        queries: &mut Connection,
+        inspection: &Inspection,
+        intent: Intent<'_>,
+    ) -> Result<bool, CaptureError> {
+        const DURING: &str = "adding tables to the publication";
+        let Some(publication) = &inspection.publication else { return Ok(false) };
+        let missing: Vec<_> = inspection.catalog.tables.iter().filter(|table| publication.takes(table)).collect();
+        // Tables that came are read only where they may be copied.
+        let begins = matches!(intent, Intent::Begin | Intent::BeginAgain);
+        if missing.is_empty() || !(begins || self.config.snapshot == SnapshotMode::Initial) {
+            return Ok(false);
+        }
+        let names = missing.iter().map(|table| table.id.to_string()).collect::<Vec<_>>().join(", ");
+        let (source, publication) = (&self.config.source, &self.config.publication);
+        // Whoever holds a lock on one of them must not hold up the others.
+        queries.command(DURING, "SET lock_timeout = '2s'")?;
+        let added = queries.command(DURING, &preflight::add_tables_sql(self.config, &missing));
+        match added {
+            Ok(_) => info!(%source, publication, tables = names, "added tables to the publication"),
+            Err(error @ CaptureError::Server { .. }) => {
+                warn!(%source, publication, tables = names, %error, "tables are not added to the publication; trying again later");
+            }
+            Err(error) => return Err(error),
+        }
+        queries.command(DURING, "RESET lock_timeout")?;
+        Ok(true)
     }
 
     fn held_position(&self, resume: Option<&Resume>) -> Result<Option<PgPosition>, CaptureError> {

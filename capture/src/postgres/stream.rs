@@ -177,6 +177,9 @@ impl<'a> Stream<'a> {
             if self.has_drained() {
                 return self.end(Outcome::Drained).map(Ended::For);
             }
+            if self.copying.is_none() && !self.decoder.is_in_transaction() {
+                self.watch.ask_for_doubted(self.decoder.end());
+            }
             // What broke off would have to be gone through again.
             let begins = self.watch.has_newcomers() || self.session.requests.is_waiting();
             if begins && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
@@ -444,11 +447,13 @@ impl<'a> Stream<'a> {
 
     /// The position that somebody waits for.
     fn wanted(&self) -> Option<Lsn> {
-        self.copying.as_deref().map(Copying::target).max(self.drain_to)
+        self.copying.as_deref().map(Copying::target).max(self.drain_to).max(self.watch.doubts_upto())
     }
 
     fn has_drained(&self) -> bool {
         self.copying.is_none()
+            && self.watch.doubts_upto().is_none()
+            && !self.session.requests.is_waiting()
             && self.drain_to.is_some_and(|target| self.decoder.end() >= target && !self.decoder.is_in_transaction())
     }
 

@@ -5,6 +5,9 @@
 //! another name or key, or whose name comes with another number, ends the session: rows that are in the log already
 //! would stay under what was theirs.
 //!
+//! Where partitions have come or gone with rows, their table is doubted, and asked to be read anew once the stream is behind
+//! that: what it says before is of the partitions as they were.
+//!
 //! What the log does not tell is looked up once a minute, and soon after the server describes a table again, which it
 //! does when a table or the publication has changed. That the server is too busy to answer is no reason to end.
 
@@ -16,10 +19,14 @@ use syncline_schemas::ident::TableId;
 use tracing::warn;
 
 use super::catalog::Catalog;
+use super::config::{PostgresConfig, SnapshotMode};
 use super::decode::{Relation, Shape};
 use super::finding::{Finding, Severity, ensure_fit};
 use super::guard;
+use super::log_end::{LOG_END, log_end};
+use super::lsn::Lsn;
 use super::preflight::Inspection;
+use super::publication::Publication;
 use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
 use super::session::Session;
 use super::wire::{Connection, Purpose, Row};
@@ -44,14 +51,23 @@ pub(crate) struct Watch<'a> {
     is_hinted: bool,
     has_newcomers: bool,
     found: Vec<Finding>,
+    /// Where the server's log ended when tables were found to be doubted; none without one.
+    doubts_upto: Option<Lsn>,
     /// Bytes of log that the server kept for the slot when that was looked at last.
     kept: Option<u64>,
 }
 
 impl<'a> Watch<'a> {
-    pub(crate) fn new(session: &'a Session<'a>, queries: Connection, inspection: Inspection) -> Self {
+    /// `asks`: doubted tables are asked for at once, and not only when they are looked at again.
+    pub(crate) fn new(
+        session: &'a Session<'a>,
+        mut queries: Connection,
+        inspection: Inspection,
+        asks: bool,
+    ) -> Result<Self, CaptureError> {
         let Inspection { catalog, scope, findings, .. } = inspection;
-        Self {
+        let doubts_upto = if asks { doubts_upto(&scope, &mut queries)? } else { None };
+        Ok(Self {
             session,
             catalog,
             mark: Arc::from(scope.mark().encode()),
@@ -62,7 +78,21 @@ impl<'a> Watch<'a> {
             is_hinted: false,
             has_newcomers: false,
             found: findings,
+            doubts_upto,
             kept: None,
+        })
+    }
+
+    /// Where the stream has to come before doubted tables can be read anew; none without one.
+    pub(crate) const fn doubts_upto(&self) -> Option<Lsn> {
+        self.doubts_upto
+    }
+
+    /// Asks to have doubted tables read anew, where the stream has come that far.
+    pub(crate) fn ask_for_doubted(&mut self, reached: Lsn) {
+        if self.doubts_upto.is_some_and(|upto| reached >= upto) {
+            self.doubts_upto = None;
+            self.scope.doubted().for_each(|table| self.session.requests.ask_again(table.clone()));
         }
     }
 
@@ -131,12 +161,15 @@ impl<'a> Watch<'a> {
         let config = self.session.config;
         let held = self.scope.mark();
         let before = std::mem::take(&mut self.scope);
-        let (progress, mut kept) = (self.session.progress, None);
+        let (progress, mut kept, mut upto, mut is_awaited) = (self.session.progress, None, None, false);
         let compared = self.with_queries(|catalog, queries| {
             queries.within(LOOK_TIMEOUT, |queries| {
                 kept = guard::look(queries, config, progress)?;
                 *catalog = Catalog::load(queries, config, catalog.server_version())?;
-                scope::compare(queries, catalog, config, Some(&held), Some(&before))
+                let compared = scope::compare(queries, catalog, config, Some(&held), Some(&before))?;
+                upto = doubts_upto(&compared.0, queries)?;
+                is_awaited = takes_more(&compared.0, catalog, config, queries)?;
+                Ok(compared)
             })
         });
         let (scope, found) = match compared {
@@ -160,14 +193,14 @@ impl<'a> Watch<'a> {
         for finding in warnings.filter(|finding| !self.found.contains(finding)) {
             warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
         }
-        self.has_newcomers = !scope.newcomers().is_empty();
+        self.has_newcomers = is_awaited || !scope.newcomers().is_empty();
         if self.has_newcomers {
             // They are read from the next session on.
             self.scope = before;
             return Ok(());
         }
         self.mark = Arc::from(scope.mark().encode());
-        (self.scope, self.found) = (scope, found);
+        (self.scope, self.found, self.doubts_upto) = (scope, found, upto);
         Ok(())
     }
 
@@ -208,4 +241,30 @@ impl<'a> Watch<'a> {
             remedy: WITHOUT_IT.to_owned(),
         }
     }
+}
+
+/// Where the server's log ends, behind all that made tables doubted; none where there are none.
+fn doubts_upto(scope: &Scope, queries: &mut Connection) -> Result<Option<Lsn>, CaptureError> {
+    const DURING: &str = "looking where the log ends";
+    if scope.doubted().next().is_none() {
+        return Ok(None);
+    }
+    let rows = queries.query(DURING, &format!("SELECT {LOG_END}"))?;
+    let end = rows.first().and_then(log_end);
+    end.map(Some).ok_or_else(|| queries.protocol(DURING, "the server has no position"))
+}
+
+/// True where tables came that another session would put into the publication.
+fn takes_more(
+    scope: &Scope,
+    catalog: &Catalog,
+    config: &PostgresConfig,
+    queries: &mut Connection,
+) -> Result<bool, CaptureError> {
+    if scope.unpublished().is_empty() || config.snapshot == SnapshotMode::Never {
+        return Ok(false);
+    }
+    let publication = Publication::load(queries, &config.publication, catalog.server_version())?;
+    let mut came = scope.unpublished().iter().filter_map(|oid| catalog.table(*oid));
+    Ok(publication.is_some_and(|publication| came.any(|table| publication.takes(table))))
 }

@@ -12,6 +12,7 @@ mod log;
 mod matrix;
 mod model;
 mod network;
+mod partitions;
 mod refusals;
 mod restart;
 mod security;

@@ -174,6 +174,31 @@ fn a_table_that_comes_later_is_copied_beside_the_stream_and_one_without_a_key_st
     assert!(log.followed().iter().filter(reads).all(|frame| !frame.txn_end), "a copied frame is not whole");
 }
 
+#[test]
+fn a_table_that_comes_later_is_put_into_a_publication_of_ours() {
+    let database = Server::shared().database(TWO);
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    database.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later SELECT generate_series(1, 100); CREATE TABLE keyless (a int)");
+    let mut id = 0;
+    eventually("its rows", || {
+        id += 1;
+        // The server describes the table again, which is the hint.
+        database.sql(&format!("ALTER TABLE u ALTER id SET STATISTICS {}; INSERT INTO u VALUES ({id})", id % 100));
+        log.rows().iter().filter(|row| row.table == "public.later").count() == 101
+    });
+    database.sql("INSERT INTO later VALUES (1000); DELETE FROM later WHERE id = 7");
+    eventually("what is written later", || {
+        log.state_beside().keys().filter(|(table, _)| table == "public.later").count() == 100
+            && log.rows().iter().any(|row| row.table == "public.later" && row.op == Op::Delete)
+    });
+    reader.stop();
+    let published =
+        "SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'syncline'";
+    assert_eq!(database.sql(published), "later,t,u");
+}
+
 const PARTITIONED: &str = "
     CREATE TABLE t (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
     CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
@@ -197,7 +222,7 @@ fn partitions_come_and_are_written_to_as_they_please() {
 }
 
 #[test]
-fn a_partition_that_leaves_stops_the_source_because_the_log_does_not_say_so() {
+fn a_partition_that_leaves_stops_a_source_that_may_not_copy_because_the_log_does_not_say_so() {
     let (database, log) = read(&format!("{PARTITIONED}; {NEXT_PARTITION}"));
     let mut running = database.config.clone();
     running.drain_to = None;

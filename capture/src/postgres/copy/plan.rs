@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::ledger::Piece;
 use crate::CaptureError;
 use crate::postgres::decode::Shape;
-use crate::postgres::lsn::Lsn;
 use crate::postgres::wire::{Connection, quote_identifier, quote_literal};
 
 pub(super) const DURING: &str = "copying the tables";
@@ -118,20 +117,6 @@ impl Table {
     }
 }
 
-/// A position in the server's log as a stream reaches it: one right behind the header of an empty page is that page's begin.
-///
-/// `pg_current_wal_insert_lsn` gives where the next record will begin (`XLogBytePosToRecPtr` in `xlog.c`), and what is sent
-/// ends where the last one did. Headers have 24 bytes, the first of a segment 40.
-pub(super) fn reached(lsn: Lsn, page: u64, segment: u64) -> Lsn {
-    const SHORT: u64 = 24;
-    const LONG: u64 = 40;
-    match lsn.0 {
-        at if segment > 0 && at % segment == LONG => Lsn(at - LONG),
-        at if page > 0 && at % page == SHORT => Lsn(at - SHORT),
-        _ => lsn,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use syncline_schemas::ident::{SourceId, TableId};
@@ -175,14 +160,5 @@ mod tests {
             "COPY (SELECT \"v\", \"b\", \"a\" FROM ONLY \"s\".\"t\" WHERE (v > 0 OR v < -1) AND (\"a\", \"b\") > ('1', \
              'o''h') ORDER BY \"a\", \"b\" LIMIT 100000) TO STDOUT"
         );
-    }
-
-    #[test]
-    fn an_empty_page_is_not_waited_for() {
-        let (page, segment) = (8192, 16 << 20);
-        assert_eq!(reached(Lsn(3 * page + 24), page, segment), Lsn(3 * page));
-        assert_eq!(reached(Lsn(2 * segment + 40), page, segment), Lsn(2 * segment));
-        assert_eq!(reached(Lsn(3 * page + 40), page, segment), Lsn(3 * page + 40), "a record may end there");
-        assert_eq!(reached(Lsn(3 * page + 100), page, segment), Lsn(3 * page + 100));
     }
 }

@@ -7,10 +7,11 @@ use crossbeam_channel::Sender;
 use syncline_schemas::frame::Op;
 
 use super::ledger::{Key, Piece};
-use super::plan::{DURING, KEYS, SIGNATURE, Table, reached};
+use super::plan::{DURING, KEYS, SIGNATURE, Table};
 use super::{Copied, Copying, Message, Round, take};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::decode::{CopyLine, Stamp, TableBuilder};
+use crate::postgres::log_end::{LOG_END, log_end};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::scope::WITHOUT_IT;
 use crate::postgres::wire::{Connection, Purpose};
@@ -220,18 +221,10 @@ impl<'a> Worker<'a> {
 
     /// Where the server's log ends, and the file of a table.
     fn now(&mut self, oid: u32) -> Result<(Lsn, Option<u32>), CaptureError> {
-        let rows = self.connection.query(
-            DURING,
-            &format!(
-                "SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.current_setting('wal_block_size'), \
-                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')), \
-                 pg_catalog.pg_relation_filenode({oid})"
-            ),
-        )?;
-        let row = rows.first().and_then(|row| Some((row.parsed(0)?, row.parsed(1)?, row.parsed(2)?, row.parsed(3))));
-        let (lsn, page, segment, file): (_, _, _, Option<u32>) =
-            row.ok_or_else(|| self.connection.protocol(DURING, "the server has no position"))?;
-        Ok((reached(lsn, page, segment), file))
+        let rows =
+            self.connection.query(DURING, &format!("SELECT {LOG_END}, pg_catalog.pg_relation_filenode({oid})"))?;
+        let found = rows.first().and_then(|row| Some((log_end(row)?, row.parsed(3))));
+        found.ok_or_else(|| self.connection.protocol(DURING, "the server has no position"))
     }
 
     fn send(&self, message: Message) -> Result<(), CaptureError> {
