@@ -99,7 +99,7 @@ impl Gap {
                     queries.query("dropping the invalidated slot", &sql)?;
                     info!(source = %stream.source(), slot = slot_name, "dropped the invalidated slot");
                 }
-                create_slot(stream, slot_name)?
+                create_slot(stream, slot_name, inspection.catalog.server_version())?
             }
         };
         let all: Vec<u32> = inspection.scope.tables().map(|table| table.oid).collect();

@@ -256,7 +256,7 @@ impl Session<'_> {
     fn begin(&self, stream: &mut Connection, inspection: &Inspection) -> Result<Lsn, CaptureError> {
         let confirmed = match &inspection.slot {
             Some(slot) => slot.confirmed,
-            None => create_slot(stream, &self.config.slot)?,
+            None => create_slot(stream, &self.config.slot, inspection.catalog.server_version())?,
         };
         self.log_shapes(inspection)?;
         Ok(confirmed)
@@ -350,10 +350,12 @@ fn identify(stream: &mut Connection) -> Result<Identity, CaptureError> {
     identity.ok_or_else(|| stream.protocol(DURING, "the answer has another form"))
 }
 
-/// Creates the slot and gives its position.
-pub(super) fn create_slot(stream: &mut Connection, slot: &str) -> Result<Lsn, CaptureError> {
+/// Creates the slot and gives its position. Where the server can, its standbys have the slot too, so that a promoted one goes on
+/// with it.
+pub(super) fn create_slot(stream: &mut Connection, slot: &str, server_version: u32) -> Result<Lsn, CaptureError> {
     const DURING: &str = "creating the slot";
-    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", quote_identifier(slot));
+    let options = if server_version >= 170_000 { "(SNAPSHOT 'nothing', FAILOVER)" } else { "NOEXPORT_SNAPSHOT" };
+    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", quote_identifier(slot));
     let rows = stream.command(DURING, &sql)?;
     let consistent_point = rows.first().and_then(|row| row.parsed(1));
     info!(source = %stream.source(), slot, "created the slot");

@@ -6,6 +6,7 @@ mod anew;
 mod changes;
 mod confirm;
 mod copying;
+mod failover;
 mod gap;
 mod growth;
 mod log;

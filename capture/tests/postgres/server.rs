@@ -73,11 +73,20 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// Where its socket is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
     fn wait_until_it_answers(&self) {
         eventually("the server to start", || self.psql("postgres", "SELECT 1").is_ok());
     }
 
-    fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = Command::new(installed().join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
             .arg("-h")
