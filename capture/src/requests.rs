@@ -1,13 +1,20 @@
 //! What an operator asks of a running reader, taken up between two transactions.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syncline_schemas::ident::TableId;
 
 /// Requests to one source; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Requests(Arc<Mutex<Vec<Request>>>);
+pub struct Requests(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Vec<Request>>,
+    /// Before it the reader asks itself for nothing more.
+    not_before: Mutex<Option<Instant>>,
+}
 
 /// A table is to be read anew.
 #[derive(Debug)]
@@ -63,7 +70,19 @@ impl Requests {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Request>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the reader asked itself for could not be done: a while passes before it asks again.
+    pub(crate) fn hold_back(&self, pause: Duration) {
+        let mut not_before = self.0.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_before = (*not_before).max(Some(Instant::now() + pause));
+    }
+
+    /// True where the reader may ask itself for something.
+    pub(crate) fn may_ask(&self) -> bool {
+        let not_before = self.0.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before.is_none_or(|not_before| Instant::now() >= not_before)
     }
 }
 

@@ -72,12 +72,12 @@ fn load_leaves(
     let rows = connection.query(
         DURING,
         &format!(
-            "WITH RECURSIVE tree(root, oid, attached) AS (\
-               SELECT c.oid, c.oid, false FROM pg_catalog.pg_class c WHERE c.oid IN ({}) UNION ALL \
-               SELECT t.root, i.inhrelid, t.attached OR i.xmin IS DISTINCT FROM a.xmin \
+            "WITH RECURSIVE tree(root, oid, attached, links) AS (\
+               SELECT c.oid, c.oid, false, '' FROM pg_catalog.pg_class c WHERE c.oid IN ({}) UNION ALL \
+               SELECT t.root, i.inhrelid, t.attached OR i.xmin IS DISTINCT FROM a.xmin, t.links || ' ' || i.xmin \
                FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
                LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
-             SELECT t.root, t.oid, t.attached FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
+             SELECT t.root, t.oid, t.attached, t.links FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
              WHERE c.relkind <> 'p' ORDER BY t.oid",
             roots.join(", ")
         ),
@@ -91,7 +91,7 @@ fn load_leaves(
             return Err(connection.protocol(DURING, "pg_inherits holds a number that is none"));
         };
         if let Some(leaves) = leaves.get_mut(&root) {
-            leaves.push(Leaf { oid, was_attached: row.is_true(2) });
+            leaves.push(Leaf { oid, was_attached: row.is_true(2), links: row.text(3).to_owned() });
         }
     }
     Ok(())

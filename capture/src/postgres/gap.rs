@@ -32,8 +32,6 @@ pub(super) struct Gap {
 pub(super) struct Closing {
     pub(super) start: Lsn,
     pub(super) ledger: Ledger,
-    /// Tables that begin to be read anew.
-    pub(super) swept: Vec<u32>,
 }
 
 impl Gap {
@@ -62,6 +60,10 @@ impl Gap {
                 "the new primary lacks changes that were read; have `syncline replay --reread` copy its tables",
             );
         }
+        if held.timeline == identity.timeline && identity.log_end < held.end {
+            let reason = format!("it is {}, the server's log ends at {}", held.end, identity.log_end);
+            return gap(reason, "the server was restored; have `syncline replay --reread` copy its tables");
+        }
         if slot.confirmed > held.end {
             let reason = format!(
                 "the slot {name:?} was confirmed up to {}, the journal ends at {}: the changes between are lost to it",
@@ -73,8 +75,19 @@ impl Gap {
     }
 
     /// The error of a source that is not to close it by itself.
-    pub(super) fn refuse(self, session: &Session<'_>) -> CaptureError {
-        session.misfit(self.reason, self.remedy)
+    pub(super) fn refuse(&self, session: &Session<'_>) -> CaptureError {
+        session.misfit(self.reason.clone(), self.remedy)
+    }
+
+    /// The error of one that cannot be closed.
+    pub(super) fn remains(&self, session: &Session<'_>, error: CaptureError) -> CaptureError {
+        match error {
+            CaptureError::Unfit { object, reason, remedy, .. } => session.misfit(
+                format!("{}, and the tables cannot be read anew: {object} {reason} ({remedy})", self.reason),
+                "mend that, and restart",
+            ),
+            other => other,
+        }
     }
 
     /// Has every table read anew; makes the slot where there is none to be used.
@@ -111,8 +124,7 @@ impl Gap {
             let newcomers = inspection.scope.newcomers();
             ledger.sweeps.extend(all.into_iter().filter(|table| !newcomers.contains(table)));
         }
-        let swept = ledger.sweeps.iter().copied().collect();
-        Ok(Closing { start, ledger, swept })
+        Ok(Closing { start, ledger })
     }
 }
 
@@ -122,6 +134,12 @@ fn timeline_left(
     held: &PgPosition,
     identity: Identity,
 ) -> Result<Option<String>, CaptureError> {
+    if identity.timeline < held.timeline {
+        return Ok(Some(format!(
+            "it is of timeline {}, the server is on timeline {}",
+            held.timeline, identity.timeline
+        )));
+    }
     let sql = format!("TIMELINE_HISTORY {}", identity.timeline);
     let rows = stream.query("reading the timeline's history", &sql)?;
     let history = rows.first().map(|row| row.text(1).to_owned()).unwrap_or_default();

@@ -5,7 +5,7 @@
 //!                 | partitioned u16, each: number u32, last u32, leaves u32
 //! ```
 //! Big-endian; what is no number or count is a hash. Terms are how a table is published and what its key is. Leaves are
-//! the partitions numbered up to the last one; those behind it came later and began empty.
+//! the partitions numbered up to the last one, with what made them partitions; those behind it came later and began empty.
 
 /// Three numbers for a table.
 pub(crate) type Entry = [u32; 3];

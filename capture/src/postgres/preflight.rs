@@ -29,6 +29,11 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// True before it has a position: whoever makes it waits for the transactions that are open, or gave up waiting.
+    pub(crate) fn is_being_made(&self) -> bool {
+        self.confirmed == Lsn::default() && !self.is_lost()
+    }
+
     /// True where the server has removed log that it still needed.
     pub(crate) fn is_lost(&self) -> bool {
         self.wal_status == "lost"
@@ -127,13 +132,9 @@ pub(crate) fn create_publication_sql(config: &PostgresConfig, tables: &[CatalogT
     )
 }
 
-/// The SQL that adds tables to the publication.
-pub(crate) fn add_tables_sql(config: &PostgresConfig, tables: &[&CatalogTable]) -> String {
-    format!(
-        "ALTER PUBLICATION {} ADD TABLE {};",
-        quote_identifier(&config.publication),
-        tables.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ")
-    )
+/// The SQL that adds a table to the publication.
+pub(crate) fn add_table_sql(config: &PostgresConfig, table: &CatalogTable) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(&config.publication), table.quoted())
 }
 
 struct Report {
@@ -295,7 +296,7 @@ impl Report {
                 object,
                 format!("is selected but not in the publication {}", config.publication),
                 Remedy::sql(
-                    format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted()),
+                    add_table_sql(config, table),
                     format!("ALTER PUBLICATION {name} DROP TABLE {};", table.quoted()),
                 ),
             );

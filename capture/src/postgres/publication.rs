@@ -39,9 +39,15 @@ impl PublishedTable {
 }
 
 impl Publication {
-    /// True where a table is to be put into it that is not there: one with a key, which the role owns, as it does the publication.
+    /// True where a table is to be put into it that is not there: one with a key, which the role owns, as it does the publication,
+    /// and which it publishes under its own name.
     pub(crate) fn takes(&self, table: &CatalogTable) -> bool {
-        self.is_owned && table.is_owned && !self.tables.contains_key(&table.id) && table.key_fault().is_none()
+        let is_whole = self.via_root || !table.is_partitioned;
+        self.is_owned
+            && table.is_owned
+            && is_whole
+            && !self.tables.contains_key(&table.id)
+            && table.key_fault().is_none()
     }
 
     /// Reads a publication, if it exists.

@@ -52,6 +52,8 @@ pub(super) struct Leaf {
     pub(super) oid: u32,
     /// Was a table of its own before.
     pub(super) was_attached: bool,
+    /// Transactions that made it a partition: others, where it left meanwhile and came back.
+    pub(super) links: String,
 }
 
 impl Scope {
@@ -85,6 +87,20 @@ impl Scope {
         self.tables.iter().filter(|table| table.doubted.is_some()).map(|table| &table.id)
     }
 
+    /// What is doubted: the tables' numbers with their partitions as they are now.
+    pub(crate) fn doubts(&self) -> Vec<[u32; 2]> {
+        let doubted = self.tables.iter().filter(|table| table.doubted.is_some());
+        doubted.map(|table| [table.oid, table.leaves_upto(u32::MAX)]).collect()
+    }
+
+    /// A table is not read anew after all: where it has partitions, nobody knows any more which of their rows are held.
+    pub(crate) fn distrust(&mut self, oid: u32) {
+        let table = self.tables.iter_mut().find(|table| table.oid == oid && table.leaves.is_some());
+        if let Some(table) = table {
+            table.doubted = Some([0, 0]);
+        }
+    }
+
     /// Tables begin to be read anew, as they are now.
     pub(crate) fn trust(&mut self, read_anew: &[u32]) {
         let trusted = self.tables.iter_mut().filter(|table| read_anew.contains(&table.oid));
@@ -109,8 +125,8 @@ impl Scope {
 
 impl ReadTable {
     fn leaves_upto(&self, last: u32) -> u32 {
-        let known = self.leaves.iter().flatten().map(|leaf| leaf.oid).filter(|oid| *oid <= last);
-        hash(&known.map(|oid| oid.to_string()).collect::<Vec<_>>().join(" "))
+        let known = self.leaves.iter().flatten().filter(|leaf| leaf.oid <= last);
+        hash(&known.map(|leaf| format!("{}{}", leaf.oid, leaf.links)).collect::<Vec<_>>().join(" "))
     }
 }
 

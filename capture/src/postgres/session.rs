@@ -69,6 +69,11 @@ pub fn run(
     }
 }
 
+/// When a table whose partitions came or went is asked for again, after it could not be read.
+pub(super) const DOUBT_AGAIN: Duration = Duration::from_secs(60);
+/// When a table is put into the publication again, after the server refused.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(600);
+
 /// Who answers at the other end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity {
@@ -107,21 +112,14 @@ impl Session<'_> {
         });
         let mut gap = None;
         if let (Some(held), Intent::Continue(mark)) = (&held, intent) {
-            self.ensure_same_system(held, identity)?;
-            gap = Gap::find(self, &mut stream, held, identity, &inspection)?;
-            match gap {
-                Some(gap) if !self.config.closes_gaps() => return Err(gap.refuse(self)),
-                Some(_) => inspection = self.inspect(&mut queries, Intent::Mend(mark))?,
-                None => {}
-            }
+            gap = self.find_gap(&mut queries, &mut stream, held, mark, identity, &mut inspection)?;
         }
-        let (mut taken, mut swept, mut has_refused) = (Vec::new(), Vec::new(), false);
+        let mut taken = Vec::new();
         let start = match (&held, gap, intent) {
             (Some(held), Some(gap), _) => {
-                let Closing { start, ledger, swept: all } =
+                let Closing { start, ledger } =
                     gap.close(&mut queries, &mut stream, held, &inspection, &self.config.slot)?;
                 self.log_shapes(&inspection)?;
-                swept = all;
                 (start, None, Some(ledger))
             }
             (Some(held), None, Intent::Continue(_)) => {
@@ -133,7 +131,7 @@ impl Session<'_> {
                     // From where the server is now it tells of their changes.
                     ledger.target = ledger.target.max(identity.log_end);
                 }
-                (taken, swept, has_refused) = self.take_requests(&mut queries, &inspection, &mut ledger)?;
+                taken = self.take_requests(&mut queries, &inspection, &mut ledger)?;
                 (held.end, held.cut, ledger)
             }
             _ => {
@@ -145,12 +143,13 @@ impl Session<'_> {
             }
         };
         let (start, cut, ledger) = start;
-        inspection.scope.trust(&swept);
-        let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger, swept)).transpose()?;
+        let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger)).transpose()?;
+        inspection.scope.trust(copying.as_ref().map(Copying::swept).unwrap_or_default());
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
-        let watch = Watch::new(self, queries, inspection, !has_refused)?;
-        let stream = Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?;
+        let watch = Watch::new(self, queries, inspection)?;
+        let mut stream = Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?;
+        stream.ensure_starts_at(start)?;
         for request in taken {
             info!(source = %self.config.source, table = %request.table, "reading a table anew");
             request.answer(Ok(()));
@@ -158,34 +157,51 @@ impl Session<'_> {
         stream.follow()
     }
 
-    /// Takes up what somebody asked for; gives the tables that begin to be read anew, and whether one that the reader itself
-    /// doubts does not.
+    /// Takes up what somebody asked for.
     fn take_requests(
         &self,
         queries: &mut Connection,
         inspection: &Inspection,
         ledger: &mut Option<Ledger>,
-    ) -> Result<(Vec<Request>, Vec<u32>, bool), CaptureError> {
-        let (mut taken, mut swept, mut has_refused) = (Vec::new(), Vec::new(), false);
+    ) -> Result<Vec<Request>, CaptureError> {
+        let mut taken = Vec::new();
         for request in self.requests.take() {
             match admit(queries, &request, inspection, ledger.as_ref())? {
                 Ok(table) => {
                     let ledger = ledger.get_or_insert_with(Ledger::beside);
                     ledger.want([table]);
                     ledger.sweeps.insert(table);
-                    swept.push(table);
                     taken.push(request);
                 }
                 Err(reason) => {
                     if request.is_own() {
-                        has_refused = true;
+                        self.requests.hold_back(DOUBT_AGAIN);
                         warn!(source = %self.config.source, table = %request.table, reason, "a table is doubted and not read anew");
                     }
                     request.answer(Err(reason));
                 }
             }
         }
-        Ok((taken, swept, has_refused))
+        Ok(taken)
+    }
+
+    /// Looks for a gap; where it is to be closed, all tables are looked at as ones that are copied.
+    fn find_gap(
+        &self,
+        queries: &mut Connection,
+        stream: &mut Connection,
+        held: &PgPosition,
+        mark: &Mark,
+        identity: Identity,
+        inspection: &mut Inspection,
+    ) -> Result<Option<Gap>, CaptureError> {
+        self.ensure_same_system(held, identity)?;
+        let Some(gap) = Gap::find(self, stream, held, identity, inspection)? else { return Ok(None) };
+        if !self.config.closes_gaps() {
+            return Err(gap.refuse(self));
+        }
+        *inspection = self.inspect(queries, Intent::Mend(mark)).map_err(|error| gap.remains(self, error))?;
+        Ok(Some(gap))
     }
 
     /// Looks at the server, says what is not as expected, and makes the publication where there is none.
@@ -201,6 +217,10 @@ impl Session<'_> {
         } else if self.publish(queries, &inspection, intent)? {
             inspection = preflight::inspect(queries, self.config, intent)?;
             ensure_fit(&self.config.source, &inspection.findings)?;
+        }
+        if inspection.slot.as_ref().is_some_and(preflight::Slot::is_being_made) {
+            let error = io::Error::other("the slot is still being made, which waits for transactions that are open");
+            return Err(queries.lost("looking at the slot", error));
         }
         for finding in inspection.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
@@ -223,17 +243,18 @@ impl Session<'_> {
         if missing.is_empty() || !(begins || self.config.snapshot == SnapshotMode::Initial) {
             return Ok(false);
         }
-        let names = missing.iter().map(|table| table.id.to_string()).collect::<Vec<_>>().join(", ");
         let (source, publication) = (&self.config.source, &self.config.publication);
         // Whoever holds a lock on one of them must not hold up the others.
         queries.command(DURING, "SET lock_timeout = '2s'")?;
-        let added = queries.command(DURING, &preflight::add_tables_sql(self.config, &missing));
-        match added {
-            Ok(_) => info!(%source, publication, tables = names, "added tables to the publication"),
-            Err(error @ CaptureError::Server { .. }) => {
-                warn!(%source, publication, tables = names, %error, "tables are not added to the publication; trying again later");
+        for table in missing {
+            match queries.command(DURING, &preflight::add_table_sql(self.config, table)) {
+                Ok(_) => info!(%source, publication, table = %table.id, "added a table to the publication"),
+                Err(error @ CaptureError::Server { .. }) if !begins => {
+                    self.requests.hold_back(PUBLISH_AGAIN);
+                    warn!(%source, publication, table = %table.id, %error, "a table is not added to the publication; trying again later");
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
         queries.command(DURING, "RESET lock_timeout")?;
         Ok(true)

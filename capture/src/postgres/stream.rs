@@ -126,6 +126,7 @@ impl<'a> Stream<'a> {
             quote_literal(&quote_identifier(&config.publication)),
         );
         connection.start_stream("starting the stream", &sql)?;
+        session.progress.server_end_lsn.store(start.identity.log_end.0, std::sync::atomic::Ordering::Relaxed);
         let now = Instant::now();
         let mut decoder = Decoder::new(config.source.clone(), config.special_values, start.start, start.cut);
         if start.copying.is_some() {
@@ -162,6 +163,19 @@ impl<'a> Stream<'a> {
             stream.hand_over_with(beginning)?;
         }
         Ok(stream)
+    }
+
+    /// Between the look at the slot and the start somebody may have moved it; from now on nobody can.
+    pub(crate) fn ensure_starts_at(&mut self, start: Lsn) -> Result<(), CaptureError> {
+        let slot = quote_literal(&self.session.config.slot);
+        let sql = format!("SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot}");
+        let rows = self.watch.ask("looking where the stream starts", &sql)?;
+        let confirmed: Lsn = rows.first().and_then(|row| row.parsed(0)).unwrap_or_default();
+        if confirmed <= start {
+            return Ok(());
+        }
+        let error = io::Error::other("the slot was moved on while the stream was started");
+        Err(self.connection.lost(DURING, error))
     }
 
     /// Follows the log until it is stopped or has drained.
@@ -285,6 +299,10 @@ impl<'a> Stream<'a> {
         if !self.may_copy()? {
             return Ok(());
         }
+        let again = copying.beginning_again(self.session, self.decoder.end())?;
+        if !again.is_empty() {
+            self.hand_over_with(again)?;
+        }
         copying.round(self.session, self.decoder.end(), &mut |copied| {
             if let Some(copied) = copied {
                 self.append_copied(&copying, copied)?;
@@ -319,6 +337,7 @@ impl<'a> Stream<'a> {
     /// Hands rows that were copied to the log, at the place where the stream waits.
     fn append_copied(&mut self, copying: &Copying, copied: Copied) -> Result<(), CaptureError> {
         let Copied { batch, counts, bytes } = copied;
+        copying.take_given_up().into_iter().for_each(|table| self.watch.distrust(table));
         let frame = self.frame(self.decoder.end(), None, Some(copying), vec![batch]);
         self.last_offset = self.session.log.append(LogEntry::Frame(frame))?;
         self.progress().observe_frame(&counts);
@@ -355,6 +374,7 @@ impl<'a> Stream<'a> {
     fn hand_over_with(&mut self, mut batches: Vec<TableBatch>) -> Result<(), CaptureError> {
         let moved = self.decoder.take_moved();
         if let Some(copying) = &self.copying {
+            copying.take_given_up().into_iter().for_each(|table| self.watch.distrust(table));
             moved.into_iter().for_each(|(table, key)| copying.read_also(table, key));
         }
         let piece = self.decoder.take()?;

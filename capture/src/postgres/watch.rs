@@ -28,7 +28,7 @@ use super::lsn::Lsn;
 use super::preflight::Inspection;
 use super::publication::Publication;
 use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
-use super::session::Session;
+use super::session::{DOUBT_AGAIN, Session};
 use super::wire::{Connection, Purpose, Row};
 use crate::{CaptureError, Class};
 
@@ -53,20 +53,21 @@ pub(crate) struct Watch<'a> {
     found: Vec<Finding>,
     /// Where the server's log ended when tables were found to be doubted; none without one.
     doubts_upto: Option<Lsn>,
+    /// What was doubted then.
+    doubts: Vec<[u32; 2]>,
     /// Bytes of log that the server kept for the slot when that was looked at last.
     kept: Option<u64>,
 }
 
 impl<'a> Watch<'a> {
-    /// `asks`: doubted tables are asked for at once, and not only when they are looked at again.
     pub(crate) fn new(
         session: &'a Session<'a>,
         mut queries: Connection,
         inspection: Inspection,
-        asks: bool,
     ) -> Result<Self, CaptureError> {
         let Inspection { catalog, scope, findings, .. } = inspection;
-        let doubts_upto = if asks { doubts_upto(&scope, &mut queries)? } else { None };
+        let doubts_upto = if session.requests.may_ask() { doubts_upto(&scope, &mut queries)? } else { None };
+        let doubts = scope.doubts();
         Ok(Self {
             session,
             catalog,
@@ -79,6 +80,7 @@ impl<'a> Watch<'a> {
             has_newcomers: false,
             found: findings,
             doubts_upto,
+            doubts,
             kept: None,
         })
     }
@@ -86,6 +88,13 @@ impl<'a> Watch<'a> {
     /// Where the stream has to come before doubted tables can be read anew; none without one.
     pub(crate) const fn doubts_upto(&self) -> Option<Lsn> {
         self.doubts_upto
+    }
+
+    /// A table was to be read anew, and is not.
+    pub(crate) fn distrust(&mut self, table: u32) {
+        self.session.requests.hold_back(DOUBT_AGAIN);
+        self.scope.distrust(table);
+        self.mark = Arc::from(self.scope.mark().encode());
     }
 
     /// Asks to have doubted tables read anew, where the stream has come that far.
@@ -162,13 +171,16 @@ impl<'a> Watch<'a> {
         let held = self.scope.mark();
         let before = std::mem::take(&mut self.scope);
         let (progress, mut kept, mut upto, mut is_awaited) = (self.session.progress, None, None, false);
+        let may_ask = self.session.requests.may_ask();
         let compared = self.with_queries(|catalog, queries| {
             queries.within(LOOK_TIMEOUT, |queries| {
                 kept = guard::look(queries, config, progress)?;
                 *catalog = Catalog::load(queries, config, catalog.server_version())?;
                 let compared = scope::compare(queries, catalog, config, Some(&held), Some(&before))?;
-                upto = doubts_upto(&compared.0, queries)?;
-                is_awaited = takes_more(&compared.0, catalog, config, queries)?;
+                if may_ask {
+                    upto = doubts_upto(&compared.0, queries)?;
+                    is_awaited = takes_more(&compared.0, catalog, config, queries)?;
+                }
                 Ok(compared)
             })
         });
@@ -200,7 +212,12 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         self.mark = Arc::from(scope.mark().encode());
-        (self.scope, self.found, self.doubts_upto) = (scope, found, upto);
+        let doubts = scope.doubts();
+        // A stream that is always behind comes there some time.
+        if self.doubts != doubts || self.doubts_upto.is_none() {
+            self.doubts_upto = upto;
+        }
+        (self.scope, self.found, self.doubts) = (scope, found, doubts);
         Ok(())
     }
 

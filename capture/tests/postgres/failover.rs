@@ -14,7 +14,8 @@ use crate::server::{Server, eventually, run};
 #[test]
 fn a_promoted_standby_has_the_slot_and_nothing_is_read_anew() {
     let primary = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
-    let mut database = primary.database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)");
+    let mut database =
+        primary.database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)");
     if database.sql("SELECT current_setting('server_version_num')::int < 170000") == "t" {
         // Slots of standbys came with PostgreSQL 17.
         return;
@@ -27,7 +28,8 @@ fn a_promoted_standby_has_the_slot_and_nothing_is_read_anew() {
 
     let base = PathBuf::from(format!("{}/base", primary.folder().display()));
     primary.restart(|data| copy(data, &base));
-    let reaches_primary = format!("host={} port={} user=postgres dbname=postgres", primary.folder().display(), primary.port());
+    let reaches_primary =
+        format!("host={} port={} user=postgres dbname=postgres", primary.folder().display(), primary.port());
     let settings = [
         ("wal_level", "logical"),
         ("primary_conninfo", reaches_primary.as_str()),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use syncline_capture::postgres::{DrainTo, LogGap};
+use syncline_capture::postgres::{DrainTo, LogGap, TablePatterns};
 use syncline_capture::{Class, Outcome};
 use syncline_schemas::frame::Op;
 
@@ -170,10 +170,6 @@ fn a_slot_that_is_lost_before_the_first_copy_is_done_has_it_begin_again() {
 fn what_a_new_primary_lacks_is_taken_back() {
     let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
     let (database, log) = copied(&server);
-    let copy = |from: &Path, to: &Path| {
-        let _ = std::fs::remove_dir_all(to);
-        run(Command::new("cp").arg("-a").arg(from).arg(to));
-    };
     server.restart(|data| copy(data, &data.with_file_name("standby")));
     database.sql(UNSEEN);
     drain(&database, &log);
@@ -213,4 +209,72 @@ fn a_role_that_may_not_read_the_tables_any_more_is_told_so_before_a_gap_is_close
     assert!(error.to_string().contains("cannot be read by the role"), "{error}");
     let slots = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", database.config.slot);
     assert_eq!(database.sql(&slots), "0", "no slot is left to keep the log of a source that stands still");
+}
+
+const PARTITIONED: &str = "CREATE TABLE orders (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+     CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (30000);
+     CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (30000) TO (90000);
+     CREATE TABLE lines (id int PRIMARY KEY, note text);
+     INSERT INTO orders SELECT i, 'old' FROM generate_series(1, 60000) i";
+
+fn partitioned() -> (Database, Arc<MemoryLog>) {
+    let mut database = Server::shared().database(PARTITIONED);
+    database.config.tables = TablePatterns::parse(&["public.orders", "public.lines"]).unwrap();
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let log = Arc::new(MemoryLog::default());
+    drain(&database, &log);
+    (database, log)
+}
+
+#[test]
+fn a_gap_is_not_passed_over_because_of_a_table_that_cannot_be_read() {
+    let (mut database, log) = partitioned();
+    let role = format!("reader_{}", database.config.database);
+    database.sql(&format!("CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON orders, orders_1, lines TO {role}"));
+    database.config.user = role.clone();
+    drop_slot(&database);
+    database.sql("DELETE FROM orders WHERE id % 2 = 0");
+    for _ in 0..2 {
+        let error = Reader::start(&database.config, &log).end().unwrap_err();
+        assert!(error.class() == Class::Definite && error.to_string().contains("42501"), "{error}");
+    }
+    database.sql(&format!("GRANT SELECT ON orders_2 TO {role}"));
+    drain(&database, &log);
+    assert_holds_what_the_source_has(&database, &log);
+}
+
+#[test]
+fn a_table_that_moves_while_a_gap_is_closed_is_read_from_the_beginning() {
+    for change in ["VACUUM FULL orders_1", "DROP TABLE orders_1", "ALTER TABLE orders DETACH PARTITION orders_1"] {
+        let (database, log) = partitioned();
+        drop_slot(&database);
+        database.sql("DELETE FROM orders WHERE id % 3 = 0");
+        // Something of it has been read by then.
+        log.fail_at(Some(log.len() + 3));
+        Reader::start(&database.config, &log).end().unwrap_err();
+        log.fail_at(None);
+        database.sql(change);
+        database.sql("DELETE FROM orders WHERE id % 7 = 0");
+        drain(&database, &log);
+        drain(&database, &log);
+        assert_holds_what_the_source_has(&database, &log);
+    }
+}
+
+#[test]
+fn a_server_that_was_restored_to_before_what_was_read_is_noticed() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
+    let (database, log) = copied(&server);
+    server.restart(|data| copy(data, &data.with_file_name("backup")));
+    database.sql(UNSEEN);
+    drain(&database, &log);
+    // On the same timeline, with the slot as it was.
+    server.restart(|data| copy(&data.with_file_name("backup"), data));
+    drain(&database, &log);
+    assert_holds_what_the_source_has(&database, &log);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    run(Command::new("cp").arg("-a").arg(from).arg(to));
 }

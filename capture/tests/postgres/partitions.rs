@@ -125,3 +125,39 @@ fn a_partition_that_the_role_may_not_read_stops_nothing_and_is_read_once_it_may(
     drain(&database, &log);
     assert_equal(&database, &log);
 }
+
+#[test]
+fn a_partition_that_holds_what_cannot_be_taken_is_read_once_that_is_mended() {
+    let mut database = Server::shared().database(
+        "CREATE TABLE t (id int PRIMARY KEY, note text, day date) PARTITION BY RANGE (id);
+         CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (1000);
+         CREATE TABLE older (id int PRIMARY KEY, note text, day date);
+         INSERT INTO t SELECT i, 'first', '2026-01-01' FROM generate_series(1, 100) i;
+         INSERT INTO older VALUES (2000, 'older', 'infinity'), (2001, 'older', '2026-02-02')",
+    );
+    database.config.tables = TablePatterns::parse(&["public.t"]).unwrap();
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let log = Arc::new(MemoryLog::default());
+    drain(&database, &log);
+    database.sql("ALTER TABLE t ATTACH PARTITION older FOR VALUES FROM (2000) TO (3000)");
+    for _ in 0..2 {
+        drain(&database, &log);
+        assert_eq!(sweeps(&log, Op::SweepEnd), 0, "it is not read");
+    }
+    // The source itself may not tell such a value either.
+    database.sql("ALTER TABLE t DETACH PARTITION older");
+    database.sql("UPDATE older SET day = '2026-03-03' WHERE id = 2000");
+    database.sql("ALTER TABLE t ATTACH PARTITION older FOR VALUES FROM (2000) TO (3000)");
+    drain(&database, &log);
+    assert_equal(&database, &log);
+}
+
+#[test]
+fn a_partition_that_left_changed_and_came_back_is_read_anew() {
+    let (database, log) = source();
+    database.sql("ALTER TABLE t DETACH PARTITION t_2");
+    database.sql("DELETE FROM t_2 WHERE id % 2 = 0");
+    database.sql("ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)");
+    drain(&database, &log);
+    assert_equal(&database, &log);
+}

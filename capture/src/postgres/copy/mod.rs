@@ -26,6 +26,7 @@ mod ledger;
 mod plan;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -92,7 +93,7 @@ pub(crate) struct Copying {
     tables: Vec<Table>,
     /// Numbers of those that are read from now on; they may have been read before.
     newcomers: Vec<u32>,
-    /// Numbers of those that begin to be read anew.
+    /// Numbers of those that are read anew and of which nothing is read yet.
     swept: Vec<u32>,
     state: Mutex<State>,
 }
@@ -103,6 +104,10 @@ struct State {
     busy: Vec<(u32, Piece)>,
     /// Something was read in this round.
     has_read: bool,
+    /// Tables that are read anew once more, from the beginning, as soon as nobody reads them.
+    again: BTreeSet<u32>,
+    /// Tables that are not read anew after all, of which nobody was told.
+    given_up: Vec<u32>,
 }
 
 /// What the workers of a round share.
@@ -132,7 +137,6 @@ impl Copying {
         session: &Session<'_>,
         inspection: &Inspection,
         mut ledger: Ledger,
-        swept: Vec<u32>,
     ) -> Result<Self, CaptureError> {
         let Inspection { catalog, publication, scope, .. } = inspection;
         let mut tables = Vec::new();
@@ -158,7 +162,9 @@ impl Copying {
         ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
         info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
         let newcomers = scope.newcomers().to_vec();
-        Ok(Self { tables, newcomers, swept, state: Mutex::new(State { ledger, busy: Vec::new(), has_read: false }) })
+        let swept = ledger.sweeps.iter().copied().filter(|table| ledger.is_wanted(*table)).collect();
+        let state = State { ledger, busy: Vec::new(), has_read: false, again: BTreeSet::new(), given_up: Vec::new() };
+        Ok(Self { tables, newcomers, swept, state: Mutex::new(state) })
     }
 
     /// What of the copy is done, for a position.
@@ -171,9 +177,20 @@ impl Copying {
         self.state().ledger.read_also(table, key);
     }
 
-    /// True where what is held of a table is compared with what comes.
-    fn sweeps(&self, table: u32) -> bool {
-        self.state().ledger.sweeps.contains(&table)
+    /// True where a table that cannot be read is no reason to stop: it is compared with what is held, which is whole without.
+    fn can_be_given_up(&self, table: u32) -> bool {
+        let state = self.state();
+        state.ledger.is_beside && state.ledger.sweeps.contains(&table)
+    }
+
+    /// Tables that were given up since this was asked last.
+    pub(crate) fn take_given_up(&self) -> Vec<u32> {
+        std::mem::take(&mut self.state().given_up)
+    }
+
+    /// Tables that begin to be read anew.
+    pub(crate) fn swept(&self) -> &[u32] {
+        &self.swept
     }
 
     /// True once every piece was read.
@@ -195,6 +212,12 @@ impl Copying {
             if is_void { Some(Op::Truncate) } else { self.swept.contains(&table.oid).then_some(Op::SweepBegin) }
         };
         self.say(session, at, op)
+    }
+
+    /// What is said of tables before they are read anew once more, between two rounds.
+    pub(crate) fn beginning_again(&self, session: &Session<'_>, at: Lsn) -> Result<Vec<TableBatch>, CaptureError> {
+        let again = std::mem::take(&mut self.state().again);
+        self.say(session, at, |table| again.contains(&table.oid).then_some(Op::SweepBegin))
     }
 
     /// What the last frame says of tables: which have been read anew.
@@ -299,26 +322,22 @@ impl Copying {
                 state.ledger.target = state.ledger.target.max(reached);
                 if state.ledger.sweeps.contains(&table) {
                     // What was read of it may have gone with its old place, and would pass for compared.
-                    state.ledger.give_up(table);
-                    self.begin_again(session, table);
+                    state.ledger.begin(table, Vec::new());
+                    state.ledger.want([table]);
+                    state.again.insert(table);
                 } else {
                     state.ledger.begin(table, pieces);
                 }
             }
             Message::GivenUp { table, error } => {
-                self.state().ledger.give_up(table);
+                let mut state = self.state();
+                state.ledger.give_up(table);
+                state.given_up.push(table);
                 let source = &session.config.source;
                 warn!(%source, %error, "a table is not read anew after all; what was delivered of it stays as it is");
             }
         }
         None
-    }
-
-    /// Has a table read anew from the beginning, in a session that says so.
-    fn begin_again(&self, session: &Session<'_>, table: u32) {
-        if let Some(table) = self.tables.iter().find(|known| known.oid == table) {
-            session.requests.ask_again(table.shape.schema.table.clone());
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

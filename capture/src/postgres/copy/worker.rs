@@ -52,7 +52,7 @@ impl<'a> Worker<'a> {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
                 let rest = match worker.read(table, piece) {
-                    Err(error) if error.class() == Class::Definite && copying.sweeps(table.oid) => {
+                    Err(error) if error.class() == Class::Definite && copying.can_be_given_up(table.oid) => {
                         // The connection may be in the middle of it.
                         return worker.send(Message::GivenUp { table: table.oid, error });
                     }
@@ -81,7 +81,8 @@ impl<'a> Worker<'a> {
                         return Ok(Some((table, piece)));
                     }
                 }
-                copying.tables.iter().find(|table| state.ledger.is_wanted(table.oid))
+                let is_free = |table: &&Table| state.ledger.is_wanted(table.oid) && !state.again.contains(&table.oid);
+                copying.tables.iter().find(is_free)
             };
             let Some(table) = fresh else { return Ok(None) };
             let (pieces, reached) = self.pieces(table)?;
