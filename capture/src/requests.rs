@@ -9,11 +9,20 @@ use syncline_schemas::ident::TableId;
 #[derive(Debug, Clone, Default)]
 pub struct Requests(Arc<Shared>);
 
+/// What a reader asks itself for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Own {
+    /// To read a doubted table anew.
+    Reading,
+    /// To put a table into the publication.
+    Publishing,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Vec<Request>>,
-    /// Before it the reader asks itself for nothing more.
-    not_before: Mutex<Option<Instant>>,
+    /// Before them the reader asks itself for nothing more of a kind.
+    not_before: Mutex<[Option<Instant>; 2]>,
 }
 
 /// A table is to be read anew.
@@ -74,15 +83,16 @@ impl Requests {
     }
 
     /// What the reader asked itself for could not be done: a while passes before it asks again.
-    pub(crate) fn hold_back(&self, pause: Duration) {
+    pub(crate) fn hold_back(&self, own: Own, pause: Duration) {
         let mut not_before = self.0.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        *not_before = (*not_before).max(Some(Instant::now() + pause));
+        let kept = &mut not_before[own as usize];
+        *kept = (*kept).max(Some(Instant::now() + pause));
     }
 
     /// True where the reader may ask itself for something.
-    pub(crate) fn may_ask(&self) -> bool {
+    pub(crate) fn may_ask(&self, own: Own) -> bool {
         let not_before = self.0.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        not_before.is_none_or(|not_before| Instant::now() >= not_before)
+        not_before[own as usize].is_none_or(|not_before| Instant::now() >= not_before)
     }
 }
 

@@ -17,8 +17,8 @@ use tracing::{info, warn};
 use super::copy::Ledger;
 use super::lsn::Lsn;
 use super::position::PgPosition;
-use super::preflight::Inspection;
-use super::session::{Identity, Session, create_slot};
+use super::preflight::{Inspection, Slot};
+use super::session::{Identity, Session, create_slot, is_readable};
 use super::wire::{Connection, quote_literal};
 use crate::CaptureError;
 
@@ -32,6 +32,8 @@ pub(super) struct Gap {
 pub(super) struct Closing {
     pub(super) start: Lsn,
     pub(super) ledger: Ledger,
+    /// Tables that the stream tells of as they are now.
+    pub(super) trusted: Vec<u32>,
 }
 
 impl Gap {
@@ -92,7 +94,7 @@ impl Gap {
 
     /// Has every table read anew; makes the slot where there is none to be used.
     pub(super) fn close(
-        self,
+        &self,
         queries: &mut Connection,
         stream: &mut Connection,
         held: &PgPosition,
@@ -103,6 +105,18 @@ impl Gap {
             source = %stream.source(), reason = self.reason, from = %held.end,
             "changes are lost to the log: reading the tables anew to find out what they were"
         );
+        // A slot that is made and not read would have the server keep its log for nothing.
+        for table in inspection.scope.tables() {
+            if !is_readable(queries, table.oid)? {
+                return Err(CaptureError::Unfit {
+                    source_id: stream.source().clone(),
+                    object: format!("table {}", table.id),
+                    reason: "or a partition of it cannot be read by the role".to_owned(),
+                    remedy: "GRANT SELECT ON it and its partitions, without row security".to_owned(),
+                });
+            }
+        }
+        let is_made = inspection.slot.as_ref().is_none_or(Slot::is_lost);
         let start = match &inspection.slot {
             Some(slot) if !slot.is_lost() => slot.confirmed,
             found => {
@@ -124,7 +138,8 @@ impl Gap {
             let newcomers = inspection.scope.newcomers();
             ledger.sweeps.extend(all.into_iter().filter(|table| !newcomers.contains(table)));
         }
-        Ok(Closing { start, ledger })
+        let trusted = if is_made { ledger.sweeps.iter().copied().collect() } else { Vec::new() };
+        Ok(Closing { start, ledger, trusted })
     }
 }
 

@@ -31,7 +31,7 @@ use super::preflight::{self, Inspection, Intent};
 use super::stream::{Ended, Stream, StreamStart};
 use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
-use crate::requests::Request;
+use crate::requests::{Own, Request};
 use crate::{CaptureError, LogSink, Outcome, Progress, Requests, Resume, State, StopSignal};
 
 /// Reads a PostgreSQL source for one session, until it is stopped, has drained or fails.
@@ -70,7 +70,7 @@ pub fn run(
 }
 
 /// When a table whose partitions came or went is asked for again, after it could not be read.
-pub(super) const DOUBT_AGAIN: Duration = Duration::from_secs(60);
+const DOUBT_AGAIN: Duration = Duration::from_secs(60);
 /// When a table is put into the publication again, after the server refused.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(600);
 
@@ -114,12 +114,14 @@ impl Session<'_> {
         if let (Some(held), Intent::Continue(mark)) = (&held, intent) {
             gap = self.find_gap(&mut queries, &mut stream, held, mark, identity, &mut inspection)?;
         }
-        let mut taken = Vec::new();
+        let (mut taken, mut trusted) = (Vec::new(), Vec::new());
         let start = match (&held, gap, intent) {
             (Some(held), Some(gap), _) => {
-                let Closing { start, ledger } =
-                    gap.close(&mut queries, &mut stream, held, &inspection, &self.config.slot)?;
+                let Closing { start, ledger, trusted: all } = gap
+                    .close(&mut queries, &mut stream, held, &inspection, &self.config.slot)
+                    .map_err(|error| gap.remains(self, error))?;
                 self.log_shapes(&inspection)?;
+                trusted = all;
                 (start, None, Some(ledger))
             }
             (Some(held), None, Intent::Continue(_)) => {
@@ -131,7 +133,7 @@ impl Session<'_> {
                     // From where the server is now it tells of their changes.
                     ledger.target = ledger.target.max(identity.log_end);
                 }
-                taken = self.take_requests(&mut queries, &inspection, &mut ledger)?;
+                (taken, trusted) = self.take_requests(&mut queries, &inspection, &mut ledger)?;
                 (held.end, held.cut, ledger)
             }
             _ => {
@@ -144,7 +146,7 @@ impl Session<'_> {
         };
         let (start, cut, ledger) = start;
         let copying = ledger.map(|ledger| Copying::new(self, &inspection, ledger)).transpose()?;
-        inspection.scope.trust(copying.as_ref().map(Copying::swept).unwrap_or_default());
+        inspection.scope.trust(&trusted);
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let watch = Watch::new(self, queries, inspection)?;
@@ -157,32 +159,34 @@ impl Session<'_> {
         stream.follow()
     }
 
-    /// Takes up what somebody asked for.
+    /// Takes up what somebody asked for; gives the tables that the reader itself asked for, which it does once the stream is behind
+    /// what made them doubted.
     fn take_requests(
         &self,
         queries: &mut Connection,
         inspection: &Inspection,
         ledger: &mut Option<Ledger>,
-    ) -> Result<Vec<Request>, CaptureError> {
-        let mut taken = Vec::new();
+    ) -> Result<(Vec<Request>, Vec<u32>), CaptureError> {
+        let (mut taken, mut trusted) = (Vec::new(), Vec::new());
         for request in self.requests.take() {
             match admit(queries, &request, inspection, ledger.as_ref())? {
                 Ok(table) => {
                     let ledger = ledger.get_or_insert_with(Ledger::beside);
                     ledger.want([table]);
                     ledger.sweeps.insert(table);
+                    trusted.extend(request.is_own().then_some(table));
                     taken.push(request);
                 }
                 Err(reason) => {
                     if request.is_own() {
-                        self.requests.hold_back(DOUBT_AGAIN);
+                        self.requests.hold_back(Own::Reading, DOUBT_AGAIN);
                         warn!(source = %self.config.source, table = %request.table, reason, "a table is doubted and not read anew");
                     }
                     request.answer(Err(reason));
                 }
             }
         }
-        Ok(taken)
+        Ok((taken, trusted))
     }
 
     /// Looks for a gap; where it is to be closed, all tables are looked at as ones that are copied.
@@ -250,7 +254,7 @@ impl Session<'_> {
             match queries.command(DURING, &preflight::add_table_sql(self.config, table)) {
                 Ok(_) => info!(%source, publication, table = %table.id, "added a table to the publication"),
                 Err(error @ CaptureError::Server { .. }) if !begins => {
-                    self.requests.hold_back(PUBLISH_AGAIN);
+                    self.requests.hold_back(Own::Publishing, PUBLISH_AGAIN);
                     warn!(%source, publication, table = %table.id, %error, "a table is not added to the publication; trying again later");
                 }
                 Err(error) => return Err(error),
@@ -330,14 +334,7 @@ fn admit(
         let reason = format!("{} is not read: tables are named with their schema, as in public.orders", request.table);
         return Ok(Err(reason));
     };
-    // Partitions are read by themselves, and rights on them are their own.
-    let sql = format!(
-        "SELECT bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT')), bool_or(pg_catalog.row_security_active(c.oid)) \
-         FROM pg_catalog.pg_class c WHERE c.oid = {oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree({oid}))",
-        oid = table.oid
-    );
-    let rights = queries.query("looking at the rights on a table", &sql)?;
-    let is_readable = rights.first().is_some_and(|row| row.is_true(0) && !row.is_true(1));
+    let is_readable = is_readable(queries, table.oid)?;
     Ok(match ledger {
         Some(ledger) if !ledger.is_beside => Err("the tables of the source are being copied already".to_owned()),
         Some(ledger) if ledger.sweeps.contains(&table.oid) || ledger.is_wanted(table.oid) => {
@@ -351,6 +348,16 @@ fn admit(
         }
         _ => Ok(table.oid),
     })
+}
+
+/// Whether all rows of a table can be read. Partitions are read by themselves, and rights on them are their own.
+pub(super) fn is_readable(queries: &mut Connection, table: u32) -> Result<bool, CaptureError> {
+    let sql = format!(
+        "SELECT bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT')), bool_or(pg_catalog.row_security_active(c.oid)) \
+         FROM pg_catalog.pg_class c WHERE c.oid = {table} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree({table}))"
+    );
+    let rights = queries.query("looking at the rights on a table", &sql)?;
+    Ok(rights.first().is_some_and(|row| row.is_true(0) && !row.is_true(1)))
 }
 
 const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";

@@ -28,14 +28,17 @@ use super::lsn::Lsn;
 use super::preflight::Inspection;
 use super::publication::Publication;
 use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
-use super::session::{DOUBT_AGAIN, Session};
+use super::session::Session;
 use super::wire::{Connection, Purpose, Row};
+use crate::requests::Own;
 use crate::{CaptureError, Class};
 
 /// How long a change that nothing hints at can go on unseen.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Vacuuming makes the server describe tables again, too: not more often than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// When a table that could not be read anew is asked for again.
+const GIVEN_UP_AGAIN: Duration = Duration::from_secs(3600);
 /// The log waits meanwhile, and the server for us.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,7 +69,8 @@ impl<'a> Watch<'a> {
         inspection: Inspection,
     ) -> Result<Self, CaptureError> {
         let Inspection { catalog, scope, findings, .. } = inspection;
-        let doubts_upto = if session.requests.may_ask() { doubts_upto(&scope, &mut queries)? } else { None };
+        let doubts_upto =
+            if session.requests.may_ask(Own::Reading) { doubts_upto(&scope, &mut queries)? } else { None };
         let doubts = scope.doubts();
         Ok(Self {
             session,
@@ -92,9 +96,12 @@ impl<'a> Watch<'a> {
 
     /// A table was to be read anew, and is not.
     pub(crate) fn distrust(&mut self, table: u32) {
-        self.session.requests.hold_back(DOUBT_AGAIN);
-        self.scope.distrust(table);
-        self.mark = Arc::from(self.scope.mark().encode());
+        // What cannot be read now will hardly be so in a minute, and all before it is read again.
+        self.session.requests.hold_back(Own::Reading, GIVEN_UP_AGAIN);
+        if self.session.config.closes_gaps() {
+            self.scope.distrust(table);
+            self.mark = Arc::from(self.scope.mark().encode());
+        }
     }
 
     /// Asks to have doubted tables read anew, where the stream has come that far.
@@ -170,17 +177,17 @@ impl<'a> Watch<'a> {
         let config = self.session.config;
         let held = self.scope.mark();
         let before = std::mem::take(&mut self.scope);
+        let requests = self.session.requests;
         let (progress, mut kept, mut upto, mut is_awaited) = (self.session.progress, None, None, false);
-        let may_ask = self.session.requests.may_ask();
         let compared = self.with_queries(|catalog, queries| {
             queries.within(LOOK_TIMEOUT, |queries| {
                 kept = guard::look(queries, config, progress)?;
                 *catalog = Catalog::load(queries, config, catalog.server_version())?;
                 let compared = scope::compare(queries, catalog, config, Some(&held), Some(&before))?;
-                if may_ask {
+                if requests.may_ask(Own::Reading) {
                     upto = doubts_upto(&compared.0, queries)?;
-                    is_awaited = takes_more(&compared.0, catalog, config, queries)?;
                 }
+                is_awaited = requests.may_ask(Own::Publishing) && takes_more(&compared.0, catalog, config, queries)?;
                 Ok(compared)
             })
         });

@@ -236,7 +236,10 @@ fn a_gap_is_not_passed_over_because_of_a_table_that_cannot_be_read() {
     database.sql("DELETE FROM orders WHERE id % 2 = 0");
     for _ in 0..2 {
         let error = Reader::start(&database.config, &log).end().unwrap_err();
-        assert!(error.class() == Class::Definite && error.to_string().contains("42501"), "{error}");
+        assert!(
+            error.class() == Class::Definite && error.to_string().contains("cannot be read by the role"),
+            "{error}"
+        );
     }
     database.sql(&format!("GRANT SELECT ON orders_2 TO {role}"));
     drain(&database, &log);

@@ -168,10 +168,14 @@ fn a_table_that_comes_later_is_copied_beside_the_stream_and_one_without_a_key_st
     let sum: i64 = later.iter().map(|(_, row)| row["n"].as_deref().unwrap().parse::<i64>().unwrap()).sum();
     assert_eq!(sum.to_string(), database.sql("SELECT sum(n) FROM later"));
     assert_eq!(state.keys().filter(|(table, _)| table == "public.u").count(), 39);
-    // Rows of a moment that is still to come are never shown as if they were of their position.
+    // Rows of a moment that is still to come are never shown as if they were of their position; the stream may have reached the moment
+    // of the last ones.
     let reads =
         |frame: &&Frame| frame.batches.iter().any(|batch| &*batch.table.name == "later") && frame.row_count() > 5_000;
-    assert!(log.followed().iter().filter(reads).all(|frame| !frame.txn_end), "a copied frame is not whole");
+    let followed = log.followed();
+    let mut copied = followed.iter().filter(reads);
+    copied.next_back().expect("a copied frame");
+    assert!(copied.all(|frame| !frame.txn_end), "a copied frame is not whole");
 }
 
 #[test]

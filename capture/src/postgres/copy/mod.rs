@@ -188,11 +188,6 @@ impl Copying {
         std::mem::take(&mut self.state().given_up)
     }
 
-    /// Tables that begin to be read anew.
-    pub(crate) fn swept(&self) -> &[u32] {
-        &self.swept
-    }
-
     /// True once every piece was read.
     pub(crate) fn is_read(&self) -> bool {
         self.state().ledger.is_read()

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::ledger::Piece;
 use crate::CaptureError;
 use crate::postgres::decode::Shape;
-use crate::postgres::wire::{Connection, quote_identifier, quote_literal};
+use crate::postgres::wire::{Connection, Row, quote_identifier, quote_literal};
 
 pub(super) const DURING: &str = "copying the tables";
 
@@ -54,14 +54,16 @@ impl Table {
             format!("({})", self.oid)
         };
         let rows = connection.query(DURING, &format!("{PARTS} {oids} ORDER BY c.oid"))?;
-        if rows.is_empty() && !self.is_partitioned {
+        let is_there = |row: &&Row| row.get(1).is_some() && row.get(2).is_some();
+        if rows.iter().filter(is_there).count() == 0 && !self.is_partitioned {
             return Ok(None);
         }
         if rows.len() > PARTS_MAX {
             return Ok(Some(vec![Piece::Keys { after: None, upto: None }]));
         }
         let mut pieces = Vec::new();
-        for row in &rows {
+        // One that is being dropped has no file any more.
+        for row in rows.iter().filter(is_there) {
             let part = (|| {
                 let blocks: u64 = row.parsed(2)?;
                 let outside: u64 = row.parsed(3)?;

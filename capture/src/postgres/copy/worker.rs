@@ -87,8 +87,8 @@ impl<'a> Worker<'a> {
             let Some(table) = fresh else { return Ok(None) };
             let (pieces, reached) = self.pieces(table)?;
             let mut state = copying.state();
-            // Another may have been quicker.
-            if state.ledger.is_wanted(table.oid) {
+            // Another may have been quicker, or found that it moved.
+            if state.ledger.is_wanted(table.oid) && !state.again.contains(&table.oid) {
                 state.ledger.begin(table.oid, pieces);
                 state.ledger.target = state.ledger.target.max(reached);
             }
