@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{
-    DrainTo, LogGap, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url,
+    DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url,
 };
 use syncline_capture::{CaptureError, LogSink, Progress, Requests, StopSignal};
 use syncline_schemas::frame::LogEntry;
@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         password,
         tls,
         tables: TablePatterns::parse(&[tables])?,
+        mapped: Mapped::default(),
         slot: slot.clone(),
         publication: publication.clone(),
         snapshot: SnapshotMode::Never,

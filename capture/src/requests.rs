@@ -1,5 +1,6 @@
 //! What an operator asks of a running reader, taken up between two transactions.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,20 +10,18 @@ use syncline_schemas::ident::TableId;
 #[derive(Debug, Clone, Default)]
 pub struct Requests(Arc<Shared>);
 
-/// What a reader asks itself for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Own {
-    /// To read a doubted table anew.
-    Reading,
-    /// To put a table into the publication.
-    Publishing,
+/// A table that a reader doubts, with a hash of how it was when it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    pub(crate) table: u32,
+    pub(crate) seen: u32,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Vec<Request>>,
-    /// Before them the reader asks itself for nothing more of a kind.
-    not_before: Mutex<[Option<Instant>; 2]>,
+    /// By number of a table: before it the reader does not try again by itself what it could not do with it.
+    not_before: Mutex<HashMap<u32, Instant>>,
 }
 
 /// A table is to be read anew.
@@ -30,8 +29,8 @@ struct Shared {
 pub(crate) struct Request {
     pub(crate) table: TableId,
     answer: Arc<Answer>,
-    /// The reader asks itself, and nobody waits.
-    is_own: bool,
+    /// Why the reader asks itself, and nobody waits.
+    own: Option<Doubt>,
 }
 
 /// What becomes of a request; whoever waits for it may give up.
@@ -49,7 +48,7 @@ impl Requests {
     /// Why it has not begun.
     pub fn read_anew(&self, table: TableId, patience: Duration) -> Result<(), String> {
         let answer = Arc::new(Answer::default());
-        self.waiting().push(Request { table, answer: Arc::clone(&answer), is_own: false });
+        self.waiting().push(Request { table, answer: Arc::clone(&answer), own: None });
         let given = answer.given.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut given, _) = answer
             .changed
@@ -61,9 +60,9 @@ impl Requests {
         })
     }
 
-    /// Asks for what was begun once more, from the beginning.
-    pub(crate) fn ask_again(&self, table: TableId) {
-        self.waiting().push(Request { table, answer: Arc::default(), is_own: true });
+    /// A reader asks itself to read a table anew that it doubts.
+    pub(crate) fn doubt(&self, table: TableId, doubt: Doubt) {
+        self.waiting().push(Request { table, answer: Arc::default(), own: Some(doubt) });
     }
 
     /// True where somebody waits.
@@ -82,28 +81,30 @@ impl Requests {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the reader asked itself for could not be done: a while passes before it asks again.
-    pub(crate) fn hold_back(&self, own: Own, pause: Duration) {
+    /// What the reader wanted to do with a table by itself could not be done: a while passes before it tries again.
+    pub(crate) fn hold_back(&self, table: u32, pause: Duration) {
         let mut not_before = self.0.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = &mut not_before[own as usize];
-        *kept = (*kept).max(Some(Instant::now() + pause));
+        let (until, now) = (Instant::now() + pause, Instant::now());
+        not_before.retain(|_, until| *until > now);
+        let kept = not_before.entry(table).or_insert(until);
+        *kept = (*kept).max(until);
     }
 
-    /// True where the reader may ask itself for something.
-    pub(crate) fn may_ask(&self, own: Own) -> bool {
+    /// True where the reader may do something with a table by itself.
+    pub(crate) fn may_try(&self, table: u32) -> bool {
         let not_before = self.0.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        not_before[own as usize].is_none_or(|not_before| Instant::now() >= not_before)
+        not_before.get(&table).is_none_or(|not_before| Instant::now() >= *not_before)
     }
 }
 
 impl Request {
     fn is_wanted(&self) -> bool {
-        self.is_own || Arc::strong_count(&self.answer) > 1
+        self.own.is_some() || Arc::strong_count(&self.answer) > 1
     }
 
-    /// True where the reader asks itself.
-    pub(crate) const fn is_own(&self) -> bool {
-        self.is_own
+    /// Why the reader asks itself, where it does.
+    pub(crate) const fn own(&self) -> Option<Doubt> {
+        self.own
     }
 
     pub(crate) fn answer(self, given: Result<(), String>) {

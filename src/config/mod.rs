@@ -125,6 +125,9 @@ impl Config {
             .section("mappings", faults)
             .map(|section| read_mappings(section, folder, &document, faults))
             .unwrap_or_default();
+        for source in sources.iter_mut().flatten() {
+            source.serve(&mappings);
+        }
         let sinks: Vec<_> = root
             .sections("sinks", faults)
             .into_iter()

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    self, DrainTo, LogGap, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
+    self, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
 use syncline_schemas::ident::{Position, SEEDS, SourceId, TableId};
 use syncline_schemas::secret::Secret;
 use syncline_schemas::table::TableSchema;
+use syncline_transform::mapping::Mapping;
 
 use super::Faults;
 use super::section::Section;
@@ -50,6 +51,14 @@ impl SourceConfig {
         match self {
             Self::Postgres(_) => postgres::begin_again(position),
             Self::Seeds(_) => seeds::begin_again(position, now_us),
+        }
+    }
+
+    /// Has it know which of its tables are of use.
+    pub(super) fn serve(&mut self, mappings: &[Mapping]) {
+        if let Self::Postgres(config) = self {
+            let (mappings, source) = (mappings.to_vec(), config.source.clone());
+            config.mapped = Mapped::by(move |table| mappings.iter().any(|mapping| mapping.reads(&source, table)));
         }
     }
 
@@ -130,6 +139,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
         password: password.map(Secret::new).or(server.password),
         tls,
         tables,
+        mapped: Mapped::default(),
         keys,
         slot,
         publication,

@@ -55,11 +55,12 @@ fn candidate(row: &Row, catalog: &Catalog, config: &PostgresConfig) -> Option<Ca
     Some(Candidate {
         is_selected: config.tables.matches(&id),
         is_published: row.is_true(3) || row.get(4).is_some() || row.get(5).is_some(),
-        table: ReadTable { oid, id, terms: hash(&terms.join("\0")), key, leaves: None, doubted: None },
+        table: ReadTable { oid, id, terms: hash(&terms.join("\0")), key, leaves: None, is_doubted: false },
     })
 }
 
-/// The partitions of the selected tables. One that was created as such is as old as its place among them.
+/// The partitions of the selected tables. One that was created as such is as old as its place among them; where both are of one
+/// transaction, attaching is the command that wrote its columns anew.
 fn load_leaves(
     connection: &mut Connection,
     catalog: &Catalog,
@@ -74,7 +75,10 @@ fn load_leaves(
         &format!(
             "WITH RECURSIVE tree(root, oid, attached, links) AS (\
                SELECT c.oid, c.oid, false, '' FROM pg_catalog.pg_class c WHERE c.oid IN ({}) UNION ALL \
-               SELECT t.root, i.inhrelid, t.attached OR i.xmin IS DISTINCT FROM a.xmin, t.links || ' ' || i.xmin \
+               SELECT t.root, i.inhrelid, t.attached OR i.xmin IS DISTINCT FROM a.xmin OR EXISTS (\
+                 SELECT FROM pg_catalog.pg_attribute b \
+                 WHERE b.attrelid = i.inhrelid AND b.attnum > 0 AND b.xmin = i.xmin AND b.cmin = i.cmin), \
+               t.links || ' ' || i.xmin \
                FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
                LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
              SELECT t.root, t.oid, t.attached, t.links FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \

@@ -1,7 +1,9 @@
 //! What the operator says about a PostgreSQL source.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::secret::Secret;
@@ -70,6 +72,30 @@ pub enum DrainTo {
     Lsn(Lsn),
 }
 
+/// Which tables mappings read: all, where nobody says.
+#[derive(Clone, Default)]
+pub struct Mapped(Option<Arc<Reads>>);
+
+/// Whether a table is read.
+type Reads = dyn Fn(&TableId) -> bool + Send + Sync;
+
+impl Mapped {
+    /// Those of which this is true.
+    pub fn by(reads: impl Fn(&TableId) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(reads)))
+    }
+
+    pub(crate) fn reads(&self, table: &TableId) -> bool {
+        self.0.as_ref().is_none_or(|reads| reads(table))
+    }
+}
+
+impl fmt::Debug for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Mapped(..)" } else { "Mapped(all)" })
+    }
+}
+
 /// A PostgreSQL source.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
@@ -89,6 +115,8 @@ pub struct PostgresConfig {
     pub tls: Tls,
     /// Which tables are read.
     pub tables: TablePatterns,
+    /// Which of them a mapping reads.
+    pub mapped: Mapped,
     /// Columns that tell the rows of a table apart, where the server knows no key of it.
     pub keys: BTreeMap<TableId, Vec<String>>,
     /// Name of the replication slot; an existing one is used as found.

@@ -54,6 +54,12 @@ impl Gap {
             let reason = format!("the slot {name:?} was invalidated: the server removed log that it still needed");
             return gap(reason, "drop it, then have `syncline replay --reread` copy the tables again");
         }
+        if identity.timeline < held.timeline {
+            let reason =
+                format!("it is of timeline {}, the server is still on timeline {}", held.timeline, identity.timeline);
+            // An old primary that somebody started again: what it has is older than what was delivered.
+            return Err(session.misfit(reason, "point the url at the primary"));
+        }
         if held.timeline != identity.timeline
             && let Some(reason) = timeline_left(stream, held, identity)?
         {
@@ -62,8 +68,8 @@ impl Gap {
                 "the new primary lacks changes that were read; have `syncline replay --reread` copy its tables",
             );
         }
-        if held.timeline == identity.timeline && identity.log_end < held.end {
-            let reason = format!("it is {}, the server's log ends at {}", held.end, identity.log_end);
+        if held.timeline == identity.timeline && identity.log_end < held.told() {
+            let reason = format!("it is {}, the server's log ends at {}", held.told(), identity.log_end);
             return gap(reason, "the server was restored; have `syncline replay --reread` copy its tables");
         }
         if slot.confirmed > held.end {
@@ -78,16 +84,23 @@ impl Gap {
 
     /// The error of a source that is not to close it by itself.
     pub(super) fn refuse(&self, session: &Session<'_>) -> CaptureError {
-        session.misfit(self.reason.clone(), self.remedy)
+        CaptureError::Unfit {
+            source_id: session.config.source.clone(),
+            object: "the server's log".to_owned(),
+            reason: self.reason.clone(),
+            remedy: self.remedy.to_owned(),
+        }
     }
 
     /// The error of one that cannot be closed.
-    pub(super) fn remains(&self, session: &Session<'_>, error: CaptureError) -> CaptureError {
+    pub(super) fn remains(&self, error: CaptureError) -> CaptureError {
         match error {
-            CaptureError::Unfit { object, reason, remedy, .. } => session.misfit(
-                format!("{}, and the tables cannot be read anew: {object} {reason} ({remedy})", self.reason),
-                "mend that, and restart",
-            ),
+            CaptureError::Unfit { source_id, object, reason, remedy } => CaptureError::Unfit {
+                source_id,
+                object,
+                reason: format!("{reason}; it is to be read anew, because {}", self.reason),
+                remedy,
+            },
             other => other,
         }
     }
@@ -149,11 +162,9 @@ fn timeline_left(
     held: &PgPosition,
     identity: Identity,
 ) -> Result<Option<String>, CaptureError> {
-    if identity.timeline < held.timeline {
-        return Ok(Some(format!(
-            "it is of timeline {}, the server is on timeline {}",
-            held.timeline, identity.timeline
-        )));
+    if held.copy.is_some() {
+        // What was read may have been committed behind the place where the timelines part.
+        return Ok(Some("another server became the primary while tables were read".to_owned()));
     }
     let sql = format!("TIMELINE_HISTORY {}", identity.timeline);
     let rows = stream.query("reading the timeline's history", &sql)?;
@@ -163,12 +174,12 @@ fn timeline_left(
         let timeline: u32 = fields.next()?.parse().ok()?;
         (timeline == held.timeline).then(|| fields.next()?.parse::<Lsn>().ok())?
     });
-    if left_at.is_some_and(|left_at| held.end <= left_at) {
+    if left_at.is_some_and(|left_at| held.told() <= left_at) {
         return Ok(None);
     }
     Ok(Some(format!(
         "it is {} on timeline {}, the server is on timeline {} which left that one {}",
-        held.end,
+        held.told(),
         held.timeline,
         identity.timeline,
         left_at.map_or("never".to_owned(), |lsn| format!("at {lsn}")),

@@ -42,7 +42,7 @@ mod watch;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
-pub use config::{DrainTo, Host, LogGap, PostgresConfig, SnapshotMode, SpecialValues, Tls};
+pub use config::{DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, Tls};
 pub use finding::{Finding, Remedy, Severity};
 pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};

@@ -50,6 +50,13 @@ pub(crate) struct PgPosition {
     pub(crate) copy: Option<Ledger>,
 }
 
+impl PgPosition {
+    /// Behind the last commit of which the log tells something.
+    pub(crate) fn told(&self) -> Lsn {
+        self.cut.map_or(self.end, |cut| self.end.max(Lsn(cut.final_lsn.0 + 1)))
+    }
+}
+
 /// The position of a source whose tables are to be copied again, after what there is of them was taken back.
 ///
 /// # Errors

@@ -128,13 +128,27 @@ pub(crate) fn create_publication_sql(config: &PostgresConfig, tables: &[CatalogT
     format!(
         "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true);",
         quote_identifier(&config.publication),
-        tables.iter().map(CatalogTable::quoted).collect::<Vec<_>>().join(", ")
+        tables.iter().map(alone).collect::<Vec<_>>().join(", ")
     )
 }
 
 /// The SQL that adds a table to the publication.
 pub(crate) fn add_table_sql(config: &PostgresConfig, table: &CatalogTable) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(&config.publication), table.quoted())
+    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(&config.publication), alone(table))
+}
+
+/// The same while nobody writes to the table, as one transaction of the simple protocol.
+///
+/// A server of before May 2025 (14.18, 15.13, 16.9, 17.5) does not tell transactions that are open then that the table is published:
+/// what those write to it that have written to it before is lost, and perhaps more. Nobody has to wait for us, so we do not wait.
+pub(crate) fn publish_sql(config: &PostgresConfig, table: &CatalogTable) -> String {
+    let locked = if table.is_partitioned { table.quoted() } else { alone(table) };
+    format!("LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE NOWAIT; {}", add_table_sql(config, table))
+}
+
+/// A table without those that inherit from it, which are tables of their own.
+fn alone(table: &CatalogTable) -> String {
+    format!("ONLY {}", table.quoted())
 }
 
 struct Report {

@@ -40,12 +40,13 @@ impl PublishedTable {
 
 impl Publication {
     /// True where a table is to be put into it that is not there: one with a key, which the role owns, as it does the publication,
-    /// and which it publishes under its own name.
+    /// and which it publishes under its own name. Partitions have a key of their own only by the primary key of their table.
     pub(crate) fn takes(&self, table: &CatalogTable) -> bool {
         let is_whole = self.via_root || !table.is_partitioned;
         self.is_owned
             && table.is_owned
             && is_whole
+            && (table.has_primary_key || !table.is_partitioned)
             && !self.tables.contains_key(&table.id)
             && table.key_fault().is_none()
     }

@@ -17,6 +17,7 @@ use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::mark::Mark;
 use super::wire::{Connection, quote_literal};
 use crate::CaptureError;
+use crate::requests::Doubt;
 
 pub(super) const DURING: &str = "comparing the publication";
 
@@ -42,10 +43,12 @@ pub(crate) struct ReadTable {
     pub(super) terms: u32,
     /// Of a partitioned table, by number.
     pub(super) leaves: Option<Vec<Leaf>>,
-    /// The last leaf and the leaves of which its rows are, where partitions have come or gone with rows since: until the table is
-    /// read anew, which the log does not make up for.
-    pub(super) doubted: Option<[u32; 2]>,
+    /// Partitions have come or gone with rows, of which the log says nothing: until the table is read anew.
+    pub(super) is_doubted: bool,
 }
+
+/// What a mark says of a table that is doubted: no partitions have this hash, so it stays so.
+const DOUBTED: [u32; 2] = [0, 0];
 
 #[derive(Debug, Clone)]
 pub(super) struct Leaf {
@@ -83,35 +86,32 @@ impl Scope {
     }
 
     /// Tables of which partitions have come or gone with rows.
-    pub(crate) fn doubted(&self) -> impl Iterator<Item = &TableId> {
-        self.tables.iter().filter(|table| table.doubted.is_some()).map(|table| &table.id)
+    pub(crate) fn doubted(&self) -> impl Iterator<Item = &ReadTable> {
+        self.tables.iter().filter(|table| table.is_doubted)
     }
 
-    /// What is doubted: the tables' numbers with their partitions as they are now.
-    pub(crate) fn doubts(&self) -> Vec<[u32; 2]> {
-        let doubted = self.tables.iter().filter(|table| table.doubted.is_some());
-        doubted.map(|table| [table.oid, table.leaves_upto(u32::MAX)]).collect()
+    /// What is doubted.
+    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+        self.doubted().map(ReadTable::doubt).collect()
     }
 
-    /// A table is not read anew after all: where it has partitions, nobody knows any more which of their rows are held.
+    /// Nobody knows any more which rows of a table's partitions are held; one without is not doubted.
     pub(crate) fn distrust(&mut self, oid: u32) {
         let table = self.tables.iter_mut().find(|table| table.oid == oid && table.leaves.is_some());
-        if let Some(table) = table {
-            table.doubted = Some([0, 0]);
-        }
+        table.into_iter().for_each(|table| table.is_doubted = true);
     }
 
     /// Tables begin to be read anew, as they are now.
     pub(crate) fn trust(&mut self, read_anew: &[u32]) {
         let trusted = self.tables.iter_mut().filter(|table| read_anew.contains(&table.oid));
-        trusted.for_each(|table| table.doubted = None);
+        trusted.for_each(|table| table.is_doubted = false);
     }
 
     pub(crate) fn mark(&self) -> Mark {
         let tables = self.tables.iter().map(|table| [table.oid, hash(&table.id.to_string()), table.terms]);
         let partitioned = self.tables.iter().filter_map(|table| {
             let last = table.leaves.as_ref()?.iter().map(|leaf| leaf.oid).max().unwrap_or(0);
-            let [last, leaves] = table.doubted.unwrap_or_else(|| [last, table.leaves_upto(last)]);
+            let [last, leaves] = if table.is_doubted { DOUBTED } else { [last, table.leaves_upto(last)] };
             Some([table.oid, last, leaves])
         });
         Mark {
@@ -124,6 +124,20 @@ impl Scope {
 }
 
 impl ReadTable {
+    /// A doubt about it as it is now.
+    pub(crate) fn doubt(&self) -> Doubt {
+        Doubt { table: self.oid, seen: self.leaves_upto(u32::MAX) }
+    }
+
+    /// Whether it has a partition of this number.
+    pub(crate) fn has_leaf(&self, oid: u32) -> bool {
+        self.leaves.iter().flatten().any(|leaf| leaf.oid == oid)
+    }
+
+    pub(crate) const fn is_partitioned(&self) -> bool {
+        self.leaves.is_some()
+    }
+
     fn leaves_upto(&self, last: u32) -> u32 {
         let known = self.leaves.iter().flatten().filter(|leaf| leaf.oid <= last);
         hash(&known.map(|leaf| format!("{}{}", leaf.oid, leaf.links)).collect::<Vec<_>>().join(" "))
@@ -222,7 +236,9 @@ impl Comparison<'_> {
             let fault = table.and_then(CatalogTable::key_fault).map(|(fault, _)| fault);
             let message = match (candidate.is_published, fault) {
                 (false, _) => {
-                    self.unpublished.push(candidate.table.oid);
+                    if self.config.mapped.reads(id) {
+                        self.unpublished.push(candidate.table.oid);
+                    }
                     "is selected but not in the publication, and is not read".to_owned()
                 }
                 (true, Some(fault)) => format!("came after the tables were copied and is not read: it {fault}"),
@@ -311,18 +327,15 @@ impl Comparison<'_> {
             let has_changed = table.leaves_upto(*last) != *leaves;
             let was_joined = table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && leaf.was_attached);
             if (has_changed || was_joined) && self.config.closes_gaps() {
-                table.doubted = Some([*last, *leaves]);
+                // It stays so where they are as they were again: of the rows between nobody knows.
+                table.is_doubted = true;
                 let message =
                     "lost a partition or took a table in as one, of whose rows the log says nothing: it is read anew";
                 self.add(Severity::Warning, format!("table {id}"), message, Remedy::None);
-            } else if has_changed {
-                let message = "lost a partition or took an older table in as one, which the log does not hold: rows stay \
-                               that are gone, or are missing";
+            } else if has_changed || was_joined {
+                let message = "lost a partition or took a table in as one, which the log does not hold: rows stay that are gone, \
+                               or are missing";
                 return fault(&id, message);
-            } else if was_joined {
-                let message = "took a table in as a partition: rows that this held before are not in the log";
-                let remedy = "bring them into the log with an update of them that changes nothing";
-                self.add(Severity::Warning, format!("table {id}"), message, Remedy::advice(remedy));
             }
         }
         Ok(Some(table))

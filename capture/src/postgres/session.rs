@@ -19,6 +19,7 @@ use syncline_schemas::frame::LogEntry;
 use syncline_schemas::table::TableSchema;
 use tracing::{info, warn};
 
+use super::catalog::CatalogTable;
 use super::check::relations;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
 use super::copy::{Copying, Ledger};
@@ -28,10 +29,11 @@ use super::lsn::Lsn;
 use super::mark::Mark;
 use super::position::PgPosition;
 use super::preflight::{self, Inspection, Intent};
+use super::scope::ReadTable;
 use super::stream::{Ended, Stream, StreamStart};
 use super::watch::Watch;
 use super::wire::{Connection, Purpose, quote_identifier};
-use crate::requests::{Own, Request};
+use crate::requests::Request;
 use crate::{CaptureError, LogSink, Outcome, Progress, Requests, Resume, State, StopSignal};
 
 /// Reads a PostgreSQL source for one session, until it is stopped, has drained or fails.
@@ -71,8 +73,8 @@ pub fn run(
 
 /// When a table whose partitions came or went is asked for again, after it could not be read.
 const DOUBT_AGAIN: Duration = Duration::from_secs(60);
-/// When a table is put into the publication again, after the server refused.
-const PUBLISH_AGAIN: Duration = Duration::from_secs(600);
+/// When a table is put into the publication again, after the server refused or somebody was writing to it.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(60);
 
 /// Who answers at the other end.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +121,7 @@ impl Session<'_> {
             (Some(held), Some(gap), _) => {
                 let Closing { start, ledger, trusted: all } = gap
                     .close(&mut queries, &mut stream, held, &inspection, &self.config.slot)
-                    .map_err(|error| gap.remains(self, error))?;
+                    .map_err(|error| gap.remains(error))?;
                 self.log_shapes(&inspection)?;
                 trusted = all;
                 (start, None, Some(ledger))
@@ -159,8 +161,8 @@ impl Session<'_> {
         stream.follow()
     }
 
-    /// Takes up what somebody asked for; gives the tables that the reader itself asked for, which it does once the stream is behind
-    /// what made them doubted.
+    /// Takes up what somebody asked for; gives the tables that the reader itself asked for, once the stream was behind what made them
+    /// doubted, and of which no partition has come or gone since.
     fn take_requests(
         &self,
         queries: &mut Connection,
@@ -174,12 +176,13 @@ impl Session<'_> {
                     let ledger = ledger.get_or_insert_with(Ledger::beside);
                     ledger.want([table]);
                     ledger.sweeps.insert(table);
-                    trusted.extend(request.is_own().then_some(table));
+                    let now = inspection.scope.table(table).map(ReadTable::doubt);
+                    trusted.extend(request.own().filter(|doubt| Some(*doubt) == now).map(|_| table));
                     taken.push(request);
                 }
                 Err(reason) => {
-                    if request.is_own() {
-                        self.requests.hold_back(Own::Reading, DOUBT_AGAIN);
+                    if let Some(doubt) = request.own() {
+                        self.requests.hold_back(doubt.table, DOUBT_AGAIN);
                         warn!(source = %self.config.source, table = %request.table, reason, "a table is doubted and not read anew");
                     }
                     request.answer(Err(reason));
@@ -204,7 +207,7 @@ impl Session<'_> {
         if !self.config.closes_gaps() {
             return Err(gap.refuse(self));
         }
-        *inspection = self.inspect(queries, Intent::Mend(mark)).map_err(|error| gap.remains(self, error))?;
+        *inspection = self.inspect(queries, Intent::Mend(mark)).map_err(|error| gap.remains(error))?;
         Ok(Some(gap))
     }
 
@@ -241,26 +244,27 @@ impl Session<'_> {
     ) -> Result<bool, CaptureError> {
         const DURING: &str = "adding tables to the publication";
         let Some(publication) = &inspection.publication else { return Ok(false) };
-        let missing: Vec<_> = inspection.catalog.tables.iter().filter(|table| publication.takes(table)).collect();
         // Tables that came are read only where they may be copied.
         let begins = matches!(intent, Intent::Begin | Intent::BeginAgain);
+        // One that nobody has use for may be somebody's scratch paper, and gone tomorrow.
+        let may_try =
+            |table: &CatalogTable| begins || self.config.mapped.reads(&table.id) && self.requests.may_try(table.oid);
+        let missing = inspection.catalog.tables.iter().filter(|table| publication.takes(table) && may_try(table));
+        let missing: Vec<_> = missing.collect();
         if missing.is_empty() || !(begins || self.config.snapshot == SnapshotMode::Initial) {
             return Ok(false);
         }
         let (source, publication) = (&self.config.source, &self.config.publication);
-        // Whoever holds a lock on one of them must not hold up the others.
-        queries.command(DURING, "SET lock_timeout = '2s'")?;
         for table in missing {
-            match queries.command(DURING, &preflight::add_table_sql(self.config, table)) {
+            match queries.command(DURING, &preflight::publish_sql(self.config, table)) {
                 Ok(_) => info!(%source, publication, table = %table.id, "added a table to the publication"),
                 Err(error @ CaptureError::Server { .. }) if !begins => {
-                    self.requests.hold_back(Own::Publishing, PUBLISH_AGAIN);
+                    self.requests.hold_back(table.oid, PUBLISH_AGAIN);
                     warn!(%source, publication, table = %table.id, %error, "a table is not added to the publication; trying again later");
                 }
                 Err(error) => return Err(error),
             }
         }
-        queries.command(DURING, "RESET lock_timeout")?;
         Ok(true)
     }
 

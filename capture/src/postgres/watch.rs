@@ -27,11 +27,11 @@ use super::log_end::{LOG_END, log_end};
 use super::lsn::Lsn;
 use super::preflight::Inspection;
 use super::publication::Publication;
-use super::scope::{self, ANOTHER_TABLE, Scope, WITHOUT_IT};
+use super::scope::{self, ANOTHER_TABLE, ReadTable, Scope, WITHOUT_IT};
 use super::session::Session;
 use super::wire::{Connection, Purpose, Row};
-use crate::requests::Own;
-use crate::{CaptureError, Class};
+use crate::requests::Doubt;
+use crate::{CaptureError, Class, Requests};
 
 /// How long a change that nothing hints at can go on unseen.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -39,6 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// When a table that could not be read anew is asked for again.
 const GIVEN_UP_AGAIN: Duration = Duration::from_secs(3600);
+/// What is wrong with a table, where it is not read anew by itself.
+const LEFT_AGAIN: &str = "had a partition that left again: the log holds rows of it that are gone";
 /// The log waits meanwhile, and the server for us.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,6 +52,8 @@ pub(crate) struct Watch<'a> {
     /// Kept between two looks; opened anew after it broke.
     queries: Option<Connection>,
     described: HashSet<u32>,
+    /// The one that was described last: where it has partitions, one of them may follow.
+    last: Option<u32>,
     looked_at: Instant,
     is_hinted: bool,
     has_newcomers: bool,
@@ -57,7 +61,7 @@ pub(crate) struct Watch<'a> {
     /// Where the server's log ended when tables were found to be doubted; none without one.
     doubts_upto: Option<Lsn>,
     /// What was doubted then.
-    doubts: Vec<[u32; 2]>,
+    doubts: Vec<Doubt>,
     /// Bytes of log that the server kept for the slot when that was looked at last.
     kept: Option<u64>,
 }
@@ -69,8 +73,7 @@ impl<'a> Watch<'a> {
         inspection: Inspection,
     ) -> Result<Self, CaptureError> {
         let Inspection { catalog, scope, findings, .. } = inspection;
-        let doubts_upto =
-            if session.requests.may_ask(Own::Reading) { doubts_upto(&scope, &mut queries)? } else { None };
+        let doubts_upto = doubts_upto(&scope, session.requests, &mut queries)?;
         let doubts = scope.doubts();
         Ok(Self {
             session,
@@ -79,6 +82,7 @@ impl<'a> Watch<'a> {
             scope,
             queries: Some(queries),
             described: HashSet::new(),
+            last: None,
             looked_at: Instant::now(),
             is_hinted: false,
             has_newcomers: false,
@@ -97,18 +101,23 @@ impl<'a> Watch<'a> {
     /// A table was to be read anew, and is not.
     pub(crate) fn distrust(&mut self, table: u32) {
         // What cannot be read now will hardly be so in a minute, and all before it is read again.
-        self.session.requests.hold_back(Own::Reading, GIVEN_UP_AGAIN);
+        self.session.requests.hold_back(table, GIVEN_UP_AGAIN);
         if self.session.config.closes_gaps() {
-            self.scope.distrust(table);
-            self.mark = Arc::from(self.scope.mark().encode());
+            self.doubt(table);
         }
+    }
+
+    fn doubt(&mut self, table: u32) {
+        self.scope.distrust(table);
+        self.mark = Arc::from(self.scope.mark().encode());
     }
 
     /// Asks to have doubted tables read anew, where the stream has come that far.
     pub(crate) fn ask_for_doubted(&mut self, reached: Lsn) {
         if self.doubts_upto.is_some_and(|upto| reached >= upto) {
             self.doubts_upto = None;
-            self.scope.doubted().for_each(|table| self.session.requests.ask_again(table.clone()));
+            let asked = self.scope.doubted().filter(|table| self.session.requests.may_try(table.oid));
+            asked.for_each(|table| self.session.requests.doubt(table.id.clone(), table.doubt()));
         }
     }
 
@@ -126,7 +135,11 @@ impl<'a> Watch<'a> {
     pub(crate) fn shape(&mut self, relation: &Relation) -> Result<Option<Shape>, CaptureError> {
         self.is_hinted |= !self.described.insert(relation.id);
         let id = TableId::new(&relation.schema, &relation.name);
+        let last = self.last.replace(relation.id);
         let Some(read) = self.scope.table(relation.id) else {
+            if let Some(root) = last {
+                self.see_partition(root, relation.id)?;
+            }
             // It may be one that came.
             self.is_hinted = true;
             return match self.scope.named(&id) {
@@ -156,6 +169,29 @@ impl<'a> Watch<'a> {
         Ok(Some(shape))
     }
 
+    /// Sees a partition before the rows of it: one that leaves again before the next look would leave them here for ever.
+    ///
+    /// The server describes one right behind its root, and other tables wherever they come.
+    fn see_partition(&mut self, root: u32, partition: u32) -> Result<(), CaptureError> {
+        let is_of_root = |scope: &Scope| scope.table(root).is_some_and(|table| table.has_leaf(partition));
+        if !self.scope.table(root).is_some_and(ReadTable::is_partitioned) || is_of_root(&self.scope) {
+            return Ok(());
+        }
+        let is_there = match self.compare()? {
+            Some(of_next_session) => is_of_root(&of_next_session),
+            None => is_of_root(&self.scope),
+        };
+        if !is_there {
+            if !self.session.config.closes_gaps() {
+                let table = self.scope.table(root).map(|table| table.id.clone());
+                return table.map_or(Ok(()), |table| Err(self.unfit(&table, LEFT_AGAIN)));
+            }
+            warn!(source = %self.session.config.source, root, partition, "a partition came and left again: its table is read anew");
+            self.doubt(root);
+        }
+        Ok(())
+    }
+
     /// Compares the tables with the server where that is due.
     pub(crate) fn look(&mut self) -> Result<(), CaptureError> {
         let since = self.looked_at.elapsed();
@@ -169,11 +205,12 @@ impl<'a> Watch<'a> {
                 warn!(%source, %error, "cannot see whether the tables are still published as they were; trying again");
                 Ok(())
             }
-            compared => compared,
+            compared => compared.map(drop),
         }
     }
 
-    fn compare(&mut self) -> Result<(), CaptureError> {
+    /// Compares what is read with the server; gives what another session would read, where that is more.
+    fn compare(&mut self) -> Result<Option<Scope>, CaptureError> {
         let config = self.session.config;
         let held = self.scope.mark();
         let before = std::mem::take(&mut self.scope);
@@ -184,10 +221,8 @@ impl<'a> Watch<'a> {
                 kept = guard::look(queries, config, progress)?;
                 *catalog = Catalog::load(queries, config, catalog.server_version())?;
                 let compared = scope::compare(queries, catalog, config, Some(&held), Some(&before))?;
-                if requests.may_ask(Own::Reading) {
-                    upto = doubts_upto(&compared.0, queries)?;
-                }
-                is_awaited = requests.may_ask(Own::Publishing) && takes_more(&compared.0, catalog, config, queries)?;
+                upto = doubts_upto(&compared.0, requests, queries)?;
+                is_awaited = takes_more(&compared.0, requests, catalog, config, queries)?;
                 Ok(compared)
             })
         });
@@ -216,7 +251,7 @@ impl<'a> Watch<'a> {
         if self.has_newcomers {
             // They are read from the next session on.
             self.scope = before;
-            return Ok(());
+            return Ok(Some(scope));
         }
         self.mark = Arc::from(scope.mark().encode());
         let doubts = scope.doubts();
@@ -225,7 +260,7 @@ impl<'a> Watch<'a> {
             self.doubts_upto = upto;
         }
         (self.scope, self.found, self.doubts) = (scope, found, doubts);
-        Ok(())
+        Ok(None)
     }
 
     fn reload(&mut self) -> Result<(), CaptureError> {
@@ -267,10 +302,10 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Where the server's log ends, behind all that made tables doubted; none where there are none.
-fn doubts_upto(scope: &Scope, queries: &mut Connection) -> Result<Option<Lsn>, CaptureError> {
+/// Where the server's log ends, behind all that made tables doubted; none where nothing is to be done about any now.
+fn doubts_upto(scope: &Scope, requests: &Requests, queries: &mut Connection) -> Result<Option<Lsn>, CaptureError> {
     const DURING: &str = "looking where the log ends";
-    if scope.doubted().next().is_none() {
+    if !scope.doubted().any(|table| requests.may_try(table.oid)) {
         return Ok(None);
     }
     let rows = queries.query(DURING, &format!("SELECT {LOG_END}"))?;
@@ -281,6 +316,7 @@ fn doubts_upto(scope: &Scope, queries: &mut Connection) -> Result<Option<Lsn>, C
 /// True where tables came that another session would put into the publication.
 fn takes_more(
     scope: &Scope,
+    requests: &Requests,
     catalog: &Catalog,
     config: &PostgresConfig,
     queries: &mut Connection,
@@ -289,6 +325,7 @@ fn takes_more(
         return Ok(false);
     }
     let publication = Publication::load(queries, &config.publication, catalog.server_version())?;
-    let mut came = scope.unpublished().iter().filter_map(|oid| catalog.table(*oid));
+    let tried = scope.unpublished().iter().filter(|table| requests.may_try(**table));
+    let mut came = tried.filter_map(|oid| catalog.table(*oid));
     Ok(publication.is_some_and(|publication| came.any(|table| publication.takes(table))))
 }

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use syncline_capture::postgres::{Host, LogGap, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls};
+use syncline_capture::postgres::{
+    Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls,
+};
 use syncline_schemas::ident::SourceId;
 
 /// How long a test waits for what must happen.
@@ -116,6 +118,7 @@ impl Server {
             password: None,
             tls: Tls::Disable,
             tables: TablePatterns::parse(&["public.*"]).unwrap(),
+            mapped: Mapped::default(),
             slot: format!("slot_{name}"),
             publication: "syncline".to_owned(),
             snapshot: SnapshotMode::Initial,

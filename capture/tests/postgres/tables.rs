@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use syncline_capture::postgres::{DrainTo, Finding, PostgresConfig, Severity, SnapshotMode, TablePatterns, check};
+use syncline_capture::postgres::{
+    DrainTo, Finding, Mapped, PostgresConfig, Severity, SnapshotMode, TablePatterns, check,
+};
 use syncline_capture::{Class, Outcome};
 use syncline_schemas::frame::{Frame, LogEntry, Op};
 use syncline_schemas::ident::TableId;
@@ -180,11 +182,15 @@ fn a_table_that_comes_later_is_copied_beside_the_stream_and_one_without_a_key_st
 
 #[test]
 fn a_table_that_comes_later_is_put_into_a_publication_of_ours() {
-    let database = Server::shared().database(TWO);
+    let mut database = Server::shared().database(TWO);
+    database.config.mapped = Mapped::by(|table| *table.name != *"scratch");
     let log = Arc::new(MemoryLog::default());
     let reader = Reader::start(&database.config, &log);
     log.wait_for_copy();
     database.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later SELECT generate_series(1, 100); CREATE TABLE keyless (a int)");
+    // A table of its own, of which nobody asked anything; published, it could not be updated any more.
+    database.sql("CREATE TABLE heir (more int) INHERITS (later); INSERT INTO heir VALUES (7, 7)");
+    database.sql("CREATE TABLE scratch (id int PRIMARY KEY)");
     let mut id = 0;
     eventually("its rows", || {
         id += 1;
@@ -197,6 +203,7 @@ fn a_table_that_comes_later_is_put_into_a_publication_of_ours() {
         log.state_beside().keys().filter(|(table, _)| table == "public.later").count() == 100
             && log.rows().iter().any(|row| row.table == "public.later" && row.op == Op::Delete)
     });
+    database.sql("UPDATE heir SET more = 8");
     reader.stop();
     let published =
         "SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'syncline'";

@@ -85,6 +85,11 @@ impl Ledger {
         self.wanted.contains(&table)
     }
 
+    /// True where there is something left to read of a table that has been begun.
+    pub(crate) fn is_open(&self, table: u32) -> bool {
+        self.open.contains_key(&table)
+    }
+
     /// True where nothing is left to read.
     pub(crate) fn is_read(&self) -> bool {
         self.wanted.is_empty() && self.open.is_empty()

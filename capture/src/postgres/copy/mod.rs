@@ -314,6 +314,10 @@ impl Copying {
             }
             Message::Moved { table, pieces, reached } => {
                 let mut state = self.state();
+                // Another worker may have given it up.
+                if !state.ledger.is_wanted(table) && !state.ledger.is_open(table) {
+                    return None;
+                }
                 state.ledger.target = state.ledger.target.max(reached);
                 if state.ledger.sweeps.contains(&table) {
                     // What was read of it may have gone with its old place, and would pass for compared.
@@ -327,6 +331,7 @@ impl Copying {
             Message::GivenUp { table, error } => {
                 let mut state = self.state();
                 state.ledger.give_up(table);
+                state.again.remove(&table);
                 state.given_up.push(table);
                 let source = &session.config.source;
                 warn!(%source, %error, "a table is not read anew after all; what was delivered of it stays as it is");
