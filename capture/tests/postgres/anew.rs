@@ -89,3 +89,45 @@ fn a_sweep_that_is_killed_goes_on_where_it_was_and_ends_once() {
     assert_eq!(ends, 2, "one beginning and one end");
     assert_eq!(log.state_beside().len(), 300_000);
 }
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_commit_that_was_told_of_and_that_nobody_can_see_yet_is_not_taken_back() {
+    let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
+    let database = server.database("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)");
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    let told = |table: &str| log.rows().iter().filter(|row| row.table == table && row.op == Op::Insert).count();
+    let set_standby = |name: &str| {
+        database.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        database.sql("SELECT pg_reload_conf()");
+    };
+    set_standby("nobody");
+    std::thread::scope(|scope| {
+        // Whatever fails, nobody waits for ever.
+        let _freed = OnDrop(|| set_standby(""));
+        // Its commit is in the log, and waits for a standby that does not answer.
+        let waiting = scope.spawn(|| database.sql("INSERT INTO t VALUES (1)"));
+        eventually("the log to tell of it", || told("public.t") == 1);
+        assert_eq!(database.sql("SELECT count(*) FROM t"), "0", "nobody sees it");
+        reader.requests.read_anew(TableId::new("public", "t"), PATIENCE).unwrap();
+        for id in 1..=50 {
+            database.sql(&format!("SET synchronous_commit = local; INSERT INTO other VALUES ({id})"));
+        }
+        eventually("the others to go on", || told("public.other") == 50);
+        assert!(!waiting.is_finished() && !log.rows().iter().any(|row| row.op == Op::SweepEnd), "the reading waits");
+        set_standby("");
+        waiting.join().unwrap();
+    });
+    wait_for_end(&log);
+    reader.stop();
+    assert_eq!(log.state_beside().keys().filter(|(table, _)| table == "public.t").count(), 1);
+}

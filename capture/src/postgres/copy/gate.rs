@@ -4,12 +4,11 @@
 //! synchronous standby takes to answer (`RecordTransactionCommit`, `SyncRepWaitForLSN`, then `ProcArrayEndTransaction`). A read
 //! in between would bring back what it deleted. Of those that an earlier session told of nothing is known, nor of what a
 //! transaction did before its table was published: so the first read waits for all that were open when the session began.
+//!
+//! A snapshot ends (`xmax`) behind the last transaction that is complete, not behind the last that began: from there on all are
+//! open for it, and it lists none. Which of them have begun only their locks say.
 
 use super::super::wire::Row;
-
-/// Asks for what a read would see.
-pub(crate) const SNAPSHOT: &str = "SELECT pg_catalog.pg_snapshot_xmin(s), pg_catalog.pg_snapshot_xmax(s), \
-     array_to_string(ARRAY(SELECT pg_catalog.pg_snapshot_xip(s)), ' ') FROM pg_catalog.pg_current_snapshot() AS s";
 
 /// What a session's reads wait for.
 #[derive(Default)]
@@ -19,13 +18,76 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whether a read sees all that was told of; `row` answers [`SNAPSHOT`]. None where it does not read.
+    /// Asks for what a read would see.
+    pub(crate) const fn sql(&self) -> &'static str {
+        const SNAPSHOT: &str = "SELECT pg_catalog.pg_snapshot_xmin(s), pg_catalog.pg_snapshot_xmax(s), \
+             array_to_string(ARRAY(SELECT pg_catalog.pg_snapshot_xip(s)), ' '), '' FROM pg_catalog.pg_current_snapshot() AS s";
+        const WITH_LOCKS: &str = "SELECT pg_catalog.pg_snapshot_xmin(s), pg_catalog.pg_snapshot_xmax(s), \
+             array_to_string(ARRAY(SELECT pg_catalog.pg_snapshot_xip(s)), ' '), \
+             array_to_string(ARRAY(SELECT transactionid FROM pg_catalog.pg_locks \
+             WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted), ' ') \
+             FROM pg_catalog.pg_current_snapshot() AS s";
+        if self.first.is_some() { SNAPSHOT } else { WITH_LOCKS }
+    }
+
+    /// Whether a read sees all that was told of; `row` answers [`Self::sql`]. None where it does not read.
     pub(crate) fn opens(&mut self, row: &Row, told: &[u32]) -> Option<bool> {
         let (oldest, next): (u64, u64) = (row.parsed(0)?, row.parsed(1)?);
-        let first = *self.first.get_or_insert(next);
-        let open = row.text(2).split_whitespace().map(|xid| xid.parse::<u64>().ok()).collect::<Option<Vec<_>>>()?;
-        // The stream says no epoch.
-        let is_told = |xid: &u64| told.iter().any(|told| u64::from(*told) == xid & u64::from(u32::MAX));
-        Some(oldest >= first && !open.iter().any(is_told))
+        let open = row.text(2).split_whitespace().map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        let locked = row.text(3).split_whitespace().map(|xid| xid.parse().ok()).collect::<Option<Vec<u32>>>()?;
+        let last = locked.into_iter().map(|xid| with_epoch(xid, next)).max();
+        let first = *self.first.get_or_insert(last.map_or(next, |last| next.max(last + 1)));
+        let is_seen = |xid: u64| xid < next && !open.contains(&xid);
+        Some(oldest >= first && told.iter().all(|xid| is_seen(with_epoch(*xid, next))))
+    }
+}
+
+/// A transaction's number with its epoch, which the stream and locks do not say: the nearest to one that has it.
+fn with_epoch(xid: u32, near: u64) -> u64 {
+    let base = near & !u64::from(u32::MAX) | u64::from(xid);
+    const HALF: u64 = 1 << 31;
+    const EPOCH: u64 = 1 << 32;
+    match base {
+        ahead if ahead > near + HALF => ahead.saturating_sub(EPOCH),
+        behind if behind + HALF < near => behind + EPOCH,
+        _ => base,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(columns: [&str; 4]) -> Row {
+        Row(columns.into_iter().map(|column| Some(column.to_owned())).collect())
+    }
+
+    #[test]
+    fn a_commit_behind_the_end_of_the_snapshot_is_waited_for() {
+        let mut gate = Gate::default();
+        assert!(gate.sql().contains("pg_locks"));
+        // Number 727 has begun, and nothing is complete that began later.
+        assert_eq!(gate.opens(&row(["727", "727", "", "727"]), &[]), Some(false));
+        assert!(!gate.sql().contains("pg_locks"));
+        assert_eq!(gate.opens(&row(["727", "727", "", ""]), &[]), Some(false));
+        assert_eq!(gate.opens(&row(["727", "730", "727", ""]), &[]), Some(false));
+        assert_eq!(gate.opens(&row(["728", "730", "728", ""]), &[]), Some(true));
+        assert_eq!(gate.opens(&row(["728", "730", "728", ""]), &[727, 729]), Some(true));
+        assert_eq!(gate.opens(&row(["728", "730", "728", ""]), &[728]), Some(false));
+        assert_eq!(gate.opens(&row(["730", "730", "", ""]), &[730]), Some(false));
+    }
+
+    #[test]
+    fn numbers_that_have_begun_anew_are_told_apart() {
+        let epoch = 1 << 32;
+        assert_eq!(with_epoch(5, epoch - 3), epoch + 5);
+        assert_eq!(with_epoch(u32::MAX, epoch + 3), epoch - 1);
+        assert_eq!(with_epoch(7, epoch + 3), epoch + 7);
+        assert_eq!(with_epoch(7, 5), 7);
+        let mut gate = Gate::default();
+        let (next, behind) = ((epoch + 3).to_string(), (epoch - 1).to_string());
+        assert_eq!(gate.opens(&row([&behind, &next, &behind, ""]), &[]), Some(false));
+        assert_eq!(gate.opens(&row([&next, &next, "", ""]), &[u32::MAX, 2]), Some(true));
+        assert_eq!(gate.opens(&row([&next, &next, "", ""]), &[3]), Some(false));
     }
 }

@@ -6,7 +6,7 @@ use syncline_schemas::frame::LogEntry;
 use tracing::info;
 
 use super::{CONFIRM_EVERY, DURING, STATUS_EVERY, Stream};
-use crate::postgres::copy::{Copied, Copying, SNAPSHOT};
+use crate::postgres::copy::{Copied, Copying};
 use crate::{CaptureError, State};
 
 impl Stream<'_> {
@@ -58,7 +58,7 @@ impl Stream<'_> {
             return Ok(false);
         }
         self.asked_at = Some(Instant::now());
-        let rows = self.watch.ask("looking which transactions are open", SNAPSHOT)?;
+        let rows = self.watch.ask("looking which transactions are open", self.gate.sql())?;
         let opens = rows.first().and_then(|row| self.gate.opens(row, self.decoder.told()));
         let opens = opens.ok_or_else(|| self.connection.protocol(DURING, "the server has no snapshot"))?;
         if opens {

@@ -14,7 +14,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A row of a query: every column as the server's text.
 #[derive(Debug, Clone)]
-pub(crate) struct Row(Vec<Option<String>>);
+pub(crate) struct Row(pub(in crate::postgres) Vec<Option<String>>);
 
 impl Row {
     /// Column `i`; empty where it is NULL or not there.
