@@ -1,6 +1,7 @@
 //! The transform alone, on its real state store: rows a second, CPU seconds per million rows, peak memory, by what a mapping does.
 //!
-//! `benches/transform 1000000` folds so many rows in each phase, in frames as a reader cuts them under load. The store lies in
+//! `benches/transform 1000000` folds so many rows in each phase, in frames as a reader cuts them under load; a second number is the
+//! `memory_limit` in MiB. The store lies in
 //! a temporary folder and syncs every step; TMPDIR chooses the disk. Each phase begins with an empty store.
 
 #![allow(dead_code, unused_imports, reason = "parts of the daemon are compiled here; not all of them is used")]
@@ -149,9 +150,9 @@ struct World {
 }
 
 impl World {
-    fn new(sql: &str, entity: &str) -> Outcome<Self> {
+    fn new(memory: u64, sql: &str, entity: &str) -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
-        let store = Store::open(folder.path(), Limits::default())?;
+        let store = Store::open(folder.path(), Limits::within(memory << 20))?;
         let path = format!("erp/{entity}.sql");
         let mapping = Mapping::parse(&path, &path, sql)?;
         let fold = Fold::open(1, vec![mapping], Cursor::default(), &FoldState::new(&store))?;
@@ -201,26 +202,27 @@ fn report(what: &str, rows: i64, seconds: f64, cpu: f64, deltas: u64) {
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let rows: i64 = arguments.first().map_or(Ok(1_000_000), |rows| rows.parse())?;
+    let memory: u64 = arguments.get(1).map_or(Ok(256), |memory| memory.parse())?;
     println!("| | rows | thousand rows/s | CPU s per million | deltas | peak MiB so far |\n|---|---|---|---|---|---|");
-    let mut world = World::new(PASS, "inventory_balance")?;
+    let mut world = World::new(memory, PASS, "inventory_balance")?;
     world.rows(Some("sum of all rows, first seen"), "line", LINE, rows, Op::Insert, 0)?;
     world.rows(Some("the same, changed"), "line", LINE, rows, Op::Update, 1)?;
     world.rows(Some("the same, touched without a change"), "line", LINE, rows, Op::Update, 1)?;
-    let mut world = World::new(EXPRESSIONS, "item")?;
+    let mut world = World::new(memory, EXPRESSIONS, "item")?;
     world.rows(Some("projection of 20 expressions, first seen"), "line", LINE, rows, Op::Insert, 0)?;
     world.rows(Some("the same, changed"), "line", LINE, rows, Op::Update, 1)?;
-    let mut world = World::new(ONE_JOIN, "inventory_balance")?;
+    let mut world = World::new(memory, ONE_JOIN, "inventory_balance")?;
     world.rows(None, "article", MASTER, ARTICLES, Op::Insert, 0)?;
     world.rows(Some("one join, first seen"), "line", LINE, rows, Op::Insert, 0)?;
     world.rows(Some("the same, changed"), "line", LINE, rows, Op::Update, 1)?;
     world.rows(Some("every joined row changed: all rows again"), "article", MASTER, ARTICLES, Op::Update, 1)?;
-    let mut world = World::new(THREE_JOINS, "inventory_balance")?;
+    let mut world = World::new(memory, THREE_JOINS, "inventory_balance")?;
     world.rows(None, "article", MASTER, ARTICLES, Op::Insert, 0)?;
     world.rows(None, "customer", MASTER, 3_000, Op::Insert, 0)?;
     world.rows(None, "head", MASTER, rows / 5 + 1, Op::Insert, 0)?;
     world.rows(Some("three joins, first seen"), "line", LINE, rows, Op::Insert, 0)?;
     world.rows(Some("the same, changed"), "line", LINE, rows, Op::Update, 1)?;
-    let mut world = World::new(ONE_ARTICLE, "inventory_balance")?;
+    let mut world = World::new(memory, ONE_ARTICLE, "inventory_balance")?;
     world.rows(None, "article", MASTER, 1, Op::Insert, 0)?;
     world.rows(None, "line", LINE, rows, Op::Insert, 0)?;
     world.rows(Some("one joined row changed that all rows cite"), "article", MASTER, 1, Op::Update, 1)?;

@@ -40,6 +40,6 @@ pub mod store;
 
 pub use error::JournalError;
 pub use journal::{Journal, OpenLog, TRANSFORM_CURSOR};
-pub use limits::Limits;
+pub use limits::{Limits, MEMORY_MIN};
 pub use log::{Log, LogReader, Record, Resume};
 pub use store::{Bytes, Commit, Durability, Scan, Snapshot, Space, Store};

@@ -1,6 +1,7 @@
 //! Every limit of the journal, with its reason; relations are checked at compile time.
 //!
-//! The daemon must stay under 256 MiB resident, so what the journal may hold in memory is a budget, not a hope:
+//! The daemon must stay under [`MEMORY_MIN`] resident, or what it is given, so what the journal may hold in memory is a budget, not a
+//! hope. With more only the block cache grows:
 //!
 //! ```text
 //! queue of the log             8 MiB   QUEUE_BYTES, and once more while a group is being written
@@ -37,7 +38,10 @@ pub const SOURCES: usize = 256;
 /// head can make us allocate.
 pub const CHECKPOINT_BYTES: u64 = 32 * MIB;
 
-/// 12 MiB of blocks: the hot part of the state's keys; more would come out of the daemon's 256 MiB.
+/// 256 MiB: what the daemon needs with everything at its largest.
+pub const MEMORY_MIN: u64 = 256 * MIB;
+
+/// 12 MiB of blocks: the hot part of the state's keys; more would come out of the daemon's [`MEMORY_MIN`].
 pub const CACHE_BYTES: u64 = 12 * MIB;
 
 /// 128 MiB: how far the store's own write-ahead files may run ahead of its tables; bounds both the disk and the time
@@ -75,6 +79,16 @@ pub struct Limits {
     pub entry_bytes: u64,
     /// Bytes of the store's block cache.
     pub cache_bytes: u64,
+}
+
+impl Limits {
+    /// Those of a daemon that may use so many bytes of memory. Of what is more than it needs three quarters are cache; the allocator keeps
+    /// some of the rest.
+    #[must_use]
+    pub fn within(memory: u64) -> Self {
+        let more = memory.saturating_sub(MEMORY_MIN);
+        Self { cache_bytes: CACHE_BYTES + more / 4 * 3, ..Self::default() }
+    }
 }
 
 impl Default for Limits {

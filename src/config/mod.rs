@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use syncline_journal::MEMORY_MIN;
 use syncline_schemas::ident::SEEDS;
 use syncline_transform::mapping::Mapping;
 
@@ -37,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) log_retention: Duration,
     /// How long a row may wait for a master before it is listed as an exception.
     pub(crate) park_ttl: Duration,
+    /// Bytes that the daemon may use.
+    pub(crate) memory_limit: u64,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) sinks: Vec<SinkConfig>,
@@ -158,6 +161,7 @@ impl Config {
             listen: daemon.listen,
             log_retention: daemon.log_retention,
             park_ttl: daemon.park_ttl,
+            memory_limit: daemon.memory_limit,
             sources: sources.into_iter().collect::<Option<_>>()?,
             mappings,
             sinks: sinks.into_iter().collect::<Option<_>>()?,
@@ -212,6 +216,7 @@ struct Daemon {
     listen: SocketAddr,
     log_retention: Duration,
     park_ttl: Duration,
+    memory_limit: u64,
 }
 
 impl Daemon {
@@ -222,6 +227,7 @@ impl Daemon {
             listen: LISTEN.parse().expect("a constant address"),
             log_retention: LOG_RETENTION,
             park_ttl: PARK_TTL,
+            memory_limit: MEMORY_MIN,
         }
     }
 
@@ -240,12 +246,17 @@ impl Daemon {
             }
             name.value
         });
+        let memory_limit = section.size("memory_limit", faults).unwrap_or(defaults.memory_limit);
+        if memory_limit < MEMORY_MIN {
+            section.fault(faults, "has a memory_limit of less than 256MiB, which the daemon needs");
+        }
         let daemon = Self {
             name,
             data_dir: section.text("data_dir", faults).map_or(defaults.data_dir, |dir| folder.join(dir.value)),
             listen: listen.unwrap_or(defaults.listen),
             log_retention: section.duration("log_retention", faults).unwrap_or(defaults.log_retention),
             park_ttl: section.duration("park_ttl", faults).unwrap_or(defaults.park_ttl),
+            memory_limit,
         };
         section.finish(faults);
         daemon

@@ -96,7 +96,7 @@ impl Pipeline {
     /// Opens the journal and starts every part. Databases that go on where the log stands are read from the moment that it
     /// is open; what begins does so once log, state and mappings are known to be fit, because it changes its server.
     pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
-        let opening = OpenLog::open(&config.data_dir, Limits::default())?;
+        let opening = OpenLog::open(&config.data_dir, Limits::within(config.memory_limit))?;
         let sinks = std::mem::take(&mut config.sinks).into_iter().map(build_sink).collect::<Result<Vec<_>, _>>()?;
         opening.log.on_durable({
             let status = Arc::clone(&status);
