@@ -196,6 +196,8 @@ impl CaptureError {
         match self {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Standby { .. } => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
+            // Somebody will make room.
+            Self::Kept { error, .. } if error.kind() == io::ErrorKind::StorageFull => Class::Transient,
             _ => Class::Definite,
         }
     }
@@ -259,6 +261,18 @@ pub(crate) fn remedy_of_sqlstate(sqlstate: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_a_folder_without_rights_is_not() {
+        let kept = |kind: io::ErrorKind| CaptureError::Kept {
+            source_id: SourceId::new("erp"),
+            verb: "write",
+            path: PathBuf::from("spool/7"),
+            error: kind.into(),
+        };
+        assert_eq!(kept(io::ErrorKind::StorageFull).class(), Class::Transient);
+        assert_eq!(kept(io::ErrorKind::PermissionDenied).class(), Class::Definite);
+    }
 
     #[test]
     fn a_restarting_server_is_tried_again_and_a_wrong_password_is_not() {

@@ -93,6 +93,10 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
     if name == SEEDS {
         section.fault(faults, "has the name of the CSV files of [seeds]; choose another");
     }
+    // Folders have it.
+    if !name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-')) {
+        section.fault(faults, "has a name that is no good for a folder; use letters, digits, _ and -");
+    }
     // Everything is asked for before anything is given up, so that one run shows every fault.
     let kind = section.required_text("type", faults);
     let url = section.required_text("url", faults);

@@ -81,3 +81,13 @@ fn a_pipeline_without_a_name_is_refused_where_the_name_is_set() {
     let text = faults(folder.path(), &["[daemon]\nname = \"\"\n", SOURCE, MAPPINGS, DISCARD]);
     assert!(text.contains("syncline.toml:2: daemon.name is empty"), "{text}");
 }
+
+#[test]
+fn a_source_whose_name_leads_out_of_its_folder_is_refused() {
+    let dir = folder();
+    for name in ["..", "a/b", "a b"] {
+        let section = SOURCE.replace("[sources.erp]", &format!("[sources.\"{name}\"]"));
+        let faults = faults(dir.path(), &[&section, "[sinks.out]\ntype = \"discard\"\n"]);
+        assert!(faults.contains("is no good for a folder"), "{name}: {faults}");
+    }
+}
