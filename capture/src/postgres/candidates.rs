@@ -81,7 +81,7 @@ fn load_leaves(
                t.links || ' ' || i.xmin \
                FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid \
                LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.attnum = -1) \
-             SELECT t.root, t.oid, t.attached, t.links FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
+             SELECT t.root, t.oid, t.attached, t.links, c.relfilenode FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
              WHERE c.relkind <> 'p' ORDER BY t.oid",
             roots.join(", ")
         ),
@@ -95,7 +95,8 @@ fn load_leaves(
             return Err(connection.protocol(DURING, "pg_inherits holds a number that is none"));
         };
         if let Some(leaves) = leaves.get_mut(&root) {
-            leaves.push(Leaf { oid, was_attached: row.is_true(2), links: row.text(3).to_owned() });
+            let (links, file) = (row.text(3).to_owned(), row.text(4).to_owned());
+            leaves.push(Leaf { oid, was_attached: row.is_true(2), links, file });
         }
     }
     Ok(())

@@ -118,7 +118,7 @@ pub(crate) fn inspect(
         None => report.missing_publication(config, &settings, &catalog.tables),
     }
     if intent == Intent::Begin {
-        report.partitions(&judged);
+        report.partitions(config, &judged);
     }
     Ok(Inspection { findings: report.findings, catalog, publication, slot, scope })
 }
@@ -317,7 +317,10 @@ impl Report {
         }
     }
 
-    fn partitions(&mut self, tables: &[&CatalogTable]) {
+    fn partitions(&mut self, config: &PostgresConfig, tables: &[&CatalogTable]) {
+        if config.closes_gaps() {
+            return;
+        }
         for table in tables.iter().filter(|table| table.is_partitioned) {
             self.add(
                 Severity::Warning,

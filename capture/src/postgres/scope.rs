@@ -31,6 +31,8 @@ pub(crate) struct Scope {
     newcomers: Vec<u32>,
     /// Numbers of those that are selected and not in the publication.
     unpublished: Vec<u32>,
+    /// A partition with another file is another one: where that has the table read anew, and does not stop the source.
+    with_files: bool,
 }
 
 /// One of them.
@@ -57,6 +59,8 @@ pub(super) struct Leaf {
     pub(super) was_attached: bool,
     /// Transactions that made it a partition: others, where it left meanwhile and came back.
     pub(super) links: String,
+    /// Its file, which TRUNCATE exchanges without a word in the log. So does whatever writes a table anew.
+    pub(super) file: String,
 }
 
 impl Scope {
@@ -111,7 +115,8 @@ impl Scope {
         let tables = self.tables.iter().map(|table| [table.oid, hash(&table.id.to_string()), table.terms]);
         let partitioned = self.tables.iter().filter_map(|table| {
             let last = table.leaves.as_ref()?.iter().map(|leaf| leaf.oid).max().unwrap_or(0);
-            let [last, leaves] = if table.is_doubted { DOUBTED } else { [last, table.leaves_upto(last)] };
+            let [last, leaves] =
+                if table.is_doubted { DOUBTED } else { [last, table.leaves_upto(last, self.with_files)] };
             Some([table.oid, last, leaves])
         });
         Mark {
@@ -126,7 +131,7 @@ impl Scope {
 impl ReadTable {
     /// A doubt about it as it is now.
     pub(crate) fn doubt(&self) -> Doubt {
-        Doubt { table: self.oid, seen: self.leaves_upto(u32::MAX) }
+        Doubt { table: self.oid, seen: self.leaves_upto(u32::MAX, true) }
     }
 
     /// Whether it has a partition of this number.
@@ -138,9 +143,11 @@ impl ReadTable {
         self.leaves.is_some()
     }
 
-    fn leaves_upto(&self, last: u32) -> u32 {
+    fn leaves_upto(&self, last: u32, with_files: bool) -> u32 {
         let known = self.leaves.iter().flatten().filter(|leaf| leaf.oid <= last);
-        hash(&known.map(|leaf| format!("{}{}", leaf.oid, leaf.links)).collect::<Vec<_>>().join(" "))
+        let text =
+            |leaf: &Leaf| format!("{}{} {}", leaf.oid, leaf.links, if with_files { leaf.file.as_str() } else { "" });
+        hash(&known.map(text).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -190,7 +197,8 @@ pub(crate) fn compare(
     };
     comparison.limit(&tables);
     let unpublished = comparison.unpublished;
-    Ok((Scope { publication, patterns, tables, newcomers, unpublished }, comparison.findings))
+    let with_files = config.closes_gaps();
+    Ok((Scope { publication, patterns, tables, newcomers, unpublished, with_files }, comparison.findings))
 }
 
 struct Comparison<'a> {
@@ -324,13 +332,14 @@ impl Comparison<'_> {
         }
         let mut table = now.table.clone();
         if let Some([last, leaves]) = leaves {
-            let has_changed = table.leaves_upto(*last) != *leaves;
+            let is_as_before = |with_files| table.leaves_upto(*last, with_files) == *leaves;
+            let has_changed = !is_as_before(true) && (self.config.closes_gaps() || !is_as_before(false));
             let was_joined = table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && leaf.was_attached);
             if (has_changed || was_joined) && self.config.closes_gaps() {
                 // It stays so where they are as they were again: of the rows between nobody knows.
                 table.is_doubted = true;
-                let message =
-                    "lost a partition or took a table in as one, of whose rows the log says nothing: it is read anew";
+                let message = "lost a partition, took a table in as one, or had one truncated or written anew, of whose rows the log \
+                               says nothing: it is read anew";
                 self.add(Severity::Warning, format!("table {id}"), message, Remedy::None);
             } else if has_changed || was_joined {
                 let message = "lost a partition or took a table in as one, which the log does not hold: rows stay that are gone, \

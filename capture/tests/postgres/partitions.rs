@@ -197,6 +197,16 @@ fn a_partition_that_came_and_left_between_two_looks_leaves_no_row_behind() {
 }
 
 #[test]
+fn a_partition_that_is_truncated_alone_leaves_no_row_behind() {
+    let (database, log) = source();
+    database.sql("TRUNCATE t_2; INSERT INTO t VALUES (1200, 'after')");
+    drain(&database, &log);
+    assert_equal(&database, &log);
+    drain(&database, &log);
+    assert_eq!(sweeps(&log, Op::SweepBegin), 1);
+}
+
+#[test]
 fn a_doubt_does_not_go_with_the_partition_that_raised_it() {
     let (mut database, log) = source();
     let role = format!("reader_{}", database.config.database);

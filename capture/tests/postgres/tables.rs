@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline_capture::postgres::{
-    DrainTo, Finding, Mapped, PostgresConfig, Severity, SnapshotMode, TablePatterns, check,
+    DrainTo, Finding, LogGap, Mapped, PostgresConfig, Severity, SnapshotMode, TablePatterns, check,
 };
 use syncline_capture::{Class, Outcome};
 use syncline_schemas::frame::{Frame, LogEntry, Op};
@@ -227,9 +227,11 @@ fn partitions_come_and_are_written_to_as_they_please() {
     assert!(log.rows().iter().all(|row| row.table == "public.t"));
     assert_eq!(log.state().len(), 1);
     assert!(log.schemas().iter().all(|schema| &*schema.table.name == "t"), "a partition has no shape of its own");
-    let found = check(&database.config);
-    let warned = |it: &&Finding| it.severity == Severity::Warning && it.message.contains("TRUNCATE");
-    assert_eq!(found.iter().filter(warned).count(), 1, "{found:?}");
+    for (log_gap, warnings) in [(LogGap::Repair, 0), (LogGap::Stop, 1)] {
+        let found = check(&PostgresConfig { log_gap, ..database.config.clone() });
+        let warned = |it: &&Finding| it.severity == Severity::Warning && it.message.contains("TRUNCATE");
+        assert_eq!(found.iter().filter(warned).count(), warnings, "{found:?}");
+    }
 }
 
 #[test]
