@@ -267,7 +267,7 @@ mod tests {
         let kept = |kind: io::ErrorKind| CaptureError::Kept {
             source_id: SourceId::new("erp"),
             verb: "write",
-            path: PathBuf::from("spool/7"),
+            path: PathBuf::from("seeds/7"),
             error: kind.into(),
         };
         assert_eq!(kept(io::ErrorKind::StorageFull).class(), Class::Transient);

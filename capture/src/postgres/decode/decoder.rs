@@ -102,8 +102,8 @@ impl Decoder {
     }
 
     /// The transactions that were told of since [`Self::forget_told`].
-    pub(crate) fn told(&self) -> &[u32] {
-        self.told.as_deref().unwrap_or_default()
+    pub(crate) const fn told(&mut self) -> Option<&mut Vec<u32>> {
+        self.told.as_mut()
     }
 
     /// Begins to note transactions, and rows that changed their key, from here on.

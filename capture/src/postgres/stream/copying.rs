@@ -59,7 +59,8 @@ impl Stream<'_> {
         }
         self.asked_at = Some(Instant::now());
         let rows = self.watch.ask("looking which transactions are open", self.gate.sql())?;
-        let opens = rows.first().and_then(|row| self.gate.opens(row, self.decoder.told()));
+        let told = self.decoder.told();
+        let opens = rows.first().and_then(|row| self.gate.opens(row, told.unwrap_or(&mut Vec::new())));
         let opens = opens.ok_or_else(|| self.connection.protocol(DURING, "the server has no snapshot"))?;
         if opens {
             self.decoder.forget_told();
