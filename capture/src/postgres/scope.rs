@@ -145,8 +145,10 @@ impl ReadTable {
 
     fn leaves_upto(&self, last: u32, with_files: bool) -> u32 {
         let known = self.leaves.iter().flatten().filter(|leaf| leaf.oid <= last);
-        let text =
-            |leaf: &Leaf| format!("{}{} {}", leaf.oid, leaf.links, if with_files { leaf.file.as_str() } else { "" });
+        let text = |leaf: &Leaf| {
+            let file = if with_files { format!(" {}", leaf.file) } else { String::new() };
+            format!("{}{}{file}", leaf.oid, leaf.links)
+        };
         hash(&known.map(text).collect::<Vec<_>>().join(" "))
     }
 }
@@ -334,7 +336,10 @@ impl Comparison<'_> {
         if let Some([last, leaves]) = leaves {
             let is_as_before = |with_files| table.leaves_upto(*last, with_files) == *leaves;
             let has_changed = !is_as_before(true) && (self.config.closes_gaps() || !is_as_before(false));
-            let was_joined = table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && leaf.was_attached);
+            // One that was made as a partition has the file that it began with, unless it was truncated since.
+            let is_another =
+                |leaf: &Leaf| leaf.was_attached || self.config.closes_gaps() && leaf.file != leaf.oid.to_string();
+            let was_joined = table.leaves.iter().flatten().any(|leaf| leaf.oid > *last && is_another(leaf));
             if (has_changed || was_joined) && self.config.closes_gaps() {
                 // It stays so where they are as they were again: of the rows between nobody knows.
                 table.is_doubted = true;

@@ -204,6 +204,11 @@ fn a_partition_that_is_truncated_alone_leaves_no_row_behind() {
     assert_equal(&database, &log);
     drain(&database, &log);
     assert_eq!(sweeps(&log, Op::SweepBegin), 1);
+    // One that came since, too.
+    database.sql("CREATE TABLE t_4 PARTITION OF t FOR VALUES FROM (4000) TO (5000); INSERT INTO t SELECT i, 'load' FROM generate_series(4000, 4010) i");
+    database.sql("TRUNCATE t_4; INSERT INTO t VALUES (4005, 'again')");
+    drain(&database, &log);
+    assert_equal(&database, &log);
 }
 
 #[test]
