@@ -139,8 +139,9 @@ pub(crate) fn add_table_sql(config: &PostgresConfig, table: &CatalogTable) -> St
 
 /// The same while nobody writes to the table, as one transaction of the simple protocol.
 ///
-/// A server of before May 2025 (14.18, 15.13, 16.9, 17.5) does not tell transactions that are open then that the table is published:
-/// what those write to it that have written to it before is lost, and perhaps more. Nobody has to wait for us, so we do not wait.
+/// A server without PostgreSQL's commit 4909b38af0 (April 2025, back to 14) does not tell transactions that are open then that
+/// the table is published: what those write to it that have written to it before is lost, and perhaps more. Nobody has to wait
+/// for us, so we do not wait.
 pub(crate) fn publish_sql(config: &PostgresConfig, table: &CatalogTable) -> String {
     let locked = if table.is_partitioned { table.quoted() } else { alone(table) };
     format!("LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE NOWAIT; {}", add_table_sql(config, table))
