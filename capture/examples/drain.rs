@@ -55,6 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         slot_warn: u64::MAX,
         slot_max: None,
         log_gap: LogGap::Repair,
+        spool: None,
     };
     let (log, progress, started) = (Nothing::default(), Progress::default(), Instant::now());
     run(&config, None, &log, &progress, &Requests::default(), &StopSignal::default())?;

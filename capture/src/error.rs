@@ -157,6 +157,16 @@ pub enum CaptureError {
         /// All that is wrong with them.
         faults: Vec<FileFault>,
     },
+    /// A transaction was being received while it was in progress, and cannot be. It comes again.
+    #[error(
+        "source {source_id}: a transaction cannot be received while it is in progress: {reason}; for an hour they come when they are committed"
+    )]
+    InProgress {
+        /// The source.
+        source_id: SourceId,
+        /// Why not.
+        reason: String,
+    },
     /// What the reader keeps in the data folder cannot be read or written.
     #[error("source {source_id}: cannot {verb} {}: {error}; check the disk and the rights of this user", path.display())]
     Kept {
@@ -194,7 +204,9 @@ impl CaptureError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Standby { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Standby { .. } | Self::InProgress { .. } => {
+                Class::Transient
+            }
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
             // Somebody will make room.
             Self::Kept { error, .. } if error.kind() == io::ErrorKind::StorageFull => Class::Transient,

@@ -66,6 +66,8 @@ pub struct Progress {
     pub server_end_lsn: AtomicU64,
     /// Bytes of log that the server keeps for the source, as it last told.
     pub kept_bytes: AtomicU64,
+    /// Bytes of transactions in progress that are kept until they end.
+    pub spooled_bytes: AtomicU64,
     /// When the server last said anything, microseconds since 1970; 0 before.
     pub last_message_us: AtomicU64,
     /// When the first row of this process was handed to the log.

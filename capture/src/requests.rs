@@ -22,6 +22,8 @@ struct Shared {
     waiting: Mutex<Vec<Request>>,
     /// By number of a table: before it the reader does not try again by itself what it could not do with it.
     not_before: Mutex<HashMap<u32, Instant>>,
+    /// Before it no transaction is received while it is in progress.
+    whole_until: Mutex<Option<Instant>>,
 }
 
 /// A table is to be read anew.
@@ -88,6 +90,17 @@ impl Requests {
         not_before.retain(|_, until| *until > now);
         let kept = not_before.entry(table).or_insert(until);
         *kept = (*kept).max(until);
+    }
+
+    /// Has sessions receive transactions when they are committed, for a while.
+    pub(crate) fn receive_whole(&self, pause: Duration) {
+        *self.0.whole_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+    }
+
+    /// True where transactions may be received while they are in progress.
+    pub(crate) fn may_stream(&self) -> bool {
+        let whole_until = self.0.whole_until.lock().unwrap_or_else(PoisonError::into_inner);
+        whole_until.is_none_or(|whole_until| Instant::now() >= whole_until)
     }
 
     /// True where the reader may do something with a table by itself.

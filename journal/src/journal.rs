@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use syncline_schemas::ident::LogOffset;
+use tracing::warn;
 
 use crate::disk::{Disk, RealDisk};
 use crate::error::JournalError;
@@ -17,6 +18,9 @@ use crate::store::Store;
 pub const TRANSFORM_CURSOR: &str = "transform";
 
 const LOCK_FILE: &str = "lock";
+/// Where a process keeps what it needs no longer than it lives: transactions in progress, below the name of their source.
+pub const SPOOL_DIR: &str = "spool";
+
 const LOG_DIR: &str = "log";
 const STATE_DIR: &str = "state";
 /// Where the log ended, from its opening until the state was compared with it.
@@ -38,13 +42,15 @@ pub struct OpenLog {
 }
 
 impl OpenLog {
-    /// Opens the log of a data folder, creating both where missing.
+    /// Opens the log of a data folder, creating both where missing. What a process that died left in [`SPOOL_DIR`] goes first: the
+    /// disk may be full of it.
     ///
     /// # Errors
     /// [`JournalError::Locked`] while another process has it open; those of [`Log::open`].
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Self, JournalError> {
         fs::create_dir_all(data_dir).map_err(JournalError::io("create", data_dir))?;
         let lock = Arc::new(lock(data_dir)?);
+        empty(&data_dir.join(SPOOL_DIR));
         let log = Log::open(&data_dir.join(LOG_DIR), limits)?.locked_by(&lock);
         let end = note_end(data_dir, log.durable())?;
         Ok(Self { log, end, data_dir: data_dir.to_owned(), limits, lock })
@@ -130,6 +136,15 @@ fn note_end(data_dir: &Path, end: LogOffset) -> Result<LogOffset, JournalError> 
     writeln!(file, "{end}").and_then(|()| file.sync_data()).map_err(JournalError::io("write", &path))?;
     sync_dir(data_dir)?;
     Ok(end)
+}
+
+/// Takes away what is in a folder, but not the folder, which may lead to another disk.
+fn empty(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            warn!(path = %entry.path().display(), %error, "cannot remove what is no longer needed");
+        }
+    }
 }
 
 /// Takes it away for good, before the state applies anything that lies behind it.

@@ -39,7 +39,7 @@ pub mod log;
 pub mod store;
 
 pub use error::JournalError;
-pub use journal::{Journal, OpenLog, TRANSFORM_CURSOR};
+pub use journal::{Journal, OpenLog, SPOOL_DIR, TRANSFORM_CURSOR};
 pub use limits::{Limits, MEMORY_MIN};
 pub use log::{Log, LogReader, Record, Resume};
 pub use store::{Bytes, Commit, Durability, Scan, Snapshot, Space, Store};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use syncline_journal::{Commit, Durability, Journal, JournalError, Limits, Log, Space, Store};
+use syncline_journal::{Commit, Durability, Journal, JournalError, Limits, Log, SPOOL_DIR, Space, Store};
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
 
 const FOLDER: &str = "SYNCLINE_JOURNAL_TEST_FOLDER";
@@ -218,13 +218,18 @@ fn child_holds_the_journal() {
 }
 
 #[test]
-fn lock_of_a_killed_daemon_does_not_keep_the_next_one_out() {
+fn lock_of_a_killed_daemon_does_not_keep_the_next_one_out_nor_does_what_it_left() {
     let folder = tempfile::tempdir().unwrap();
     let mut holder = child("child_holds_the_journal", folder.path(), None);
     promises(&mut holder, "promised ").next().unwrap();
+    let spooled = folder.path().join(SPOOL_DIR).join("erp");
+    std::fs::create_dir_all(&spooled).unwrap();
+    std::fs::write(spooled.join("742"), "a transaction in progress").unwrap();
     let refused = Journal::open(folder.path(), Limits::default()).err().unwrap();
     assert!(matches!(refused, JournalError::Locked { .. }), "{refused}");
+    assert!(spooled.exists(), "it is in use");
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert!(Journal::open(folder.path(), Limits::default()).is_ok());
+    assert!(!spooled.exists(), "nobody has use for it");
 }

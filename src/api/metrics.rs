@@ -45,7 +45,7 @@ const DAEMON: [Family<Report>; 2] = [
     gauge("syncline_healthy", "1 while no part has stopped for good.", |it| truth(it.parked.is_empty())),
 ];
 
-const SOURCE: [Family<Source>; 13] = [
+const SOURCE: [Family<Source>; 14] = [
     counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
     counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
     counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
@@ -53,6 +53,9 @@ const SOURCE: [Family<Source>; 13] = [
         it.behind_bytes.and_then(number)
     }),
     gauge("syncline_source_kept_bytes", "Bytes of log that the server keeps for the slot.", |it| number(it.kept_bytes)),
+    gauge("syncline_source_spooled_bytes", "Bytes of transactions in progress that are kept until they end.", |it| {
+        number(it.spooled_bytes)
+    }),
     gauge("syncline_source_last_message_age_seconds", "Since the server last said anything, or the start.", |it| {
         it.last_message_age_ms.map(seconds)
     }),

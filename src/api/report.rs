@@ -64,6 +64,7 @@ pub(crate) struct Source {
     pub(crate) behind_bytes: Option<u64>,
     /// Bytes of log that the server keeps for the slot; looked at once a minute.
     pub(crate) kept_bytes: u64,
+    pub(crate) spooled_bytes: u64,
     /// Since the server last said anything; since the start where it has not yet.
     pub(crate) last_message_age_ms: Option<u64>,
     pub(crate) retries: u64,
@@ -229,6 +230,7 @@ impl Source {
             server_end_lsn: text(server_end),
             behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
             kept_bytes: count(&progress.kept_bytes),
+            spooled_bytes: count(&progress.spooled_bytes),
             last_message_age_ms: Some(position(&progress.last_message_us).map_or_else(silent_ms, age_ms)),
             retries: count(&source.retries),
             lag: source.lag.quantiles(),

@@ -111,7 +111,7 @@ impl Config {
         let mut sources: Vec<_> = root
             .sections("sources", faults)
             .into_iter()
-            .map(|(name, section)| sources::read(&name, section, folder, faults))
+            .map(|(name, section)| sources::read(&name, section, folder, &daemon.data_dir, faults))
             .collect();
         if let Some(section) = root.section("seeds", faults) {
             let config = seeds::read(section, folder, &daemon.data_dir, faults);

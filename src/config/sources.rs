@@ -5,9 +5,11 @@ use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    self, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, url as server_url,
+    self, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Tls,
+    url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
+use syncline_journal::SPOOL_DIR;
 use syncline_schemas::ident::{Position, SEEDS, SourceId, TableId};
 use syncline_schemas::secret::Secret;
 use syncline_schemas::table::TableSchema;
@@ -21,6 +23,9 @@ const COPY_WORKERS: usize = 4;
 
 /// Log that a server keeps for us without anybody being warned.
 const SLOT_WARN: u64 = 10 << 30;
+
+/// Transactions in progress that are kept on our disk unless told otherwise.
+const SPOOL_MAX: u64 = 10 << 30;
 
 /// What is read, each kind with its own settings.
 #[derive(Debug, Clone)]
@@ -89,7 +94,13 @@ fn keys(section: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<TableId, Vec
     keys
 }
 
-pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: &mut Faults) -> Option<SourceConfig> {
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    folder: &Path,
+    data_dir: &Path,
+    faults: &mut Faults,
+) -> Option<SourceConfig> {
     if name == SEEDS {
         section.fault(faults, "has the name of the CSV files of [seeds]; choose another");
     }
@@ -113,6 +124,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
     let keys = keys(&mut section, faults);
     let slot_warn = section.size("slot_warn", faults).unwrap_or(SLOT_WARN);
     let slot_max = section.size("slot_max", faults);
+    let spool_max = section.size("spool_max", faults).unwrap_or(SPOOL_MAX);
     let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
     let log_gap = section.choice("log_gap", &gaps, faults).unwrap_or_default();
     section.finish(faults);
@@ -154,5 +166,6 @@ pub(super) fn read(name: &str, mut section: Section<'_>, folder: &Path, faults: 
         slot_warn,
         slot_max,
         log_gap,
+        spool: (spool_max > 0).then(|| SpoolConfig { folder: data_dir.join(SPOOL_DIR).join(name), max: spool_max }),
     })))
 }

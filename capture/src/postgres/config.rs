@@ -96,6 +96,15 @@ impl fmt::Debug for Mapped {
     }
 }
 
+/// Where transactions in progress are kept.
+#[derive(Debug, Clone)]
+pub struct SpoolConfig {
+    /// Emptied by each session.
+    pub folder: PathBuf,
+    /// Bytes that all of them may have; with more they are received whole, when they are committed.
+    pub max: u64,
+}
+
 /// A PostgreSQL source.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
@@ -133,6 +142,8 @@ pub struct PostgresConfig {
     pub special_values: SpecialValues,
     /// What to do where the server's log has a gap.
     pub log_gap: LogGap,
+    /// Where transactions in progress are kept; without it they are not asked for.
+    pub spool: Option<SpoolConfig>,
     /// From so many bytes of log on that the server keeps for the slot somebody is warned.
     pub slot_warn: u64,
     /// With more of them the slot is dropped, and the source has to be read again.

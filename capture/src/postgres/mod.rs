@@ -11,6 +11,7 @@
 //! session, gap           connect, inspect, create, copy or continue; what to do where the log has a gap
 //! copy/                  the tables, piece by piece while the stream waits
 //! stream, pace           the loop that follows the log
+//! spool                  transactions in progress, until they end
 //! watch                  the tables meanwhile
 //! ```
 
@@ -35,6 +36,7 @@ mod preflight;
 mod publication;
 mod scope;
 mod session;
+mod spool;
 mod stream;
 mod types;
 pub mod url;
@@ -42,7 +44,7 @@ mod watch;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
-pub use config::{DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, Tls};
+pub use config::{DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls};
 pub use finding::{Finding, Remedy, Severity};
 pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};

@@ -63,6 +63,7 @@ pub fn run(
         }
     };
     progress.enter(State::Idle);
+    progress.spooled_bytes.store(0, std::sync::atomic::Ordering::Relaxed);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
             Ok(Outcome::Stopped)

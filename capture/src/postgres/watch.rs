@@ -9,7 +9,8 @@
 //! that: what it says before is of the partitions as they were.
 //!
 //! What the log does not tell is looked up once a minute, and soon after the server describes a table again, which it
-//! does when a table or the publication has changed. That the server is too busy to answer is no reason to end.
+//! does when a table or the publication has changed, and in each transaction that it streams while it is in progress, which is no
+//! hint. That the server is too busy to answer is no reason to end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tracing::warn;
 
 use super::catalog::Catalog;
 use super::config::{PostgresConfig, SnapshotMode};
+use super::copy::with_epoch;
 use super::decode::{Relation, Shape};
 use super::finding::{Finding, Severity, ensure_fit};
 use super::guard;
@@ -131,9 +133,11 @@ impl<'a> Watch<'a> {
         Arc::clone(&self.mark)
     }
 
-    /// The shape of a table as the log describes it, `None` where the table is not read.
-    pub(crate) fn shape(&mut self, relation: &Relation) -> Result<Option<Shape>, CaptureError> {
-        self.is_hinted |= !self.described.insert(relation.id);
+    /// The shape of a table as the log describes it, `None` where the table is not read. That it is described at all is news
+    /// where the server had no other reason than a change.
+    pub(crate) fn shape(&mut self, relation: &Relation, is_news: bool) -> Result<Option<Shape>, CaptureError> {
+        let is_first = self.described.insert(relation.id);
+        self.is_hinted |= is_news && !is_first;
         let id = TableId::new(&relation.schema, &relation.name);
         let last = self.last.replace(relation.id);
         let Some(read) = self.scope.table(relation.id) else {
@@ -141,7 +145,7 @@ impl<'a> Watch<'a> {
                 self.see_partition(root, relation.id)?;
             }
             // It may be one that came.
-            self.is_hinted = true;
+            self.is_hinted |= is_news || is_first;
             return match self.scope.named(&id) {
                 Some(_) => Err(self.unfit(&id, ANOTHER_TABLE)),
                 None => Ok(None),
@@ -285,6 +289,26 @@ impl<'a> Watch<'a> {
         let answer = ask(&mut self.catalog, &mut queries)?;
         self.queries = Some(queries);
         Ok(answer)
+    }
+
+    /// Whether none of these parts of a transaction that is committed was rolled back.
+    pub(crate) fn counts(&mut self, parts: &[u32]) -> Result<bool, CaptureError> {
+        const DURING: &str = "looking what became of the parts of a transaction";
+        let next = self.ask(DURING, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())")?;
+        let next = next.first().and_then(|row| row.parsed(0));
+        let next = next.ok_or_else(|| CaptureError::Protocol {
+            source_id: self.session.config.source.clone(),
+            at: DURING.to_owned(),
+            reason: "the answer has no number".to_owned(),
+        })?;
+        let parts: Vec<String> = parts.iter().map(|part| with_epoch(*part, next).to_string()).collect();
+        // In progress: it is committed, and others do not see it yet. None: the server does not know any more.
+        let sql = format!(
+            "SELECT pg_catalog.bool_and(coalesce(pg_catalog.pg_xact_status(x::text::pg_catalog.xid8), 'unknown') IN ('committed', 'in progress')) \
+             FROM pg_catalog.unnest(ARRAY[{}]::bigint[]) AS x",
+            parts.join(", ")
+        );
+        Ok(self.ask(DURING, &sql)?.first().is_some_and(|row| row.is_true(0)))
     }
 
     /// Asks the server something.

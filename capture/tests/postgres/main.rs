@@ -9,6 +9,7 @@ mod copying;
 mod failover;
 mod gap;
 mod growth;
+mod in_progress;
 mod log;
 mod matrix;
 mod model;

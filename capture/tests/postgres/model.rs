@@ -118,7 +118,11 @@ fn whatever_happens_to_the_tables_the_log_ends_as_they_do() {
     let mut dice = Dice(seed);
     let settings = [("wal_level", "logical"), ("max_prepared_transactions", "10")];
     let server = Arc::new(Server::start(&settings, |_| {}));
-    let database = server.database(TABLES);
+    let mut database = server.database(TABLES);
+    if dice.roll(4) == 0 {
+        // Transactions come when they are committed.
+        database.config.spool = None;
+    }
     let log = Arc::new(MemoryLog::default());
     let mut reader = Reader::start(&database.config, &log);
     for number in 0..TRANSACTIONS {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{
-    Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls,
+    Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Tls,
 };
 use syncline_schemas::ident::SourceId;
 
@@ -56,8 +56,14 @@ impl Server {
         run(Command::new("chown").arg("-R").arg(format!("--reference={}", data.display())).arg(&data));
 
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let all =
-            [("fsync", "off"), ("listen_addresses", "127.0.0.1"), ("max_connections", "100")].iter().chain(settings);
+        // Little work_mem has every transaction that is not small streamed while it is in progress.
+        let defaults = [
+            ("fsync", "off"),
+            ("listen_addresses", "127.0.0.1"),
+            ("max_connections", "100"),
+            ("logical_decoding_work_mem", "64kB"),
+        ];
+        let all = defaults.iter().chain(settings);
         let settings: Vec<_> = all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let process = Mutex::new(launch(&binaries, folder.path(), port, &settings));
         let server = Self { folder, binaries, port, settings, process };
@@ -129,6 +135,7 @@ impl Server {
             slot_warn: u64::MAX,
             slot_max: None,
             log_gap: LogGap::Repair,
+            spool: Some(SpoolConfig { folder: self.folder.path().join(format!("spool_{name}")), max: u64::MAX }),
         };
         let database = Database { server: Arc::clone(self), name, config };
         database.sql(sql);
@@ -220,7 +227,7 @@ fn find_binaries() -> PathBuf {
     std::env::var_os("SYNCLINE_POSTGRES").map_or_else(installed, PathBuf::from)
 }
 
-fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed (Debian: postgresql-15)");
     let mut found: Vec<PathBuf> = versions.map(|entry| entry.unwrap().path().join("bin")).collect();
     found.retain(|path| path.join("initdb").exists());

@@ -45,7 +45,7 @@ impl Gate {
 }
 
 /// A transaction's number with its epoch, which the stream and locks do not say: the nearest to one that has it.
-fn with_epoch(xid: u32, near: u64) -> u64 {
+pub(crate) fn with_epoch(xid: u32, near: u64) -> u64 {
     let base = near & !u64::from(u32::MAX) | u64::from(xid);
     const HALF: u64 = 1 << 31;
     const EPOCH: u64 = 1 << 32;

@@ -36,7 +36,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
 use tracing::{info, warn};
 
-pub(crate) use self::gate::Gate;
+pub(crate) use self::gate::{Gate, with_epoch};
 use self::ledger::Piece;
 pub(crate) use self::ledger::{Key, Ledger};
 use self::plan::Table;

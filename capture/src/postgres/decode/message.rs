@@ -36,7 +36,8 @@ pub(crate) enum Message<'a> {
         relations: Vec<u32>,
     },
     /// Known and without meaning for the data: the origin of a replicated transaction, a type's name (types are
-    /// resolved by number), an application's own message.
+    /// resolved by number), an application's own message. And the end of what was never sent: PostgreSQL 18 says of parts of
+    /// transactions that they were rolled back also where none of them came, even without streaming.
     Ignored,
 }
 
@@ -178,7 +179,7 @@ impl<'a> Message<'a> {
                 let _cascade_and_restart = cursor.u8()?;
                 Self::Truncate { relations: (0..count).map(|_| cursor.u32()).collect::<Result<_, _>>()? }
             }
-            b'O' | b'Y' | b'M' => Self::Ignored,
+            b'O' | b'Y' | b'M' | b'A' => Self::Ignored,
             other => return Err(format!("message {:?} of pgoutput is not known", char::from(other))),
         })
     }

@@ -10,9 +10,11 @@
 //!   time, and a moment of silence does not end the frame yet.
 //!
 //! Invariants: `unconfirmed` rises in both parts; only whole transactions enter it; the server is never told a position
-//! before the log says that the frame which carries it is durable.
+//! before the log says that the frame which carries it is durable; behind a transaction in progress that is committed nothing is
+//! read before it is decoded.
 
 mod copying;
+mod in_progress;
 mod touch;
 
 use std::collections::VecDeque;
@@ -30,6 +32,7 @@ use super::lsn::Lsn;
 use super::pace::Pace;
 use super::position::{Cut, PgPosition};
 use super::session::{Identity, Session};
+use super::spool::{Replayed, Spool, Taken};
 use super::watch::Watch;
 use super::wire::{Connection, Fill, StreamMessage, quote_identifier, quote_literal};
 use crate::progress::now_us;
@@ -70,6 +73,10 @@ pub(crate) struct Stream<'a> {
     session: &'a Session<'a>,
     connection: Connection,
     decoder: Decoder,
+    /// Transactions in progress, where they are streamed.
+    spool: Option<Spool>,
+    /// One of them that is committed, as far as it is not decoded yet.
+    replayed: Option<Replayed>,
     watch: Watch<'a>,
     identity: Identity,
     drain_to: Option<Lsn>,
@@ -102,10 +109,12 @@ impl<'a> Stream<'a> {
         start: StreamStart,
     ) -> Result<Self, CaptureError> {
         let config = session.config;
+        let spool = session.open_spool()?;
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {} ({}, publication_names {})",
             quote_identifier(&config.slot),
             start.start,
+            if spool.is_some() { "proto_version '2', streaming 'on'" } else { "proto_version '1'" },
             quote_literal(&quote_identifier(&config.publication)),
         );
         connection.start_stream("starting the stream", &sql)?;
@@ -119,6 +128,8 @@ impl<'a> Stream<'a> {
             session,
             connection,
             decoder,
+            spool,
+            replayed: None,
             watch,
             identity: start.identity,
             drain_to: start.drain_to,
@@ -164,9 +175,7 @@ impl<'a> Stream<'a> {
     /// Follows the log until it is stopped or has drained.
     pub(crate) fn follow(mut self) -> Result<Ended, CaptureError> {
         loop {
-            while let Some(range) = self.connection.next_of_stream(DURING)? {
-                self.take_message(range)?;
-            }
+            self.take_messages()?;
             if self.session.stop.is_stopped() {
                 return self.end(Outcome::Stopped).map(Ended::For);
             }
@@ -178,13 +187,27 @@ impl<'a> Stream<'a> {
                 self.watch.ask_for_doubted(self.decoder.end());
             }
             // What broke off would have to be gone through again.
-            let begins = self.watch.has_newcomers() || self.session.requests.is_waiting();
+            let begins = self.watch.has_newcomers() || self.session.requests.is_waiting() || self.may_stream_again();
             if begins && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
                 let stands = self.leave()?;
                 return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
             }
             self.keep_in_touch()?;
-            self.read()?;
+            if self.replayed.is_none() {
+                self.read()?;
+            }
+        }
+    }
+
+    /// Takes what has arrived.
+    fn take_messages(&mut self) -> Result<(), CaptureError> {
+        loop {
+            self.replay()?;
+            if self.replayed.is_some() {
+                return Ok(());
+            }
+            let Some(range) = self.connection.next_of_stream(DURING)? else { return Ok(()) };
+            self.take_message(range)?;
         }
     }
 
@@ -225,10 +248,14 @@ impl<'a> Stream<'a> {
         match message {
             StreamMessage::Data { start, end, payload } => {
                 self.progress().server_end_lsn.fetch_max(end.0, std::sync::atomic::Ordering::Relaxed);
-                match self.decoder.decode(start, payload)? {
-                    Step::Continue => Ok(()),
-                    Step::Full => self.hand_over(),
-                    Step::Relation(relation) => self.describe(&relation),
+                let taken = self.spool.as_mut().map_or(Ok(Taken::Not), |spool| spool.take(start, payload));
+                match taken.map_err(|fault| self.session.receive_whole(&fault))? {
+                    Taken::Not => {
+                        let step = self.decoder.decode(start, payload)?;
+                        self.take_step(step)
+                    }
+                    Taken::Kept => Ok(()),
+                    Taken::Committed(committed) => self.begin_replay(*committed),
                 }
             }
             StreamMessage::Keepalive { end, reply } => {
@@ -245,9 +272,19 @@ impl<'a> Stream<'a> {
         }
     }
 
+    fn take_step(&mut self, step: Step) -> Result<(), CaptureError> {
+        match step {
+            Step::Continue => Ok(()),
+            Step::Full => self.hand_over(),
+            Step::Relation(relation) => self.describe(&relation),
+        }
+    }
+
     /// Finds the shape of a table and puts it into the log before the rows that need it.
     fn describe(&mut self, relation: &Relation) -> Result<(), CaptureError> {
-        let Some(shape) = self.watch.shape(relation)? else {
+        // Each transaction that was in progress brings its descriptions along.
+        let is_news = self.replayed.is_none();
+        let Some(shape) = self.watch.shape(relation, is_news)? else {
             self.decoder.define(relation.id, None);
             return Ok(());
         };

@@ -1,11 +1,13 @@
 //! Keeping in touch with the server: what is durable is confirmed, silence is noticed, and the end is in order.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{CONFIRM_EVERY, DURING, STATUS_EVERY, Stream};
 use crate::postgres::copy::Copying;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::spool::Spool;
 use crate::postgres::wire::status_update;
 use crate::progress::now_us;
 use crate::{CaptureError, Outcome, Resume};
@@ -65,6 +67,7 @@ impl Stream<'_> {
     /// Looks after the tables, moves an idle position, learns what is durable and tells the server, each where that is due.
     pub(super) fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
         self.watch.look()?;
+        self.progress().spooled_bytes.store(self.spool.as_ref().map_or(0, Spool::bytes), Ordering::Relaxed);
         // A server that shuts down asks again as soon as it is answered, until all that it has sent is confirmed: it never falls
         // silent.
         if self.advanced_at.elapsed() >= ADVANCE_EVERY && !self.decoder.is_in_transaction() {
@@ -101,7 +104,7 @@ impl Stream<'_> {
         self.connection.send(DURING)?;
         self.status_at = Instant::now();
         self.told = self.confirmed;
-        self.progress().confirmed_lsn.store(self.confirmed.0, std::sync::atomic::Ordering::Relaxed);
+        self.progress().confirmed_lsn.store(self.confirmed.0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -133,9 +136,7 @@ impl Stream<'_> {
             return Ok(stands);
         }
         // Whoever begins a session waits for that.
-        let error = io::Error::other(
-            "there are tables to be read, and the log is not durable yet; the session begins again with them",
-        );
+        let error = io::Error::other("the session begins again, and the log is not durable yet");
         Err(CaptureError::Lost { source_id: source, during: DURING, error })
     }
 

@@ -330,6 +330,7 @@ mod tests {
             slot_warn: u64::MAX,
             slot_max: None,
             log_gap: LogGap::Repair,
+            spool: None,
         }
     }
 
