@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{
-    DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url,
+    Columns, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url,
 };
 use syncline_capture::{CaptureError, LogSink, Progress, Requests, StopSignal};
 use syncline_schemas::frame::LogEntry;
@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tls,
         tables: TablePatterns::parse(&[tables])?,
         mapped: Mapped::default(),
+        columns: Columns::All,
         slot: slot.clone(),
         publication: publication.clone(),
         snapshot: SnapshotMode::Never,

@@ -20,7 +20,7 @@ use syncline_transform::mapping::{Mapping, left_out};
 
 use super::CommandError;
 use crate::cli::CheckArgs;
-use crate::config::{Config, SinkConfig, SinkKind, SourceConfig};
+use crate::config::{self, Config, SinkConfig, SinkKind, SourceConfig};
 use crate::figures::bytes_text;
 
 /// Prints the findings, or the scripts for the DBA.
@@ -84,8 +84,9 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
     let mut findings = Findings::default();
     findings.judge("data_dir", data_dir(&config.data_dir));
     let mut tables = Tables::default();
+    let begins = config::is_new(&config.data_dir);
     for source in &config.sources {
-        check_source(source, &mut tables, &mut findings).await;
+        check_source(source, begins, &mut tables, &mut findings).await;
     }
     for mapping in &config.mappings {
         let part = format!("mapping {}", mapping.name);
@@ -158,13 +159,13 @@ impl Fits {
             format!(
                 "PostgreSQL leaves long values of {columns} out of an update that does not change them, and with snapshot = \
                  \"never\" they were never seen: such rows are held as DQ_ABSENT; remedy: snapshot = \"initial\", or REPLICA \
-                 IDENTITY FULL on the table"
+                 IDENTITY FULL on the table where the publication lists no columns of it"
             )
         })
     }
 }
 
-async fn check_source(source: &SourceConfig, tables: &mut Tables, findings: &mut Findings) {
+async fn check_source(source: &SourceConfig, begins: bool, tables: &mut Tables, findings: &mut Findings) {
     let part = format!("source {}", source.id());
     let errors_before = findings.errors;
     match source {
@@ -177,7 +178,7 @@ async fn check_source(source: &SourceConfig, tables: &mut Tables, findings: &mut
         SourceConfig::Seeds(config) => check_files(config, &part, findings).await,
     }
     let is_fit = findings.errors == errors_before;
-    match table_schemas(source).await {
+    match table_schemas(source, begins).await {
         Ok(found) => tables.known.extend(found),
         Err(error) => {
             tables.incomplete = true;
@@ -227,16 +228,16 @@ async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
     joined(tokio::task::spawn_blocking(move || postgres::check(&source)).await)
 }
 
-async fn table_schemas(source: &SourceConfig) -> Result<Vec<TableSchema>, CaptureError> {
+async fn table_schemas(source: &SourceConfig, begins: bool) -> Result<Vec<TableSchema>, CaptureError> {
     let source = source.clone();
-    joined(tokio::task::spawn_blocking(move || source.table_schemas(&StopSignal::default())).await)
+    joined(tokio::task::spawn_blocking(move || source.table_schemas(begins, &StopSignal::default())).await)
 }
 
-/// Mappings that do not fit the tables as they are now, as far as these can be seen.
-pub(super) async fn misfits(config: &Config) -> Vec<MappingFault> {
+/// Mappings that do not fit the tables as they are read now, or will be where sources begin, as far as these can be seen.
+pub(super) async fn misfits(config: &Config, begins: bool) -> Vec<MappingFault> {
     let mut tables = Tables::default();
     for source in &config.sources {
-        match table_schemas(source).await {
+        match table_schemas(source, begins).await {
             Ok(found) => tables.known.extend(found),
             Err(_) => tables.incomplete = true,
         }

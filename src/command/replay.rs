@@ -32,7 +32,7 @@ pub(crate) async fn run(path: &Path, config: Config, args: &ReplayArgs) -> Resul
         let rows = if args.diff { args.limit.unwrap_or(ROWS) } else { 0 };
         return print(&difference(path, config, rows).await?, args.json, text);
     }
-    let misfits = misfits(&config).await;
+    let misfits = misfits(&config, args.reread).await;
     if !misfits.is_empty() {
         let faults: Vec<String> = misfits.iter().map(ToString::to_string).collect();
         return Err(CommandError::Unfit(format!(

@@ -201,7 +201,7 @@ fn read_with<T>(file: &Path, parse: impl FnOnce(&str, &mut Faults) -> Option<T>)
 }
 
 /// True where a data folder holds nothing or is not there.
-fn is_new(data_dir: &Path) -> bool {
+pub(crate) fn is_new(data_dir: &Path) -> bool {
     std::fs::read_dir(data_dir).map_or(true, |mut entries| entries.next().is_none())
 }
 

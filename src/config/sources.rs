@@ -5,8 +5,8 @@ use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    self, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Tls,
-    url as server_url,
+    self, Columns, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns,
+    Tls, url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
 use syncline_journal::SPOOL_DIR;
@@ -43,10 +43,11 @@ impl SourceConfig {
         }
     }
 
-    /// The shapes of its tables. Blocks for some round trips, or while files are read.
-    pub(crate) fn table_schemas(&self, stop: &StopSignal) -> Result<Vec<TableSchema>, CaptureError> {
+    /// The shapes of its tables, as they are read or will be where it `begins`. Blocks for some round trips, or while files are
+    /// read.
+    pub(crate) fn table_schemas(&self, begins: bool, stop: &StopSignal) -> Result<Vec<TableSchema>, CaptureError> {
         match self {
-            Self::Postgres(config) => postgres::table_schemas(config, stop),
+            Self::Postgres(config) => postgres::table_schemas(config, begins, stop),
             Self::Seeds(config) => seeds::table_schemas(config),
         }
     }
@@ -63,7 +64,12 @@ impl SourceConfig {
     pub(super) fn serve(&mut self, mappings: &[Mapping]) {
         if let Self::Postgres(config) = self {
             let (mappings, source) = (mappings.to_vec(), config.source.clone());
-            config.mapped = Mapped::by(move |table| mappings.iter().any(|mapping| mapping.reads(&source, table)));
+            config.mapped = Mapped::by(move |table, column| {
+                mappings.iter().any(|mapping| match column {
+                    Some(column) => mapping.reads_column(&source, table, column),
+                    None => mapping.reads(&source, table),
+                })
+            });
         }
     }
 
@@ -118,6 +124,8 @@ pub(super) fn read(
         section.text("publication", faults).map_or_else(|| format!("syncline_{name}"), |found| found.value);
     let modes = [("initial", SnapshotMode::Initial), ("never", SnapshotMode::Never)];
     let snapshot = section.choice("snapshot", &modes, faults).unwrap_or_default();
+    let kinds = [("all", Columns::All), ("mapped", Columns::Mapped)];
+    let columns = section.choice("columns", &kinds, faults).unwrap_or_default();
     let policies = [("stop", SpecialValues::Stop), ("null", SpecialValues::Null)];
     let special_values = section.choice("special_values", &policies, faults).unwrap_or_default();
     let copy_workers = section.count("copy_workers", faults).unwrap_or(COPY_WORKERS);
@@ -156,6 +164,7 @@ pub(super) fn read(
         tls,
         tables,
         mapped: Mapped::default(),
+        columns,
         keys,
         slot,
         publication,

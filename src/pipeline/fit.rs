@@ -6,7 +6,7 @@
 //! the source's log would be lost or fill its disk. The transform parks with the same fault then.
 
 use syncline_capture::feed::seeds::ShapeJudge;
-use syncline_capture::postgres::{self, Severity};
+use syncline_capture::postgres::{self, Severity, SnapshotMode};
 use syncline_capture::{CaptureError, Class, StopSignal};
 use syncline_journal::Store;
 use syncline_schemas::table::TableSchema;
@@ -34,7 +34,9 @@ impl Fit {
         if self.settled {
             return Ok(());
         }
-        let tables = match config.table_schemas(stop) {
+        // One that goes on may be about to read all of its tables again.
+        let copies = !matches!(config, SourceConfig::Postgres(config) if config.snapshot == SnapshotMode::Never);
+        let tables = match config.table_schemas(copies, stop) {
             Ok(tables) => tables,
             Err(error) if error.class() == Class::Transient => return Err(error),
             // The reader meets it again and says so with the remedy.

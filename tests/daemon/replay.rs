@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::demo::erp::Scale;
+use super::demo::erp::{READER, SLOT, Scale};
 use super::disasters::{Random, kill, seed};
 use super::lake::assert_lake_equals_planner;
 use super::world::{World, eventually};
@@ -13,6 +13,7 @@ use super::world::{World, eventually};
 /// Enough for a replay of some seconds: about 100,000 rows.
 const DISTRICT: Scale =
     Scale { items: 5_000, customers: 800, suppliers: 100, orders: 6_000, purchases: 1_000, postings: 15_000 };
+const VILLAGE: Scale = Scale { items: 200, customers: 50, suppliers: 10, orders: 200, purchases: 50, postings: 300 };
 /// Kills while the log is folded again, unless it is through before.
 const KILLS: usize = 8;
 
@@ -158,6 +159,40 @@ async fn changed_mappings_are_shown_then_applied_and_no_kill_leaves_a_row_of_the
     assert!(refusal.contains("a daemon runs on this data folder"), "{refusal}");
     daemon.stop().await.expect("the daemon stops");
     world.drain_refused_then_accepted(&worse, &mut random).await;
+}
+
+/// The text in place of another one in a file.
+fn edit(path: PathBuf, from: &str, to: &str) {
+    let text = std::fs::read_to_string(&path).expect("a file");
+    assert!(text.contains(from), "{} has no {from:?}", path.display());
+    std::fs::write(path, text.replace(from, to)).expect("written");
+}
+
+#[tokio::test]
+async fn a_column_that_a_changed_mapping_reads_is_published_when_the_sources_are_read_again() {
+    let world = World::new(VILLAGE, &[]).await;
+    world.execute(&format!("DROP PUBLICATION {SLOT}; GRANT meridian TO {READER}")).await;
+    edit(world.setup.config(), "tables =", "columns = \"mapped\"\ntables =");
+    let mapping = || world.setup.dir.join("mappings/erp/item.sql");
+    let (with, without) = ("trim(descr1 || ' ' || COALESCE(descr2, ''))", "trim(descr1)");
+    edit(mapping(), with, without);
+    world.drain().await;
+    let listed =
+        "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'art_master' AND 'descr2' = ANY (attnames)";
+    assert_eq!(world.query_number(listed).await, 0, "nobody reads it");
+    edit(mapping(), without, with);
+    let refusal = refused(&world, &["replay"]).await;
+    assert!(refusal.contains("descr2"), "nobody published it: {refusal}");
+    // It waits in the slot as it was published before.
+    world.execute("UPDATE meridian.art_master SET descr2 = 'new ' || art_no, list_price = list_price + 1").await;
+    assert!(said(&world, &["replay", "--reread"]).await.contains("accepted"));
+    world.drain().await;
+    assert_eq!(world.query_number(listed).await, 1);
+    assert_agree(&world).await;
+    world.execute("UPDATE meridian.art_master SET descr2 = 'newer ' || art_no").await;
+    world.drain().await;
+    assert_agree(&world).await;
+    world.end().await;
 }
 
 async fn assert_agree(world: &World) {

@@ -4,6 +4,7 @@ use syncline_schemas::table::TableSchema;
 
 use super::catalog::{Catalog, CatalogTable};
 use super::config::PostgresConfig;
+use super::decode::Relation;
 use super::finding::{Finding, Remedy, Severity};
 use super::preflight::{self, Inspection, Intent};
 use super::publication::Publication;
@@ -35,11 +36,16 @@ pub fn check(config: &PostgresConfig) -> Vec<Finding> {
     findings
 }
 
-/// The shapes of the selected tables, as the stream will describe them. Gives up at the stop signal.
+/// The shapes of the selected tables, as the stream describes them, or will where the source `begins` and copies them: then a
+/// publication of ours lists what mappings read. Gives up at the stop signal.
 ///
 /// # Errors
 /// [`CaptureError`] where the server cannot be reached or a table has no usable key.
-pub fn table_schemas(config: &PostgresConfig, stop: &StopSignal) -> Result<Vec<TableSchema>, CaptureError> {
+pub fn table_schemas(
+    config: &PostgresConfig,
+    begins: bool,
+    stop: &StopSignal,
+) -> Result<Vec<TableSchema>, CaptureError> {
     let mut connection = Connection::open(config, Purpose::Query, stop)?;
     let Inspection { catalog, publication, .. } = preflight::inspect(&mut connection, config, Intent::Begin)?;
     // A table without a key that appeared later is not read and stops nothing.
@@ -47,20 +53,25 @@ pub fn table_schemas(config: &PostgresConfig, stop: &StopSignal) -> Result<Vec<T
         let is_published = publication.as_ref().is_none_or(|publication| publication.tables.contains_key(&table.id));
         is_published || table.key_fault().is_none()
     };
-    let tables = catalog.tables.iter().zip(relations(&catalog, publication.as_ref()));
-    let read = tables.filter(|(table, _)| is_read(table));
-    read.map(|(_, relation)| Ok(catalog.shape(&config.source, &relation)?.schema)).collect()
+    let is_free = |table: &CatalogTable| begins && publication.as_ref().is_some_and(|it| it.follows(table));
+    let described = |table: &CatalogTable| {
+        let relation = describe(table, publication.as_ref().filter(|_| !is_free(table)));
+        Ok(catalog.shape(&config.source, &relation)?.schema)
+    };
+    catalog.tables.iter().filter(|table| is_read(table)).map(described).collect()
 }
 
 /// The selected tables as the stream will describe them.
 pub(crate) fn relations<'a>(
     catalog: &'a Catalog,
     publication: Option<&'a Publication>,
-) -> impl Iterator<Item = super::decode::Relation> + 'a {
-    catalog.tables.iter().map(move |table| {
-        let published = publication.and_then(|publication| publication.tables.get(&table.id));
-        table.as_relation(|column| published.map_or(!column.is_generated, |published| published.holds(column)))
-    })
+) -> impl Iterator<Item = Relation> + 'a {
+    catalog.tables.iter().map(move |table| describe(table, publication))
+}
+
+fn describe(table: &CatalogTable, publication: Option<&Publication>) -> Relation {
+    let published = publication.and_then(|publication| publication.tables.get(&table.id));
+    table.as_relation(|column| published.map_or(!column.is_generated, |published| published.holds(column)))
 }
 
 /// Statements for the DBA.

@@ -72,21 +72,35 @@ pub enum DrainTo {
     Lsn(Lsn),
 }
 
-/// Which tables mappings read: all, where nobody says.
+/// Which columns the publication has, where the reader makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Columns {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of the key, and those that a mapping reads.
+    Mapped,
+}
+
+/// Which tables and columns mappings read: all, where nobody says.
 #[derive(Clone, Default)]
 pub struct Mapped(Option<Arc<Reads>>);
 
-/// Whether a table is read.
-type Reads = dyn Fn(&TableId) -> bool + Send + Sync;
+/// Whether a table is read, or a column of it.
+type Reads = dyn Fn(&TableId, Option<&str>) -> bool + Send + Sync;
 
 impl Mapped {
     /// Those of which this is true.
-    pub fn by(reads: impl Fn(&TableId) -> bool + Send + Sync + 'static) -> Self {
+    pub fn by(reads: impl Fn(&TableId, Option<&str>) -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(reads)))
     }
 
     pub(crate) fn reads(&self, table: &TableId) -> bool {
-        self.0.as_ref().is_none_or(|reads| reads(table))
+        self.0.as_ref().is_none_or(|reads| reads(table, None))
+    }
+
+    pub(crate) fn reads_column(&self, table: &TableId, column: &str) -> bool {
+        self.0.as_ref().is_none_or(|reads| reads(table, Some(column)))
     }
 }
 
@@ -126,6 +140,8 @@ pub struct PostgresConfig {
     pub tables: TablePatterns,
     /// Which of them a mapping reads.
     pub mapped: Mapped,
+    /// Which of their columns are published.
+    pub columns: Columns,
     /// Columns that tell the rows of a table apart, where the server knows no key of it.
     pub keys: BTreeMap<TableId, Vec<String>>,
     /// Name of the replication slot; an existing one is used as found.

@@ -5,8 +5,8 @@
 //! wire/                  a thin client: sockets, TLS, authentication, queries, COPY, the stream's messages
 //! decode/                pgoutput and COPY text to Arrow; pure
 //! catalog, types         the tables as the server describes them
-//! publication            what of them the server gives
 //! scope, mark            which tables are read (candidates: of which), and whether they are still what they were
+//! publication, publish   what of them the server gives, and having it give what is wanted
 //! preflight, check       what must hold, and the DBA's script
 //! session, gap           connect, inspect, create, copy or continue; what to do where the log has a gap
 //! copy/                  the tables, piece by piece while the stream waits
@@ -34,6 +34,7 @@ mod pattern;
 mod position;
 mod preflight;
 mod publication;
+mod publish;
 mod scope;
 mod session;
 mod spool;
@@ -44,7 +45,9 @@ mod watch;
 mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
-pub use config::{DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls};
+pub use config::{
+    Columns, DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls,
+};
 pub use finding::{Finding, Remedy, Severity};
 pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};

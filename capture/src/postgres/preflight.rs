@@ -6,11 +6,12 @@
 use syncline_schemas::ident::TableId;
 
 use super::catalog::{Catalog, CatalogTable};
-use super::config::{PostgresConfig, SnapshotMode};
+use super::config::{Columns, PostgresConfig, SnapshotMode};
 use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::lsn::Lsn;
 use super::mark::Mark;
 use super::publication::Publication;
+use super::publish;
 use super::scope::{self, Scope};
 use super::wire::{Connection, quote_identifier, quote_literal};
 use crate::CaptureError;
@@ -84,7 +85,7 @@ pub(crate) fn inspect(
         return Err(CaptureError::Standby { source_id: config.source.clone(), address: config.address() });
     }
     let catalog = Catalog::load(connection, config, settings.version)?;
-    let publication = Publication::load(connection, &config.publication, settings.version)?;
+    let publication = Publication::load(connection, config, settings.version)?;
     let slot = load_slot(connection, &config.slot)?;
     let copies = match intent {
         Intent::BeginAgain | Intent::Mend(_) => true,
@@ -112,44 +113,15 @@ pub(crate) fn inspect(
     report.selection(config, &catalog.tables);
     report.tables(config, &judged, copies);
     match &publication {
-        Some(publication) => report.publication(config, publication, &judged),
+        Some(publication) => report.publication(config, publication, settings.version, &judged),
         // That it is gone has been found.
         None if held.is_some() => {}
-        None => report.missing_publication(config, &settings, &catalog.tables),
+        None => report.missing_publication(config, &settings, &catalog),
     }
     if intent == Intent::Begin {
         report.partitions(config, &judged);
     }
     Ok(Inspection { findings: report.findings, catalog, publication, slot, scope })
-}
-
-/// The SQL that creates the publication for the selected tables.
-pub(crate) fn create_publication_sql(config: &PostgresConfig, tables: &[CatalogTable]) -> String {
-    format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true);",
-        quote_identifier(&config.publication),
-        tables.iter().map(alone).collect::<Vec<_>>().join(", ")
-    )
-}
-
-/// The SQL that adds a table to the publication.
-pub(crate) fn add_table_sql(config: &PostgresConfig, table: &CatalogTable) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(&config.publication), alone(table))
-}
-
-/// The same while nobody writes to the table, as one transaction of the simple protocol.
-///
-/// A server without PostgreSQL's commit 4909b38af0 (April 2025, back to 14) does not tell transactions that are open then that
-/// the table is published: what those write to it that have written to it before is lost, and perhaps more. Nobody has to wait
-/// for us, so we do not wait.
-pub(crate) fn publish_sql(config: &PostgresConfig, table: &CatalogTable) -> String {
-    let locked = if table.is_partitioned { table.quoted() } else { alone(table) };
-    format!("LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE NOWAIT; {}", add_table_sql(config, table))
-}
-
-/// A table without those that inherit from it, which are tables of their own.
-fn alone(table: &CatalogTable) -> String {
-    format!("ONLY {}", table.quoted())
 }
 
 struct Report {
@@ -282,7 +254,13 @@ impl Report {
         }
     }
 
-    fn publication(&mut self, config: &PostgresConfig, publication: &Publication, tables: &[&CatalogTable]) {
+    fn publication(
+        &mut self,
+        config: &PostgresConfig,
+        publication: &Publication,
+        version: u32,
+        tables: &[&CatalogTable],
+    ) {
         let object = format!("publication {}", config.publication);
         let name = quote_identifier(&config.publication);
         let set = |option: &str, old: &str| {
@@ -301,6 +279,12 @@ impl Report {
             let option = "publish_via_partition_root";
             self.error(object, message, set(&format!("{option} = true"), &format!("{option} = false")));
         }
+        if config.columns == Columns::Mapped && !publication.is_kept {
+            let message = "was not made for this slot by Syncline: its columns are read as it lists them, whatever `columns` says";
+            let advice = "have it list what mappings read, or drop it and run `syncline replay --reread`";
+            let object = format!("publication {}", config.publication);
+            self.add(Severity::Warning, object, message, Remedy::Advice(advice.to_owned()));
+        }
         for table in tables.iter().filter(|table| !publication.tables.contains_key(&table.id)) {
             let object = format!("table {}", table.id);
             if publication.takes(table) {
@@ -310,10 +294,7 @@ impl Report {
             self.error(
                 object,
                 format!("is selected but not in the publication {}", config.publication),
-                Remedy::sql(
-                    add_table_sql(config, table),
-                    format!("ALTER PUBLICATION {name} DROP TABLE {};", table.quoted()),
-                ),
+                Remedy::sql(publish::add_table_sql(config, table, version), publish::drop_table_sql(config, table)),
             );
         }
     }
@@ -334,7 +315,8 @@ impl Report {
         }
     }
 
-    fn missing_publication(&mut self, config: &PostgresConfig, settings: &Settings, tables: &[CatalogTable]) {
+    fn missing_publication(&mut self, config: &PostgresConfig, settings: &Settings, catalog: &Catalog) {
+        let tables = &catalog.tables;
         let object = format!("publication {}", config.publication);
         if settings.can_create && tables.iter().all(|table| table.is_owned) {
             return self.info(object, "will be created");
@@ -349,7 +331,7 @@ impl Report {
                 config.user
             ),
             Remedy::sql(
-                create_publication_sql(config, tables),
+                publish::create_sql(config, catalog),
                 format!("DROP PUBLICATION IF EXISTS {};", quote_identifier(&config.publication)),
             ),
         );

@@ -19,7 +19,6 @@ use syncline_schemas::frame::LogEntry;
 use syncline_schemas::table::TableSchema;
 use tracing::{info, warn};
 
-use super::catalog::CatalogTable;
 use super::check::relations;
 use super::config::{DrainTo, PostgresConfig, SnapshotMode};
 use super::copy::{Copying, Ledger};
@@ -29,6 +28,7 @@ use super::lsn::Lsn;
 use super::mark::Mark;
 use super::position::PgPosition;
 use super::preflight::{self, Inspection, Intent};
+use super::publish;
 use super::scope::ReadTable;
 use super::stream::{Ended, Stream, StreamStart};
 use super::watch::Watch;
@@ -74,8 +74,6 @@ pub fn run(
 
 /// When a table whose partitions came or went is asked for again, after it could not be read.
 const DOUBT_AGAIN: Duration = Duration::from_secs(60);
-/// When a table is put into the publication again, after the server refused or somebody was writing to it.
-const PUBLISH_AGAIN: Duration = Duration::from_secs(60);
 
 /// Who answers at the other end.
 #[derive(Debug, Clone, Copy)]
@@ -140,8 +138,8 @@ impl Session<'_> {
                 (held.end, held.cut, ledger)
             }
             _ => {
-                let start = self.begin(&mut stream, &inspection)?;
                 let copies = intent == Intent::BeginAgain || self.config.snapshot == SnapshotMode::Initial;
+                let start = self.begin(&mut stream, &inspection)?;
                 let mut ledger = if intent == Intent::BeginAgain { Ledger::anew() } else { Ledger::default() };
                 ledger.want(inspection.scope.tables().map(|table| table.oid));
                 (start, None, copies.then_some(ledger))
@@ -216,13 +214,7 @@ impl Session<'_> {
     fn inspect(&self, queries: &mut Connection, intent: Intent<'_>) -> Result<Inspection, CaptureError> {
         let mut inspection = preflight::inspect(queries, self.config, intent)?;
         ensure_fit(&self.config.source, &inspection.findings)?;
-        if inspection.publication.is_none() {
-            let sql = preflight::create_publication_sql(self.config, &inspection.catalog.tables);
-            queries.command("creating the publication", &sql)?;
-            info!(source = %self.config.source, publication = self.config.publication, "created the publication");
-            inspection = preflight::inspect(queries, self.config, intent)?;
-            ensure_fit(&self.config.source, &inspection.findings)?;
-        } else if self.publish(queries, &inspection, intent)? {
+        if publish::publish(self, queries, &inspection, intent)? {
             inspection = preflight::inspect(queries, self.config, intent)?;
             ensure_fit(&self.config.source, &inspection.findings)?;
         }
@@ -234,39 +226,6 @@ impl Session<'_> {
             warn!(source = %self.config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
         }
         Ok(inspection)
-    }
-
-    /// Puts selected tables into a publication of ours that it does not hold; true where there were any.
-    fn publish(
-        &self,
-        queries: &mut Connection,
-        inspection: &Inspection,
-        intent: Intent<'_>,
-    ) -> Result<bool, CaptureError> {
-        const DURING: &str = "adding tables to the publication";
-        let Some(publication) = &inspection.publication else { return Ok(false) };
-        // Tables that came are read only where they may be copied.
-        let begins = matches!(intent, Intent::Begin | Intent::BeginAgain);
-        // One that nobody has use for may be somebody's scratch paper, and gone tomorrow.
-        let may_try =
-            |table: &CatalogTable| begins || self.config.mapped.reads(&table.id) && self.requests.may_try(table.oid);
-        let missing = inspection.catalog.tables.iter().filter(|table| publication.takes(table) && may_try(table));
-        let missing: Vec<_> = missing.collect();
-        if missing.is_empty() || !(begins || self.config.snapshot == SnapshotMode::Initial) {
-            return Ok(false);
-        }
-        let (source, publication) = (&self.config.source, &self.config.publication);
-        for table in missing {
-            match queries.command(DURING, &preflight::publish_sql(self.config, table)) {
-                Ok(_) => info!(%source, publication, table = %table.id, "added a table to the publication"),
-                Err(error @ CaptureError::Server { .. }) if !begins => {
-                    self.requests.hold_back(table.oid, PUBLISH_AGAIN);
-                    warn!(%source, publication, table = %table.id, %error, "a table is not added to the publication; trying again later");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
     }
 
     fn held_position(&self, resume: Option<&Resume>) -> Result<Option<PgPosition>, CaptureError> {

@@ -348,7 +348,7 @@ fn takes_more(
     if scope.unpublished().is_empty() || config.snapshot == SnapshotMode::Never {
         return Ok(false);
     }
-    let publication = Publication::load(queries, &config.publication, catalog.server_version())?;
+    let publication = Publication::load(queries, config, catalog.server_version())?;
     let tried = scope.unpublished().iter().filter(|table| requests.may_try(**table));
     let mut came = tried.filter_map(|oid| catalog.table(*oid));
     Ok(publication.is_some_and(|publication| came.any(|table| publication.takes(table))))

@@ -4,6 +4,7 @@
 
 mod anew;
 mod changes;
+mod columns;
 mod confirm;
 mod copying;
 mod failover;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{
-    Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Tls,
+    Columns, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Tls,
 };
 use syncline_schemas::ident::SourceId;
 
@@ -125,6 +125,7 @@ impl Server {
             tls: Tls::Disable,
             tables: TablePatterns::parse(&["public.*"]).unwrap(),
             mapped: Mapped::default(),
+            columns: Columns::All,
             slot: format!("slot_{name}"),
             publication: "syncline".to_owned(),
             snapshot: SnapshotMode::Initial,

@@ -183,7 +183,7 @@ fn a_table_that_comes_later_is_copied_beside_the_stream_and_one_without_a_key_st
 #[test]
 fn a_table_that_comes_later_is_put_into_a_publication_of_ours() {
     let mut database = Server::shared().database(TWO);
-    database.config.mapped = Mapped::by(|table| *table.name != *"scratch");
+    database.config.mapped = Mapped::by(|table, _| *table.name != *"scratch");
     let log = Arc::new(MemoryLog::default());
     let reader = Reader::start(&database.config, &log);
     log.wait_for_copy();

@@ -52,7 +52,7 @@ fn a_value_is_not_read_differently_by_the_copy_and_by_the_stream() {
         assert_eq!(rows[i].values, rows[i + 3].values);
     }
     assert_eq!(log.schemas().first(), log.schemas().last(), "one shape has one version");
-    assert_eq!(table_schemas(&database.config, &StopSignal::default()).unwrap(), log.schemas()[..1]);
+    assert_eq!(table_schemas(&database.config, true, &StopSignal::default()).unwrap(), log.schemas()[..1]);
 }
 
 #[test]

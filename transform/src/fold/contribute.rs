@@ -357,7 +357,7 @@ fn lacking_fault(column: String) -> RowFault {
     RowFault {
         rule: "DQ_ABSENT".to_owned(),
         reason: format!(
-            "the log did not send column {column} and its value was never seen; take a snapshot or set REPLICA IDENTITY FULL"
+            "the log did not send column {column} and its value was never seen; have `syncline snapshot` read the table"
         ),
         field: column,
     }

@@ -84,6 +84,15 @@ impl Mapping {
         self.roles().any(|role| role.means(&self.source, source, table))
     }
 
+    /// True where a column of a table takes part, which may be any that is not qualified.
+    #[must_use]
+    pub fn reads_column(&self, source: &SourceId, table: &TableId, column: &str) -> bool {
+        let joined = self.query.joins.iter().map(|join| (&join.table, &join.alias));
+        std::iter::once((&self.query.table, &self.query.alias))
+            .chain(joined)
+            .any(|(role, alias)| role.means(&self.source, source, table) && self.query.reads(alias, column))
+    }
+
     /// True where it reads a table that is not among these and may be another source's, because its name is qualified.
     #[must_use]
     pub fn reads_elsewhere(&self, tables: &[TableSchema]) -> bool {

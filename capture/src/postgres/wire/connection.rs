@@ -297,7 +297,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::postgres::config::{LogGap, Mapped, SnapshotMode, SpecialValues};
+    use crate::postgres::config::{Columns, LogGap, Mapped, SnapshotMode, SpecialValues};
     use crate::postgres::pattern::TablePatterns;
 
     /// A server that sends this to whoever connects, and nothing after it.
@@ -320,6 +320,7 @@ mod tests {
             tls: Tls::Disable,
             tables: TablePatterns::parse(&["*.*"]).expect("a pattern"),
             mapped: Mapped::default(),
+            columns: Columns::All,
             slot: "s".to_owned(),
             publication: "p".to_owned(),
             snapshot: SnapshotMode::Initial,
