@@ -1,6 +1,6 @@
 //! Rows of `COPY ... TO STDOUT` in text form, as the same cells that the stream has.
 //!
-//! Tabs separate values, `\N` is NULL, and a backslash hides tabs, line ends and itself. Rows without a backslash, most
+//! Tabs separate values, `\N` is NULL, and a backslash hides tabs, line ends and itself. Rows without a hidden byte, most
 //! of them, are used where they lie.
 
 use super::message::Cell;
@@ -20,14 +20,18 @@ impl CopyLine {
         if columns == 0 {
             return Ok(RowView { cells: &self.cells, bytes: line });
         }
-        if !line.contains(&b'\\') {
-            let mut start = 0;
-            for value in line.split(|&byte| byte == b'\t') {
-                self.cells.push(Cell::Text { start, end: start + value.len() });
-                start += value.len() + 1;
-            }
+        let may_hide = line.contains(&b'\\');
+        let mut start = 0;
+        let is_plain = line.split(|&byte| byte == b'\t').all(|value| {
+            let is_null = may_hide && value == b"\\N";
+            self.cells.push(if is_null { Cell::Null } else { Cell::Text { start, end: start + value.len() } });
+            start += value.len() + 1;
+            is_null || !may_hide || !value.contains(&b'\\')
+        });
+        if is_plain {
             return Ok(RowView { cells: &self.cells, bytes: line });
         }
+        self.cells.clear();
         self.unescaped.clear();
         for value in line.split(|&byte| byte == b'\t') {
             if value == b"\\N" {
@@ -42,14 +46,11 @@ impl CopyLine {
     }
 }
 
-fn unescape(value: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
-    let mut bytes = value.iter();
-    while let Some(&byte) = bytes.next() {
-        if byte != b'\\' {
-            out.push(byte);
-            continue;
-        }
-        out.push(match bytes.next().ok_or("a copied row ends in a backslash")? {
+fn unescape(mut value: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
+    while let Some(at) = value.iter().position(|&byte| byte == b'\\') {
+        out.extend_from_slice(&value[..at]);
+        let (hidden, rest) = value[at + 1..].split_first().ok_or("a copied row ends in a backslash")?;
+        out.push(match hidden {
             b'b' => 8,
             b't' => b'\t',
             b'n' => b'\n',
@@ -58,7 +59,9 @@ fn unescape(value: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
             b'r' => b'\r',
             other => *other,
         });
+        value = rest;
     }
+    out.extend_from_slice(value);
     Ok(())
 }
 
