@@ -15,6 +15,15 @@ pub(crate) enum ValueFault {
 
 use ValueFault::{Malformed, Special};
 
+pub(crate) const NAN: ValueFault = Special("NaN, which an exact decimal cannot hold");
+pub(crate) const INFINITE_NUMERIC: ValueFault = Special("an infinite numeric, which an exact decimal cannot hold");
+pub(crate) const TOO_MANY_DIGITS: ValueFault = Malformed("a numeric has more digits than its type declares");
+pub(crate) const INFINITE: ValueFault = Special("an infinite date or timestamp");
+pub(crate) const BEFORE_CHRIST: ValueFault = Special("a date or timestamp before Christ");
+pub(crate) const DAYS_RANGE: ValueFault = Special("a date beyond the range of days");
+pub(crate) const MICROSECONDS_RANGE: ValueFault = Special("a timestamp beyond the range of microseconds");
+pub(crate) const MIDNIGHT: ValueFault = Special("the time 24:00:00, which is no time of a day");
+
 const DAY_US: i64 = 86_400_000_000;
 
 fn digit(byte: u8) -> Option<u8> {
@@ -70,8 +79,8 @@ pub(crate) fn decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, Val
     };
     if !digits.first().is_some_and(u8::is_ascii_digit) {
         return Err(match digits {
-            b"NaN" => Special("NaN, which an exact decimal cannot hold"),
-            b"Infinity" => Special("an infinite numeric, which an exact decimal cannot hold"),
+            b"NaN" => NAN,
+            b"Infinity" => INFINITE_NUMERIC,
             _ => FAULT,
         });
     }
@@ -100,7 +109,7 @@ pub(crate) fn decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, Val
         value = value.checked_mul(10).ok_or(FAULT)?;
     }
     if value >= 10_i128.pow(u32::from(precision.min(38))) {
-        return Err(Malformed("a numeric has more digits than its type declares"));
+        return Err(TOO_MANY_DIGITS);
     }
     Ok(if negative { -value } else { value })
 }
@@ -120,8 +129,8 @@ const DATE_FAULT: ValueFault = Malformed("a date has another form");
 /// Splits special dates off: infinities and years before Christ.
 fn ensure_ordinary(text: &[u8]) -> Result<(), ValueFault> {
     match text {
-        b"infinity" | b"-infinity" => Err(Special("an infinite date or timestamp")),
-        _ if text.ends_with(b" BC") => Err(Special("a date or timestamp before Christ")),
+        b"infinity" | b"-infinity" => Err(INFINITE),
+        _ if text.ends_with(b" BC") => Err(BEFORE_CHRIST),
         _ => Ok(()),
     }
 }
@@ -165,7 +174,7 @@ pub(crate) fn date(text: &[u8]) -> Result<i32, ValueFault> {
     if len != text.len() {
         return Err(DATE_FAULT);
     }
-    i32::try_from(days).map_err(|_| Special("a date beyond the range of days"))
+    i32::try_from(days).map_err(|_| DAYS_RANGE)
 }
 
 /// Microseconds of `HH:MM:SS[.ffffff]`, up to and including 24:00:00.
@@ -190,7 +199,7 @@ fn clock(text: &[u8]) -> Option<i64> {
 /// A time of day as microseconds since midnight.
 pub(crate) fn time(text: &[u8]) -> Result<i64, ValueFault> {
     match clock(text) {
-        Some(DAY_US) => Err(Special("the time 24:00:00, which is no time of a day")),
+        Some(DAY_US) => Err(MIDNIGHT),
         Some(us) => Ok(us),
         None => Err(Malformed("a time has another form")),
     }
@@ -207,7 +216,7 @@ pub(crate) fn timestamp(text: &[u8]) -> Result<i64, ValueFault> {
     }
     let us = clock(&text[len + 1..]).filter(|us| *us < DAY_US).ok_or(FAULT)?;
     let total = days.checked_mul(DAY_US).and_then(|total| total.checked_add(us));
-    total.ok_or(Special("a timestamp beyond the range of microseconds"))
+    total.ok_or(MICROSECONDS_RANGE)
 }
 
 /// A timestamp with time zone, which the session has the server write in UTC.

@@ -256,7 +256,7 @@ impl CatalogTable {
 }
 
 const fn is_fixed_width(kind: Kind) -> bool {
-    !matches!(kind, Kind::Text | Kind::Bytea | Kind::Array { .. } | Kind::Decimal { .. })
+    !matches!(kind, Kind::Text | Kind::Written | Kind::Bytea | Kind::Array { .. } | Kind::Decimal { .. })
 }
 
 /// The key's columns in key order: the stream says which, the catalog in which order.

@@ -3,7 +3,7 @@
 //! ```text
 //! config, url, pattern   what the operator says
 //! wire/                  a thin client: sockets, TLS, authentication, queries, COPY, the stream's messages
-//! decode/                pgoutput and COPY text to Arrow; pure
+//! decode/                pgoutput and COPY to Arrow; pure
 //! catalog, types         the tables as the server describes them
 //! scope, mark            which tables are read (candidates: of which), and whether they are still what they were
 //! publication, publish   what of them the server gives, and having it give what is wanted

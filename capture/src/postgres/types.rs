@@ -79,15 +79,18 @@ impl Types {
             1083 => Kind::Time,
             1114 => Kind::Timestamp,
             1184 => Kind::TimestampTz,
+            2950 => Kind::Uuid,
+            // name, text, json, character, character varying: their binary form is their text.
+            19 | 25 | 114 | 1042 | 1043 => Kind::Text,
             NUMERIC => numeric(modifier),
-            _ => Kind::Text,
+            _ => Kind::Written,
         }
     }
 }
 
 /// `numeric(precision, scale)` as a decimal where Arrow's 38 digits hold it, else as its exact text.
 fn numeric(modifier: i32) -> Kind {
-    let Some(packed) = modifier.checked_sub(4).filter(|packed| *packed >= 0) else { return Kind::Text };
+    let Some(packed) = modifier.checked_sub(4).filter(|packed| *packed >= 0) else { return Kind::Written };
     let precision = (packed >> 16) & 0xffff;
     // Eleven bits, signed since PostgreSQL 15.
     let scale = ((packed & 0x7ff) ^ 0x400) - 0x400;
@@ -95,7 +98,7 @@ fn numeric(modifier: i32) -> Kind {
         (Ok(precision @ 1..=38), Ok(scale @ 0..)) if i32::from(scale) <= i32::from(precision) => {
             Kind::Decimal { precision, scale }
         }
-        _ => Kind::Text,
+        _ => Kind::Written,
     }
 }
 
@@ -111,10 +114,10 @@ mod tests {
     fn numerics_are_decimals_only_where_they_stay_exact() {
         assert_eq!(numeric(modifier(12, 2)), Kind::Decimal { precision: 12, scale: 2 });
         assert_eq!(numeric(modifier(38, 38)), Kind::Decimal { precision: 38, scale: 38 });
-        assert_eq!(numeric(modifier(39, 0)), Kind::Text);
-        assert_eq!(numeric(modifier(5, -2)), Kind::Text);
-        assert_eq!(numeric(modifier(3, 5)), Kind::Text);
-        assert_eq!(numeric(-1), Kind::Text);
+        assert_eq!(numeric(modifier(39, 0)), Kind::Written);
+        assert_eq!(numeric(modifier(5, -2)), Kind::Written);
+        assert_eq!(numeric(modifier(3, 5)), Kind::Written);
+        assert_eq!(numeric(-1), Kind::Written);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every type of a stock server, by both ways: the table in docs/postgres.md is what this test saw.
+//! Every type of a stock server, by all ways: the table in docs/postgres.md is what this test saw.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ fn known(database: &Database) -> Vec<(&'static str, &'static [&'static str])> {
     TYPES.iter().copied().filter(|(name, values)| has(name, values)).collect()
 }
 
-fn insert(types: &[(&str, &[&str])], first_id: usize) -> String {
+fn insert(table: &str, types: &[(&str, &[&str])], first_id: usize) -> String {
     let rows = types.iter().map(|(_, values)| values.len()).max().expect("types");
     let mut sql = String::new();
     for row in 0..rows {
@@ -123,7 +123,7 @@ fn insert(types: &[(&str, &[&str])], first_id: usize) -> String {
             None => "NULL".to_owned(),
         };
         let values: Vec<String> = types.iter().map(|(_, values)| value(values)).collect();
-        let _ = write!(sql, "INSERT INTO every_type VALUES ({}, {});", first_id + row, values.join(", "));
+        let _ = write!(sql, "INSERT INTO {table} VALUES ({}, {});", first_id + row, values.join(", "));
     }
     sql
 }
@@ -133,28 +133,40 @@ fn no_type_of_a_stock_server_arrives_otherwise_than_documented() {
     let database = Server::shared().database("");
     let types = known(&database);
     let columns: Vec<String> = types.iter().enumerate().map(|(i, (name, _))| format!("c{i} {name}")).collect();
-    database.sql(&format!("CREATE TABLE every_type (id int PRIMARY KEY, {})", columns.join(", ")));
-    database.sql(&insert(&types, 0));
+    // Copied in text form, as most of it is text; in binary form, as most of it is not; and by key.
+    let numbers: String = (0..200).map(|i| format!(", n{i} int")).collect();
+    for (table, more) in [("every_type", ""), ("in_binary", &numbers), ("by_key", ", outside text")] {
+        let columns = columns.join(", ");
+        database.sql(&format!("CREATE TABLE {table} (id int PRIMARY KEY, {columns}{more})"));
+        database.sql(&insert(table, &types, 0));
+    }
+    database
+        .sql("ALTER TABLE by_key ALTER outside SET STORAGE EXTERNAL; UPDATE by_key SET outside = repeat('x', 9000)");
     let log = Arc::new(MemoryLog::default());
     let reader = Reader::start(&database.config, &log);
     log.wait_for_copy();
     let copied = log.row_count();
-    database.sql(&insert(&types, 100));
-    log.wait_for_rows(2 * copied);
+    database.sql(&insert("every_type", &types, 100));
+    log.wait_for_rows(copied + copied / 3);
     reader.stop();
 
     let rows = log.rows();
-    let shape = log.schemas().pop().expect("a shape");
+    let of = |table: &str| rows.iter().filter(|row| row.table == format!("public.{table}")).collect::<Vec<_>>();
+    let [every_type, in_binary, by_key] = ["every_type", "in_binary", "by_key"].map(of);
+    let shapes = log.schemas();
+    let shape = shapes.iter().find(|shape| *shape.table.name == *"every_type").expect("a shape");
     let mut table = String::from("| PostgreSQL | Arrow | a value | arrives as |\n|---|---|---|---|\n");
     for (i, (name, values)) in types.iter().enumerate() {
         let column = format!("c{i}");
         for (place, literal) in values.iter().enumerate() {
-            let (copied, streamed) = (rows[place].value(&column), rows[copied + place].value(&column));
-            assert!(copied.is_some(), "{name} {literal}");
-            assert_eq!(copied, streamed, "{name} {literal}: by the copy, and by the stream");
+            let streamed = every_type[copied / 3 + place].value(&column);
+            assert!(streamed.is_some(), "{name} {literal}");
+            for (way, rows) in [("as text", &every_type), ("in binary form", &in_binary), ("by key", &by_key)] {
+                assert_eq!(rows[place].value(&column), streamed, "{name} {literal}: copied {way}, and by the stream");
+            }
         }
         let last = values.len() - 1;
-        let arrives = rows[last].value(&column).expect("a value");
+        let arrives = every_type[last].value(&column).expect("a value");
         let arrow = &shape.columns.iter().find(|it| it.name == column).expect("a column").data_type;
         let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
         let _ = writeln!(table, "| {} | {arrow} | {} | {} |", code(name), code(values[last]), code(arrives));

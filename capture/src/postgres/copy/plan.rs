@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::ledger::Piece;
 use crate::CaptureError;
-use crate::postgres::decode::Shape;
+use crate::postgres::decode::{CopyForm, Shape};
 use crate::postgres::wire::{Connection, Row, quote_identifier, quote_literal};
 
 pub(super) const DURING: &str = "copying the tables";
@@ -46,6 +46,17 @@ const PARTS: &str = "SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid), \
      FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.oid IN";
 
 impl Table {
+    /// In which form rows of a piece come. The binary one costs server and reader less, unless much of it is text in any case. Of
+    /// rows by key the key's text is needed, to go on behind it.
+    pub(super) fn form(&self, piece: &Piece) -> CopyForm {
+        let kinds = &self.shape.kinds;
+        let written = kinds.iter().filter(|kind| !kind.has_binary()).count();
+        match piece {
+            Piece::Blocks { .. } if written * 3 <= kinds.len() => CopyForm::Binary,
+            Piece::Blocks { .. } | Piece::Keys { .. } | Piece::Row { .. } => CopyForm::Text,
+        }
+    }
+
     /// What is to be read of it; none where it is gone.
     pub(super) fn pieces(&self, connection: &mut Connection) -> Result<Option<Vec<Piece>>, CaptureError> {
         let oids = if self.is_partitioned {
@@ -83,8 +94,17 @@ impl Table {
 
     /// The statement that reads a piece; of blocks `part` names the table or the partition that holds them.
     pub(super) fn sql(&self, piece: &Piece, part: &str) -> String {
-        let columns: Vec<String> =
-            self.shape.schema.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        let form = self.form(piece);
+        let columns = self.shape.schema.columns.iter().zip(&self.shape.kinds);
+        let columns: Vec<String> = columns
+            .map(|(column, kind)| match quote_identifier(&column.name) {
+                // As the server writes it. A composite value in which all is NULL is a value, and IS NOT NULL would deny that.
+                name if form == CopyForm::Binary && !kind.has_binary() => {
+                    format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.concat({name}) END")
+                }
+                name => name,
+            })
+            .collect();
         let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
         let (from, tail) = match piece {
             Piece::Blocks { from, to, .. } => {
@@ -110,7 +130,8 @@ impl Table {
             }
         };
         let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-        format!("COPY (SELECT {} FROM {from}{filter}{tail}) TO STDOUT", columns.join(", "))
+        let option = if form == CopyForm::Binary { " (FORMAT binary)" } else { "" };
+        format!("COPY (SELECT {} FROM {from}{filter}{tail}) TO STDOUT{option}", columns.join(", "))
     }
 
     /// The key's columns in their order.
@@ -154,7 +175,7 @@ mod tests {
         assert_eq!(
             table().sql(&blocks, "\"s\".\"t\""),
             "COPY (SELECT \"v\", \"b\", \"a\" FROM ONLY \"s\".\"t\" WHERE (v > 0 OR v < -1) AND ctid >= '(4096,0)' AND \
-             ctid < '(5000,0)') TO STDOUT"
+             ctid < '(5000,0)') TO STDOUT (FORMAT binary)"
         );
         let keys = Piece::Keys { after: Some(vec!["1".to_owned(), "o'h".to_owned()]), upto: None };
         assert_eq!(

@@ -10,7 +10,7 @@ use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, SIGNATURE, Table};
 use super::{Copied, Copying, Message, Round, take};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
-use crate::postgres::decode::{CopyLine, Stamp, TableBuilder};
+use crate::postgres::decode::{CopyForm, CopyReader, Stamp, TableBuilder};
 use crate::postgres::log_end::{LOG_END, log_end};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::scope::WITHOUT_IT;
@@ -159,6 +159,19 @@ impl<'a> Worker<'a> {
         Ok((if oid == 0 { Some(String::new()) } else { part }, at))
     }
 
+    /// An error of what was read, unless the table was changed between the look at it and the statement.
+    fn judged(&mut self, table: &Table, error: CaptureError) -> CaptureError {
+        match error {
+            CaptureError::Server { sqlstate, .. } if CHANGED.contains(&sqlstate.as_str()) => self.changed(table),
+            error if error.class() == Class::Transient => error,
+            error => {
+                let columns = self.connection.query(DURING, &format!("{SIGNATURE} {}", table.oid));
+                let is_other = columns.is_ok_and(|rows| rows.first().is_some_and(|row| row.text(0) != table.columns));
+                if is_other { self.changed(table) } else { error }
+            }
+        }
+    }
+
     /// The session begins again with the table as it is now.
     fn changed(&self, table: &Table) -> CaptureError {
         let reason = format!("table {} was changed; looking at it again", table.shape.schema.table);
@@ -170,41 +183,44 @@ impl<'a> Worker<'a> {
         let Round { session, at, .. } = *self.round;
         let source = &session.config.source;
         let (round, sender) = (self.round, self.sender);
-        let mut builder = TableBuilder::new(Arc::clone(&table.shape), session.config.special_values);
-        let mut line_reader = CopyLine::default();
+        let (shape, special_values) = (Arc::clone(&table.shape), session.config.special_values);
+        let form = table.form(piece);
+        let mut builder = match form {
+            CopyForm::Text => TableBuilder::new(shape, special_values),
+            CopyForm::Binary => TableBuilder::of_binary(shape, special_values),
+        };
+        let mut reader = CopyReader::new(form);
         let (mut ord, mut bytes, mut total, mut last) = (0_u32, 0, 0, None);
         let place = || format!("the copy at {at}");
         let by_key = matches!(piece, Piece::Keys { .. });
-        let copied = self.connection.copy_out(DURING, &table.sql(piece, part), |line| {
-            let row = line_reader.split(line, table.shape.kinds.len()).map_err(|reason| CaptureError::Protocol {
-                source_id: source.clone(),
-                at: place(),
-                reason: format!("table {}: {reason}", table.shape.schema.table),
-            })?;
-            let stamp = Stamp { ord, commit_us: copied_at, position: at };
-            builder.append(Op::Read, stamp, row, None).map_err(|fault| table.shape.error(&place(), fault))?;
-            (ord, total, bytes) = (ord + 1, total + 1, bytes + line.len());
-            if by_key && total == KEYS {
-                let texts = table.shape.keys.iter().map(|&key| row.text(key).map(String::from_utf8_lossy));
-                last = texts.map(|text| Some(text?.into_owned())).collect::<Option<Vec<_>>>();
-                if last.is_none() {
-                    let reason = format!("table {}: a key has no value", table.shape.schema.table);
-                    return Err(CaptureError::Protocol { source_id: source.clone(), at: place(), reason });
+        let malformed = |reason: &str| CaptureError::Protocol {
+            source_id: source.clone(),
+            at: place(),
+            reason: format!("table {}: {reason}", table.shape.schema.table),
+        };
+        let copied = self.connection.copy_out(DURING, &table.sql(piece, part), |data| {
+            reader.turn_to(data).map_err(malformed)?;
+            bytes += data.len();
+            while let Some(row) = reader.row(data, table.shape.kinds.len()).map_err(malformed)? {
+                let stamp = Stamp { ord, commit_us: copied_at, position: at };
+                builder.append(Op::Read, stamp, row, None).map_err(|fault| table.shape.error(&place(), fault))?;
+                (ord, total) = (ord + 1, total + 1);
+                if by_key && total == KEYS {
+                    let texts = table.shape.keys.iter().map(|&key| row.text(key).map(String::from_utf8_lossy));
+                    last = texts.map(|text| Some(text?.into_owned())).collect::<Option<Vec<_>>>();
+                    if last.is_none() {
+                        return Err(malformed("a key has no value"));
+                    }
                 }
-            }
-            if ord >= FRAME_ROWS_MAX || bytes >= FRAME_BYTES_MAX {
-                let batch = take(&mut builder)?;
-                send(round, sender, batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
-                (ord, bytes) = (0, 0);
+                if ord >= FRAME_ROWS_MAX || bytes >= FRAME_BYTES_MAX {
+                    let batch = take(&mut builder)?;
+                    send(round, sender, batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+                    (ord, bytes) = (0, 0);
+                }
             }
             Ok(())
         });
-        match copied {
-            Err(CaptureError::Server { sqlstate, .. }) if CHANGED.contains(&sqlstate.as_str()) => {
-                return Err(self.changed(table));
-            }
-            copied => copied?,
-        }
+        copied.map_err(|error| self.judged(table, error))?;
         let batch = take(&mut builder)?;
         self.send_some(batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
         Ok(Extent { rows: total, last })

@@ -1,4 +1,4 @@
-//! One column's Arrow builder, fed with the server's text.
+//! One column's Arrow builder, fed with the server's text, or with its binary form where a kind has one.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use arrow::array::{
     Int16Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
 };
 
-use super::array;
 use super::kind::{ArrayElement, Kind};
+use super::{array, binary};
 use crate::value::{self, ValueFault};
 
 pub(super) enum Column {
@@ -20,6 +20,7 @@ pub(super) enum Column {
     Float8(Float64Builder),
     Decimal { builder: Decimal128Builder, precision: u8, scale: i8 },
     Text(StringBuilder),
+    Uuid(StringBuilder),
     Array { builder: StringBuilder, json: String, element: ArrayElement, delimiter: u8 },
     Bytea { builder: BinaryBuilder, bytes: Vec<u8> },
     Date(Date32Builder),
@@ -39,7 +40,7 @@ macro_rules! each {
             Column::Float4($inner) => $call,
             Column::Float8($inner) => $call,
             Column::Decimal { builder: $inner, .. } => $call,
-            Column::Text($inner) => $call,
+            Column::Text($inner) | Column::Uuid($inner) => $call,
             Column::Array { builder: $inner, .. } => $call,
             Column::Bytea { builder: $inner, .. } => $call,
             Column::Date($inner) => $call,
@@ -67,7 +68,8 @@ impl Column {
                 precision,
                 scale,
             },
-            Kind::Text => Self::Text(text()),
+            Kind::Text | Kind::Written => Self::Text(text()),
+            Kind::Uuid => Self::Uuid(text()),
             Kind::Array { element, delimiter } => {
                 Self::Array { builder: text(), json: String::new(), element, delimiter }
             }
@@ -100,10 +102,7 @@ impl Column {
             Self::Decimal { builder, precision, scale } => {
                 builder.append_value(value::decimal(text, *precision, *scale)?);
             }
-            Self::Text(builder) => {
-                let text = std::str::from_utf8(text).map_err(|_| ValueFault::Malformed("a text is not UTF-8"))?;
-                builder.append_value(text);
-            }
+            Self::Text(builder) | Self::Uuid(builder) => builder.append_value(utf8(text)?),
             Self::Array { builder, json, element, delimiter } => {
                 array::json(text, *element, *delimiter, json)?;
                 builder.append_value(&*json);
@@ -120,7 +119,41 @@ impl Column {
         Ok(())
     }
 
+    /// As [`Self::append`], of the value's binary form.
+    #[inline]
+    pub(super) fn append_binary(&mut self, bytes: &[u8]) -> Result<(), ValueFault> {
+        match self {
+            Self::Bool(builder) => builder.append_value(binary::boolean(bytes)?),
+            Self::Int2(builder) => builder.append_value(i16::from_be_bytes(binary::fixed(bytes)?)),
+            Self::Int4(builder) => builder.append_value(i32::from_be_bytes(binary::fixed(bytes)?)),
+            Self::Int8(builder) => builder.append_value(i64::from_be_bytes(binary::fixed(bytes)?)),
+            Self::Float4(builder) => {
+                let value = f32::from_be_bytes(binary::fixed(bytes)?);
+                builder.append_value(if value.is_nan() { f32::NAN } else { value });
+            }
+            Self::Float8(builder) => {
+                let value = f64::from_be_bytes(binary::fixed(bytes)?);
+                builder.append_value(if value.is_nan() { f64::NAN } else { value });
+            }
+            Self::Decimal { builder, precision, scale } => {
+                builder.append_value(binary::decimal(bytes, *precision, *scale)?);
+            }
+            Self::Text(builder) => builder.append_value(utf8(bytes)?),
+            Self::Uuid(builder) => builder.append_value(utf8(&binary::uuid(bytes)?)?),
+            Self::Array { .. } => self.append(bytes)?,
+            Self::Bytea { builder, .. } => builder.append_value(bytes),
+            Self::Date(builder) => builder.append_value(binary::date(bytes)?),
+            Self::Time(builder) => builder.append_value(binary::time(bytes)?),
+            Self::Timestamp(builder) | Self::TimestampTz(builder) => builder.append_value(binary::timestamp(bytes)?),
+        }
+        Ok(())
+    }
+
     pub(super) fn finish(self) -> ArrayRef {
         each!(self, builder => { let mut builder = builder; Arc::new(builder.finish()) })
     }
+}
+
+fn utf8(text: &[u8]) -> Result<&str, ValueFault> {
+    std::str::from_utf8(text).map_err(|_| ValueFault::Malformed("a text is not UTF-8"))
 }

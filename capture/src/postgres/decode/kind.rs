@@ -3,7 +3,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use syncline_schemas::table::instant;
 
-/// How to read the server's text of a column's values.
+/// How to read a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Bool,
@@ -12,13 +12,16 @@ pub(crate) enum Kind {
     Int8,
     Float4,
     Float8,
-    /// `numeric(precision, scale)` within 38 digits; any other numeric is [`Kind::Text`].
+    /// `numeric(precision, scale)` within 38 digits; any other numeric is [`Kind::Written`].
     Decimal {
         precision: u8,
         scale: i8,
     },
-    /// Every type whose value is its text.
+    /// A text, whose binary form is the same.
     Text,
+    /// Every other type: what the server writes for the value.
+    Written,
+    Uuid,
     Bytea,
     Date,
     Time,
@@ -40,6 +43,11 @@ pub(crate) enum ArrayElement {
 }
 
 impl Kind {
+    /// Whether it is read in the server's binary form, too. Any other is text there as well.
+    pub(crate) const fn has_binary(self) -> bool {
+        !matches!(self, Self::Written | Self::Array { .. })
+    }
+
     /// The Arrow type.
     pub(crate) fn data_type(self) -> DataType {
         match self {
@@ -50,7 +58,7 @@ impl Kind {
             Self::Float4 => DataType::Float32,
             Self::Float8 => DataType::Float64,
             Self::Decimal { precision, scale } => DataType::Decimal128(precision, scale),
-            Self::Text | Self::Array { .. } => DataType::Utf8,
+            Self::Text | Self::Written | Self::Uuid | Self::Array { .. } => DataType::Utf8,
             Self::Bytea => DataType::Binary,
             Self::Date => DataType::Date32,
             Self::Time => DataType::Time64(TimeUnit::Microsecond),

@@ -5,12 +5,14 @@
 //! array    the server's text of an array -> JSON text
 //! kind     how a column's values are read and which Arrow type holds them
 //! column   one column's Arrow builder
+//! binary   values in the server's binary form, which copies have
 //! table    one table's builders: rows of cells -> a record batch with the meta columns
 //! decoder  transactions, moves, absent values, cuts
-//! copy     rows of COPY text as cells, so that a copied value is read by the same code
+//! copy     rows of COPY as cells
 //! ```
 
 mod array;
+mod binary;
 mod column;
 mod copy;
 mod decoder;
@@ -20,7 +22,7 @@ mod kind;
 mod message;
 mod table;
 
-pub(crate) use copy::CopyLine;
+pub(crate) use copy::{CopyForm, CopyReader};
 pub(crate) use decoder::{Decoder, Step};
 pub(crate) use kind::{ArrayElement, Kind};
 pub(crate) use message::{Relation, RelationColumn};

@@ -1,6 +1,6 @@
 //! One table's builders: rows of cells in, a record batch with the meta columns out.
 //!
-//! Snapshot and stream share it, so that one value is read by one piece of code whichever way it came.
+//! Snapshot and stream share it, so that a value ends in the same builder whichever way it came.
 
 use std::mem;
 use std::sync::Arc;
@@ -95,6 +95,8 @@ pub(crate) struct TableBuilder {
     shape: Arc<Shape>,
     special_values: SpecialValues,
     columns: Vec<Column>,
+    /// Values come in the server's binary form.
+    is_binary: bool,
     meta: Meta,
     mask: Vec<u8>,
 }
@@ -116,7 +118,12 @@ impl TableBuilder {
     pub(crate) fn new(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
         let columns = shape.kinds.iter().map(|kind| Column::new(*kind, 0)).collect();
         let mask = vec![0; shape.kinds.len().div_ceil(8)];
-        Self { shape, special_values, columns, meta: Meta::default(), mask }
+        Self { shape, special_values, columns, is_binary: false, meta: Meta::default(), mask }
+    }
+
+    /// One that takes the binary form of values, where their kind has one.
+    pub(crate) fn of_binary(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
+        Self { is_binary: true, ..Self::new(shape, special_values) }
     }
 
     pub(crate) fn shape(&self) -> &Arc<Shape> {
@@ -141,7 +148,7 @@ impl TableBuilder {
         }
         let mut any_absent = false;
         for (i, (column, cell)) in self.columns.iter_mut().zip(row.cells).enumerate() {
-            let text = match *cell {
+            let value = match *cell {
                 Cell::Text { start, end } => Some(&row.bytes[start..end]),
                 Cell::Null => None,
                 Cell::Unchanged => {
@@ -153,7 +160,8 @@ impl TableBuilder {
                     known
                 }
             };
-            match text.map(|text| column.append(text)) {
+            let append = |value| if self.is_binary { column.append_binary(value) } else { column.append(value) };
+            match value.map(append) {
                 Some(Ok(())) => {}
                 None => column.append_null(),
                 // A key without its value would be another row's.

@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Copies out; `take` gets each row as a line without its end.
+    /// Copies out; `take` gets the data as they come: whole rows.
     pub(crate) fn copy_out(
         &mut self,
         during: &'static str,
@@ -84,10 +84,7 @@ impl Connection {
         loop {
             let packet = self.receive_in_command(during)?;
             match packet.tag {
-                b'd' => {
-                    let line = self.body(packet.body);
-                    take(line.strip_suffix(b"\n").unwrap_or(line))?;
-                }
+                b'd' => take(self.body(packet.body))?,
                 b'H' | b'c' | b'C' => {}
                 b'Z' => return Ok(()),
                 other => return Err(self.protocol(during, format!("message {:?} in a copy", char::from(other)))),
