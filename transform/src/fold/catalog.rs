@@ -40,7 +40,7 @@ const MEANING: &str = "meaning/";
 /// Key of what wrote a state. Rows in it are without names and types, so to any other it would say something else.
 const FORMAT: &[u8] = b"format";
 /// The way in which records are written; another one with every change of it.
-const RECORDS: u32 = 2;
+const RECORDS: u32 = 3;
 
 /// A table of a source.
 pub(super) type Table = (SourceId, TableId);

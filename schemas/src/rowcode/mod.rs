@@ -1,14 +1,19 @@
 //! Many rows as bytes, one run of bytes per row: how state keeps a row on disk.
 //!
 //! Compact because state is the largest thing the daemon keeps: a null bitmap, then each value that is not null;
-//! integers, decimals and instants as zigzag varints, so `110.000000000` takes 6 bytes and not 16.
+//! integers, decimals and instants in as many bytes as they need, so `110.000000000` takes 6 bytes and not 16.
 //!
 //! ```text
 //! bitmap  (fields + 7) / 8 bytes, bit i set = field i is null
-//! values  Boolean 1 | floats 4/8 LE | integers, decimals, dates, instants zigzag LEB128 | text, binary varint length + bytes
+//! values  Boolean 1 | floats 4/8 LE | integers, decimals, dates, instants see number.rs | text, binary varint length + bytes
 //! ```
 //!
 //! Invariant: equal rows have equal bytes, so comparing bytes compares rows (no-op suppression stands on it).
+//!
+//! The byte order of numbers is their order. Nothing relies on it but speed: keys that a source counts up, and those that lie
+//! side by side in its table, do so in state, where a table of the store that holds keys above all others is never merged.
+
+mod number;
 
 use std::sync::Arc;
 
@@ -115,29 +120,16 @@ impl<'a> Column<'a> {
         })
     }
 
-    #[allow(
-        clippy::cast_sign_loss,
-        clippy::cast_possible_truncation,
-        reason = "zigzag moves the sign to the lowest bit on purpose"
-    )]
     fn put(&self, i: usize, out: &mut Vec<u8>) {
-        let signed = |out: &mut Vec<u8>, value: i64| put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
         match self {
             Self::Bool(array) => out.push(u8::from(array.value(i))),
             Self::U8(values) => out.push(values[i]),
-            Self::I16(values) => signed(out, i64::from(values[i])),
-            Self::I32(values) => signed(out, i64::from(values[i])),
-            Self::I64(values) => signed(out, values[i]),
-            Self::U32(values) => put_varint(out, u64::from(values[i])),
-            Self::U64(values) => put_varint(out, values[i]),
-            Self::I128(values) => {
-                let mut rest = ((values[i] << 1) ^ (values[i] >> 127)) as u128;
-                while rest >= 0x80 {
-                    out.push((rest as u8) | 0x80);
-                    rest >>= 7;
-                }
-                out.push(rest as u8);
-            }
+            Self::I16(values) => number::put(out, values[i].into()),
+            Self::I32(values) => number::put(out, values[i].into()),
+            Self::I64(values) => number::put(out, values[i].into()),
+            Self::U32(values) => number::put(out, values[i].into()),
+            Self::U64(values) => number::put(out, values[i].into()),
+            Self::I128(values) => number::put(out, values[i]),
             Self::F32(values) => out.extend_from_slice(&values[i].to_le_bytes()),
             Self::F64(values) => out.extend_from_slice(&values[i].to_le_bytes()),
             Self::Text(array) => put_run(out, array.value(i).as_bytes()),
@@ -237,36 +229,29 @@ impl<'a> Cursor<'a> {
         Ok(array)
     }
 
-    fn varint(&mut self) -> Result<u128, SchemaError> {
-        let mut value = 0_u128;
-        for shift in (0..128).step_by(7) {
+    fn number(&mut self) -> Result<i128, SchemaError> {
+        let first = self.take(1)?[0];
+        Ok(number::get(first, self.take(number::len(first))?))
+    }
+
+    fn narrow<T: TryFrom<i128>>(&mut self) -> Result<T, SchemaError> {
+        T::try_from(self.number()?).map_err(|_| self.malformed("a number does not fit its column"))
+    }
+
+    fn length(&mut self) -> Result<usize, SchemaError> {
+        let mut value = 0_usize;
+        for shift in (0..usize::BITS).step_by(7) {
             let byte = self.take(1)?[0];
-            value |= u128::from(byte & 0x7f) << shift;
+            value |= usize::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        Err(self.malformed("a number has too many digits"))
-    }
-
-    #[allow(clippy::cast_possible_wrap, reason = "zigzag moves the sign back from the lowest bit")]
-    fn signed(&mut self) -> Result<i128, SchemaError> {
-        let zigzag = self.varint()?;
-        Ok(((zigzag >> 1) as i128) ^ -((zigzag & 1) as i128))
-    }
-
-    fn narrow<T: TryFrom<i128>>(&mut self) -> Result<T, SchemaError> {
-        let value = self.signed()?;
-        T::try_from(value).map_err(|_| self.malformed("a number does not fit its column"))
-    }
-
-    fn unsigned<T: TryFrom<u128>>(&mut self) -> Result<T, SchemaError> {
-        let value = self.varint()?;
-        T::try_from(value).map_err(|_| self.malformed("a number does not fit its column"))
+        Err(self.malformed("a length has too many digits"))
     }
 
     fn run(&mut self) -> Result<&'a [u8], SchemaError> {
-        let len = self.unsigned::<usize>()?;
+        let len = self.length()?;
         self.take(len)
     }
 }
@@ -356,9 +341,9 @@ impl Builder {
             Self::I64(builder) => builder.append_value(cursor.narrow()?),
             Self::Instant(builder) => builder.append_value(cursor.narrow()?),
             Self::Time(builder) => builder.append_value(cursor.narrow()?),
-            Self::U32(builder) => builder.append_value(cursor.unsigned()?),
-            Self::U64(builder) => builder.append_value(cursor.unsigned()?),
-            Self::I128(builder) => builder.append_value(cursor.signed()?),
+            Self::U32(builder) => builder.append_value(cursor.narrow()?),
+            Self::U64(builder) => builder.append_value(cursor.narrow()?),
+            Self::I128(builder) => builder.append_value(cursor.number()?),
             Self::F32(builder) => builder.append_value(f32::from_le_bytes(cursor.fixed()?)),
             Self::F64(builder) => builder.append_value(f64::from_le_bytes(cursor.fixed()?)),
             Self::Text(builder) => {
