@@ -83,7 +83,8 @@ impl Contributor<'_> {
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
         let outcomes = outcomes(&drivers, evaluated);
         let mut place = 0;
-        let mut changed = Vec::new();
+        let mut changed = Vec::with_capacity(drivers.len());
+        writes.reserve(drivers.len());
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let row = (drivers.live.get(place) == Some(&i)).then_some(place);
             place += usize::from(row.is_some());
@@ -103,6 +104,7 @@ impl Contributor<'_> {
                 changed.push((i, change));
             }
         }
+        out.reserve(changed.len());
         for (i, mut change) in changed {
             change.old = drivers.old[i].take().map(Contributed::of).transpose()?.flatten();
             out.push(change);
@@ -143,18 +145,13 @@ impl Contributor<'_> {
         writes: &mut Writes,
         stats: &mut FoldStats,
     ) -> Result<Option<ContributionChange>, TransformError> {
-        let mut bytes = Vec::new();
-        if !new.is_empty() {
-            new.encode(&mut bytes);
-        }
+        let mut bytes = if new.is_empty() { Vec::new() } else { new.encode() };
         let old = drivers.old[i].as_deref();
         let is_own = drivers.origins[i] == Some(i);
         let same = says_the_same(old.unwrap_or_default(), &bytes) && (is_own || self.settled(old)? == settled);
         if same && drivers.renews && !bytes.is_empty() {
             new.before = self.unit.map(|unit| Before { unit: unit.entry, value: settled });
-            let mut renewed = Vec::new();
-            new.encode(&mut renewed);
-            writes.push((Space::Contributions, drivers.keys[i].clone(), Some(renewed)));
+            writes.push((Space::Contributions, drivers.keys[i].clone(), Some(new.encode())));
         }
         if fault.is_none() && same {
             stats.unchanged += 1;
@@ -177,8 +174,7 @@ impl Contributor<'_> {
                 && (settled.is_some() || drivers.old[i].is_some() && !new.is_empty())
             {
                 new.before = Some(Before { unit: unit.entry, value: settled });
-                bytes.clear();
-                new.encode(&mut bytes);
+                bytes = new.encode();
             }
             if let (Some(was), Some(is)) = (&old.joined, &new.joined)
                 && was.source == is.source

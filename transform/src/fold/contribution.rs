@@ -158,8 +158,9 @@ impl<'a> Contribution<'a> {
         }
     }
 
-    /// Appends the record's bytes.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// The record's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len_at_most());
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let contributes = flag(CONTRIBUTES, self.value.is_some());
         let kept = flag(JOINED, self.joined.is_some()) | flag(PARKED, self.awaits.is_some());
@@ -168,27 +169,38 @@ impl<'a> Contribution<'a> {
         out.extend_from_slice(&self.at.0.to_be_bytes());
         out.push(contributes | flag(HELD, self.held) | kept | before);
         if let Some((key, row)) = &self.value {
-            put_run(out, key);
-            put_run(out, row);
+            put_run(&mut out, key);
+            put_run(&mut out, row);
         }
         if let Some(joined) = &self.joined {
-            put_run(out, joined.source);
-            put_run(out, joined.looked);
+            put_run(&mut out, joined.source);
+            put_run(&mut out, joined.looked);
         }
         if let Some(awaits) = self.awaits {
-            put_run(out, awaits);
+            put_run(&mut out, awaits);
         }
         if let Some(before) = &self.before {
-            put_run(out, &before.unit.0.to_be_bytes());
+            put_run(&mut out, &before.unit.0.to_be_bytes());
             if let Some((key, row)) = before.value {
-                put_run(out, key);
-                put_run(out, row);
+                put_run(&mut out, key);
+                put_run(&mut out, row);
             }
         }
         for (name, value) in &self.carried {
-            put_run(out, name.as_bytes());
-            put_run(out, value);
+            put_run(&mut out, name.as_bytes());
+            put_run(&mut out, value);
         }
+        out
+    }
+
+    fn len_at_most(&self) -> usize {
+        let before = self.before.map(|before| before.unit.0.to_be_bytes());
+        let values = self.value.into_iter().chain(self.before.and_then(|before| before.value));
+        let joined = self.joined.map(|joined| [joined.source, joined.looked]);
+        let carried = self.carried.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_slice()]);
+        let runs = values.flat_map(|(key, row)| [key, row]).chain(joined.into_iter().flatten()).chain(self.awaits);
+        let runs = runs.chain(before.as_ref().map(|unit| unit.as_slice())).chain(carried);
+        AT_LEN + 1 + runs.map(|run| LENGTH_LEN_MAX + run.len()).sum::<usize>()
     }
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, TransformError> {
@@ -266,6 +278,9 @@ impl Contributed {
     }
 }
 
+/// More bytes than [`put_run`] takes for a length.
+const LENGTH_LEN_MAX: usize = 10;
+
 /// How many bytes [`put_run`] takes for a length.
 fn length_len(len: usize) -> usize {
     (1..).find(|bytes| len >> (7 * bytes) == 0).expect("a length has at most 64 bits")
@@ -341,8 +356,8 @@ mod tests {
             prop_assert_eq!(joined.iter().flat_map(JoinedRow::looked).collect::<Vec<_>>(), wanted);
             let awaits = awaits.as_deref();
             let contribution = Contribution { at: LogOffset(at), value: borrowed, held, joined, awaits, before, carried };
-            let mut bytes = Vec::new();
-            contribution.encode(&mut bytes);
+            let bytes = contribution.encode();
+            prop_assert!(bytes.len() <= contribution.len_at_most());
             prop_assert_eq!(Contribution::decode(&bytes).expect("own bytes"), contribution);
             let contributed = Contributed::of(bytes).expect("own bytes");
             prop_assert_eq!(contributed.as_ref().map(|part| (part.key(), part.row())), borrowed);

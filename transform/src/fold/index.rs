@@ -39,9 +39,8 @@ pub(super) fn driving_prefix(mapping: u32, join: usize, values: &[u8]) -> Vec<u8
 
 /// The entry of a driving row.
 pub(super) fn driving(mapping: u32, join: usize, values: &[u8], key: &[u8]) -> Vec<u8> {
-    let mut entry = driving_prefix(mapping, join, values);
-    entry.extend_from_slice(key);
-    entry
+    let join = u8::try_from(join).expect("the number of joins is limited");
+    [&[DRIVING], &mapping.to_be_bytes()[..], &[join], values, key].concat()
 }
 
 /// The driving rows that wait for a row of an entity, or for any of it. `awaited` is its key in the entities' space, or

@@ -80,6 +80,13 @@ impl Wanted {
         Ok(Self { values: rows, slots })
     }
 
+    /// A row for each of the values, in their order: neighbours lie side by side in the store.
+    fn distinct(&self) -> Vec<usize> {
+        let mut rows: Vec<usize> = (0..self.slots.len()).filter(|&row| self.slots[row] as usize == row).collect();
+        rows.sort_unstable_by_key(|&row| self.values.row(row));
+        rows
+    }
+
     /// The values that a row looks for; none where one of them is null.
     pub(super) fn of(&self, row: usize) -> Option<&[u8]> {
         let slot = self.slots[row];
@@ -102,10 +109,8 @@ impl Joins<'_> {
         let (table, join_index) = self.tables[join];
         let mut matches: Vec<Match> = vec![Match::None; wanted.slots.len()];
         let mut rows: Vec<Vec<u8>> = Vec::new();
-        for (row, &slot) in wanted.slots.iter().enumerate() {
-            if slot as usize == row {
-                matches[row] = self.find(table, join_index, wanted.values.row(row), &mut rows)?;
-            }
+        for row in wanted.distinct() {
+            matches[row] = self.find(table, join_index, wanted.values.row(row), &mut rows)?;
         }
         let found = rows.iter().map(|row| Ok(undated(row)?.1)).collect::<Result<Vec<_>, TransformError>>()?;
         let read = self.layouts.read(found, &edge.adds)?;

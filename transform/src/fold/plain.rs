@@ -66,9 +66,7 @@ fn claims<'a>(
     let mut changed: HashMap<&[u8], &ContributionChange> = HashMap::with_capacity(changes.len());
     let mut leavers: HashMap<usize, HashSet<&[u8]>> = HashMap::new();
     let mut entrants: Vec<(usize, &[u8])> = Vec::new();
-    for change in changes {
-        let slot = |side: &Option<Contributed>| side.as_ref().map(|contributed| touched.slots[contributed.key()]);
-        let (left, entered) = (slot(&change.old), slot(&change.new));
+    for (change, &[left, entered]) in changes.iter().zip(&touched.slots) {
         if left != entered {
             if let Some(slot) = left {
                 leavers.entry(slot).or_default().insert(&change.key);

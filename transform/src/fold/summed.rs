@@ -66,11 +66,13 @@ pub(super) fn add<'a>(
     let after = Totals { held: before.held.clone(), last: before.last.clone(), ..added };
     after.write(prefix, &touched.keys, &touched.stored, writes)?;
     let mut givers = vec![vec![None; layout.last.len()]; touched.keys.len()];
-    let giving: Vec<_> = changes.iter().filter_map(|change| Some((&change.key, change.new.as_ref()?))).collect();
-    let columns = rowcode::decode(&field_types(entity).1, giving.iter().map(|(_, new)| new.row()))?;
+    let moves = changes.iter().zip(&touched.slots);
+    let giving: Vec<_> =
+        moves.filter_map(|(change, &[_, to])| Some((&change.key, to?, change.new.as_ref()?))).collect();
+    let columns = rowcode::decode(&field_types(entity).1, giving.iter().map(|(.., new)| new.row()))?;
     for (place, (index, _)) in layout.last.iter().enumerate() {
-        for (_, (key, new)) in giving.iter().enumerate().filter(|(row, _)| !columns[*index].is_null(*row)) {
-            givers[touched.slots[new.key()]][place] = Some((*key).clone());
+        for (_, (key, slot, _)) in giving.iter().enumerate().filter(|(row, _)| !columns[*index].is_null(*row)) {
+            givers[*slot][place] = Some((*key).clone());
         }
     }
     Ok((touched, givers))

@@ -93,13 +93,13 @@ impl Totals {
         touched: &Touched<'_>,
     ) -> Result<Self, TransformError> {
         let (_, types) = field_types(entity);
-        let side = |pick: fn(&ContributionChange) -> Option<&Contributed>| {
-            let rows: Vec<&Contributed> = changes.iter().filter_map(pick).collect();
-            let slots: Vec<usize> = rows.iter().map(|row| touched.slots[row.key()]).collect();
-            rowcode::decode(&types, rows.iter().map(|row| row.row())).map(|columns| (slots, columns))
+        let side = |at: usize, pick: fn(&ContributionChange) -> Option<&Contributed>| {
+            let slots: Vec<usize> = touched.slots.iter().filter_map(|moved| moved[at]).collect();
+            rowcode::decode(&types, changes.iter().filter_map(pick).map(Contributed::row))
+                .map(|columns| (slots, columns))
         };
-        let (old_slots, old) = side(|change| change.old.as_ref())?;
-        let (new_slots, new) = side(|change| change.new.as_ref())?;
+        let (old_slots, old) = side(0, |change| change.old.as_ref())?;
+        let (new_slots, new) = side(1, |change| change.new.as_ref())?;
         let mut contributions = self.contributions.clone();
         old_slots.iter().for_each(|&slot| contributions[slot] -= 1);
         new_slots.iter().for_each(|&slot| contributions[slot] += 1);
@@ -116,6 +116,10 @@ impl Totals {
         }
         let mut last = Vec::with_capacity(self.last.len());
         for ((index, _), held) in layout.last.iter().zip(&self.last) {
+            if new[*index].null_count() == new_slots.len() {
+                last.push(Arc::clone(held));
+                continue;
+            }
             let mut sources: Vec<(usize, usize)> = (0..held.len()).map(|slot| (0, slot)).collect();
             for (row, &slot) in new_slots.iter().enumerate().filter(|(row, _)| !new[*index].is_null(*row)) {
                 sources[slot] = (1, row);

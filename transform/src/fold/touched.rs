@@ -11,7 +11,8 @@ use crate::state::{Space, State, get_all};
 /// Touched keys, one slot each.
 pub(super) struct Touched<'a> {
     pub(super) keys: Vec<&'a [u8]>,
-    pub(super) slots: HashMap<&'a [u8], usize>,
+    /// By change: the slot of the key that it takes back from, and of the one that it gives to.
+    pub(super) slots: Vec<[Option<usize>; 2]>,
     /// The last change that touched the key.
     pub(super) lineage: Vec<Lineage>,
     /// What state holds of the key.
@@ -26,22 +27,29 @@ impl<'a> Touched<'a> {
     ) -> Result<Self, TransformError> {
         let mut touched = Self {
             keys: Vec::with_capacity(changes.len()),
-            slots: HashMap::with_capacity(changes.len()),
+            slots: Vec::with_capacity(changes.len()),
             lineage: Vec::with_capacity(changes.len()),
             stored: Vec::new(),
         };
         let mut places = Vec::with_capacity(changes.len());
+        let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(changes.len());
         for change in changes {
-            for key in change.old.iter().chain(&change.new).map(Contributed::key) {
+            let mut touch = |key| {
                 let next = touched.keys.len();
-                let slot = *touched.slots.entry(key).or_insert(next);
+                let slot = *known.entry(key).or_insert(next);
                 if slot == next {
                     touched.keys.push(key);
                     touched.lineage.push(change.lineage);
                     places.push([prefix, key].concat());
                 }
                 touched.lineage[slot] = change.lineage;
-            }
+                slot
+            };
+            let [old, new] = [&change.old, &change.new].map(|side| side.as_ref().map(Contributed::key));
+            let from = old.map(&mut touch);
+            // Mostly a row stays under its key.
+            let to = if old == new { from } else { new.map(touch) };
+            touched.slots.push([from, to]);
         }
         touched.stored = get_all(state, Space::Entities, &places)?;
         Ok(touched)
