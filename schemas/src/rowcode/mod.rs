@@ -187,7 +187,9 @@ pub fn encode(columns: &[ArrayRef]) -> Result<Rows, SchemaError> {
 /// # Errors
 /// [`SchemaError::Malformed`] on bytes that [`encode`] did not write for these types.
 pub fn decode<'a>(types: &[DataType], rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, SchemaError> {
-    let mut builders = types.iter().map(Builder::new).collect::<Result<Vec<_>, _>>()?;
+    let rows = rows.into_iter();
+    let builder = |data_type| Builder::new(data_type, rows.size_hint().0);
+    let mut builders = types.iter().map(builder).collect::<Result<Vec<_>, _>>()?;
     let bitmap_len = types.len().div_ceil(8);
     for row in rows {
         let mut cursor = Cursor { bytes: row, at: 0 };
@@ -300,28 +302,30 @@ macro_rules! each_builder {
 }
 
 impl Builder {
-    fn new(data_type: &DataType) -> Result<Self, SchemaError> {
+    fn new(data_type: &DataType, rows: usize) -> Result<Self, SchemaError> {
         Ok(match data_type {
-            DataType::Boolean => Self::Bool(BooleanBuilder::new()),
-            DataType::UInt8 => Self::U8(PrimitiveBuilder::new()),
-            DataType::Int16 => Self::I16(PrimitiveBuilder::new()),
-            DataType::Int32 => Self::I32(PrimitiveBuilder::new()),
-            DataType::Date32 => Self::Date(PrimitiveBuilder::new()),
-            DataType::Int64 => Self::I64(PrimitiveBuilder::new()),
+            DataType::Boolean => Self::Bool(BooleanBuilder::with_capacity(rows)),
+            DataType::UInt8 => Self::U8(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Int16 => Self::I16(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Int32 => Self::I32(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Date32 => Self::Date(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Int64 => Self::I64(PrimitiveBuilder::with_capacity(rows)),
             DataType::Timestamp(TimeUnit::Microsecond, _) => {
-                Self::Instant(PrimitiveBuilder::new().with_data_type(data_type.clone()))
+                Self::Instant(PrimitiveBuilder::with_capacity(rows).with_data_type(data_type.clone()))
             }
-            DataType::Time64(TimeUnit::Microsecond) => Self::Time(PrimitiveBuilder::new()),
-            DataType::UInt32 => Self::U32(PrimitiveBuilder::new()),
-            DataType::UInt64 => Self::U64(PrimitiveBuilder::new()),
-            DataType::Decimal128(_, _) => Self::I128(PrimitiveBuilder::new().with_data_type(data_type.clone())),
-            DataType::Float32 => Self::F32(PrimitiveBuilder::new()),
-            DataType::Float64 => Self::F64(PrimitiveBuilder::new()),
-            DataType::Utf8 => Self::Text(StringBuilder::new()),
-            DataType::Binary => Self::Binary(BinaryBuilder::new()),
+            DataType::Time64(TimeUnit::Microsecond) => Self::Time(PrimitiveBuilder::with_capacity(rows)),
+            DataType::UInt32 => Self::U32(PrimitiveBuilder::with_capacity(rows)),
+            DataType::UInt64 => Self::U64(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Decimal128(_, _) => {
+                Self::I128(PrimitiveBuilder::with_capacity(rows).with_data_type(data_type.clone()))
+            }
+            DataType::Float32 => Self::F32(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Float64 => Self::F64(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Utf8 => Self::Text(StringBuilder::with_capacity(rows, 0)),
+            DataType::Binary => Self::Binary(BinaryBuilder::with_capacity(rows, 0)),
             DataType::FixedSizeBinary(len) => {
                 let width = usize::try_from(*len).map_err(|_| unsupported(data_type))?;
-                Self::Fixed(FixedSizeBinaryBuilder::new(*len), width)
+                Self::Fixed(FixedSizeBinaryBuilder::with_capacity(rows, *len), width)
             }
             other => return Err(unsupported(other)),
         })

@@ -83,7 +83,9 @@ impl Contributor<'_> {
         let (entity_keys, rows) = (rowcode::encode(key_fields)?, rowcode::encode(other_fields)?);
         let outcomes = outcomes(&drivers, evaluated);
         let mut place = 0;
+        let first = out.len();
         let mut changed = Vec::with_capacity(drivers.len());
+        out.reserve(drivers.len());
         writes.reserve(drivers.len());
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let row = (drivers.live.get(place) == Some(&i)).then_some(place);
@@ -101,13 +103,12 @@ impl Contributor<'_> {
             }
             let fault = apply(outcome, &mut new, [&entity_keys, &rows], settled);
             if let Some(change) = self.difference(&drivers, i, new, settled, fault, writes, stats)? {
-                changed.push((i, change));
+                changed.push(i);
+                out.push(change);
             }
         }
-        out.reserve(changed.len());
-        for (i, mut change) in changed {
+        for (i, change) in changed.into_iter().zip(&mut out[first..]) {
             change.old = drivers.old[i].take().map(Contributed::of).transpose()?.flatten();
-            out.push(change);
         }
         Ok(())
     }

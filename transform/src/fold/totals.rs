@@ -95,8 +95,8 @@ impl Totals {
         let (_, types) = field_types(entity);
         let side = |at: usize, pick: fn(&ContributionChange) -> Option<&Contributed>| {
             let slots: Vec<usize> = touched.slots.iter().filter_map(|moved| moved[at]).collect();
-            rowcode::decode(&types, changes.iter().filter_map(pick).map(Contributed::row))
-                .map(|columns| (slots, columns))
+            let rows: Vec<&[u8]> = changes.iter().filter_map(pick).map(Contributed::row).collect();
+            rowcode::decode(&types, rows).map(|columns| (slots, columns))
         };
         let (old_slots, old) = side(0, |change| change.old.as_ref())?;
         let (new_slots, new) = side(1, |change| change.new.as_ref())?;
