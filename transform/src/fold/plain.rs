@@ -15,10 +15,10 @@ use super::contribution::{Contributed, Contribution, put_run, take_run};
 use super::difference::Published;
 use super::emit::{Emitted, Lineage, field_types, null_row};
 use super::held;
-use super::touched::Touched;
+use super::touched::{Read, Touched};
 use super::{ContributionChange, Seen, Writes};
 use crate::TransformError;
-use crate::state::{Space, State};
+use crate::state::{Space, State, get_all};
 
 /// Claims on one entity key, oldest first, before and after the step.
 struct Claims<'a> {
@@ -46,8 +46,9 @@ pub(super) fn fold(
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<Emitted, TransformError> {
-    let touched = Touched::load(changes, prefix, state)?;
-    let (claims, changed) = claims(changes, &touched)?;
+    let touched = Touched::load(changes, prefix, Read::Moved, state)?;
+    let (mut claims, changed) = claims(changes, &touched)?;
+    find_owners(changes, &touched, &mut claims, state)?;
     hold_waiting(&claims, now, writes);
     emit(entity, prefix, &touched, &claims, &changed, state, writes)
 }
@@ -85,6 +86,27 @@ fn claims<'a>(
     Ok((claims, changed))
 }
 
+/// Of keys that no change leaves or enters the claims were not read: they stay as they are. Of whoever owns such a key it only
+/// counts whether it changed; one that has a key and does not wait for it owns it.
+fn find_owners<'a>(
+    changes: &'a [ContributionChange],
+    touched: &Touched<'_>,
+    claims: &mut [Claims<'a>],
+    state: &dyn State,
+) -> Result<(), TransformError> {
+    let stays = changes.iter().zip(&touched.slots).filter_map(|(change, &[from, to])| {
+        let slot = from.filter(|_| from == to)?;
+        touched.stored[slot].is_none().then_some((slot, change.key.as_slice()))
+    });
+    let (slots, claimants): (Vec<usize>, Vec<&[u8]>) = stays.unzip();
+    let places: Vec<Vec<u8>> = claimants.iter().map(|claimant| held::waiting_key(claimant)).collect();
+    let waits = get_all(state, Space::Held, &places)?;
+    for ((slot, claimant), _) in slots.into_iter().zip(claimants).zip(waits).filter(|(_, waits)| waits.is_none()) {
+        claims[slot].before.push(claimant);
+    }
+    Ok(())
+}
+
 /// What changes of a step do, where sinks are told of it later.
 pub(super) struct Unsaid<'a> {
     pub(super) touched: Touched<'a>,
@@ -102,7 +124,7 @@ pub(super) fn add<'a>(
     state: &dyn State,
     writes: &mut Writes,
 ) -> Result<Unsaid<'a>, TransformError> {
-    let touched = Touched::load(changes, prefix, state)?;
+    let touched = Touched::load(changes, prefix, Read::All, state)?;
     let (mut told, mut presence) = (vec![None; touched.keys.len()], Vec::new());
     let (claims, changed) = claims(changes, &touched)?;
     hold_waiting(&claims, now, writes);

@@ -22,7 +22,7 @@ use super::emit::{Emitted, Lineage, field_types};
 use super::held;
 use super::logic::Logic;
 use super::totals::{Layout, Totals};
-use super::touched::Touched;
+use super::touched::{Read, Touched};
 use super::{ContributionChange, Seen, Writes};
 use crate::TransformError;
 use crate::state::{Space, State};
@@ -38,7 +38,7 @@ pub(super) fn fold(
     writes: &mut Writes,
 ) -> Result<Emitted, TransformError> {
     let layout = Layout::new(entity);
-    let touched = Touched::load(changes, prefix, state)?;
+    let touched = Touched::load(changes, prefix, Read::All, state)?;
     let before = Totals::load(&layout, &touched.stored)?;
     let after = before.apply(entity, &layout, changes, &touched)?;
     let Touched { keys, lineage, stored, .. } = touched;
@@ -60,7 +60,7 @@ pub(super) fn add<'a>(
     writes: &mut Writes,
 ) -> Result<(Touched<'a>, Vec<Givers>), TransformError> {
     let layout = Layout::new(entity);
-    let touched = Touched::load(changes, prefix, state)?;
+    let touched = Touched::load(changes, prefix, Read::All, state)?;
     let before = Totals::load(&layout, &touched.stored)?;
     let added = before.apply(entity, &layout, changes, &touched)?;
     let after = Totals { held: before.held.clone(), last: before.last.clone(), ..added };

@@ -19,10 +19,18 @@ pub(super) struct Touched<'a> {
     pub(super) stored: Vec<Option<Vec<u8>>>,
 }
 
+/// Of which touched keys state is read.
+pub(super) enum Read {
+    All,
+    /// Those that a change leaves or enters.
+    Moved,
+}
+
 impl<'a> Touched<'a> {
     pub(super) fn load(
         changes: &'a [ContributionChange],
         prefix: &[u8],
+        read: Read,
         state: &dyn State,
     ) -> Result<Self, TransformError> {
         let mut touched = Self {
@@ -31,7 +39,6 @@ impl<'a> Touched<'a> {
             lineage: Vec::with_capacity(changes.len()),
             stored: Vec::new(),
         };
-        let mut places = Vec::with_capacity(changes.len());
         let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(changes.len());
         for change in changes {
             let mut touch = |key| {
@@ -40,7 +47,6 @@ impl<'a> Touched<'a> {
                 if slot == next {
                     touched.keys.push(key);
                     touched.lineage.push(change.lineage);
-                    places.push([prefix, key].concat());
                 }
                 touched.lineage[slot] = change.lineage;
                 slot
@@ -51,7 +57,24 @@ impl<'a> Touched<'a> {
             let to = if old == new { from } else { new.map(touch) };
             touched.slots.push([from, to]);
         }
-        touched.stored = get_all(state, Space::Entities, &places)?;
+        let wanted: Vec<usize> = match read {
+            Read::All => (0..touched.keys.len()).collect(),
+            Read::Moved => touched.moved(),
+        };
+        let places: Vec<Vec<u8>> = wanted.iter().map(|&slot| [prefix, touched.keys[slot]].concat()).collect();
+        touched.stored.resize(touched.keys.len(), None);
+        for (slot, stored) in wanted.into_iter().zip(get_all(state, Space::Entities, &places)?) {
+            touched.stored[slot] = stored;
+        }
         Ok(touched)
+    }
+
+    /// Slots of the keys that a change leaves or enters, ascending.
+    fn moved(&self) -> Vec<usize> {
+        let moves = self.slots.iter().filter(|[from, to]| from != to);
+        let mut slots: Vec<usize> = moves.flatten().flatten().copied().collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 }

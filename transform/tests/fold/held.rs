@@ -44,8 +44,13 @@ fn two_rows_of_one_key_never_flap_and_the_second_takes_over() {
     assert!(daemon.held()[0].starts_with("DQ_ID_AMBIGUOUS\n"), "{:?}", daemon.held());
     second[2] = "big saw".into();
     assert_eq!(daemon.commit(&[(&artikel, Change::update(second.clone()))]), [], "the second still waits");
+    let mut first = article(1, "A");
+    (first[2], second[2]) = ("fine drill".into(), "bigger saw".into());
+    let both = [second, first].map(|row| (&artikel, Change::update(row)));
+    let deltas = daemon.commit(&both);
+    assert_eq!(deltas.iter().map(|delta| delta.get("description")).collect::<Vec<_>>(), [Some("fine drill")]);
     let deltas = daemon.commit(&[(&artikel, Change::removal(Op::Delete, 1, 7))]);
-    assert_eq!(deltas.iter().map(|delta| delta.get("description")).collect::<Vec<_>>(), [Some("big saw")]);
+    assert_eq!(deltas.iter().map(|delta| delta.get("description")).collect::<Vec<_>>(), [Some("bigger saw")]);
     assert_eq!(daemon.held(), Vec::<String>::new());
     let deltas = daemon.commit(&[(&artikel, Change::removal(Op::Delete, 2, 7))]);
     assert_eq!(deltas.iter().map(|delta| delta.row.clone()).collect::<Vec<_>>(), [None]);
