@@ -262,9 +262,11 @@ fn main() -> Outcome<()> {
     world.rows(Some("the same, changed"), "line", LINE, all, Op::Update, 1)?;
     world.rows(Some("the same, changed in no order"), "line", LINE, Rows::Scattered(rows), Op::Update, 2)?;
     world.rows(Some("the same, touched without a change"), "line", LINE, all, Op::Update, 2)?;
+    drop(world);
     let mut world = World::new(memory, EXPRESSIONS, "item")?;
     world.rows(Some("projection of 20 expressions, first seen"), "line", LINE, all, Op::Insert, 0)?;
     world.rows(Some("the same, changed"), "line", LINE, all, Op::Update, 1)?;
+    drop(world);
     let mut world = World::new(memory, ONE_JOIN, "inventory_balance")?;
     world.rows(None, "article", MASTER, Rows::InOrder(ARTICLES), Op::Insert, 0)?;
     world.rows(Some("one join, first seen"), "line", LINE, all, Op::Insert, 0)?;
@@ -272,12 +274,14 @@ fn main() -> Outcome<()> {
     world.rows(Some("the same, changed in no order"), "line", LINE, Rows::Scattered(rows), Op::Update, 2)?;
     let every = "every joined row changed: all rows again";
     world.rows(Some(every), "article", MASTER, Rows::InOrder(ARTICLES), Op::Update, 1)?;
+    drop(world);
     let mut world = World::new(memory, THREE_JOINS, "inventory_balance")?;
     world.rows(None, "article", MASTER, Rows::InOrder(ARTICLES), Op::Insert, 0)?;
     world.rows(None, "customer", MASTER, Rows::InOrder(3_000), Op::Insert, 0)?;
     world.rows(None, "head", MASTER, Rows::InOrder(rows / 5 + 1), Op::Insert, 0)?;
     world.rows(Some("three joins, first seen"), "line", LINE, all, Op::Insert, 0)?;
     world.rows(Some("the same, changed"), "line", LINE, all, Op::Update, 1)?;
+    drop(world);
     let mut world = World::new(memory, ONE_ARTICLE, "inventory_balance")?;
     world.rows(None, "article", MASTER, Rows::InOrder(1), Op::Insert, 0)?;
     world.rows(None, "line", LINE, all, Op::Insert, 0)?;
