@@ -208,7 +208,9 @@ impl World {
 fn table_bytes(folder: &Path) -> Outcome<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
-        let (path, meta) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+        let entry = entry?;
+        // The store may have removed it since it was listed.
+        let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
         bytes += match path.extension().is_some_and(|extension| extension == "jnl") {
             _ if meta.is_dir() => table_bytes(&path)?,
             true => 0,
@@ -234,7 +236,7 @@ impl Rows {
     }
 
     fn ids(self) -> Vec<i64> {
-        /// A prime, so that no row comes twice.
+        /// A prime, so that no row comes twice, unless their number is a multiple of it.
         const STRIDE: i64 = 123_457;
         match self {
             Self::InOrder(rows) => (0..rows).collect(),

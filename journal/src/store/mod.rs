@@ -34,7 +34,7 @@ pub use self::commit::{Commit, Durability};
 pub use self::snapshot::Snapshot;
 pub use self::space::Space;
 use crate::error::JournalError;
-use crate::limits::{Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
+use crate::limits::{KEY_BYTES, Limits, STORE_JOURNAL_BYTES, STORE_OPEN_FILES};
 
 /// Bytes of a key or a value: cheap to clone, read as `[u8]`.
 pub use fjall::Slice as Bytes;
@@ -205,11 +205,14 @@ impl Store {
         self.inner.database.persist(PersistMode::SyncData).map_err(|error| self.failed(error))
     }
 
-    /// The value of a key.
+    /// The value of a key; none of one that is too long to be there.
     ///
     /// # Errors
     /// [`JournalError::StateFailed`] and [`JournalError::StateCorrupt`].
     pub fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
+        if key.len() > KEY_BYTES {
+            return Ok(None);
+        }
         self.space(space).get(key).map_err(|error| self.failed(error))
     }
 

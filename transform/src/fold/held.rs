@@ -1,5 +1,5 @@
 //! Why a driving row or a sum is held, as the operator will read it: one record per mapping and driving key, or per
-//! entity key.
+//! entity key. That a row waits for its key is not only told: it says who does not own the key ([`super::plain`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

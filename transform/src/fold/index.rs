@@ -33,8 +33,7 @@ pub(super) fn joined(index: u32, values: &[u8], key: &[u8]) -> Vec<u8> {
 
 /// The driving rows of a mapping that looked for some values in a join.
 pub(super) fn driving_prefix(mapping: u32, join: usize, values: &[u8]) -> Vec<u8> {
-    let join = u8::try_from(join).expect("the number of joins is limited");
-    [&[DRIVING], &mapping.to_be_bytes()[..], &[join], values].concat()
+    driving(mapping, join, values, &[])
 }
 
 /// The entry of a driving row.

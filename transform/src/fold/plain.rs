@@ -1,7 +1,8 @@
 //! Entities with exactly one contributor per key: the row is that contributor's row.
 //!
 //! State keeps, per entity key, the contributors that claim it, oldest first. The first owns the row. A second one does
-//! not make the row flap between two truths: it waits, visibly held, until the owner lets go.
+//! not make the row flap between two truths: it waits, visibly held, until the owner lets go. Whoever has a key and is not held for
+//! it owns it: a change that leaves a row under its key asks for that, and does not read the claims.
 //!
 //! Where an entry takes several steps, claims change step by step, and sinks are told once ([`super::deferred`]).
 
@@ -96,7 +97,7 @@ fn find_owners<'a>(
 ) -> Result<(), TransformError> {
     let stays = changes.iter().zip(&touched.slots).filter_map(|(change, &[from, to])| {
         let slot = from.filter(|_| from == to)?;
-        touched.stored[slot].is_none().then_some((slot, change.key.as_slice()))
+        (!touched.is_read[slot]).then_some((slot, change.key.as_slice()))
     });
     let (slots, claimants): (Vec<usize>, Vec<&[u8]>) = stays.unzip();
     let places: Vec<Vec<u8>> = claimants.iter().map(|claimant| held::waiting_key(claimant)).collect();

@@ -15,8 +15,10 @@ pub(super) struct Touched<'a> {
     pub(super) slots: Vec<[Option<usize>; 2]>,
     /// The last change that touched the key.
     pub(super) lineage: Vec<Lineage>,
-    /// What state holds of the key.
+    /// What state holds of the key, where that was read.
     pub(super) stored: Vec<Option<Vec<u8>>>,
+    /// Whether it was.
+    pub(super) is_read: Vec<bool>,
 }
 
 /// Of which touched keys state is read.
@@ -38,6 +40,7 @@ impl<'a> Touched<'a> {
             slots: Vec::with_capacity(changes.len()),
             lineage: Vec::with_capacity(changes.len()),
             stored: Vec::new(),
+            is_read: Vec::new(),
         };
         let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(changes.len());
         for change in changes {
@@ -63,8 +66,9 @@ impl<'a> Touched<'a> {
         };
         let places: Vec<Vec<u8>> = wanted.iter().map(|&slot| [prefix, touched.keys[slot]].concat()).collect();
         touched.stored.resize(touched.keys.len(), None);
+        touched.is_read.resize(touched.keys.len(), false);
         for (slot, stored) in wanted.into_iter().zip(get_all(state, Space::Entities, &places)?) {
-            touched.stored[slot] = stored;
+            (touched.stored[slot], touched.is_read[slot]) = (stored, true);
         }
         Ok(touched)
     }
