@@ -256,7 +256,12 @@ impl CatalogTable {
 }
 
 const fn is_fixed_width(kind: Kind) -> bool {
-    !matches!(kind, Kind::Text | Kind::Written | Kind::Bytea | Kind::Array { .. } | Kind::Decimal { .. })
+    match kind {
+        Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Float4 | Kind::Float8 | Kind::Uuid => true,
+        Kind::Date | Kind::Time | Kind::Timestamp | Kind::TimestampTz => true,
+        Kind::Decimal { .. } | Kind::Numeric | Kind::Text | Kind::Written | Kind::Jsonb => false,
+        Kind::Bytea | Kind::Array { .. } => false,
+    }
 }
 
 /// The key's columns in key order: the stream says which, the catalog in which order.

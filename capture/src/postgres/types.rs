@@ -80,6 +80,7 @@ impl Types {
             1114 => Kind::Timestamp,
             1184 => Kind::TimestampTz,
             2950 => Kind::Uuid,
+            3802 => Kind::Jsonb,
             // name, text, json, character, character varying: their binary form is their text.
             19 | 25 | 114 | 1042 | 1043 => Kind::Text,
             NUMERIC => numeric(modifier),
@@ -90,7 +91,7 @@ impl Types {
 
 /// `numeric(precision, scale)` as a decimal where Arrow's 38 digits hold it, else as its exact text.
 fn numeric(modifier: i32) -> Kind {
-    let Some(packed) = modifier.checked_sub(4).filter(|packed| *packed >= 0) else { return Kind::Written };
+    let Some(packed) = modifier.checked_sub(4).filter(|packed| *packed >= 0) else { return Kind::Numeric };
     let precision = (packed >> 16) & 0xffff;
     // Eleven bits, signed since PostgreSQL 15.
     let scale = ((packed & 0x7ff) ^ 0x400) - 0x400;
@@ -98,7 +99,7 @@ fn numeric(modifier: i32) -> Kind {
         (Ok(precision @ 1..=38), Ok(scale @ 0..)) if i32::from(scale) <= i32::from(precision) => {
             Kind::Decimal { precision, scale }
         }
-        _ => Kind::Written,
+        _ => Kind::Numeric,
     }
 }
 
@@ -114,10 +115,10 @@ mod tests {
     fn numerics_are_decimals_only_where_they_stay_exact() {
         assert_eq!(numeric(modifier(12, 2)), Kind::Decimal { precision: 12, scale: 2 });
         assert_eq!(numeric(modifier(38, 38)), Kind::Decimal { precision: 38, scale: 38 });
-        assert_eq!(numeric(modifier(39, 0)), Kind::Written);
-        assert_eq!(numeric(modifier(5, -2)), Kind::Written);
-        assert_eq!(numeric(modifier(3, 5)), Kind::Written);
-        assert_eq!(numeric(-1), Kind::Written);
+        assert_eq!(numeric(modifier(39, 0)), Kind::Numeric);
+        assert_eq!(numeric(modifier(5, -2)), Kind::Numeric);
+        assert_eq!(numeric(modifier(3, 5)), Kind::Numeric);
+        assert_eq!(numeric(-1), Kind::Numeric);
     }
 
     #[test]

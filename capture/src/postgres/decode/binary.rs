@@ -3,6 +3,8 @@
 //! A value means the same as its text that the stream has, to the last special one: both ways lead to the same builders, and
 //! what the text has no form for is malformed.
 
+use std::fmt::Write as _;
+
 use crate::value::{
     BEFORE_CHRIST, DAYS_RANGE, INFINITE, INFINITE_NUMERIC, MICROSECONDS_RANGE, MIDNIGHT, NAN, TOO_MANY_DIGITS,
     ValueFault,
@@ -39,30 +41,56 @@ const POWERS: [i128; 39] = {
     powers
 };
 
-/// A decimal as the integer that it is at the given scale, from groups of four digits, of which the first has the weight
-/// `10000 ^ weight` (`numeric_send`).
-pub(super) fn decimal(bytes: &[u8], precision: u8, scale: i8) -> Result<i128, ValueFault> {
-    let (&[n, m, w, v, s, t, _, _], groups) = bytes.split_first_chunk::<8>().ok_or(NUMERIC_FAULT)?;
-    let negative = match u16::from_be_bytes([s, t]) {
-        0x0000 => false,
-        0x4000 => true,
-        0xC000 => return Err(NAN),
-        0xD000 | 0xF000 => return Err(INFINITE_NUMERIC),
-        _ => return Err(NUMERIC_FAULT),
-    };
-    let (groups, odd) = groups.as_chunks::<2>();
-    if groups.len() != usize::from(u16::from_be_bytes([n, m])) || !odd.is_empty() {
-        return Err(NUMERIC_FAULT);
-    }
-    // Of the group's last digit.
-    let mut exponent = i32::from(i16::from_be_bytes([w, v])) * 4 + i32::from(scale);
-    let mut value = 0_i128;
-    for group in groups {
-        let digits = u16::from_be_bytes(*group);
-        if digits > 9999 {
+/// A numeric: groups of four digits, of which the first has the weight `10000 ^ weight`, without zeros at either end, and how many
+/// digits are shown behind the point (`numeric_send`).
+struct Numeric<'a> {
+    sign: u16,
+    weight: i16,
+    shown: u16,
+    groups: &'a [[u8; 2]],
+}
+
+const NEGATIVE: u16 = 0x4000;
+const IS_NAN: u16 = 0xC000;
+const IS_INFINITE: u16 = 0xD000;
+const IS_MINUS_INFINITE: u16 = 0xF000;
+
+impl<'a> Numeric<'a> {
+    #[inline]
+    fn parse(bytes: &'a [u8]) -> Result<Self, ValueFault> {
+        let (&[n, m, w, v, s, t, d, e], groups) = bytes.split_first_chunk::<8>().ok_or(NUMERIC_FAULT)?;
+        let (groups, odd) = groups.as_chunks::<2>();
+        let is_whole = groups.len() == usize::from(u16::from_be_bytes([n, m])) && odd.is_empty();
+        if !is_whole || groups.iter().any(|group| u16::from_be_bytes(*group) > 9999) {
             return Err(NUMERIC_FAULT);
         }
-        let part = at_exponent(digits, exponent)?;
+        let (sign, weight, shown) =
+            (u16::from_be_bytes([s, t]), i16::from_be_bytes([w, v]), u16::from_be_bytes([d, e]));
+        Ok(Self { sign, weight, shown, groups })
+    }
+
+    /// The group of a weight; zeros where none is stored.
+    fn group(&self, weight: i32) -> u16 {
+        let place = usize::try_from(i32::from(self.weight) - weight).ok();
+        place.and_then(|place| self.groups.get(place)).map_or(0, |group| u16::from_be_bytes(*group))
+    }
+}
+
+/// A decimal as the integer that it is at the given scale.
+pub(super) fn decimal(bytes: &[u8], precision: u8, scale: i8) -> Result<i128, ValueFault> {
+    let Numeric { sign, weight, groups, .. } = Numeric::parse(bytes)?;
+    let negative = match sign {
+        0 => false,
+        NEGATIVE => true,
+        IS_NAN => return Err(NAN),
+        IS_INFINITE | IS_MINUS_INFINITE => return Err(INFINITE_NUMERIC),
+        _ => return Err(NUMERIC_FAULT),
+    };
+    // Of the group's last digit.
+    let mut exponent = i32::from(weight) * 4 + i32::from(scale);
+    let mut value = 0_i128;
+    for group in groups {
+        let part = at_exponent(u16::from_be_bytes(*group), exponent)?;
         value = value.checked_add(part).ok_or(TOO_MANY_DIGITS)?;
         exponent -= 4;
     }
@@ -70,6 +98,44 @@ pub(super) fn decimal(bytes: &[u8], precision: u8, scale: i8) -> Result<i128, Va
         return Err(TOO_MANY_DIGITS);
     }
     Ok(if negative { -value } else { value })
+}
+
+/// A numeric of any length as the server writes it, in place of what `text` holds.
+pub(super) fn numeric(bytes: &[u8], text: &mut String) -> Result<(), ValueFault> {
+    let numeric = Numeric::parse(bytes)?;
+    text.clear();
+    match numeric.sign {
+        0 => {}
+        NEGATIVE => text.push('-'),
+        IS_NAN | IS_INFINITE | IS_MINUS_INFINITE => {
+            text.push_str(match numeric.sign {
+                IS_NAN => "NaN",
+                IS_INFINITE => "Infinity",
+                _ => "-Infinity",
+            });
+            return Ok(());
+        }
+        _ => return Err(NUMERIC_FAULT),
+    }
+    let weight = i32::from(numeric.weight);
+    write!(text, "{}", if weight < 0 { 0 } else { numeric.group(weight) }).expect("a text takes every digit");
+    for weight in (0..weight).rev() {
+        write!(text, "{:04}", numeric.group(weight)).expect("a text takes every digit");
+    }
+    if numeric.shown > 0 {
+        text.push('.');
+        let end = text.len() + usize::from(numeric.shown);
+        for weight in 1..=i32::from(numeric.shown.div_ceil(4)) {
+            write!(text, "{:04}", numeric.group(-weight)).expect("a text takes every digit");
+        }
+        text.truncate(end);
+    }
+    Ok(())
+}
+
+/// The text of a `jsonb`, behind the version of its form.
+pub(super) fn jsonb(bytes: &[u8]) -> Result<&[u8], ValueFault> {
+    bytes.strip_prefix(&[1]).ok_or(ValueFault::Malformed("a jsonb has a version that is not known"))
 }
 
 #[inline]
@@ -144,7 +210,7 @@ mod tests {
     use crate::value;
 
     /// As `numeric_send` writes a text, by hand: groups of four digits around the point, without zeros at either end.
-    fn numeric(text: &str) -> Vec<u8> {
+    fn sent(text: &str) -> Vec<u8> {
         let (sign, digits) = text.strip_prefix('-').map_or((0_u16, text), |digits| (0x4000, digits));
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let whole = format!("{}{whole}", "0".repeat((4 - whole.len() % 4) % 4));
@@ -160,6 +226,7 @@ mod tests {
             groups.remove(0);
             weight -= 1;
         }
+        let sign = if groups.is_empty() { 0 } else { sign };
         if groups.is_empty() {
             weight = 0;
         }
@@ -178,9 +245,14 @@ mod tests {
             let sign = if units < 0 { "-" } else { "" };
             let point = if scale + more == 0 { "" } else { "." };
             let text = format!("{sign}{whole}{point}{fraction}{}", "0".repeat(more));
+            let mut written = "before".to_owned();
+            numeric(&sent(&text), &mut written).unwrap();
+            // Zero has no sign.
+            let is_zero = text.bytes().all(|byte| matches!(byte, b'0' | b'.' | b'-'));
+            prop_assert_eq!(written, if is_zero { text.trim_start_matches('-') } else { &text });
             for (precision, scale) in [(38, scale), (20, scale), (38, scale.saturating_sub(1)), (38, scale + 3)] {
                 let scale = i8::try_from(scale).unwrap();
-                let (read, wanted) = (decimal(&numeric(&text), precision, scale), value::decimal(text.as_bytes(), precision, scale));
+                let (read, wanted) = (decimal(&sent(&text), precision, scale), value::decimal(text.as_bytes(), precision, scale));
                 prop_assert_eq!(read.is_ok(), wanted.is_ok(), "{} at {}: {:?} {:?}", text, scale, read, wanted);
                 prop_assert!(read.is_err() || read == wanted, "{} at {}", text, scale);
             }
@@ -188,6 +260,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..24), scale in 0_i8..38) {
+            let _ = (numeric(&bytes, &mut String::new()), jsonb(&bytes).is_ok());
             let _ = (boolean(&bytes), decimal(&bytes, 38, scale), date(&bytes), time(&bytes), timestamp(&bytes), uuid(&bytes));
         }
     }
@@ -198,6 +271,11 @@ mod tests {
         assert_eq!(decimal(&sign(0xC000), 10, 2), value::decimal(b"NaN", 10, 2));
         assert_eq!(decimal(&sign(0xD000), 10, 2), value::decimal(b"Infinity", 10, 2));
         assert_eq!(decimal(&sign(0xF000), 10, 2), value::decimal(b"-Infinity", 10, 2));
+        for (bits, wanted) in [(0xC000, "NaN"), (0xD000, "Infinity"), (0xF000, "-Infinity")] {
+            let mut text = String::new();
+            numeric(&sign(bits), &mut text).unwrap();
+            assert_eq!(text, wanted);
+        }
         assert_eq!(date(&i32::MAX.to_be_bytes()), value::date(b"infinity"));
         assert_eq!(timestamp(&i64::MIN.to_be_bytes()), value::timestamp(b"-infinity"));
         let days = |text: &[u8]| i64::from(value::date(text).unwrap()) - EPOCH_DAYS;

@@ -21,6 +21,8 @@ pub(super) enum Column {
     Decimal { builder: Decimal128Builder, precision: u8, scale: i8 },
     Text(StringBuilder),
     Uuid(StringBuilder),
+    Jsonb(StringBuilder),
+    Numeric { builder: StringBuilder, text: String },
     Array { builder: StringBuilder, json: String, element: ArrayElement, delimiter: u8 },
     Bytea { builder: BinaryBuilder, bytes: Vec<u8> },
     Date(Date32Builder),
@@ -40,7 +42,8 @@ macro_rules! each {
             Column::Float4($inner) => $call,
             Column::Float8($inner) => $call,
             Column::Decimal { builder: $inner, .. } => $call,
-            Column::Text($inner) | Column::Uuid($inner) => $call,
+            Column::Text($inner) | Column::Uuid($inner) | Column::Jsonb($inner) => $call,
+            Column::Numeric { builder: $inner, .. } => $call,
             Column::Array { builder: $inner, .. } => $call,
             Column::Bytea { builder: $inner, .. } => $call,
             Column::Date($inner) => $call,
@@ -70,6 +73,8 @@ impl Column {
             },
             Kind::Text | Kind::Written => Self::Text(text()),
             Kind::Uuid => Self::Uuid(text()),
+            Kind::Jsonb => Self::Jsonb(text()),
+            Kind::Numeric => Self::Numeric { builder: text(), text: String::new() },
             Kind::Array { element, delimiter } => {
                 Self::Array { builder: text(), json: String::new(), element, delimiter }
             }
@@ -102,7 +107,9 @@ impl Column {
             Self::Decimal { builder, precision, scale } => {
                 builder.append_value(value::decimal(text, *precision, *scale)?);
             }
-            Self::Text(builder) | Self::Uuid(builder) => builder.append_value(utf8(text)?),
+            Self::Text(builder) | Self::Uuid(builder) | Self::Jsonb(builder) | Self::Numeric { builder, .. } => {
+                builder.append_value(utf8(text)?);
+            }
             Self::Array { builder, json, element, delimiter } => {
                 array::json(text, *element, *delimiter, json)?;
                 builder.append_value(&*json);
@@ -140,6 +147,11 @@ impl Column {
             }
             Self::Text(builder) => builder.append_value(utf8(bytes)?),
             Self::Uuid(builder) => builder.append_value(utf8(&binary::uuid(bytes)?)?),
+            Self::Jsonb(builder) => builder.append_value(utf8(binary::jsonb(bytes)?)?),
+            Self::Numeric { builder, text } => {
+                binary::numeric(bytes, text)?;
+                builder.append_value(&*text);
+            }
             Self::Array { .. } => self.append(bytes)?,
             Self::Bytea { builder, .. } => builder.append_value(bytes),
             Self::Date(builder) => builder.append_value(binary::date(bytes)?),

@@ -12,7 +12,7 @@ pub(crate) enum Kind {
     Int8,
     Float4,
     Float8,
-    /// `numeric(precision, scale)` within 38 digits; any other numeric is [`Kind::Written`].
+    /// `numeric(precision, scale)` within 38 digits.
     Decimal {
         precision: u8,
         scale: i8,
@@ -21,7 +21,10 @@ pub(crate) enum Kind {
     Text,
     /// Every other type: what the server writes for the value.
     Written,
+    /// Any other numeric, as text.
+    Numeric,
     Uuid,
+    Jsonb,
     Bytea,
     Date,
     Time,
@@ -58,7 +61,9 @@ impl Kind {
             Self::Float4 => DataType::Float32,
             Self::Float8 => DataType::Float64,
             Self::Decimal { precision, scale } => DataType::Decimal128(precision, scale),
-            Self::Text | Self::Written | Self::Uuid | Self::Array { .. } => DataType::Utf8,
+            Self::Text | Self::Written | Self::Numeric | Self::Uuid | Self::Jsonb | Self::Array { .. } => {
+                DataType::Utf8
+            }
             Self::Bytea => DataType::Binary,
             Self::Date => DataType::Date32,
             Self::Time => DataType::Time64(TimeUnit::Microsecond),
