@@ -100,7 +100,7 @@ pub(crate) fn inspect(
         report.headroom("max_replication_slots", settings.slots, u32::from(slot.is_none()));
         report.headroom("max_wal_senders", settings.senders, 1);
     }
-    report.slot(config, slot.as_ref(), intent);
+    report.slot(config, slot.as_ref(), intent, copies);
     let held = match intent {
         Intent::Continue(held) | Intent::Mend(held) => Some(held),
         Intent::Begin | Intent::BeginAgain => None,
@@ -183,7 +183,7 @@ impl Report {
         }
     }
 
-    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent<'_>) {
+    fn slot(&mut self, config: &PostgresConfig, slot: Option<&Slot>, intent: Intent<'_>, copies: bool) {
         let object = format!("slot {}", config.slot);
         let is_held = matches!(intent, Intent::Continue(_) | Intent::Mend(_));
         let Some(slot) = slot else {
@@ -200,7 +200,7 @@ impl Report {
         } else if slot.database != config.database {
             let message = format!("belongs to the database {:?}, not {:?}", slot.database, config.database);
             self.error(object, message, another_name);
-        } else if slot.is_lost() && is_held && config.closes_gaps() {
+        } else if slot.is_lost() && if is_held { config.closes_gaps() } else { copies } {
             self.info(object, "was invalidated and will be made again");
         } else if slot.is_lost() {
             let remedy = format!(

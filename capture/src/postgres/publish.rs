@@ -34,9 +34,8 @@ pub(super) fn publish(
     let copies = config.snapshot == SnapshotMode::Initial || intent == Intent::BeginAgain;
     let changes = publication.as_ref().map(|publication| changes(session, publication, catalog, begins, copies));
     // What the slot holds may lack what is published only now, and all of it is copied. A new one waits for open transactions.
-    let is_void =
-        begins && copies && (intent == Intent::BeginAgain || changes.as_ref().is_none_or(|it| !it.is_empty()));
-    let drops = is_void && slot.is_some();
+    let is_other = intent == Intent::BeginAgain || changes.as_ref().is_none_or(|it| !it.is_empty());
+    let drops = begins && copies && slot.as_ref().is_some_and(|slot| is_other || slot.is_lost());
     if drops {
         let sql = format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(&config.slot));
         queries.command("dropping the slot", &sql)?;
