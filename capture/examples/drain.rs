@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{
-    Columns, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, run, url,
+    Columns, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Truncates, run, url,
 };
 use syncline_capture::{CaptureError, LogSink, Progress, Requests, StopSignal};
 use syncline_schemas::frame::LogEntry;
@@ -52,6 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         copy_workers: 1,
         drain_to: Some(DrainTo::CurrentEnd),
         special_values: SpecialValues::Stop,
+        truncate: Truncates::Apply,
+        messages: None,
         keys: std::collections::BTreeMap::new(),
         slot_warn: u64::MAX,
         slot_max: None,

@@ -79,7 +79,7 @@ const LOG: [Family<Journal>; 4] = [
     gauge("syncline_state_bytes", "Size of state, outbox and cursors on disk.", |it| it.state_bytes.and_then(number)),
 ];
 
-const TRANSFORM: [Family<Transform>; 9] = [
+const TRANSFORM: [Family<Transform>; 10] = [
     gauge("syncline_transform_folded_offset", "The last entry folded into the state.", |it| number(it.folded)),
     gauge("syncline_transform_behind_entries", "Durable entries that are not folded yet.", |it| number(it.behind)),
     counter("syncline_transform_deltas_total", "Canonical changes emitted.", |it| number(it.deltas)),
@@ -98,6 +98,9 @@ const TRANSFORM: [Family<Transform>; 9] = [
         "Log entries folded again under changed mappings; 0 while none are.",
         |it| number(it.replay.as_ref().map_or(0, |replay| replay.folded)),
     ),
+    gauge("syncline_transform_parked_mappings", "Mappings that no longer fit their tables and stand still.", |it| {
+        number(it.parked_mappings.len() as u64)
+    }),
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 

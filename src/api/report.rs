@@ -31,7 +31,7 @@ pub(crate) struct Report {
     pub(crate) rows_in: u64,
     /// Canonical deltas.
     pub(crate) deltas_out: u64,
-    /// Every part that has stopped for good, with its reason.
+    /// Every part that has stopped for good, with its reason; a mapping is one.
     pub(crate) parked: Vec<String>,
     pub(crate) sources: BTreeMap<String, Source>,
     pub(crate) journal: Journal,
@@ -105,6 +105,8 @@ pub(crate) struct Transform {
     pub(crate) replay: Option<Replay>,
     /// Rows that are held now; none before the state was first looked at.
     pub(crate) held: Option<Held>,
+    /// Mappings that no longer fit their tables, with why; the others go on.
+    pub(crate) parked_mappings: Vec<String>,
     pub(crate) parked: Option<String>,
 }
 
@@ -257,6 +259,7 @@ impl Transform {
             warnings: count(&transform.warnings),
             replay: Replay::take(&transform.replay, durable),
             held: transform.held.now().map(Held::of),
+            parked_mappings: transform.misfits.all(),
             parked: transform.parked.reason(),
         }
     }

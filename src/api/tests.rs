@@ -115,7 +115,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
                 { "mapping": "erp/item", "entity": "item", "rule": "DQ_REQUIRED", "rows": 3 },
                 { "mapping": null, "entity": "inventory_balance", "rule": "DQ_OVERFLOW", "rows": 1 },
             ] },
-            "parked": null,
+            "parked_mappings": [], "parked": null,
         },
         "sinks": { "planning": {
             "cursor": 6, "behind": 3, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0,

@@ -17,7 +17,7 @@ use syncline_journal::MEMORY_MIN;
 use syncline_schemas::ident::SEEDS;
 use syncline_transform::mapping::Mapping;
 
-use self::section::{Document, Section};
+use self::section::{Document, Found, Section};
 pub(crate) use self::sinks::{SinkConfig, SinkKind};
 pub(crate) use self::sources::SourceConfig;
 
@@ -42,7 +42,18 @@ pub(crate) struct Config {
     pub(crate) memory_limit: u64,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) mappings: Vec<Mapping>,
+    pub(crate) misfit: Misfit,
     pub(crate) sinks: Vec<SinkConfig>,
+}
+
+/// What becomes of a mapping that no longer fits a table that it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Misfit {
+    /// It alone stops, and what it delivered stays.
+    #[default]
+    Park,
+    /// All of them stop.
+    Stop,
 }
 
 /// Everything that is wrong with a configuration.
@@ -124,7 +135,7 @@ impl Config {
         if sources.is_empty() {
             faults.add(1, "no [sources.<name>] or [seeds] section: there is nothing to read");
         }
-        let mappings = root
+        let (mappings, misfit) = root
             .section("mappings", faults)
             .map(|section| read_mappings(section, folder, &document, faults))
             .unwrap_or_default();
@@ -164,6 +175,7 @@ impl Config {
             memory_limit: daemon.memory_limit,
             sources: sources.into_iter().collect::<Option<_>>()?,
             mappings,
+            misfit,
             sinks: sinks.into_iter().collect::<Option<_>>()?,
         })
     }
@@ -263,10 +275,21 @@ impl Daemon {
     }
 }
 
-/// Reads `<dir>/<source>/*.sql`.
-fn read_mappings(mut section: Section<'_>, folder: &Path, document: &Document, faults: &mut Faults) -> Vec<Mapping> {
-    let Some(dir) = section.required_text("dir", faults) else { return Vec::new() };
+/// The section, and what lies in `<dir>/<source>/*.sql`.
+fn read_mappings(
+    mut section: Section<'_>,
+    folder: &Path,
+    document: &Document,
+    faults: &mut Faults,
+) -> (Vec<Mapping>, Misfit) {
+    let misfits = [("park", Misfit::Park), ("stop", Misfit::Stop)];
+    let misfit = section.choice("misfit", &misfits, faults).unwrap_or_default();
+    let dir = section.required_text("dir", faults);
     section.finish(faults);
+    (dir.map(|dir| read_files(&dir, folder, document, faults)).unwrap_or_default(), misfit)
+}
+
+fn read_files(dir: &Found<String>, folder: &Path, document: &Document, faults: &mut Faults) -> Vec<Mapping> {
     let root = folder.join(&dir.value);
     let mut mappings = Vec::new();
     let SqlFiles { files, stray } = match sql_files(&root) {

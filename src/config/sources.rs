@@ -5,7 +5,7 @@ use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    self, Columns, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns,
+    self, Columns, DrainTo, LogGap, Mapped, PostgresConfig, Prefixes, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Truncates,
     Tls, url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
@@ -133,6 +133,11 @@ pub(super) fn read(
     let slot_warn = section.size("slot_warn", faults).unwrap_or(SLOT_WARN);
     let slot_max = section.size("slot_max", faults);
     let spool_max = section.size("spool_max", faults).unwrap_or(SPOOL_MAX);
+    let truncates = [("apply", Truncates::Apply), ("stop", Truncates::Stop)];
+    let truncate = section.choice("truncate", &truncates, faults).unwrap_or_default();
+    let messages = section.texts("messages", faults).and_then(|messages| {
+        Prefixes::parse(&messages.value).map_err(|error| messages.fault(faults, format!(": {error}"))).ok()
+    });
     let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
     let log_gap = section.choice("log_gap", &gaps, faults).unwrap_or_default();
     section.finish(faults);
@@ -172,6 +177,8 @@ pub(super) fn read(
         copy_workers,
         drain_to: None,
         special_values,
+        truncate,
+        messages,
         slot_warn,
         slot_max,
         log_gap,

@@ -1,9 +1,9 @@
 //! Whether mappings fit the tables that they read, found out before the first row of a source is captured.
 //!
-//! A mapping that does not fit parks the transform, and a corrected one is refused once rows were folded beside it: a
+//! A mapping that does not fit is parked, and a corrected one is refused once rows were folded beside it: a
 //! typing error would cost a whole copy. So a source of which the log holds nothing yet is not begun with one. From its
 //! first entry on it is the other way round: a mapping that stopped fitting must not keep capture from going on, because
-//! the source's log would be lost or fill its disk. The transform parks with the same fault then.
+//! the source's log would be lost or fill its disk. It is parked with the same fault then.
 
 use syncline_capture::feed::seeds::ShapeJudge;
 use syncline_capture::postgres::{self, Severity, SnapshotMode};
@@ -56,7 +56,7 @@ impl Fit {
         }
         self.settled = true;
         for fault in &faults {
-            warn!(%fault, "mapping does not fit its table; capture goes on, the transform stops where the log says so");
+            warn!(%fault, "mapping does not fit its table; capture goes on, and the mapping stops where the log says so");
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use syncline_capture::{Progress, Requests};
 use syncline_schemas::ident::LogOffset;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::watch;
+use tracing::error;
 
 use super::held::Held;
 use super::lag::{Lag, OnTheWay};
@@ -30,6 +31,25 @@ impl Parked {
 
     pub(crate) fn is_parked(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// Mappings that no longer fit their tables and are put aside, with why.
+#[derive(Debug, Default)]
+pub(crate) struct Misfits(Mutex<Vec<String>>);
+
+impl Misfits {
+    /// Sets them; those that are new are logged.
+    pub(crate) fn set(&self, misfits: Vec<String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for fault in misfits.iter().filter(|fault| !known.contains(fault)) {
+            error!(fault, "mapping parked");
+        }
+        *known = misfits;
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -87,6 +107,7 @@ pub(crate) struct TransformStatus {
     /// Changed mappings at work beside it.
     pub(crate) replay: ReplayStatus,
     pub(crate) held: Held,
+    pub(crate) misfits: Misfits,
     pub(crate) parked: Parked,
     /// The state store itself failed: nothing can go on without it.
     pub(crate) broken: AtomicBool,
@@ -190,13 +211,14 @@ impl Status {
         self.pulse.send_replace(());
     }
 
-    /// Every part that has stopped for good, with its reason.
+    /// Every part that has stopped for good, with its reason; a mapping is one.
     pub(crate) fn parked(&self) -> Vec<String> {
         let sources = self.sources.iter().filter_map(|source| source.parked.reason());
         let transform = self.transform.parked.reason().map(|reason| format!("transform: {reason}"));
+        let mappings = self.transform.misfits.all().into_iter().map(|fault| format!("mapping {fault}"));
         let sinks =
             self.sinks.iter().filter_map(|sink| sink.parked.reason().map(|why| format!("sink {}: {why}", sink.name)));
-        sources.chain(transform).chain(sinks).collect()
+        sources.chain(transform).chain(mappings).chain(sinks).collect()
     }
 
     /// A receiver of pulses.

@@ -24,6 +24,7 @@ use super::replay::Replay;
 use super::state::{self, FoldState, LogReplay, unusable};
 use super::status::{Status, TransformStatus};
 use super::{defect, outbox};
+use crate::config::Misfit;
 
 /// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
 const READ_AHEAD: usize = 1;
@@ -34,6 +35,9 @@ pub(super) const ROWS: &str = "transform.rows";
 /// Cursor that tells this state from every other.
 pub(super) const EPOCH: &str = "epoch";
 
+/// What to do about a mapping that is put aside.
+const MISFIT_REMEDY: &str = "what it delivered stays as it was, and the others go on: mend it, or the table, and have \
+                             `syncline replay --reread` apply it";
 /// What may be wrong with mappings that fit the tables as they are now.
 pub(super) const OLDER_SHAPE: &str = "where the table has that column by now, the log holds it without: `syncline replay --reread` \
                                       reads the sources again instead";
@@ -61,11 +65,20 @@ pub(super) struct Transform {
     store: Store,
     /// Changed mappings, which the fold folds the log again with.
     replay: Option<Replay>,
+    /// What becomes of mappings that do not fit any more, while the log is not folded again.
+    misfit: Misfit,
+    /// So many of them are known to the status.
+    misfits: usize,
 }
 
 impl Transform {
     /// Reads the cursor and checks the mappings against the state.
-    pub(super) fn open(store: Store, mappings: Vec<Mapping>, sources: &[SourceId]) -> Result<Self, TransformError> {
+    pub(super) fn open(
+        store: Store,
+        mappings: Vec<Mapping>,
+        misfit: Misfit,
+        sources: &[SourceId],
+    ) -> Result<Self, TransformError> {
         let cursor = |name| store.cursor(name).map_err(|error| unusable(&error));
         let narrow = |value: u64| u32::try_from(value).map_err(|error| TransformError::State(error.to_string()));
         let epoch = match cursor(EPOCH)? {
@@ -81,7 +94,7 @@ impl Transform {
             };
             let folded = LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default());
             fold.inherit(Box::new(FoldState::new(&store)), folded)?;
-            return Ok(Self { fold, store, replay: Some(replay) });
+            return Ok(Self { fold, store, replay: Some(replay), misfit, misfits: 0 });
         }
         // Of a process that ended between its switch and the removal.
         store.remove_other_generations().map_err(|error| unusable(&error))?;
@@ -90,12 +103,13 @@ impl Transform {
             step: narrow(cursor(STEP)?.unwrap_or_default())?,
             rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
         };
-        let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?;
-        Ok(Self { fold, store, replay: None })
+        let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?.with_misfits_aside(misfit == Misfit::Park);
+        Ok(Self { fold, store, replay: None, misfit, misfits: 0 })
     }
 
     /// Puts where it stands into the status.
-    pub(super) fn report(&self, status: &TransformStatus) -> Result<(), TransformError> {
+    pub(super) fn report(&mut self, status: &TransformStatus) -> Result<(), TransformError> {
+        self.report_misfits(status);
         let folded = self.store.cursor(TRANSFORM_CURSOR).map_err(|error| unusable(&error))?.unwrap_or_default();
         let (mut folded, mut needs) = (LogOffset(folded), self.fold.needs_after());
         match &self.replay {
@@ -113,6 +127,16 @@ impl Transform {
         status.needs.store(needs.0, Ordering::Release);
         status.folded.store(folded.0, Ordering::Release);
         Ok(())
+    }
+
+    /// Says of mappings that were put aside since it was said last.
+    fn report_misfits(&mut self, status: &TransformStatus) {
+        let misfits: Vec<String> = self.fold.misfits().map(|fault| format!("{fault}; {MISFIT_REMEDY}")).collect();
+        if misfits.len() == self.misfits {
+            return;
+        }
+        self.misfits = misfits.len();
+        status.misfits.set(misfits);
     }
 
     /// Starts the thread.
@@ -214,7 +238,7 @@ impl Transform {
             return Ok(());
         };
         info!(%at, deltas, "folded again; what differs is on its way");
-        self.fold.come_of_age();
+        self.fold.come_of_age(self.misfit == Misfit::Park);
         self.store = replay.store;
         status.transform.deltas.fetch_add(deltas, Ordering::Relaxed);
         self.report(&status.transform)?;
@@ -230,6 +254,7 @@ impl Transform {
         status.transform.add(stats);
         status.transform.needs.store(self.fold.needs_after().0, Ordering::Release);
         status.transform.folded.store(self.fold.cursor().folded.0, Ordering::Release);
+        self.report_misfits(&status.transform);
         status.pulse();
         Ok(())
     }

@@ -23,6 +23,8 @@ mod history;
 mod joins;
 #[path = "fold/memory.rs"]
 mod memory;
+#[path = "fold/misfits.rs"]
+mod misfits;
 #[path = "fold/oracle.rs"]
 mod oracle;
 #[path = "fold/outbox.rs"]

@@ -6,6 +6,7 @@ use super::catalog::{Catalog, CatalogTable};
 use super::config::PostgresConfig;
 use super::decode::Relation;
 use super::finding::{Finding, Remedy, Severity};
+use super::messages;
 use super::preflight::{self, Inspection, Intent};
 use super::publication::Publication;
 use super::wire::{Connection, Purpose, quote_identifier, quote_literal};
@@ -58,7 +59,9 @@ pub fn table_schemas(
         let relation = describe(table, publication.as_ref().filter(|_| !is_free(table)));
         Ok(catalog.shape(&config.source, &relation)?.schema)
     };
-    catalog.tables.iter().filter(|table| is_read(table)).map(described).collect()
+    let mut schemas = catalog.tables.iter().filter(|table| is_read(table)).map(described).collect::<Result<Vec<_>, _>>()?;
+    schemas.extend(config.messages.iter().map(|_| messages::shape(&config.source).schema.clone()));
+    Ok(schemas)
 }
 
 /// The selected tables as the stream will describe them.

@@ -9,7 +9,7 @@ use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::secret::Secret;
 
 use super::lsn::Lsn;
-use super::pattern::TablePatterns;
+use super::pattern::{Prefixes, TablePatterns};
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,16 @@ pub enum LogGap {
     #[default]
     Repair,
     /// Stop the source.
+    Stop,
+}
+
+/// What to do where a table is emptied by `TRUNCATE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Truncates {
+    /// Its rows are taken back.
+    #[default]
+    Apply,
+    /// Stop the source before that.
     Stop,
 }
 
@@ -156,6 +166,10 @@ pub struct PostgresConfig {
     pub drain_to: Option<DrainTo>,
     /// What to do with values that exact types cannot hold.
     pub special_values: SpecialValues,
+    /// What to do where a table is emptied.
+    pub truncate: Truncates,
+    /// Which messages of applications are rows of `pg_logical.messages`; none without it.
+    pub messages: Option<Prefixes>,
     /// What to do where the server's log has a gap.
     pub log_gap: LogGap,
     /// Where transactions in progress are kept; without it they are not asked for.

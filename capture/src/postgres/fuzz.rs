@@ -8,13 +8,16 @@ use super::catalog::Catalog;
 use super::config::SpecialValues;
 use super::decode::{Decoder, Step};
 use super::lsn::Lsn;
+use super::pattern::Prefixes;
 use super::wire::StreamMessage;
 
 /// Takes bytes for messages of a log stream, each with its length (`u16`, big-endian) in front, and decodes them.
 pub fn decode(mut bytes: &[u8]) {
     let source = SourceId::new("fuzz");
     let catalog = Catalog::default();
-    let mut decoder = Decoder::new(source.clone(), SpecialValues::Null, Lsn(0), None);
+    let prefixes = Prefixes::parse(&["*"]).ok();
+    let mut decoder =
+        Decoder::new(source.clone(), SpecialValues::Null, Lsn(0), None).with_messages(prefixes.as_ref());
     while let Some((len, rest)) = bytes.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*len)).min(rest.len());
         let (message, rest) = rest.split_at(len);

@@ -11,6 +11,7 @@
 //! session, gap           connect, inspect, create, copy or continue; what to do where the log has a gap
 //! copy/                  the tables, piece by piece while the stream waits
 //! stream, pace           the loop that follows the log
+//! messages               what applications put into the log themselves
 //! spool                  transactions in progress, until they end
 //! watch                  the tables meanwhile
 //! ```
@@ -29,6 +30,7 @@ mod guard;
 mod log_end;
 mod lsn;
 mod mark;
+mod messages;
 mod pace;
 mod pattern;
 mod position;
@@ -46,11 +48,11 @@ mod wire;
 
 pub use check::{Script, check, dba_script, table_schemas};
 pub use config::{
-    Columns, DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls,
+    Columns, DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls, Truncates,
 };
 pub use finding::{Finding, Remedy, Severity};
 pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};
-pub use pattern::{PatternError, TablePatterns};
+pub use pattern::{PatternError, Prefixes, TablePatterns};
 pub use position::begin_again;
 pub use session::run;

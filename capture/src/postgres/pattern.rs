@@ -17,6 +17,9 @@ pub enum PatternError {
     /// Nothing is included.
     #[error("tables includes nothing; write at least one pattern without !, as in public.*")]
     Empty,
+    /// No message is included.
+    #[error("messages includes nothing; write at least one prefix without !, as in orders.*")]
+    NoPrefix,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +105,34 @@ impl TablePatterns {
     pub(crate) fn missing<'a>(&'a self, tables: &[TableId]) -> Vec<&'a str> {
         let absent = |pattern: &&Pattern| !tables.iter().any(|table| pattern.matches(table));
         self.include.iter().filter(|pattern| pattern.is_literal()).filter(absent).map(|p| p.text.as_str()).collect()
+    }
+}
+
+/// Which messages of applications are taken, by what they begin with: `orders.*`, `!orders.debug`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefixes {
+    include: Vec<String>,
+    exclude: Vec<String>,
+}
+
+impl Prefixes {
+    /// Reads the patterns as configured.
+    ///
+    /// # Errors
+    /// [`PatternError::NoPrefix`] when nothing is included.
+    pub fn parse<S: AsRef<str>>(patterns: &[S]) -> Result<Self, PatternError> {
+        let (exclude, include): (Vec<&str>, Vec<&str>) =
+            patterns.iter().map(AsRef::as_ref).partition(|pattern| pattern.starts_with('!'));
+        if include.is_empty() {
+            return Err(PatternError::NoPrefix);
+        }
+        let exclude = exclude.into_iter().map(|pattern| pattern[1..].to_owned()).collect();
+        Ok(Self { include: include.into_iter().map(str::to_owned).collect(), exclude })
+    }
+
+    pub(crate) fn matches(&self, prefix: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|it| glob(it.as_bytes(), prefix.as_bytes()));
+        any(&self.include) && !any(&self.exclude)
     }
 }
 

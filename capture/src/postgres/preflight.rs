@@ -6,7 +6,7 @@
 use syncline_schemas::ident::TableId;
 
 use super::catalog::{Catalog, CatalogTable};
-use super::config::{Columns, PostgresConfig, SnapshotMode};
+use super::config::{Columns, LogGap, PostgresConfig, SnapshotMode};
 use super::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use super::lsn::Lsn;
 use super::mark::Mark;
@@ -193,6 +193,12 @@ impl Report {
             }
             return self.info(object, "will be created");
         };
+        // Where a gap is to stop the source, the operator decides, unless he has asked for a copy from the beginning.
+        let is_remade = if is_held {
+            config.closes_gaps()
+        } else {
+            copies && (intent == Intent::BeginAgain || config.log_gap == LogGap::Repair)
+        };
         let another_name = Remedy::advice("configure another slot name");
         if slot.plugin != "pgoutput" {
             let message = format!("belongs to the plugin {:?}, not pgoutput", slot.plugin);
@@ -200,7 +206,7 @@ impl Report {
         } else if slot.database != config.database {
             let message = format!("belongs to the database {:?}, not {:?}", slot.database, config.database);
             self.error(object, message, another_name);
-        } else if slot.is_lost() && if is_held { config.closes_gaps() } else { copies } {
+        } else if slot.is_lost() && is_remade {
             self.info(object, "was invalidated and will be made again");
         } else if slot.is_lost() {
             let remedy = format!(

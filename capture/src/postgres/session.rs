@@ -26,6 +26,7 @@ use super::finding::{Severity, ensure_fit};
 use super::gap::{Closing, Gap};
 use super::lsn::Lsn;
 use super::mark::Mark;
+use super::messages;
 use super::position::PgPosition;
 use super::preflight::{self, Inspection, Intent};
 use super::publish;
@@ -258,6 +259,9 @@ impl Session<'_> {
         let read = relations(catalog, publication.as_ref()).filter(|relation| scope.table(relation.id).is_some());
         for relation in read {
             self.log_shape(&catalog.shape(&self.config.source, &relation)?.schema)?;
+        }
+        if self.config.messages.is_some() {
+            self.log_shape(&messages::shape(&self.config.source).schema)?;
         }
         Ok(())
     }

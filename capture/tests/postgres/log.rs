@@ -113,6 +113,12 @@ impl MemoryLog {
         Some(Resume { position: frame.position, txn_end: frame.txn_end })
     }
 
+    /// One that has only its first entries.
+    pub(crate) fn upto(&self, entries: usize) -> Self {
+        let kept = self.inner.lock().unwrap().entries[..entries].to_vec();
+        Self { inner: Mutex::new(Inner { entries: kept, ..Inner::default() }), changed: Condvar::new() }
+    }
+
     /// How many entries it holds.
     pub(crate) fn len(&self) -> usize {
         self.inner.lock().unwrap().entries.len()

@@ -13,6 +13,7 @@ mod growth;
 mod in_progress;
 mod log;
 mod matrix;
+mod messages;
 mod model;
 mod network;
 mod partitions;

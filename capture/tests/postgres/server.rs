@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use syncline_capture::postgres::{
     Columns, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Tls,
+    Truncates,
 };
 use syncline_schemas::ident::SourceId;
 
@@ -132,6 +133,8 @@ impl Server {
             copy_workers: 2,
             drain_to: None,
             special_values: SpecialValues::Stop,
+            truncate: Truncates::Apply,
+            messages: None,
             keys: std::collections::BTreeMap::new(),
             slot_warn: u64::MAX,
             slot_max: None,

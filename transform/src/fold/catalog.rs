@@ -7,11 +7,12 @@
 //! entity/<name>                     u32
 //! meaning/<name>                    u64 hash of what its rows meant when the state began
 //! joined/<source>\0<schema>\0<name>                    u32
-//! index/<source>\0<schema>\0<name>\0<column>\0...      u32
+//! index/<source>\0<schema>\0<name>\0<column>\0...      u32; of one that is not kept any more index/\0<u32>
 //! role/<mapping>\0<role>            the table that plays it: source \0 schema \0 name
 //! lookup/<mapping>\0<join>           the index that finds its rows, where it does not join by key
 //! shape/<source>\0<schema>\0<name>  the newest shape of a table, as in the log
 //! ready/<mapping>                   its rows have been evaluated since all its tables are known
+//! misfit/<mapping>                  why it is put aside: file \0 line \0 column \0 reason
 //! layout/<u32>                      columns of stored rows, see stored.rs
 //! sweep/<source>\0<schema>\0<name>  since when the table is read anew, see sweep.rs
 //! format                            what wrote it, see below
@@ -28,6 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Writes;
 use crate::TransformError;
+use crate::error::{MappingFault, Place};
 use crate::state::{Space, State};
 
 pub(super) const MAPPING: &str = "mapping/";
@@ -35,6 +37,7 @@ pub(super) const ENTITY: &str = "entity/";
 const SHAPE: &str = "shape/";
 const ROLE: &str = "role/";
 const READY: &str = "ready/";
+const MISFIT: &str = "misfit/";
 const LOOKUP: &str = "lookup/";
 const MEANING: &str = "meaning/";
 /// Key of what wrote a state. Rows in it are without names and types, so to any other it would say something else.
@@ -120,6 +123,34 @@ impl Numbers {
         registrations.push((Space::Catalog, key, Some(id.to_be_bytes().to_vec())));
         (id, true)
     }
+
+    /// Forgets the name of a number, which no other name gets: something of it may be left in state.
+    pub(super) fn retire(&mut self, id: u32, registrations: &mut Writes) {
+        let Some(name) = self.known.iter().find(|(_, known)| **known == id).map(|(name, _)| name.clone()) else { return };
+        self.known.remove(&name);
+        registrations.push((Space::Catalog, format!("{}{name}", self.prefix).into_bytes(), None));
+        let retired = format!("\0{id}");
+        let key = format!("{}{retired}", self.prefix).into_bytes();
+        registrations.push((Space::Catalog, key, Some(id.to_be_bytes().to_vec())));
+        self.known.insert(retired, id);
+    }
+}
+
+/// Why a mapping is put aside, where it is.
+pub(super) fn known_misfit(state: &dyn State, mapping: &str) -> Result<Option<MappingFault>, TransformError> {
+    let Some(value) = state.get(Space::Catalog, format!("{MISFIT}{mapping}").as_bytes())? else { return Ok(None) };
+    let text = String::from_utf8(value).map_err(|_| damaged("misfits"))?;
+    let mut parts = text.splitn(4, '\0');
+    let mut part = || parts.next().ok_or_else(|| damaged("misfits"));
+    let (file, line, column, reason) = (part()?.to_owned(), part()?, part()?, part()?.to_owned());
+    let count = |text: &str| text.parse().map_err(|_| damaged("misfits"));
+    Ok(Some(MappingFault { place: Place { file, line: count(line)?, column: count(column)? }, reason }))
+}
+
+pub(super) fn register_misfit(mapping: &str, fault: &MappingFault, registrations: &mut Writes) {
+    let MappingFault { place: Place { file, line, column }, reason } = fault;
+    let value = format!("{file}\0{line}\0{column}\0{reason}");
+    registrations.push((Space::Catalog, format!("{MISFIT}{mapping}").into_bytes(), Some(value.into_bytes())));
 }
 
 /// Numbers of entities, joined tables and indexes.

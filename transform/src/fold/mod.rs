@@ -38,6 +38,7 @@ mod inspect;
 mod join;
 mod joined;
 mod logic;
+mod misfit;
 mod outlook;
 mod overlay;
 mod plain;
@@ -214,9 +215,22 @@ impl Fold {
         self.roster.unfed()
     }
 
-    /// The state stands for itself from here on.
-    pub fn come_of_age(&mut self) {
+    /// Has a mapping that no longer fits a table put aside, so that the others go on; otherwise it stops the fold.
+    #[must_use]
+    pub const fn with_misfits_aside(mut self, aside: bool) -> Self {
+        self.roster.puts_aside = aside;
+        self
+    }
+
+    /// The mappings that are put aside, with why.
+    pub fn misfits(&self) -> impl Iterator<Item = &MappingFault> {
+        self.roster.members.iter().filter_map(|member| member.misfit.as_ref())
+    }
+
+    /// The state stands for itself from here on; what then becomes of misfits is as in [`Self::with_misfits_aside`].
+    pub fn come_of_age(&mut self, aside: bool) {
         self.inheritance = None;
+        self.roster.puts_aside = aside;
     }
 
     /// Bounds a step to fewer rows. The outbox is the same only where the bound is.

@@ -58,17 +58,26 @@ pub(super) struct Member {
     pub(super) entity: usize,
     /// The table of each role, where it is known: the driving table, then the joined ones. A second table of the same name
     /// would mix with it key by key.
-    roles: Vec<Option<Table>>,
+    pub(super) roles: Vec<Option<Table>>,
     pub(super) driving: Option<Driving>,
     compiled: Option<Compiled>,
     pub(super) citations: Vec<Citation>,
     /// Its rows have been evaluated since all its tables are known.
     ready: bool,
+    /// Why it is put aside, where it is.
+    pub(super) misfit: Option<MappingFault>,
 }
 
 impl Member {
+    /// Whether rows of a table drive it.
     pub(super) fn is_driven_by(&self, table: &Table) -> bool {
-        self.roles[0].as_ref() == Some(table)
+        self.misfit.is_none() && self.roles[0].as_ref() == Some(table)
+    }
+
+    /// Has nothing evaluated under it any more.
+    pub(super) fn put_aside(&mut self, fault: MappingFault) {
+        (self.driving, self.compiled) = (None, None);
+        self.misfit = Some(fault);
     }
 
     pub(super) fn joins(&self) -> bool {
@@ -87,7 +96,7 @@ impl Member {
 
     /// The joins in which a table takes part.
     pub(super) fn joins_of(&self, table: &Table) -> impl Iterator<Item = usize> {
-        let plays = move |role: &Option<Table>| role.as_ref() == Some(table);
+        let plays = move |role: &Option<Table>| self.misfit.is_none() && role.as_ref() == Some(table);
         self.roles[1..].iter().enumerate().filter(move |(_, role)| plays(role)).map(|(join, _)| join)
     }
 }
@@ -99,12 +108,14 @@ pub(super) struct Roster {
     logic: Vec<Logic>,
     /// By entity.
     levels: Vec<u8>,
-    shapes: HashMap<Table, TableSchema>,
+    pub(super) shapes: HashMap<Table, TableSchema>,
     pub(super) tables: Tables,
     pub(super) layouts: Layouts,
-    registrations: Writes,
+    pub(super) registrations: Writes,
     /// True where the registrations hold tasks.
     calls: bool,
+    /// A mapping that does not fit a table any more is put aside, instead of being an error.
+    pub(super) puts_aside: bool,
 }
 
 impl Roster {
@@ -142,6 +153,7 @@ impl Roster {
             layouts: Layouts::open(state)?,
             registrations,
             calls: false,
+            puts_aside: false,
         };
         let shapes = catalog::known_shapes(state)?;
         shapes.values().try_for_each(|shape| roster.take_up(shape))?;
@@ -244,6 +256,9 @@ impl Roster {
         if let Some(known) = self.shapes.get(&table) {
             refuse_other_key(known, shape)?;
         }
+        if self.puts_aside {
+            self.put_misfits_aside(shape)?;
+        }
         self.take_up(shape)?;
         catalog::register_shape(shape, &mut self.registrations)?;
         self.compile_all(&table)
@@ -252,31 +267,37 @@ impl Roster {
     /// Gives a table its roles and its place among the joined ones.
     fn take_up(&mut self, shape: &TableSchema) -> Result<(), TransformError> {
         let table: Table = (shape.source.clone(), shape.table.clone());
-        for member in self.members.iter_mut() {
+        for member in self.members.iter_mut().filter(|member| member.misfit.is_none()) {
             bind(member, &table, &mut self.registrations)?;
         }
         self.shapes.insert(table.clone(), shape.clone());
-        for member in self.members.iter_mut().filter(|member| member.roles.iter().flatten().any(|role| *role == table))
-        {
+        let reads = |member: &&mut Member| member.roles.iter().flatten().any(|role| *role == table);
+        for member in self.members.iter_mut().filter(reads) {
             member.compiled = None;
             if member.is_driven_by(&table) {
                 member.driving = Some(driving(member, shape, &mut self.layouts, &mut self.registrations)?);
             }
         }
-        let reads: Vec<(&Mapping, usize)> = self
-            .members
-            .iter()
-            .flat_map(|member| member.joins_of(&table).map(|join| (&member.mapping, join)))
-            .collect();
-        if !reads.is_empty() {
-            self.tables.keep(shape, &reads, &mut self.layouts, &mut self.registrations)?;
+        self.keep_joined(shape)
+    }
+
+    /// Keeps of a table what mappings read that join it, and nothing where none does.
+    pub(super) fn keep_joined(&mut self, shape: &TableSchema) -> Result<(), TransformError> {
+        let table: Table = (shape.source.clone(), shape.table.clone());
+        let members = self.members.iter();
+        let reads: Vec<(&Mapping, usize)> =
+            members.flat_map(|member| member.joins_of(&table).map(|join| (&member.mapping, join))).collect();
+        if reads.is_empty() {
+            self.tables.forget(&table);
+            return Ok(());
         }
-        Ok(())
+        self.tables.keep(shape, &reads, &mut self.layouts, &mut self.registrations)
     }
 
     /// Compiles what reads a table and is not compiled, where all its tables are known.
     fn compile_all(&mut self, table: &Table) -> Result<(), TransformError> {
-        for member in self.members.iter_mut().filter(|member| member.compiled.is_none()) {
+        let waits = |member: &&mut Member| member.compiled.is_none() && member.misfit.is_none();
+        for member in self.members.iter_mut().filter(waits) {
             if !member.roles.iter().flatten().any(|role| role == table) {
                 continue;
             }
@@ -319,7 +340,8 @@ fn member(mapping: Mapping, id: u32, state: &dyn State) -> Result<Member, Transf
         .map(|role| catalog::known_role(state, &mapping.name, role))
         .collect::<Result<_, _>>()?;
     let ready = catalog::is_ready(state, &mapping.name)?;
-    Ok(Member { mapping, id, entity, roles, driving: None, compiled: None, citations: Vec::new(), ready })
+    let misfit = catalog::known_misfit(state, &mapping.name)?;
+    Ok(Member { mapping, id, entity, roles, driving: None, compiled: None, citations: Vec::new(), ready, misfit })
 }
 
 /// Entities cite only those before them.

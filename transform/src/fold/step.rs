@@ -274,11 +274,14 @@ impl Fold {
         writes: &mut Writes,
         work: &Work<'_, '_>,
     ) -> Result<(), TransformError> {
-        let missing = || TransformError::State("an index to be filled is not known".to_owned());
-        let joined = self.roster.tables.by_id(table).ok_or_else(missing)?;
-        let join_index = joined.indexes.iter().find(|known| known.id == join_index).ok_or_else(missing)?;
+        let joined = self.roster.tables.by_id(table);
+        let of = |joined: &'_ Joined| joined.indexes.iter().find(|known| known.id == join_index).cloned();
+        let Some((joined, join_index)) = joined.and_then(|joined| Some((joined, of(joined)?))) else {
+            // The mappings that wanted it were put aside.
+            return tasks::record_reached(task, None, writes);
+        };
         let rows = work.state.scan(Space::Rows, &table.to_be_bytes(), &task.after, self.chunk)?;
-        let values = joined.indexed(join_index, rows.iter().map(|(_, row)| row.as_slice()), &self.roster.layouts)?;
+        let values = joined.indexed(&join_index, rows.iter().map(|(_, row)| row.as_slice()), &self.roster.layouts)?;
         for ((key, _), values) in rows.iter().zip(values) {
             if let Some(values) = values {
                 let entry = index::joined(join_index.id, &values, &key[size_of::<u32>()..]);

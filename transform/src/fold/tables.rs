@@ -69,6 +69,21 @@ impl Tables {
         Ok(())
     }
 
+    /// Nothing is kept of a table from here on.
+    pub(super) fn forget(&mut self, table: &Table) {
+        self.known.retain(|_, joined| joined.source != table.0 || joined.table != table.1);
+    }
+
+    /// Gives up indexes that nothing is found by any more.
+    pub(super) fn retire_indexes_but(&mut self, used: &BTreeSet<u32>, registrations: &mut Writes) {
+        for joined in self.known.values_mut() {
+            let (kept, retired) = std::mem::take(&mut joined.indexes).into_iter().partition(|it| used.contains(&it.id));
+            joined.indexes = kept;
+            let retired: Vec<JoinIndex> = retired;
+            retired.iter().for_each(|join_index| self.index_numbers.retire(join_index.id, registrations));
+        }
+    }
+
     /// Sees to it that a table is indexed by some columns; gives table and index where the index is new.
     pub(super) fn index(
         &mut self,

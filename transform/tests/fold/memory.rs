@@ -120,6 +120,7 @@ pub(crate) struct Daemon {
     chunk: usize,
     /// What rows inherit from, where the mappings were changed.
     older: Option<Memory>,
+    misfits_aside: bool,
 }
 
 pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
@@ -138,12 +139,29 @@ impl Daemon {
             read: 0,
             chunk: 16 * 1024,
             older: None,
+            misfits_aside: false,
         }
     }
 
     /// With steps of so few rows.
     pub(crate) fn with_chunk(self, chunk: usize) -> Self {
         Self { chunk, ..self }
+    }
+
+    /// With mappings put aside that no longer fit.
+    pub(crate) fn with_misfits_aside(self) -> Self {
+        Self { misfits_aside: true, ..self }
+    }
+
+    /// Those that are, with why.
+    pub(crate) fn misfits(&self) -> Vec<String> {
+        self.fold.iter().flat_map(Fold::misfits).map(ToString::to_string).collect()
+    }
+
+    /// Starts again from state.
+    pub(crate) fn restart(&mut self) {
+        self.fold = None;
+        self.run();
     }
 
     /// With mappings in the place of another daemon's.
@@ -161,7 +179,7 @@ impl Daemon {
                 Some(fold) => fold,
                 None => {
                     let fold = Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?;
-                    let mut fold = fold.with_chunk(self.chunk);
+                    let mut fold = fold.with_chunk(self.chunk).with_misfits_aside(self.misfits_aside);
                     self.older
                         .iter()
                         .try_for_each(|older| fold.inherit(Box::new(older.clone()), older.cursor().folded))?;

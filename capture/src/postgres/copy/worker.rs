@@ -204,6 +204,7 @@ impl<'a> Worker<'a> {
             while let Some(row) = reader.row(data, table.shape.kinds.len()).map_err(malformed)? {
                 let stamp = Stamp { ord, commit_us: copied_at, position: at };
                 builder.append(Op::Read, stamp, row, None).map_err(|fault| table.shape.error(&place(), fault))?;
+                bytes += builder.take_swollen();
                 (ord, total) = (ord + 1, total + 1);
                 if by_key && total == KEYS {
                     let texts = table.shape.keys.iter().map(|&key| row.text(key).map(String::from_utf8_lossy));

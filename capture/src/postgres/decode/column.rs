@@ -126,9 +126,10 @@ impl Column {
         Ok(())
     }
 
-    /// As [`Self::append`], of the value's binary form.
+    /// As [`Self::append`], of the value's binary form. Gives how many bytes it has grown by where that is without bound: a numeric of
+    /// a few bytes can have 131,072 digits.
     #[inline]
-    pub(super) fn append_binary(&mut self, bytes: &[u8]) -> Result<(), ValueFault> {
+    pub(super) fn append_binary(&mut self, bytes: &[u8]) -> Result<usize, ValueFault> {
         match self {
             Self::Bool(builder) => builder.append_value(binary::boolean(bytes)?),
             Self::Int2(builder) => builder.append_value(i16::from_be_bytes(binary::fixed(bytes)?)),
@@ -151,6 +152,7 @@ impl Column {
             Self::Numeric { builder, text } => {
                 binary::numeric(bytes, text)?;
                 builder.append_value(&*text);
+                return Ok(text.len().saturating_sub(bytes.len()));
             }
             Self::Array { .. } => self.append(bytes)?,
             Self::Bytea { builder, .. } => builder.append_value(bytes),
@@ -158,7 +160,7 @@ impl Column {
             Self::Time(builder) => builder.append_value(binary::time(bytes)?),
             Self::Timestamp(builder) | Self::TimestampTz(builder) => builder.append_value(binary::timestamp(bytes)?),
         }
-        Ok(())
+        Ok(0)
     }
 
     pub(super) fn finish(self) -> ArrayRef {

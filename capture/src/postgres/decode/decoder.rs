@@ -12,18 +12,19 @@ use std::sync::Arc;
 
 use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::ident::SourceId;
-use syncline_schemas::table::TableSchema;
 
+use super::fault::RowFault;
 use super::message::{Cell, Cursor, Message, Relation};
-use super::table::{Fault, RowView, Shape, Stamp, TableBuilder};
+use super::table::{RowView, Shape, Stamp, TableBuilder};
 use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
-use crate::postgres::config::SpecialValues;
+use crate::postgres::config::{SpecialValues, Truncates};
 use crate::postgres::copy::Key;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::messages::{self, Messages};
+use crate::postgres::pattern::Prefixes;
 use crate::postgres::position::Cut;
 use crate::progress::OpCounts;
-use crate::value::ValueFault;
 
 /// From this part of the limits on a commit ends the frame, so that few transactions are cut in the middle.
 const COMMIT_ROWS_MIN: u32 = FRAME_ROWS_MAX / 4 * 3;
@@ -57,6 +58,7 @@ struct Transaction {
     changes: u64,
     /// Change messages that are in the log already.
     skip: u64,
+    has_messages: bool,
 }
 
 /// Decodes one session's stream.
@@ -78,6 +80,11 @@ pub(crate) struct Decoder {
     moved: Vec<(u32, Key)>,
     /// Transactions since this was asked last, while tables are copied.
     told: Option<Vec<u32>>,
+    truncates: Truncates,
+    /// Which of the applications' own messages are taken, with the place of their table.
+    messages: Option<(Messages, usize)>,
+    /// When what arrives now was read, microseconds since 1970.
+    clock_us: i64,
 }
 
 impl Decoder {
@@ -98,7 +105,30 @@ impl Decoder {
             new: Vec::new(),
             moved: Vec::new(),
             told: None,
+            truncates: Truncates::Apply,
+            messages: None,
+            clock_us: 0,
         }
+    }
+
+    /// Stops where a table is emptied, or follows that.
+    pub(crate) const fn with_truncates(mut self, truncates: Truncates) -> Self {
+        self.truncates = truncates;
+        self
+    }
+
+    /// Takes messages of applications, too.
+    pub(crate) fn with_messages(mut self, prefixes: Option<&Prefixes>) -> Self {
+        if let Some(prefixes) = prefixes {
+            self.tables.push(TableBuilder::new(messages::shape(&self.source), self.special_values));
+            self.messages = Some((Messages::new(prefixes.clone()), self.tables.len() - 1));
+        }
+        self
+    }
+
+    /// Says what time it is, for what has no other.
+    pub(crate) const fn observe_time(&mut self, now_us: i64) {
+        self.clock_us = now_us;
     }
 
     /// The transactions that were told of since [`Self::forget_told`].
@@ -167,6 +197,9 @@ impl Decoder {
             Message::Begin { final_lsn, commit_us, xid } => self.begin(at, final_lsn, commit_us, xid),
             Message::Commit { end } => self.commit(at, end),
             Message::Relation(relation) => Ok(Step::Relation(relation)),
+            Message::Application { is_transactional, lsn, prefix, content } => {
+                self.message(at, is_transactional, lsn, prefix, content)
+            }
             Message::Ignored => Ok(Step::Continue),
         }
     }
@@ -214,7 +247,7 @@ impl Decoder {
         }
         (self.rows, self.bytes) = (0, 0);
         let cut = match &self.transaction {
-            Some(open) if open.changes > 0 => {
+            Some(open) if open.changes > 0 || open.has_messages && self.resume.is_none() => {
                 Some(Cut { xid: open.xid, final_lsn: open.final_lsn, changes: open.changes.max(open.skip) })
             }
             _ => self.resume,
@@ -235,7 +268,7 @@ impl Decoder {
         if let Some(told) = &mut self.told {
             told.push(xid);
         }
-        self.transaction = Some(Transaction { xid, final_lsn, commit_us, changes: 0, skip });
+        self.transaction = Some(Transaction { xid, final_lsn, commit_us, changes: 0, skip, has_messages: false });
         Ok(Step::Continue)
     }
 
@@ -276,6 +309,37 @@ impl Decoder {
         }
         apply(self, stamp).map_err(|fault| self.row_error(at, fault))?;
         self.bytes += bytes;
+        let full = self.rows >= FRAME_ROWS_MAX || self.bytes >= FRAME_BYTES_MAX;
+        Ok(if full { Step::Full } else { Step::Continue })
+    }
+
+    /// Takes a message of an application. It is no change of the transaction's: whoever goes on in the middle of one takes it again, as the
+    /// row that it was.
+    fn message(
+        &mut self,
+        at: Lsn,
+        is_transactional: bool,
+        lsn: Lsn,
+        prefix: &str,
+        content: &[u8],
+    ) -> Result<Step, CaptureError> {
+        let (commit_us, position) = match &mut self.transaction {
+            Some(open) if is_transactional => {
+                open.has_messages = true;
+                (open.commit_us, open.final_lsn)
+            }
+            None if !is_transactional => (self.clock_us, lsn),
+            _ => return Err(self.protocol(at, "a message of an application is not where it belongs")),
+        };
+        let Some((messages, table)) = self.messages.as_mut().filter(|(messages, _)| messages.takes(prefix)) else {
+            return Ok(Step::Continue);
+        };
+        let (table, stamp) = (*table, Stamp { ord: self.rows, commit_us, position });
+        let appended = self.tables[table].append(Op::Insert, stamp, messages.row(lsn, prefix, content), None);
+        appended.map_err(|fault| self.row_error(at, RowFault::Row { table, fault }))?;
+        self.counts.add(Op::Insert);
+        self.rows += 1;
+        self.bytes += content.len();
         let full = self.rows >= FRAME_ROWS_MAX || self.bytes >= FRAME_BYTES_MAX;
         Ok(if full { Step::Full } else { Step::Continue })
     }
@@ -345,6 +409,9 @@ impl Decoder {
 
     fn truncate(&mut self, relation: u32, stamp: Stamp) -> Result<(), RowFault> {
         let Some(table) = self.table(relation)? else { return Ok(()) };
+        if self.truncates == Truncates::Stop {
+            return Err(RowFault::Truncated { table });
+        }
         self.tables[table].append_whole(Op::Truncate, Stamp { ord: self.rows, ..stamp });
         self.counts.add(Op::Truncate);
         self.rows += 1;
@@ -395,30 +462,7 @@ impl Decoder {
             RowFault::Malformed(reason) => self.protocol(at, reason),
             RowFault::UnknownRelation(id) => self.protocol(at, format!("a change of the undescribed relation {id}")),
             RowFault::Row { table, fault } => self.tables[table].shape().error(&at.to_string(), fault),
-        }
-    }
-}
-
-impl Shape {
-    /// A row's fault as an error that names table and column.
-    pub(crate) fn error(&self, at: &str, fault: Fault) -> CaptureError {
-        let TableSchema { source, table, columns, .. } = &self.schema;
-        let protocol = |reason| CaptureError::Protocol { source_id: source.clone(), at: at.to_owned(), reason };
-        match fault {
-            Fault::Width { columns, values } => {
-                protocol(format!("a row of table {table} has {values} values where {columns} columns are known"))
-            }
-            Fault::Value { column, fault: ValueFault::Malformed(what) } => {
-                protocol(format!("table {table} column {}: {what}", columns[column].name))
-            }
-            Fault::Value { column, fault: ValueFault::Special(problem) } => CaptureError::Value {
-                source_id: source.clone(),
-                at: at.to_owned(),
-                table: table.clone(),
-                column: columns[column].name.clone(),
-                problem,
-                is_key: columns[column].key_ordinal.is_some(),
-            },
+            RowFault::Truncated { table } => self.tables[table].shape().truncated(&at.to_string()),
         }
     }
 }
@@ -430,18 +474,6 @@ enum Use {
     /// The new row, with values that the log left out taken from the old one.
     NewOverOld,
     Old,
-}
-
-enum RowFault {
-    Malformed(&'static str),
-    UnknownRelation(u32),
-    Row { table: usize, fault: Fault },
-}
-
-impl From<&'static str> for RowFault {
-    fn from(reason: &'static str) -> Self {
-        Self::Malformed(reason)
-    }
 }
 
 fn ensure_end(cursor: &Cursor<'_>) -> Result<(), RowFault> {

@@ -50,6 +50,11 @@ fn commit(lsn: u64) -> Vec<u8> {
     [&b"C\0"[..], &lsn.to_be_bytes(), &(lsn + 8).to_be_bytes(), &5_i64.to_be_bytes()].concat()
 }
 
+fn message(is_transactional: bool, lsn: u64, prefix: &[u8], content: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(content.len()).expect("short").to_be_bytes();
+    [&[b'M', u8::from(is_transactional)], &lsn.to_be_bytes()[..], prefix, b"\0", &len, content].concat()
+}
+
 /// A row as it stands in a message: `-` is NULL, `~` an unchanged value.
 fn tuple(values: &[&str]) -> Vec<u8> {
     let mut bytes = u16::try_from(values.len()).expect("few").to_be_bytes().to_vec();
@@ -229,7 +234,8 @@ proptest! {
         let row: &[&str] = &["12", "-5.25", "2024-02-29 10:11:12.5+00"];
         let stream = [
             begin(100, 1), relation, change(b'I', &[(b'N', row)]), change(b'U', &[(b'K', row), (b'N', row)]),
-            change(b'D', &[(b'O', row)]), [&b"T\0\0\0\x01\0"[..], &RELATION.to_be_bytes()].concat(), commit(100),
+            change(b'D', &[(b'O', row)]), [&b"T\0\0\0\x01\0"[..], &RELATION.to_be_bytes()].concat(), message(true, 90, b"p", b"text"), commit(100),
+            message(false, 120, b"p", b"\xff"),
         ];
         let mut bytes = Vec::new();
         for message in stream {

@@ -35,8 +35,15 @@ pub(crate) enum Message<'a> {
     Truncate {
         relations: Vec<u32>,
     },
+    /// What an application put into the log itself.
+    Application {
+        is_transactional: bool,
+        lsn: Lsn,
+        prefix: &'a str,
+        content: &'a [u8],
+    },
     /// Known and without meaning for the data: the origin of a replicated transaction, a type's name (types are
-    /// resolved by number), an application's own message. And the end of what was never sent: PostgreSQL 18 says of parts of
+    /// resolved by number). And the end of what was never sent: PostgreSQL 18 says of parts of
     /// transactions that they were rolled back also where none of them came, even without streaming.
     Ignored,
 }
@@ -179,7 +186,16 @@ impl<'a> Message<'a> {
                 let _cascade_and_restart = cursor.u8()?;
                 Self::Truncate { relations: (0..count).map(|_| cursor.u32()).collect::<Result<_, _>>()? }
             }
-            b'O' | b'Y' | b'M' | b'A' => Self::Ignored,
+            b'M' => {
+                let is_transactional = cursor.u8()? & 1 == 1;
+                let (lsn, prefix, len) = (cursor.lsn()?, cursor.text()?, cursor.u32()? as usize);
+                let content = cursor.rest();
+                if content.len() != len {
+                    return Err("a message of an application has another length than it says".to_owned());
+                }
+                Self::Application { is_transactional, lsn, prefix, content }
+            }
+            b'O' | b'Y' | b'A' => Self::Ignored,
             other => return Err(format!("message {:?} of pgoutput is not known", char::from(other))),
         })
     }

@@ -8,6 +8,7 @@
 //! binary   values in the server's binary form, which copies have
 //! table    one table's builders: rows of cells -> a record batch with the meta columns
 //! decoder  transactions, moves, absent values, cuts
+//! fault    why a change cannot be taken
 //! copy     rows of COPY as cells
 //! ```
 
@@ -16,6 +17,7 @@ mod binary;
 mod column;
 mod copy;
 mod decoder;
+mod fault;
 #[cfg(test)]
 mod decoder_tests;
 mod kind;
@@ -25,5 +27,5 @@ mod table;
 pub(crate) use copy::{CopyForm, CopyReader};
 pub(crate) use decoder::{Decoder, Step};
 pub(crate) use kind::{ArrayElement, Kind};
-pub(crate) use message::{Relation, RelationColumn};
-pub(crate) use table::{Shape, Stamp, TableBuilder};
+pub(crate) use message::{Cell, Relation, RelationColumn};
+pub(crate) use table::{RowView, Shape, Stamp, TableBuilder};

@@ -97,6 +97,8 @@ pub(crate) struct TableBuilder {
     columns: Vec<Column>,
     /// Values come in the server's binary form.
     is_binary: bool,
+    /// Bytes that values have beyond those that they came with.
+    swollen: usize,
     meta: Meta,
     mask: Vec<u8>,
 }
@@ -118,7 +120,7 @@ impl TableBuilder {
     pub(crate) fn new(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
         let columns = shape.kinds.iter().map(|kind| Column::new(*kind, 0)).collect();
         let mask = vec![0; shape.kinds.len().div_ceil(8)];
-        Self { shape, special_values, columns, is_binary: false, meta: Meta::default(), mask }
+        Self { shape, special_values, columns, is_binary: false, swollen: 0, meta: Meta::default(), mask }
     }
 
     /// One that takes the binary form of values, where their kind has one.
@@ -160,9 +162,10 @@ impl TableBuilder {
                     known
                 }
             };
-            let append = |value| if self.is_binary { column.append_binary(value) } else { column.append(value) };
+            let append =
+                |value| if self.is_binary { column.append_binary(value) } else { column.append(value).map(|()| 0) };
             match value.map(append) {
-                Some(Ok(())) => {}
+                Some(Ok(more)) => self.swollen += more,
                 None => column.append_null(),
                 // A key without its value would be another row's.
                 Some(Err(ValueFault::Special(_)))
@@ -181,6 +184,11 @@ impl TableBuilder {
         }
         self.meta.append(op, stamp);
         Ok(())
+    }
+
+    /// Bytes that values have beyond those that they came with, since this was asked last.
+    pub(crate) fn take_swollen(&mut self) -> usize {
+        mem::take(&mut self.swollen)
     }
 
     /// Appends a row without values, which says something of the whole table: that it was emptied, or is read anew.

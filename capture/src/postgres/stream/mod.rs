@@ -111,16 +111,19 @@ impl<'a> Stream<'a> {
         let config = session.config;
         let spool = session.open_spool()?;
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {} ({}, publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {} ({}, publication_names {}{})",
             quote_identifier(&config.slot),
             start.start,
             if spool.is_some() { "proto_version '2', streaming 'on'" } else { "proto_version '1'" },
             quote_literal(&quote_identifier(&config.publication)),
+            if config.messages.is_some() { ", messages 'true'" } else { "" },
         );
         connection.start_stream("starting the stream", &sql)?;
         session.progress.server_end_lsn.store(start.identity.log_end.0, std::sync::atomic::Ordering::Relaxed);
         let now = Instant::now();
-        let mut decoder = Decoder::new(config.source.clone(), config.special_values, start.start, start.cut);
+        let mut decoder = Decoder::new(config.source.clone(), config.special_values, start.start, start.cut)
+            .with_truncates(config.truncate)
+            .with_messages(config.messages.as_ref());
         if start.copying.is_some() {
             decoder.forget_told();
         }
@@ -251,6 +254,9 @@ impl<'a> Stream<'a> {
                 let taken = self.spool.as_mut().map_or(Ok(Taken::Not), |spool| spool.take(start, payload));
                 match taken.map_err(|fault| self.session.receive_whole(&fault))? {
                     Taken::Not => {
+                        if payload.first() == Some(&b'M') {
+                            self.decoder.observe_time(now_us());
+                        }
                         let step = self.decoder.decode(start, payload)?;
                         self.take_step(step)
                     }
