@@ -5,8 +5,8 @@ use std::path::Path;
 
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
-    self, Columns, DrainTo, LogGap, Mapped, PostgresConfig, Prefixes, SnapshotMode, SpecialValues, SpoolConfig, TablePatterns, Truncates,
-    Tls, url as server_url,
+    self, Columns, DrainTo, LogGap, Mapped, PostgresConfig, Prefixes, SnapshotMode, SpecialValues, SpoolConfig,
+    TablePatterns, Tls, Truncates, url as server_url,
 };
 use syncline_capture::{CaptureError, StopSignal};
 use syncline_journal::SPOOL_DIR;

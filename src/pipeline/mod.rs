@@ -125,7 +125,7 @@ impl Pipeline {
 
     fn start_rest(
         journal: Journal,
-        transform: Transform,
+        mut transform: Transform,
         sources: Sources,
         sinks: Vec<(String, Box<dyn Sink>)>,
         config: &Config,

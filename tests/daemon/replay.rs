@@ -195,6 +195,34 @@ async fn a_column_that_a_changed_mapping_reads_is_published_when_the_sources_are
     world.end().await;
 }
 
+#[tokio::test]
+async fn a_column_that_is_gone_parks_one_mapping_and_the_others_deliver() {
+    let world = World::new(VILLAGE, &[]).await;
+    world.drain().await;
+    world.execute("ALTER TABLE meridian.vnd_account RENAME min_ord_val TO min_val").await;
+    world.execute("UPDATE meridian.vnd_account SET nm1 = 'new ' || nm1").await;
+    world.execute("UPDATE meridian.art_master SET list_price = list_price + 1").await;
+    let items = world.query_number("SELECT count(*) FROM meridian.art_master WHERE comp_cd = '0100'").await;
+    let daemon = world.daemon();
+    let shown = || async {
+        let status = world.status().await?;
+        let parked = status["transform"]["parked_mappings"][0].as_str()?;
+        let is_named = parked.contains("mappings/erp/supplier.sql:10:") && parked.contains("min_ord_val");
+        Some(is_named && status["transform"]["deltas"].as_i64()? > items / 2 && status["parked"].as_array()?.len() == 1)
+    };
+    eventually("suppliers are parked, items delivered", || async { shown().await.unwrap_or(false) }).await;
+    assert!(said(&world, &["status"]).await.contains("parked: mapping "), "status names it");
+    daemon.stop().await.expect("the daemon stops");
+    // It stays so, and whoever waits for everything is told.
+    world.assert_refused(&["run", "--drain"], "mappings/erp/supplier.sql:10:").await;
+    world.execute("ALTER TABLE meridian.vnd_account RENAME min_val TO min_ord_val").await;
+    world.assert_refused(&["run", "--drain"], "mappings/erp/supplier.sql:10:").await;
+    assert!(said(&world, &["replay", "--reread"]).await.contains("accepted"));
+    world.drain().await;
+    assert_agree(&world).await;
+    world.end().await;
+}
+
 async fn assert_agree(world: &World) {
     world.assert_planner_equals_source().await;
     assert_lake_equals_planner(world);

@@ -59,7 +59,8 @@ pub fn table_schemas(
         let relation = describe(table, publication.as_ref().filter(|_| !is_free(table)));
         Ok(catalog.shape(&config.source, &relation)?.schema)
     };
-    let mut schemas = catalog.tables.iter().filter(|table| is_read(table)).map(described).collect::<Result<Vec<_>, _>>()?;
+    let mut schemas =
+        catalog.tables.iter().filter(|table| is_read(table)).map(described).collect::<Result<Vec<_>, _>>()?;
     schemas.extend(config.messages.iter().map(|_| messages::shape(&config.source).schema.clone()));
     Ok(schemas)
 }

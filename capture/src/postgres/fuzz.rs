@@ -16,8 +16,7 @@ pub fn decode(mut bytes: &[u8]) {
     let source = SourceId::new("fuzz");
     let catalog = Catalog::default();
     let prefixes = Prefixes::parse(&["*"]).ok();
-    let mut decoder =
-        Decoder::new(source.clone(), SpecialValues::Null, Lsn(0), None).with_messages(prefixes.as_ref());
+    let mut decoder = Decoder::new(source.clone(), SpecialValues::Null, Lsn(0), None).with_messages(prefixes.as_ref());
     while let Some((len, rest)) = bytes.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*len)).min(rest.len());
         let (message, rest) = rest.split_at(len);

@@ -19,7 +19,9 @@ fn following(tables: &str) -> (Database, Arc<MemoryLog>, Reader) {
 
 fn messages(rows: &[Row]) -> Vec<(String, String)> {
     let messages = rows.iter().filter(|row| row.table == "pg_logical.messages");
-    messages.map(|row| (row.value("prefix").unwrap().to_owned(), row.value("content").unwrap_or("-").to_owned())).collect()
+    messages
+        .map(|row| (row.value("prefix").unwrap().to_owned(), row.value("content").unwrap_or("-").to_owned()))
+        .collect()
 }
 
 fn pair(prefix: &str, content: &str) -> (String, String) {
@@ -30,14 +32,18 @@ fn pair(prefix: &str, content: &str) -> (String, String) {
 fn a_message_comes_with_its_transaction_or_not_at_all() {
     let (database, log, reader) = following("CREATE TABLE t (id int PRIMARY KEY)");
     database.sql("SELECT pg_logical_emit_message(true, 'other', 'not wanted'), pg_logical_emit_message(false, 'erp.debug', 'nor this')");
-    database.sql("BEGIN; SELECT pg_logical_emit_message(true, 'erp.order', 'void'); INSERT INTO t VALUES (9); ROLLBACK");
+    database
+        .sql("BEGIN; SELECT pg_logical_emit_message(true, 'erp.order', 'void'); INSERT INTO t VALUES (9); ROLLBACK");
     database.sql("BEGIN; INSERT INTO t VALUES (1); SELECT pg_logical_emit_message(true, 'erp.order', '{\"id\": 1}'); INSERT INTO t VALUES (2); COMMIT");
     database.sql("SELECT pg_logical_emit_message(true, 'erp.bytes', '\\xff00'::bytea)");
     log.wait_for_rows(4);
     reader.stop();
     let rows = log.rows();
     assert_eq!(messages(&rows), [pair("erp.order", "{\"id\": 1}"), pair("erp.bytes", "-")]);
-    assert_eq!(rows.iter().map(|row| row.table.as_str()).collect::<Vec<_>>()[..3], ["public.t", "pg_logical.messages", "public.t"]);
+    assert_eq!(
+        rows.iter().map(|row| row.table.as_str()).collect::<Vec<_>>()[..3],
+        ["public.t", "pg_logical.messages", "public.t"]
+    );
     assert_eq!((rows[0].commit_us, rows[1].commit_us), (rows[2].commit_us, rows[2].commit_us));
     assert_eq!(rows[3].value("bytes"), Some("ff00"));
     let cuts = log.followed().iter().filter(|frame| !frame.txn_end).count();
@@ -47,7 +53,9 @@ fn a_message_comes_with_its_transaction_or_not_at_all() {
 #[test]
 fn a_message_outside_of_transactions_comes_although_the_one_around_it_was_rolled_back() {
     let (database, log, reader) = following("CREATE TABLE t (id int PRIMARY KEY)");
-    database.sql("BEGIN; INSERT INTO t VALUES (9); SELECT pg_logical_emit_message(false, 'erp.closed', '2026-11'); ROLLBACK");
+    database.sql(
+        "BEGIN; INSERT INTO t VALUES (9); SELECT pg_logical_emit_message(false, 'erp.closed', '2026-11'); ROLLBACK",
+    );
     database.sql("INSERT INTO t VALUES (1)");
     log.wait_for_rows(2);
     reader.stop();

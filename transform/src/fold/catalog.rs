@@ -126,7 +126,9 @@ impl Numbers {
 
     /// Forgets the name of a number, which no other name gets: something of it may be left in state.
     pub(super) fn retire(&mut self, id: u32, registrations: &mut Writes) {
-        let Some(name) = self.known.iter().find(|(_, known)| **known == id).map(|(name, _)| name.clone()) else { return };
+        let Some(name) = self.known.iter().find(|(_, known)| **known == id).map(|(name, _)| name.clone()) else {
+            return;
+        };
         self.known.remove(&name);
         registrations.push((Space::Catalog, format!("{}{name}", self.prefix).into_bytes(), None));
         let retired = format!("\0{id}");

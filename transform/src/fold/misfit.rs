@@ -82,7 +82,8 @@ fn lost_index(member: &Member, shape: &TableSchema) -> Option<MappingFault> {
             let column = shape.columns.iter().find(|column| column.name == on.name);
             column.is_none_or(|column| !alike(&column.data_type, &on.data_type))
         })?;
-        let reason = format!("column {} of {}, by which its rows are found, has another type now", lost.name, shape.table);
+        let reason =
+            format!("column {} of {}, by which its rows are found, has another type now", lost.name, shape.table);
         Some(MappingFault { place: join.table.place(&member.mapping.file), reason })
     })
 }

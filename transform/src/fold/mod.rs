@@ -135,6 +135,8 @@ pub struct Fold {
     inheritance: Option<Inheritance>,
     /// A table was ever read anew: mostly none, and nothing is to be looked up then.
     sweeps: bool,
+    /// An entry failed: what is remembered may be of a step that was never committed.
+    is_torn: bool,
 }
 
 /// Commits a step atomically and durably.
@@ -196,7 +198,18 @@ impl Fold {
             known: Known::default(),
             inheritance: None,
             sweeps: sweep::any(state)?,
+            is_torn: false,
         })
+    }
+
+    /// Remembers what state says, and nothing else.
+    fn take_up_again(&mut self, state: &dyn State) -> Result<(), TransformError> {
+        let mappings = self.roster.members.iter().map(|member| member.mapping.clone()).collect();
+        let fresh = Self::at(self.epoch, mappings, self.cursor, state)?;
+        let puts_aside = self.roster.puts_aside;
+        *self = Self { chunk: self.chunk, inheritance: self.inheritance.take(), ..fresh };
+        self.roster.puts_aside = puts_aside;
+        Ok(())
     }
 
     /// Has rows that are held and were never good keep what they contributed in an older state, which does not change and stands
@@ -274,6 +287,9 @@ impl Fold {
             let reason = format!("the fold stands at {} and wants the next entry", self.cursor.folded);
             return Err(TransformError::Entry { offset: offset.0, reason });
         }
+        if std::mem::replace(&mut self.is_torn, true) {
+            self.take_up_again(state)?;
+        }
         let at = if let LogEntry::Frame(frame) = entry { frame.captured_at } else { 0 };
         let several = self.progress.is_some() || self.tasks;
         // What a crash has left may lie anywhere.
@@ -297,6 +313,7 @@ impl Fold {
             }
             LogEntry::Frame(frame) => self.fold_frame(frame, &mut work)?,
         }
+        self.is_torn = false;
         Ok(work.stats)
     }
 

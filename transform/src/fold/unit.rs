@@ -190,8 +190,11 @@ impl Fold {
 
     /// Puts the rows that were there before an index into it, before anything is looked up there.
     fn fill_first(&mut self, frame: &Frame, first: LogOffset, work: &mut Work<'_, '_>) -> Result<(), TransformError> {
-        for batch in &frame.batches {
-            self.roster.observe(&frame.source, batch)?;
+        // Behind a crash it has been done, and frames of another shape may be in between.
+        if self.progress.is_none() {
+            for batch in &frame.batches {
+                self.roster.observe(&frame.source, batch)?;
+            }
         }
         let progress = self.progress.unwrap_or(Progress::Joined(LogOffset(first.0 - 1)));
         if self.roster.calls() {

@@ -167,7 +167,11 @@ proptest! {
         };
         let both = run(&[summed, named], &log, &[]);
         prop_assert_eq!(of(&rows(&both), "inventory_balance"), rows(&run(&[summed], &log, &[])));
-        prop_assert_eq!(of(&rows(&both), "supplier"), rows(&run(&[named], &log[..until], &[])));
+        // One that never had all its tables cannot be judged before it has.
+        let shown = |name: &str| log[..until].iter().any(|it| matches!(it, LogEntry::Schema(shape) if &*shape.table.name == name));
+        if ["line", "art", "head"].into_iter().all(shown) {
+            prop_assert_eq!(of(&rows(&both), "supplier"), rows(&run(&[named], &log[..until], &[])));
+        }
         let crashed = run(&[summed, named], &log, &crashes);
         prop_assert!(*both.memory.outbox.borrow() == *crashed.memory.outbox.borrow(), "the outbox is the same byte for byte");
         for space in Space::ALL {

@@ -10,9 +10,14 @@ use crate::value::ValueFault;
 pub(super) enum RowFault {
     Malformed(&'static str),
     UnknownRelation(u32),
-    Row { table: usize, fault: Fault },
+    Row {
+        table: usize,
+        fault: Fault,
+    },
     /// The operator does not want it to be followed.
-    Truncated { table: usize },
+    Truncated {
+        table: usize,
+    },
 }
 
 impl From<&'static str> for RowFault {
@@ -51,7 +56,8 @@ impl Shape {
             source_id: source.clone(),
             object: format!("table {table}"),
             reason: format!("was truncated at {at}, and truncate is \"stop\""),
-            remedy: "what was delivered of it stays; set truncate = \"apply\" and restart to have its rows taken back".to_owned(),
+            remedy: "what was delivered of it stays; set truncate = \"apply\" and restart to have its rows taken back"
+                .to_owned(),
         }
     }
 }

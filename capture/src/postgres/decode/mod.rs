@@ -17,9 +17,9 @@ mod binary;
 mod column;
 mod copy;
 mod decoder;
-mod fault;
 #[cfg(test)]
 mod decoder_tests;
+mod fault;
 mod kind;
 mod message;
 mod table;
