@@ -19,7 +19,7 @@
 //! open, progress                    see unit.rs
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::frame::LogEntry;
@@ -220,8 +220,8 @@ pub(super) fn register_role(mapping: &str, role: usize, table: &Table, registrat
 }
 
 /// The newest shape of every table that a mapping reads.
-pub(super) fn known_shapes(state: &dyn State) -> Result<HashMap<Table, TableSchema>, TransformError> {
-    let mut shapes = HashMap::new();
+pub(super) fn known_shapes(state: &dyn State) -> Result<BTreeMap<Table, TableSchema>, TransformError> {
+    let mut shapes = BTreeMap::new();
     for (_, value) in state.scan(Space::Catalog, SHAPE.as_bytes(), &[], usize::MAX)? {
         let LogEntry::Schema(shape) = LogEntry::decode(&value)? else { return Err(damaged("shapes")) };
         shapes.insert((shape.source.clone(), shape.table.clone()), shape);

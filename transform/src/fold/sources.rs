@@ -1,6 +1,6 @@
 //! Which source rows a row of state was made of, and where in the log they are: from state alone, beside the fold.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -95,7 +95,7 @@ pub fn positions(frame: &Frame, rows: HashSet<SourceRow>) -> Result<HashMap<Sour
 }
 
 /// Names and shapes as state knows them.
-pub(super) struct Shapes(HashMap<Table, TableSchema>);
+pub(super) struct Shapes(BTreeMap<Table, TableSchema>);
 
 impl Shapes {
     pub(super) fn read(state: &dyn State) -> Result<Self, TransformError> {

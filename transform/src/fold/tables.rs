@@ -100,6 +100,8 @@ impl Tables {
             return Ok(None);
         }
         joined.indexes.push(JoinIndex { id, on: on.to_vec() });
+        // What rows affect is asked for in this order, whichever mapping was compiled first.
+        joined.indexes.sort_by_key(|join_index| join_index.id);
         Ok(fresh.then_some((joined.id, id)))
     }
 

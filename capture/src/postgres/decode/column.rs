@@ -171,3 +171,17 @@ impl Column {
 fn utf8(text: &[u8]) -> Result<&str, ValueFault> {
     std::str::from_utf8(text).map_err(|_| ValueFault::Malformed("a text is not UTF-8"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_bytes_of_a_numeric_that_become_a_hundred_thousand_digits_are_told() {
+        // One group of digits with the largest weight, no digit behind the point: 1 and 131,068 zeros.
+        let bytes = [&[0, 1][..], &i16::MAX.to_be_bytes(), &[0; 4], &[0, 1]].concat();
+        let mut column = Column::new(Kind::Numeric, 1);
+        assert_eq!(column.append_binary(&bytes).unwrap(), 1 + 4 * 32_767 - bytes.len());
+        assert_eq!(Column::new(Kind::Int4, 1).append_binary(&[0; 4]).unwrap(), 0);
+    }
+}
