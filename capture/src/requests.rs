@@ -1,6 +1,7 @@
 //! What an operator asks of a running reader, taken up between two transactions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ struct Shared {
     not_before: Mutex<HashMap<u32, Instant>>,
     /// Before it no transaction is received while it is in progress.
     whole_until: Mutex<Option<Instant>>,
+    /// Values are received as text.
+    as_text: AtomicBool,
 }
 
 /// A table is to be read anew.
@@ -101,6 +104,16 @@ impl Requests {
     pub(crate) fn may_stream(&self) -> bool {
         let whole_until = self.0.whole_until.lock().unwrap_or_else(PoisonError::into_inner);
         whole_until.is_none_or(|whole_until| Instant::now() >= whole_until)
+    }
+
+    /// Has sessions receive values as text from here on.
+    pub(crate) fn receive_text(&self) {
+        self.0.as_text.store(true, Ordering::Release);
+    }
+
+    /// True where values may be received in binary form.
+    pub(crate) fn may_receive_binary(&self) -> bool {
+        !self.0.as_text.load(Ordering::Acquire)
     }
 
     /// True where the reader may do something with a table by itself.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use syncline_journal::{Journal, JournalError, Limits};
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId};
 
 use super::CommandError;
 use super::check::misfits;
@@ -16,7 +16,7 @@ use super::client::Daemon;
 use super::rows::{key_text, one_line, print};
 use crate::api::replay::{Asked, Difference, MappingText, Row, Sums};
 use crate::cli::ReplayArgs;
-use crate::config::Config;
+use crate::config::{Config, SourceConfig};
 use crate::figures::{align, grouped};
 use crate::pipeline::accept::{Accepted, accept};
 use crate::pipeline::rehearse::rehearse;
@@ -48,7 +48,10 @@ pub(crate) async fn run(path: &Path, config: Config, args: &ReplayArgs) -> Resul
         journal => journal?,
     };
     let accepted = accept(&journal, &config.mappings, &config.sources, args.reread)?;
-    print!("{}", told(&accepted));
+    let takes_messages =
+        |source: &&SourceConfig| matches!(source, SourceConfig::Postgres(config) if config.messages.is_some());
+    let messages: Vec<&SourceId> = config.sources.iter().filter(takes_messages).map(SourceConfig::id).collect();
+    print!("{}", told(&accepted, &messages));
     Ok(())
 }
 
@@ -68,7 +71,8 @@ async fn difference(path: &Path, config: Config, rows: usize) -> Result<Differen
     }
 }
 
-fn told(accepted: &Accepted) -> String {
+/// What is said of a change; `messages` are the sources that take messages of applications.
+fn told(accepted: &Accepted, messages: &[&SourceId]) -> String {
     let mut out = String::new();
     let changes = match accepted {
         Accepted::Nothing => return "nothing to do: all rows were computed with these mappings\n".to_owned(),
@@ -97,6 +101,11 @@ fn told(accepted: &Accepted) -> String {
         }
         Accepted::Nothing | Accepted::GivenUp | Accepted::Already => Ok(()),
     };
+    if let Accepted::Sources { sources, .. } = accepted {
+        for source in messages.iter().filter(|source| sources.contains(source)) {
+            let _ = writeln!(out, "messages of {source} are in no table: what came of those before is taken back");
+        }
+    }
     out.push_str("until then the targets stand as they are; start it with `syncline run`\n");
     out
 }

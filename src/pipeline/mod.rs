@@ -161,12 +161,12 @@ impl Pipeline {
         self.status
             .wait_for(|status| status.sources.iter().all(|source| source.finished.load(Ordering::Acquire)))
             .await;
-        self.refuse_parked()?;
+        refuse(&self.status.parked_parts())?;
         let end = self.log.durable();
         self.status.wait_for(|status| status.is_folded(end)).await;
-        self.refuse_parked()?;
+        refuse(&self.status.parked_parts())?;
         self.flush().await;
-        self.refuse_parked()
+        refuse(&self.status.parked())
     }
 
     /// Waits until every sink has confirmed what is folded, or is parked.
@@ -182,12 +182,7 @@ impl Pipeline {
     /// does a target that is down: it will be back, and what waits for it is worth a process.
     pub(crate) async fn hopeless(&self) -> PipelineError {
         self.status.wait_for(|status| status.is_hopeless(self.log.durable())).await;
-        self.refuse_parked().err().unwrap_or_else(|| PipelineError::Parked("nothing is left to do".to_owned()))
-    }
-
-    fn refuse_parked(&self) -> Result<(), PipelineError> {
-        let parked = self.status.parked();
-        if parked.is_empty() { Ok(()) } else { Err(PipelineError::Parked(parked.join("\n"))) }
+        refuse(&self.status.parked()).err().unwrap_or_else(|| PipelineError::Parked("nothing is left to do".to_owned()))
     }
 
     /// Stops intake, lets what is in the log reach the sinks for a while, and ends every part.
@@ -228,4 +223,8 @@ fn build_sink(sink: SinkConfig) -> Result<(String, Box<dyn Sink>), PipelineError
         Ok(built) => Ok((sink.name, built)),
         Err(error) => Err(PipelineError::Sink { name: sink.name, error }),
     }
+}
+
+fn refuse(parked: &[String]) -> Result<(), PipelineError> {
+    if parked.is_empty() { Ok(()) } else { Err(PipelineError::Parked(parked.join("\n"))) }
 }

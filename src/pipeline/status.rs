@@ -213,12 +213,17 @@ impl Status {
 
     /// Every part that has stopped for good, with its reason; a mapping is one.
     pub(crate) fn parked(&self) -> Vec<String> {
+        let mappings = self.transform.misfits.all().into_iter().map(|fault| format!("mapping {fault}"));
+        self.parked_parts().into_iter().chain(mappings).collect()
+    }
+
+    /// Those of them that others wait for.
+    pub(crate) fn parked_parts(&self) -> Vec<String> {
         let sources = self.sources.iter().filter_map(|source| source.parked.reason());
         let transform = self.transform.parked.reason().map(|reason| format!("transform: {reason}"));
-        let mappings = self.transform.misfits.all().into_iter().map(|fault| format!("mapping {fault}"));
         let sinks =
             self.sinks.iter().filter_map(|sink| sink.parked.reason().map(|why| format!("sink {}: {why}", sink.name)));
-        sources.chain(transform).chain(mappings).chain(sinks).collect()
+        sources.chain(transform).chain(sinks).collect()
     }
 
     /// A receiver of pulses.

@@ -37,7 +37,7 @@ pub(super) const EPOCH: &str = "epoch";
 
 /// What to do about a mapping that is put aside.
 const MISFIT_REMEDY: &str = "what it delivered stays as it was, and the others go on: mend it, or the table, and have \
-                             `syncline replay --reread` apply it";
+                             `syncline replay` apply it, with --reread where it does not fit the table as it was";
 /// What may be wrong with mappings that fit the tables as they are now.
 pub(super) const OLDER_SHAPE: &str = "where the table has that column by now, the log holds it without: `syncline replay --reread` \
                                       reads the sources again instead";

@@ -195,6 +195,13 @@ impl PostgresConfig {
         self.log_gap == LogGap::Repair && self.snapshot == SnapshotMode::Initial
     }
 
+    /// Where transactions in progress are kept, if they are to be received. Not with messages of applications: the server does not say
+    /// which part of a transaction they are of, so those of a part that is rolled back could not be told from the others
+    /// (`ReorderBufferApplyMessage`).
+    pub(crate) fn spool(&self) -> Option<&SpoolConfig> {
+        self.spool.as_ref().filter(|_| self.messages.is_none())
+    }
+
     /// The path of the Unix socket as the server names it.
     pub(crate) fn socket_path(&self) -> PathBuf {
         match &self.host {

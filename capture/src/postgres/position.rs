@@ -31,6 +31,14 @@ pub(crate) struct Cut {
     pub(crate) changes: u64,
 }
 
+impl Cut {
+    /// True where nothing of it needs to come again, and the server is behind it: only messages were in it, and whoever does not ask for
+    /// them is not told of it.
+    pub(crate) fn is_empty_before(&self, lsn: Lsn) -> bool {
+        self.changes == 0 && self.final_lsn < lsn
+    }
+}
+
 /// A decoded position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PgPosition {

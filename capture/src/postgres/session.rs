@@ -151,8 +151,10 @@ impl Session<'_> {
         inspection.scope.trust(&trusted);
         info!(source = %self.config.source, slot = self.config.slot, from = %start, "following the log");
         self.progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
+        let fits_binary = self.fits_binary(&inspection)?;
         let watch = Watch::new(self, queries, inspection)?;
-        let mut stream = Stream::start(self, stream, watch, StreamStart { identity, drain_to, start, cut, copying })?;
+        let start_of = StreamStart { identity, drain_to, start, cut, copying, fits_binary };
+        let mut stream = Stream::start(self, stream, watch, start_of)?;
         stream.ensure_starts_at(start)?;
         for request in taken {
             info!(source = %self.config.source, table = %request.table, "reading a table anew");
@@ -264,6 +266,13 @@ impl Session<'_> {
             self.log_shape(&messages::shape(&self.config.source).schema)?;
         }
         Ok(())
+    }
+
+    /// Whether every value of the tables has a binary form that is read.
+    fn fits_binary(&self, inspection: &Inspection) -> Result<bool, CaptureError> {
+        let Inspection { catalog, publication, scope, .. } = inspection;
+        let mut read = relations(catalog, publication.as_ref()).filter(|relation| scope.table(relation.id).is_some());
+        read.try_fold(true, |fits, relation| Ok(fits && catalog.shape(&self.config.source, &relation)?.has_binary()))
     }
 
     /// Puts a shape into the log, unless it is the last one there of its table.

@@ -18,8 +18,16 @@ const OID: u32 = 26;
 /// What a type is made of.
 #[derive(Debug, Clone, Copy)]
 enum Made {
-    Domain { base: u32, modifier: i32 },
-    Array { element: u32, delimiter: u8 },
+    Domain {
+        base: u32,
+        modifier: i32,
+    },
+    /// Its binary form is its text.
+    Text,
+    Array {
+        element: u32,
+        delimiter: u8,
+    },
 }
 
 /// The domains and arrays of a database.
@@ -31,13 +39,17 @@ impl Types {
     pub(crate) fn load(connection: &mut Connection) -> Result<Self, CaptureError> {
         let rows = connection.query(
             "reading the types",
-            "SELECT t.oid, t.typtype = 'd', t.typbasetype, t.typtypmod, t.typelem, ascii(e.typdelim::text) \
+            "SELECT t.oid, t.typtype = 'd', t.typbasetype, t.typtypmod, t.typelem, ascii(e.typdelim::text), \
+             t.typsend::text IN ('enum_send', 'citextsend') \
              FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
-             WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typelem <> 0 AND t.oid NOT IN (22, 30))",
+             WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typelem <> 0 AND t.oid NOT IN (22, 30)) \
+             OR t.typsend::text IN ('enum_send', 'citextsend')",
         )?;
         let made = rows.iter().filter_map(|row| {
             let made = if row.is_true(1) {
                 Made::Domain { base: row.parsed(2)?, modifier: row.parsed(3)? }
+            } else if row.is_true(6) {
+                Made::Text
             } else {
                 Made::Array { element: row.parsed(4)?, delimiter: row.parsed(5)? }
             };
@@ -59,6 +71,9 @@ impl Types {
     /// How a column of this type is read.
     pub(crate) fn kind(&self, oid: u32, modifier: i32) -> Kind {
         let (oid, modifier) = self.base(oid, modifier);
+        if let Some(Made::Text) = self.0.get(&oid) {
+            return Kind::Text;
+        }
         if let Some(Made::Array { element, delimiter }) = self.0.get(&oid) {
             let element = match self.base(*element, -1).0 {
                 20 | 21 | 23 | OID | 700 | 701 | NUMERIC => ArrayElement::Number,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use syncline_capture::postgres::{DrainTo, LogGap, Severity, TablePatterns, check};
+use syncline_capture::postgres::{DrainTo, Finding, LogGap, Severity, TablePatterns, check};
 use syncline_capture::{Class, Outcome};
 use syncline_schemas::frame::Op;
 
@@ -122,6 +122,10 @@ fn a_slot_that_the_server_invalidated_is_made_again() {
     });
     // Whoever begins copies everything, and needs nothing of it; for the other one that is a gap.
     assert!(check(&database.config).iter().all(|finding| finding.severity != Severity::Error));
+    let mut careful = database.config.clone();
+    careful.log_gap = LogGap::Stop;
+    let fault = |finding: &Finding| finding.severity == Severity::Error && finding.message.contains("was invalidated");
+    assert!(check(&careful).iter().any(fault), "a gap is to stop the source");
     for log in [Arc::new(MemoryLog::default()), log] {
         drain(&database, &log);
         assert_holds_what_the_source_has(&database, &log);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
 
 mod anew;
+mod binary;
 mod changes;
 mod columns;
 mod confirm;

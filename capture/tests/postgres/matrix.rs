@@ -174,6 +174,58 @@ fn no_type_of_a_stock_server_arrives_otherwise_than_documented() {
     compare_with_docs(&table, types.len() == TYPES.len());
 }
 
+/// Those with a binary form that is read.
+const BINARY: [&str; 22] = [
+    "boolean",
+    "smallint",
+    "integer",
+    "bigint",
+    "real",
+    "double precision",
+    "numeric(12,2)",
+    "numeric(38,10)",
+    "numeric(40,2)",
+    "numeric",
+    "text",
+    "character varying(20)",
+    "character(6)",
+    "name",
+    "citext",
+    "bytea",
+    "date",
+    "time",
+    "timestamp",
+    "timestamp with time zone",
+    "uuid",
+    "mood",
+];
+
+#[test]
+fn a_value_that_the_stream_brings_in_binary_form_is_the_one_that_was_copied() {
+    let database = Server::shared().database("");
+    let mut types = known(&database);
+    types.retain(|(name, _)| BINARY.contains(name) || ["json", "jsonb", "price"].contains(name));
+    assert!(types.len() >= BINARY.len() + 2, "{types:?}");
+    let columns: Vec<String> = types.iter().enumerate().map(|(i, (name, _))| format!("c{i} {name}")).collect();
+    database.sql(&format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", ")));
+    database.sql(&insert("t", &types, 0));
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    let copied = log.row_count();
+    database.wait_for_binary();
+    database.sql(&insert("t", &types, 100));
+    log.wait_for_rows(copied * 2);
+    reader.stop();
+    let rows = log.rows();
+    for (i, (name, values)) in types.iter().enumerate() {
+        for (place, literal) in values.iter().enumerate() {
+            let (before, after) = (rows[place].value(&format!("c{i}")), rows[copied + place].value(&format!("c{i}")));
+            assert!(before.is_some() && before == after, "{name} {literal}: {before:?} copied, {after:?} streamed");
+        }
+    }
+}
+
 /// Each line is in the published table; a server that has all types writes it where `UPDATE_GENERATED` is set.
 fn compare_with_docs(table: &str, is_whole: bool) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/postgres.md");

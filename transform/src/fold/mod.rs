@@ -207,7 +207,7 @@ impl Fold {
         let mappings = self.roster.members.iter().map(|member| member.mapping.clone()).collect();
         let fresh = Self::at(self.epoch, mappings, self.cursor, state)?;
         let puts_aside = self.roster.puts_aside;
-        *self = Self { chunk: self.chunk, inheritance: self.inheritance.take(), ..fresh };
+        *self = Self { chunk: self.chunk, inheritance: self.inheritance.take(), is_torn: true, ..fresh };
         self.roster.puts_aside = puts_aside;
         Ok(())
     }

@@ -59,10 +59,12 @@ impl Tables {
         let mut indexes = self.known.remove(&id).map(|joined| joined.indexes).unwrap_or_default();
         for on in indexes.iter_mut().flat_map(|join_index: &mut JoinIndex| &mut join_index.on) {
             let column = shape.columns.iter().find(|column| column.name == on.name);
-            if column.is_none_or(|column| !alike(&column.data_type, &on.data_type)) {
+            let Some(column) = column.filter(|column| alike(&column.data_type, &on.data_type)) else {
                 let reason = format!("column {}, on which mappings join it, is gone or has another type", on.name);
                 return Err(TransformError::KeyChanged { table: format!("{}.{}", table.0, table.1), reason });
-            }
+            };
+            // Values can be larger now.
+            on.data_type = column.data_type.clone();
         }
         let columns = columns.into_iter().collect();
         self.known.insert(id, Joined { id, source: table.0, table: table.1, columns, schema, layout, indexes });

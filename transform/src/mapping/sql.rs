@@ -58,7 +58,8 @@ impl TableRef {
     pub(crate) fn means(&self, own: &SourceId, source: &SourceId, table: &TableId) -> bool {
         let named = |part: &str, name: &str| part == name;
         match self.parts.as_slice() {
-            [name] => own == source && named(name, &table.name),
+            // What a system says beside its tables is only meant by its whole name.
+            [name] => own == source && named(name, &table.name) && !table.schema.starts_with("pg_"),
             [first, name] => {
                 let qualifier = if own == source { &*table.schema } else { source.as_str() };
                 named(first, qualifier) && named(name, &table.name)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use proptest::prelude::*;
-use syncline_schemas::frame::{LogEntry, META_COLUMNS, TableBatch};
+use syncline_schemas::frame::{LogEntry, META_COLUMNS, Op, TableBatch};
 use syncline_schemas::ident::TableId;
 use syncline_schemas::table::{Column, TableSchema};
 use syncline_transform::state::Space;
@@ -101,6 +101,45 @@ fn a_column_by_which_rows_are_found_changes_its_type_and_no_stale_row_is_found()
         let deltas = daemon.commit(&[(&after, Change::update([4.into(), number.clone(), name.into()]))]);
         assert_eq!((deltas.len(), deltas[0].quantity("on_hand")), (1, if restarts { "4" } else { "0" }));
     }
+}
+
+#[test]
+fn a_number_by_which_rows_are_found_can_become_larger_than_its_type_was() {
+    let names = "SELECT 'C1' AS company_id, s.code AS supplier_id, coalesce(o.name, '-') AS name \
+                 FROM stock s LEFT JOIN owner o ON o.number = s.qty";
+    let owner = |number: &str, version: u32| {
+        let mut shape = table("owner", &[("id", "bigint"), ("number", number), ("name", "text")]);
+        shape.version = version;
+        shape
+    };
+    let (before, after) = (owner("integer", 1), owner("bigint", 2));
+    for restarts in [false, true] {
+        let mut daemon = Daemon::new(&[("erp/supplier.sql", names)]).with_misfits_aside();
+        daemon.commit(&[(&before, Change::insert([4.into(), 5.into(), "Anna".into()]))]);
+        daemon.commit(&[(&stock(), Change::insert([1.into(), "A".into(), 3_000_000_000.into(), "-".into()]))]);
+        daemon.push(LogEntry::Schema(after.clone()));
+        if restarts {
+            daemon.restart();
+        }
+        let deltas = daemon.commit(&[(&after, Change::update([4.into(), 3_000_000_000.into(), "Bea".into()]))]);
+        assert_eq!(deltas.iter().map(|delta| delta.get("name")).collect::<Vec<_>>(), [Some("Bea")], "{restarts}");
+    }
+}
+
+#[test]
+fn what_a_mapping_put_aside_gave_outlives_a_reading_of_its_table_anew() {
+    let mut daemon =
+        Daemon::new(&[("erp/inventory_balance.sql", STOCK), ("erp/supplier.sql", NAME)]).with_misfits_aside();
+    for (id, code) in [(1, "A"), (2, "B")] {
+        daemon.commit(&[(&stock(), Change::insert([id.into(), code.into(), 5.into(), "Anna".into()]))]);
+    }
+    daemon.push(LogEntry::Schema(nameless()));
+    let mark = |op| Change::new(op, vec![crate::frames::Value::Null; 3]);
+    daemon.commit(&[(&nameless(), mark(Op::SweepBegin))]);
+    daemon.commit(&[(&nameless(), Change::new(Op::Read, vec![1.into(), "A".into(), 5.into()]))]);
+    let deltas = daemon.commit(&[(&nameless(), mark(Op::SweepEnd))]);
+    let told: Vec<_> = deltas.iter().map(|delta| (delta.entity.as_str(), delta.key[1].as_str())).collect();
+    assert_eq!(told, [("inventory_balance", "B")], "of the parked one nothing is taken back");
 }
 
 /// Gives a table a text column more, in all entries before one, and says at that one that it has it no more.

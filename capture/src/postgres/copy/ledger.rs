@@ -115,19 +115,19 @@ impl Ledger {
         }
     }
 
-    /// Has a row read that may have been missed; with many of them their whole table, as a position has no room for more.
-    pub(crate) fn read_also(&mut self, table: u32, key: Key) {
+    /// Has a row read that may have been missed; with many of them, or where its key cannot be named, their whole table, as a
+    /// position has no room for more.
+    pub(crate) fn read_also(&mut self, table: u32, key: Option<Key>) {
         const WHOLE: Piece = Piece::Keys { after: None, upto: None };
         if self.is_wanted(table) || self.open.get(&table).is_some_and(|pieces| pieces.contains(&WHOLE)) {
             return;
         }
         let is_row = |piece: &&Piece| matches!(piece, Piece::Row { .. });
         let rows = self.open.values().flatten().filter(is_row).count();
-        let len: usize = key.iter().map(String::len).sum();
-        if rows < ROWS && len <= ROW_BYTES {
-            self.open.entry(table).or_default().push(Piece::Row { key });
-        } else {
-            self.open.insert(table, vec![WHOLE]);
+        let fits = |key: &Key| rows < ROWS && key.iter().map(String::len).sum::<usize>() <= ROW_BYTES;
+        match key.filter(fits) {
+            Some(key) => self.open.entry(table).or_default().push(Piece::Row { key }),
+            None => drop(self.open.insert(table, vec![WHOLE])),
         }
     }
 
@@ -307,7 +307,7 @@ mod tests {
         fn however_many_rows_are_read_again_a_position_has_room_for_them(keys in proptest::collection::vec(".{0,200}", 0..400)) {
             let mut ledger = Ledger::default();
             for (table, key) in (0..3).cycle().zip(keys) {
-                ledger.read_also(table, vec![key]);
+                ledger.read_also(table, Some(vec![key]));
             }
             prop_assert!(ledger.encode().len() < 16 * 1024);
         }

@@ -173,7 +173,7 @@ impl Copying {
     }
 
     /// Has a row read once more, whose key has changed.
-    pub(crate) fn read_also(&self, table: u32, key: Key) {
+    pub(crate) fn read_also(&self, table: u32, key: Option<Key>) {
         self.state().ledger.read_also(table, key);
     }
 

@@ -10,7 +10,7 @@ use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, SIGNATURE, Table};
 use super::{Copied, Copying, Message, Round, take};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
-use crate::postgres::decode::{CopyForm, CopyReader, Stamp, TableBuilder};
+use crate::postgres::decode::{CopyReader, Stamp, TableBuilder};
 use crate::postgres::log_end::{LOG_END, log_end};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::scope::WITHOUT_IT;
@@ -185,10 +185,7 @@ impl<'a> Worker<'a> {
         let (round, sender) = (self.round, self.sender);
         let (shape, special_values) = (Arc::clone(&table.shape), session.config.special_values);
         let form = table.form(piece);
-        let mut builder = match form {
-            CopyForm::Text => TableBuilder::new(shape, special_values),
-            CopyForm::Binary => TableBuilder::of_binary(shape, special_values),
-        };
+        let mut builder = TableBuilder::new(shape, special_values);
         let mut reader = CopyReader::new(form);
         let (mut ord, mut bytes, mut total, mut last) = (0_u32, 0, 0, None);
         let place = || format!("the copy at {at}");
@@ -207,7 +204,7 @@ impl<'a> Worker<'a> {
                 bytes += builder.take_swollen();
                 (ord, total) = (ord + 1, total + 1);
                 if by_key && total == KEYS {
-                    let texts = table.shape.keys.iter().map(|&key| row.text(key).map(String::from_utf8_lossy));
+                    let texts = table.shape.keys.iter().map(|&key| row.value(key).map(String::from_utf8_lossy));
                     last = texts.map(|text| Some(text?.into_owned())).collect::<Option<Vec<_>>>();
                     if last.is_none() {
                         return Err(malformed("a key has no value"));

@@ -80,7 +80,7 @@ impl CopyReader {
                 continue;
             };
             let end = at.checked_add(len).filter(|end| *end <= data.len()).ok_or(SHORT)?;
-            self.cells.push(Cell::Text { start: at, end });
+            self.cells.push(Cell::Binary { start: at, end });
             at = end;
         }
         self.next = Some(at);
@@ -180,7 +180,7 @@ mod tests {
             let row = reader.row(line.as_bytes(), values.len()).unwrap().unwrap();
             prop_assert_eq!(row.cells.len(), values.len());
             for (i, value) in values.iter().enumerate() {
-                prop_assert_eq!(row.text(i), value.as_deref().map(str::as_bytes));
+                prop_assert_eq!(row.value(i), value.as_deref().map(str::as_bytes));
             }
             prop_assert!(reader.row(line.as_bytes(), values.len()).unwrap().is_none());
         }
@@ -200,7 +200,7 @@ mod tests {
                 reader.turn_to(&data).unwrap();
                 for wanted in rows {
                     let row = reader.row(&data, wanted.len()).unwrap().unwrap();
-                    let values: Vec<_> = (0..row.cells.len()).map(|i| row.text(i).map(<[u8]>::to_vec)).collect();
+                    let values: Vec<_> = (0..row.cells.len()).map(|i| row.value(i).map(<[u8]>::to_vec)).collect();
                     prop_assert_eq!(&values, wanted);
                 }
                 prop_assert!(reader.row(&data, 0).unwrap().is_none());

@@ -14,6 +14,7 @@ use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::ident::SourceId;
 
 use super::fault::RowFault;
+use super::key_text::key_text;
 use super::message::{Cell, Cursor, Message, Relation};
 use super::table::{RowView, Shape, Stamp, TableBuilder};
 use crate::CaptureError;
@@ -39,6 +40,8 @@ pub(crate) enum Step {
     Relation(Relation),
     /// The frame is large enough: [`Decoder::take`] it.
     Full,
+    /// The operator does not want this to be followed: take what came before it, then end.
+    Refused(Box<CaptureError>),
 }
 
 /// What a frame is made of, apart from the source and the clock.
@@ -77,7 +80,7 @@ pub(crate) struct Decoder {
     counts: OpCounts,
     old: Vec<Cell>,
     new: Vec<Cell>,
-    moved: Vec<(u32, Key)>,
+    moved: Vec<(u32, Option<Key>)>,
     /// Transactions since this was asked last, while tables are copied.
     told: Option<Vec<u32>>,
     truncates: Truncates,
@@ -146,8 +149,9 @@ impl Decoder {
         self.told = None;
     }
 
-    /// Rows that changed their key and did not bring all values along, since this was asked last: number of the table and key.
-    pub(crate) fn take_moved(&mut self) -> Vec<(u32, Key)> {
+    /// Rows that changed their key and did not bring all values along, since this was asked last: number of the table and key,
+    /// as far as SQL can name it.
+    pub(crate) fn take_moved(&mut self) -> Vec<(u32, Option<Key>)> {
         std::mem::take(&mut self.moved)
     }
 
@@ -173,7 +177,8 @@ impl Decoder {
 
     /// Everything before `end` has been sent; moves the position where no transaction is open.
     pub(crate) fn advance(&mut self, end: Lsn) {
-        if self.transaction.is_none() && self.resume.is_none() {
+        if self.transaction.is_none() && self.resume.is_none_or(|cut| cut.is_empty_before(end)) {
+            self.resume = None;
             self.end = self.end.max(end);
         }
     }
@@ -261,6 +266,10 @@ impl Decoder {
         }
         let skip = match self.resume {
             Some(cut) if cut.final_lsn == final_lsn && cut.xid == xid => cut.changes,
+            Some(cut) if cut.is_empty_before(final_lsn) => {
+                self.resume = None;
+                0
+            }
             Some(cut) if cut.final_lsn <= final_lsn => return Err(self.other_transaction(cut, final_lsn, xid)),
             // Before the cut one there can only be transactions without changes; `change` sees to that.
             _ => 0,
@@ -307,7 +316,14 @@ impl Decoder {
             let (final_lsn, xid) = (open.final_lsn, open.xid);
             return Err(self.other_transaction(cut, final_lsn, xid));
         }
-        apply(self, stamp).map_err(|fault| self.row_error(at, fault))?;
+        match apply(self, stamp) {
+            Err(RowFault::Truncated { table }) => {
+                // It is told again to whoever is to follow it.
+                self.transaction.iter_mut().for_each(|open| open.changes -= 1);
+                return Ok(Step::Refused(Box::new(self.tables[table].shape().truncated(&at.to_string()))));
+            }
+            applied => applied.map_err(|fault| self.row_error(at, fault))?,
+        }
         self.bytes += bytes;
         let full = self.rows >= FRAME_ROWS_MAX || self.bytes >= FRAME_BYTES_MAX;
         Ok(if full { Step::Full } else { Step::Continue })
@@ -388,11 +404,9 @@ impl Decoder {
 
     fn note_move(&mut self, relation: u32, table: usize, bytes: &[u8]) {
         let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
-        let lacks = |column: usize| new.cells[column] == Cell::Unchanged && old.text(column).is_none();
+        let lacks = |column: usize| new.cells[column] == Cell::Unchanged && old.value(column).is_none();
         if self.told.is_some() && (0..new.cells.len()).any(lacks) {
-            let value = |&key: &usize| new.text(key).or_else(|| old.text(key)).unwrap_or_default();
-            let key = self.tables[table].shape().keys.iter().map(value);
-            self.moved.push((relation, key.map(|value| String::from_utf8_lossy(value).into_owned()).collect()));
+            self.moved.push((relation, key_text(self.tables[table].shape(), [new, old])));
         }
     }
 
@@ -425,7 +439,7 @@ impl Decoder {
             .shape()
             .keys
             .iter()
-            .any(|&key| new.cells.get(key) != Some(&Cell::Unchanged) && old.text(key) != new.text(key))
+            .any(|&key| new.cells.get(key) != Some(&Cell::Unchanged) && old.value(key) != new.value(key))
     }
 
     #[inline]

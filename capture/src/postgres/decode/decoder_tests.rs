@@ -14,6 +14,7 @@ use crate::CaptureError;
 use crate::postgres::config::SpecialValues;
 use crate::postgres::fuzz;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::pattern::Prefixes;
 use crate::postgres::position::Cut;
 
 const RELATION: u32 = 7;
@@ -103,6 +104,50 @@ fn rows(decoder: &mut Decoder) -> (Vec<(Op, Option<i32>)>, Option<Cut>) {
         );
     }
     (rows, piece.cut)
+}
+
+/// The places in the log of the messages that wait.
+fn places(decoder: &mut Decoder) -> (Vec<String>, Option<Cut>) {
+    let piece = decoder.take().expect("our own batches");
+    let places = piece.batches.iter().filter(|batch| &*batch.table.name == "messages").flat_map(|batch| {
+        let places = batch.rows.column(0).as_string::<i32>();
+        places.iter().map(|place| place.expect("a key").to_owned()).collect::<Vec<_>>()
+    });
+    (places.collect(), piece.cut)
+}
+
+#[test]
+fn messages_in_a_transaction_that_is_cut_are_taken_again_as_the_rows_that_they_were() {
+    let prefixes = Prefixes::parse(&["*"]).ok();
+    let with_messages = |resume| decoder(resume).with_messages(prefixes.as_ref());
+    let stream =
+        [begin(100, 1), message(true, 90, b"p", b"one"), insert(1), message(true, 95, b"p", b"two"), insert(2)];
+    for cut_after in 2..stream.len() {
+        let mut first = with_messages(None);
+        stream[..cut_after].iter().for_each(|message| drop(feed(&mut first, message).expect("well formed")));
+        let (mut seen, cut) = places(&mut first);
+        let cut = cut.expect("inside the transaction");
+        assert_eq!(cut.changes, u64::from(cut_after > 2) + u64::from(cut_after > 4));
+        let mut second = with_messages(Some(cut));
+        for message in stream.iter().chain([&commit(100)]) {
+            feed(&mut second, message).expect("well formed");
+        }
+        let (again, none) = places(&mut second);
+        seen.extend(again);
+        seen.sort();
+        seen.dedup();
+        assert_eq!((seen.as_slice(), none), (&["0/5A".to_owned(), "0/5F".to_owned()][..], None));
+    }
+    // Nobody asks for messages any more: the server does not tell of a transaction that has nothing else.
+    let cut = Cut { xid: 1, final_lsn: Lsn(100), changes: 0 };
+    let mut third = decoder(Some(cut));
+    [begin(200, 2), insert(7), commit(200)]
+        .iter()
+        .for_each(|message| drop(feed(&mut third, message).expect("goes on")));
+    assert_eq!(rows(&mut third), (vec![(Op::Insert, Some(7))], None));
+    let mut idle = decoder(Some(cut));
+    idle.advance(Lsn(300));
+    assert_eq!((idle.end(), idle.is_resuming()), (Lsn(300), false));
 }
 
 #[test]

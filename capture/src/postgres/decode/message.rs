@@ -78,6 +78,11 @@ pub(crate) enum Cell {
         start: usize,
         end: usize,
     },
+    /// In the form that the type's `send` function writes.
+    Binary {
+        start: usize,
+        end: usize,
+    },
 }
 
 /// A checked walk over bytes.
@@ -144,16 +149,15 @@ impl<'a> Cursor<'a> {
         cells.clear();
         for _ in 0..self.u16()? {
             let cell = match self.u8()? {
-                b't' => {
+                form @ (b't' | b'b') => {
                     let len = self.u32()? as usize;
                     let start = self.at;
                     let end = start.checked_add(len).filter(|end| *end <= self.bytes.len()).ok_or(SHORT)?;
                     self.at = end;
-                    Cell::Text { start, end }
+                    if form == b't' { Cell::Text { start, end } } else { Cell::Binary { start, end } }
                 }
                 b'n' => Cell::Null,
                 b'u' => Cell::Unchanged,
-                b'b' => return Err("a value is in binary form, which was not asked for"),
                 _ => return Err("a value has an unknown form"),
             };
             cells.push(cell);

@@ -3,6 +3,7 @@
 //! ```text
 //! message  bytes -> borrowed messages, cells as ranges into the bytes
 //! array    the server's text of an array -> JSON text
+//! key_text a row's key as SQL names it
 //! kind     how a column's values are read and which Arrow type holds them
 //! column   one column's Arrow builder
 //! binary   values in the server's binary form, which copies have
@@ -20,6 +21,7 @@ mod decoder;
 #[cfg(test)]
 mod decoder_tests;
 mod fault;
+mod key_text;
 mod kind;
 mod message;
 mod table;

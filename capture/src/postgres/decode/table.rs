@@ -40,6 +40,11 @@ impl Shape {
         Self { schema, kinds, keys, arrow }
     }
 
+    /// Whether every value is read in the server's binary form, too.
+    pub(crate) fn has_binary(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.has_binary())
+    }
+
     /// The key's columns in their order with what their values depend on: `item_id Int32, site character(6)`.
     ///
     /// Rows of two keys cannot be told to be the same. A padded text changes with its length, any other type only with
@@ -81,10 +86,10 @@ pub(crate) struct RowView<'a> {
 }
 
 impl<'a> RowView<'a> {
-    /// The text of a column, if it has one.
-    pub(crate) fn text(self, column: usize) -> Option<&'a [u8]> {
+    /// The value of a column, in the form in which it came, if it has one.
+    pub(crate) fn value(self, column: usize) -> Option<&'a [u8]> {
         match *self.cells.get(column)? {
-            Cell::Text { start, end } => Some(&self.bytes[start..end]),
+            Cell::Text { start, end } | Cell::Binary { start, end } => Some(&self.bytes[start..end]),
             Cell::Null | Cell::Unchanged => None,
         }
     }
@@ -95,8 +100,6 @@ pub(crate) struct TableBuilder {
     shape: Arc<Shape>,
     special_values: SpecialValues,
     columns: Vec<Column>,
-    /// Values come in the server's binary form.
-    is_binary: bool,
     /// Bytes that values have beyond those that they came with.
     swollen: usize,
     meta: Meta,
@@ -120,12 +123,7 @@ impl TableBuilder {
     pub(crate) fn new(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
         let columns = shape.kinds.iter().map(|kind| Column::new(*kind, 0)).collect();
         let mask = vec![0; shape.kinds.len().div_ceil(8)];
-        Self { shape, special_values, columns, is_binary: false, swollen: 0, meta: Meta::default(), mask }
-    }
-
-    /// One that takes the binary form of values, where their kind has one.
-    pub(crate) fn of_binary(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
-        Self { is_binary: true, ..Self::new(shape, special_values) }
+        Self { shape, special_values, columns, swollen: 0, meta: Meta::default(), mask }
     }
 
     pub(crate) fn shape(&self) -> &Arc<Shape> {
@@ -150,21 +148,21 @@ impl TableBuilder {
         }
         let mut any_absent = false;
         for (i, (column, cell)) in self.columns.iter_mut().zip(row.cells).enumerate() {
-            let value = match *cell {
-                Cell::Text { start, end } => Some(&row.bytes[start..end]),
-                Cell::Null => None,
-                Cell::Unchanged => {
-                    let known = old.and_then(|old| old.text(i));
-                    if known.is_none() {
-                        any_absent = true;
-                        self.mask[i / 8] |= 1 << (i % 8);
-                    }
-                    known
-                }
+            let (cell, bytes) = match (*cell, old) {
+                (Cell::Unchanged, Some(old)) => (old.cells.get(i).copied().unwrap_or(Cell::Unchanged), old.bytes),
+                (cell, _) => (cell, row.bytes),
             };
-            let append =
-                |value| if self.is_binary { column.append_binary(value) } else { column.append(value).map(|()| 0) };
-            match value.map(append) {
+            let appended = match cell {
+                Cell::Text { start, end } => Some(column.append(&bytes[start..end]).map(|()| 0)),
+                Cell::Binary { start, end } => Some(column.append_binary(&bytes[start..end])),
+                Cell::Null | Cell::Unchanged => None,
+            };
+            // Of the old row only the key may have been sent.
+            if appended.is_none() && row.cells[i] == Cell::Unchanged {
+                any_absent = true;
+                self.mask[i / 8] |= 1 << (i % 8);
+            }
+            match appended {
                 Some(Ok(more)) => self.swollen += more,
                 None => column.append_null(),
                 // A key without its value would be another row's.

@@ -20,7 +20,7 @@ const PARTS_AT_ONCE: usize = 20_000;
 impl Session<'_> {
     /// Where transactions in progress are kept, if they are to be received.
     pub(super) fn open_spool(&self) -> Result<Option<Spool>, CaptureError> {
-        let spool = self.config.spool.as_ref().filter(|_| self.requests.may_stream());
+        let spool = self.config.spool().filter(|_| self.requests.may_stream());
         let opened = spool.map(|spool| Spool::open(&spool.folder, spool.max)).transpose();
         opened.map_err(|fault| self.receive_whole(&fault))
     }
@@ -36,7 +36,7 @@ impl Session<'_> {
 impl Stream<'_> {
     /// True where the next session would receive transactions while they are in progress, and this one does not.
     pub(super) fn may_stream_again(&self) -> bool {
-        self.spool.is_none() && self.session.config.spool.is_some() && self.session.requests.may_stream()
+        self.spool.is_none() && self.session.config.spool().is_some() && self.session.requests.may_stream()
     }
 
     /// Takes a transaction that was in progress, where all that came of it counts.

@@ -59,6 +59,8 @@ pub(crate) struct StreamStart {
     pub(crate) cut: Option<Cut>,
     /// The copy that is not finished.
     pub(crate) copying: Option<Copying>,
+    /// Every value of the tables has a binary form that is read.
+    pub(crate) fits_binary: bool,
 }
 
 /// How following the log ended.
@@ -81,6 +83,8 @@ pub(crate) struct Stream<'a> {
     identity: Identity,
     drain_to: Option<Lsn>,
     copying: Option<Arc<Copying>>,
+    /// Values come in binary form.
+    is_binary: bool,
     gate: Gate,
     asked_at: Option<Instant>,
     /// The server sent everything before it.
@@ -110,13 +114,15 @@ impl<'a> Stream<'a> {
     ) -> Result<Self, CaptureError> {
         let config = session.config;
         let spool = session.open_spool()?;
+        let is_binary = start.fits_binary && session.requests.may_receive_binary();
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {} ({}, publication_names {}{})",
+            "START_REPLICATION SLOT {} LOGICAL {} ({}, publication_names {}{}{})",
             quote_identifier(&config.slot),
             start.start,
             if spool.is_some() { "proto_version '2', streaming 'on'" } else { "proto_version '1'" },
             quote_literal(&quote_identifier(&config.publication)),
             if config.messages.is_some() { ", messages 'true'" } else { "" },
+            if is_binary { ", binary 'true'" } else { "" },
         );
         connection.start_stream("starting the stream", &sql)?;
         session.progress.server_end_lsn.store(start.identity.log_end.0, std::sync::atomic::Ordering::Relaxed);
@@ -137,6 +143,7 @@ impl<'a> Stream<'a> {
             identity: start.identity,
             drain_to: start.drain_to,
             copying: start.copying.map(Arc::new),
+            is_binary,
             gate: Gate::default(),
             asked_at: None,
             sent: start.start,
@@ -282,6 +289,12 @@ impl<'a> Stream<'a> {
         match step {
             Step::Continue => Ok(()),
             Step::Full => self.hand_over(),
+            Step::Refused(error) => {
+                if self.has_news() {
+                    self.hand_over()?;
+                }
+                Err(*error)
+            }
             Step::Relation(relation) => self.describe(&relation),
         }
     }
@@ -294,6 +307,11 @@ impl<'a> Stream<'a> {
             self.decoder.define(relation.id, None);
             return Ok(());
         };
+        if self.is_binary && !shape.has_binary() {
+            self.session.requests.receive_text();
+            let reason = format!("table {} has a column now that is received as text", shape.schema.table);
+            return Err(self.connection.lost(DURING, io::Error::other(reason)));
+        }
         if self.decoder.must_cut_for(&shape) {
             self.hand_over()?;
         }
