@@ -326,6 +326,8 @@ mod tests {
             snapshot: SnapshotMode::Initial,
             copy_workers: 1,
             drain_to: None,
+            truncate: crate::postgres::config::Truncates::Apply,
+            messages: None,
             special_values: SpecialValues::Stop,
             keys: std::collections::BTreeMap::new(),
             slot_warn: u64::MAX,
