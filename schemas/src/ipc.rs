@@ -46,7 +46,9 @@ fn compress(stream: &[u8]) -> std::io::Result<Vec<u8>> {
 
 pub(crate) fn put_batch(out: &mut Vec<u8>, batch: &RecordBatch) -> Result<(), SchemaError> {
     let large = batch.num_rows() >= COMPRESS_ROWS;
-    let options = IpcWriteOptions::default().try_with_compression(large.then_some(CompressionType::ZSTD))?;
+    let options = IpcWriteOptions::default()
+        .try_with_compression(large.then_some(CompressionType::ZSTD))?
+        .try_with_compression_level(large.then_some(LEVEL))?;
     let mut stream = Vec::new();
     let mut writer = StreamWriter::try_new_with_options(&mut stream, &batch.schema(), options)?;
     writer.write(batch)?;
