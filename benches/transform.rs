@@ -140,7 +140,14 @@ fn frame(schema: &TableSchema, columns: Columns, ids: &[i64], op: Op, shift: i64
 struct NoReplay;
 
 impl Replay for NoReplay {
-    fn frames(&self, _: &SourceId, _: LogOffset, _: LogOffset, _: &mut Visit<'_>) -> Result<(), TransformError> {
+    fn frames(
+        &self,
+        _: &SourceId,
+        _: LogOffset,
+        _: LogOffset,
+        _: &dyn Fn(&TableId) -> bool,
+        _: &mut Visit<'_>,
+    ) -> Result<(), TransformError> {
         Ok(())
     }
 }

@@ -204,6 +204,14 @@ impl LogEntry {
     /// # Errors
     /// [`SchemaError::Malformed`] on any other bytes; never panics.
     pub fn decode(bytes: &[u8]) -> Result<Self, SchemaError> {
+        Self::decode_of(bytes, &|_, _| true)
+    }
+
+    /// As [`Self::decode`], without the rows of tables that nobody wants: their columns stay compressed.
+    ///
+    /// # Errors
+    /// As [`Self::decode`], of what is decoded.
+    pub fn decode_of(bytes: &[u8], wants: &dyn Fn(&SourceId, &TableId) -> bool) -> Result<Self, SchemaError> {
         let mut reader = Reader::new("a log entry", bytes);
         let format = reader.u8()?;
         if format != FORMAT {
@@ -223,13 +231,16 @@ impl LogEntry {
                 let position = Position::new(reader.bytes()?.to_vec());
                 let captured_at = reader.i64()?;
                 let txn_end = reader.u8()? != 0;
-                let batches = (0..reader.u32()?)
-                    .map(|_| {
-                        let table = get_table(&mut reader)?;
-                        let schema_version = reader.u32()?;
-                        Ok(TableBatch { table, schema_version, rows: ipc::get_batch(&mut reader)? })
-                    })
-                    .collect::<Result<_, SchemaError>>()?;
+                let mut batches = Vec::new();
+                for _ in 0..reader.u32()? {
+                    let table = get_table(&mut reader)?;
+                    let schema_version = reader.u32()?;
+                    if wants(&source, &table) {
+                        batches.push(TableBatch { table, schema_version, rows: ipc::get_batch(&mut reader)? });
+                    } else {
+                        ipc::skip_batch(&mut reader)?;
+                    }
+                }
                 Ok(Self::Frame(Frame { source, position, captured_at, txn_end, batches }))
             }
             other => Err(reader.malformed(format!("no kind of entry is {other}"))),

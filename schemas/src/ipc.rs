@@ -86,6 +86,16 @@ pub(crate) fn get_batch(reader: &mut Reader<'_>) -> Result<RecordBatch, SchemaEr
     stream.next().ok_or_else(|| reader.malformed("the stream holds no batch".into()))?.map_err(SchemaError::from)
 }
 
+/// Passes over a batch.
+pub(crate) fn skip_batch(reader: &mut Reader<'_>) -> Result<(), SchemaError> {
+    match reader.u8()? {
+        STREAM => {}
+        ZSTD_STREAM => drop(reader.u32()?),
+        other => return Err(reader.malformed(format!("no kind of batch is {other}"))),
+    }
+    reader.bytes().map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -101,6 +111,9 @@ mod tests {
         let mut bytes = Vec::new();
         put_batch(&mut bytes, &batch).expect("encodes");
         assert_eq!(get_batch(&mut Reader::new("a batch", &bytes)).expect("decodes"), batch);
+        let mut reader = Reader::new("a batch", &bytes);
+        skip_batch(&mut reader).expect("passes over");
+        assert!(reader.u8().is_err(), "nothing is left");
         bytes.len()
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use syncline_journal::{Commit, Durability, JournalError, Limits, Log, Snapshot, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_transform::fold::{self, Difference, Fold, HeldNow, HeldRows, MappingChange, RowDifference, Tally};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::Step;
@@ -95,6 +95,8 @@ pub(crate) fn rehearse(
     let scratch = Scratch::new(now.path().parent().unwrap_or_else(|| now.path()))?;
     let store = Store::open(&scratch.0, Limits { cache_bytes: SCRATCH_CACHE, ..Limits::default() })?;
     let newer = FoldState::new(&store);
+    let read = mappings.clone();
+    let wants = |source: &SourceId, table: &TableId| read.iter().any(|mapping| mapping.reads(source, table));
     let mut fold = Fold::begin(0, mappings, after, &newer)?;
     fold.inherit(Box::new(FrozenState(moment)), upto)?;
     let mut reader = log.reader(after)?;
@@ -104,7 +106,7 @@ pub(crate) fn rehearse(
         }
         let missing = || TransformError::State(format!("the log ends before {upto}, which it held before"));
         let record = reader.next()?.ok_or_else(missing)?;
-        let entry = LogEntry::decode(&record.payload).map_err(TransformError::from)?;
+        let entry = LogEntry::decode_of(&record.payload, &wants).map_err(TransformError::from)?;
         let folded = fold.fold(record.offset, &entry, &LogReplay(log), &newer, &mut |step| keep(&store, step));
         folded.map_err(|error| match error {
             TransformError::Mapping(fault) => RehearsalError::Misfit(fault),

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use syncline_journal::{Bytes, Commit, JournalError, Log, Scan, Snapshot, Space as StoreSpace, Store};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_transform::TransformError;
 use syncline_transform::state::{Pair, Replay, Space, State, Visit};
 
@@ -88,6 +88,7 @@ impl Replay for LogReplay<'_> {
         source: &SourceId,
         from: LogOffset,
         to: LogOffset,
+        wants: &dyn Fn(&TableId) -> bool,
         visit: &mut Visit<'_>,
     ) -> Result<(), TransformError> {
         let mut reader = self.0.reader(LogOffset(from.0 - 1)).map_err(|error| unusable(&error))?;
@@ -95,7 +96,7 @@ impl Replay for LogReplay<'_> {
             let missing = || TransformError::State(format!("the log ends before {to}, which it held before"));
             let record = reader.next().map_err(|error| unusable(&error))?.ok_or_else(missing)?;
             if record.source == *source
-                && let LogEntry::Frame(frame) = LogEntry::decode(&record.payload)?
+                && let LogEntry::Frame(frame) = LogEntry::decode_of(&record.payload, &|_, table| wants(table))?
             {
                 visit(record.offset, &frame)?;
             }

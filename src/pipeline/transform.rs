@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use syncline_capture::StopSignal;
 use syncline_journal::{Commit, Durability, Log, Store, TRANSFORM_CURSOR};
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{self, Fold, HeldNow};
@@ -69,6 +69,7 @@ pub(super) struct Transform {
     misfit: Misfit,
     /// So many of them are known to the status.
     misfits: usize,
+    mappings: Arc<[Mapping]>,
 }
 
 impl Transform {
@@ -79,6 +80,7 @@ impl Transform {
         misfit: Misfit,
         sources: &[SourceId],
     ) -> Result<Self, TransformError> {
+        let read: Arc<[Mapping]> = mappings.clone().into();
         let cursor = |name| store.cursor(name).map_err(|error| unusable(&error));
         let narrow = |value: u64| u32::try_from(value).map_err(|error| TransformError::State(error.to_string()));
         let epoch = match cursor(EPOCH)? {
@@ -94,7 +96,7 @@ impl Transform {
             };
             let folded = LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default());
             fold.inherit(Box::new(FoldState::new(&store)), folded)?;
-            return Ok(Self { fold, store, replay: Some(replay), misfit, misfits: 0 });
+            return Ok(Self { fold, store, replay: Some(replay), misfit, misfits: 0, mappings: read });
         }
         // Of a process that ended between its switch and the removal.
         store.remove_other_generations().map_err(|error| unusable(&error))?;
@@ -104,7 +106,7 @@ impl Transform {
             rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
         };
         let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?.with_misfits_aside(misfit == Misfit::Park);
-        Ok(Self { fold, store, replay: None, misfit, misfits: 0 })
+        Ok(Self { fold, store, replay: None, misfit, misfits: 0, mappings: read })
     }
 
     /// Puts where it stands into the status.
@@ -169,11 +171,14 @@ impl Transform {
         let (sender, entries) = crossbeam_channel::bounded(READ_AHEAD);
         // A reader that waits for the log does not see that nobody takes what it reads any longer.
         let ended = AtomicBool::new(false);
+        let mappings = Arc::clone(&self.mappings);
         std::thread::scope(|scope| {
             let (reader, ended_for_reader) = (std::thread::Builder::new().name("transform-read".to_owned()), &ended);
             let spawned = reader.spawn_scoped(scope, move || {
                 let wanted = || !stop.is_stopped() && !ended_for_reader.load(Ordering::Acquire);
-                if let Err(error) = read(log, after, &wanted, &sender) {
+                let wants =
+                    |source: &SourceId, table: &TableId| mappings.iter().any(|mapping| mapping.reads(source, table));
+                if let Err(error) = read(log, after, &wanted, &wants, &sender) {
                     // Nobody is there to be told where the fold has failed itself.
                     let _ = sender.send(Err(error));
                 }
@@ -265,11 +270,12 @@ pub(super) fn held_now(store: &Store, limit: usize) -> Result<HeldNow, Transform
     fold::held_now(&FoldState::new(store), limit)
 }
 
-/// Reads on while that is wanted.
+/// Reads on while that is wanted, of the tables that are.
 fn read(
     log: &Log,
     mut after: LogOffset,
     wanted: &dyn Fn() -> bool,
+    wants: &dyn Fn(&SourceId, &TableId) -> bool,
     entries: &Sender<Decoded>,
 ) -> Result<(), TransformError> {
     let mut reader = log.reader(after).map_err(|error| unusable(&error))?;
@@ -279,7 +285,7 @@ fn read(
             continue;
         };
         after = record.offset;
-        let entry = LogEntry::decode(&record.payload)?;
+        let entry = LogEntry::decode_of(&record.payload, wants)?;
         if entries.send(Ok((after, entry))).is_err() {
             break;
         }

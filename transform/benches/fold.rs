@@ -54,7 +54,14 @@ impl State for Memory {
 
 /// Transactions of one frame are never asked for again.
 impl Replay for Memory {
-    fn frames(&self, _: &SourceId, _: LogOffset, _: LogOffset, _: &mut Visit<'_>) -> Result<(), TransformError> {
+    fn frames(
+        &self,
+        _: &SourceId,
+        _: LogOffset,
+        _: LogOffset,
+        _: &dyn Fn(&TableId) -> bool,
+        _: &mut Visit<'_>,
+    ) -> Result<(), TransformError> {
         Ok(())
     }
 }

@@ -5,7 +5,7 @@
 //! goes on at the cursor and, being deterministic, writes the same bytes again.
 
 use syncline_schemas::frame::Frame;
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 
 use crate::TransformError;
 
@@ -72,7 +72,8 @@ pub type Visit<'v> = dyn FnMut(LogOffset, &Frame) -> Result<(), TransformError> 
 
 /// The log, asked back for the frames of a transaction that took several: none of them is folded before the last.
 pub trait Replay {
-    /// Gives the frames of a source at `from` and above, below `to`, in log order.
+    /// Gives the frames of a source at `from` and above, below `to`, in log order; what they hold of other tables than those
+    /// that are wanted may be left out.
     ///
     /// # Errors
     /// [`TransformError::State`] where the log cannot be read, and what `visit` returns.
@@ -81,6 +82,7 @@ pub trait Replay {
         source: &SourceId,
         from: LogOffset,
         to: LogOffset,
+        wants: &dyn Fn(&TableId) -> bool,
         visit: &mut Visit<'_>,
     ) -> Result<(), TransformError>;
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use syncline_schemas::rowcode::{self, Rows};
 
@@ -58,10 +59,12 @@ impl Wanted {
             .iter()
             .zip(&edge.on)
             .map(|(column, on)| {
-                if *column.data_type() == on.data_type {
+                // Whole numbers have the same bytes whatever their size, and the column may get a larger type one day.
+                let wanted = if on.data_type.is_signed_integer() { &DataType::Int64 } else { &on.data_type };
+                if column.data_type() == wanted {
                     Ok(Arc::clone(column))
                 } else {
-                    cast_with_options(column, &on.data_type, &options)
+                    cast_with_options(column, wanted, &options)
                 }
             })
             .collect::<Result<_, ArrowError>>()?;

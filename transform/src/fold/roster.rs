@@ -14,6 +14,7 @@ use super::Writes;
 use super::catalog::{self, Table};
 use super::citation::entity_index;
 use super::logic::Logic;
+use super::step::Part;
 use super::stored::Layouts;
 use super::tables::{Tables, alike};
 use super::tasks::{self, What};
@@ -207,6 +208,18 @@ impl Roster {
             role.is_some_and(|role| tables.iter().any(|table| role.means(&member.mapping.source, source, table)))
         };
         self.members.iter().filter(driven).map(|member| self.levels[member.entity]).collect()
+    }
+
+    /// Those of some tables that a part of a step takes rows of.
+    pub(super) fn wants(&self, source: &SourceId, tables: &BTreeSet<TableId>, part: Part) -> BTreeSet<TableId> {
+        let is_wanted = |table: &&TableId| {
+            self.members.iter().any(|member| {
+                let mut means = member.mapping.roles().map(|role| role.means(&member.mapping.source, source, table));
+                let drives = means.next() == Some(true) && part.drives(self.levels[member.entity]);
+                drives || !matches!(part, Part::Driving { .. }) && means.any(|joins| joins)
+            })
+        };
+        tables.iter().filter(is_wanted).cloned().collect()
     }
 
     /// True where some mapping looks whether a row of an entity is there.

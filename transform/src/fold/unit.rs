@@ -225,7 +225,9 @@ impl Fold {
                 Some(_) => None,
             };
             if let Some(from) = from {
-                log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, Part::Joined, work))?;
+                let wants = self.roster.wants(&last.source, &touched, Part::Joined);
+                let wants = |table: &TableId| wants.contains(table);
+                log.frames(&last.source, from, end, &wants, &mut |at, frame| self.part(at, frame, Part::Joined, work))?;
                 if from <= end {
                     self.part(end, last, Part::Joined, work)?;
                 }
@@ -239,7 +241,9 @@ impl Fold {
                 _ => first,
             };
             let part = Part::Driving { level };
-            log.frames(&last.source, from, end, &mut |at, frame| self.part(at, frame, part, work))?;
+            let wants = self.roster.wants(&last.source, &touched, part);
+            let wants = |table: &TableId| wants.contains(table);
+            log.frames(&last.source, from, end, &wants, &mut |at, frame| self.part(at, frame, part, work))?;
             if from <= end {
                 self.part(end, last, part, work)?;
             }

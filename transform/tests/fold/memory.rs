@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use syncline_schemas::frame::LogEntry;
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
 use syncline_transform::fold::{Fold, FoldStats, is_held};
@@ -97,13 +97,16 @@ impl Replay for Logged<'_> {
         source: &SourceId,
         from: LogOffset,
         to: LogOffset,
+        wants: &dyn Fn(&TableId) -> bool,
         visit: &mut Visit<'_>,
     ) -> Result<(), TransformError> {
         for (entry, offset) in self.0.iter().zip(1..).filter(|(entry, _)| entry.source() == source) {
             if let LogEntry::Frame(frame) = entry
                 && (from.0..to.0).contains(&offset)
             {
-                visit(LogOffset(offset), frame)?;
+                let mut frame = frame.clone();
+                frame.batches.retain(|batch| wants(&batch.table));
+                visit(LogOffset(offset), &frame)?;
             }
         }
         Ok(())
