@@ -100,6 +100,30 @@ fn keys(section: &mut Section<'_>, faults: &mut Faults) -> BTreeMap<TableId, Vec
     keys
 }
 
+/// What to do about what is out of the ordinary.
+struct Policies {
+    special_values: SpecialValues,
+    truncate: Truncates,
+    log_gap: LogGap,
+}
+
+fn policies(section: &mut Section<'_>, faults: &mut Faults) -> Policies {
+    let values = [("stop", SpecialValues::Stop), ("null", SpecialValues::Null)];
+    let truncates = [("apply", Truncates::Apply), ("stop", Truncates::Stop)];
+    let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
+    Policies {
+        special_values: section.choice("special_values", &values, faults).unwrap_or_default(),
+        truncate: section.choice("truncate", &truncates, faults).unwrap_or_default(),
+        log_gap: section.choice("log_gap", &gaps, faults).unwrap_or_default(),
+    }
+}
+
+/// Which messages of applications are taken.
+fn messages(section: &mut Section<'_>, faults: &mut Faults) -> Option<Prefixes> {
+    let messages = section.texts("messages", faults)?;
+    Prefixes::parse(&messages.value).map_err(|error| messages.fault(faults, format!(": {error}"))).ok()
+}
+
 pub(super) fn read(
     name: &str,
     mut section: Section<'_>,
@@ -126,20 +150,13 @@ pub(super) fn read(
     let snapshot = section.choice("snapshot", &modes, faults).unwrap_or_default();
     let kinds = [("all", Columns::All), ("mapped", Columns::Mapped)];
     let columns = section.choice("columns", &kinds, faults).unwrap_or_default();
-    let policies = [("stop", SpecialValues::Stop), ("null", SpecialValues::Null)];
-    let special_values = section.choice("special_values", &policies, faults).unwrap_or_default();
     let copy_workers = section.count("copy_workers", faults).unwrap_or(COPY_WORKERS);
     let keys = keys(&mut section, faults);
     let slot_warn = section.size("slot_warn", faults).unwrap_or(SLOT_WARN);
     let slot_max = section.size("slot_max", faults);
     let spool_max = section.size("spool_max", faults).unwrap_or(SPOOL_MAX);
-    let truncates = [("apply", Truncates::Apply), ("stop", Truncates::Stop)];
-    let truncate = section.choice("truncate", &truncates, faults).unwrap_or_default();
-    let messages = section.texts("messages", faults).and_then(|messages| {
-        Prefixes::parse(&messages.value).map_err(|error| messages.fault(faults, format!(": {error}"))).ok()
-    });
-    let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
-    let log_gap = section.choice("log_gap", &gaps, faults).unwrap_or_default();
+    let Policies { special_values, truncate, log_gap } = policies(&mut section, faults);
+    let messages = messages(&mut section, faults);
     section.finish(faults);
     let kind = kind?;
     if kind.value != "postgres" {

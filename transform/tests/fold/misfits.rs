@@ -54,7 +54,7 @@ fn a_dropped_column_stops_the_mapping_that_reads_it_and_no_other() {
     assert_eq!((deltas.len(), deltas[0].quantity("on_hand")), (1, "0"), "the supplier is not taken back");
     // So it does after a restart, and where the column comes back: of the rows between nobody knows.
     daemon.restart();
-    assert_eq!(daemon.misfits(), [fault.clone()]);
+    assert_eq!(daemon.misfits(), std::slice::from_ref(&fault));
     let deltas = daemon.commit(&[(&stock(), Change::insert([2.into(), "B".into(), 1.into(), "Ben".into()]))]);
     assert_eq!(deltas.iter().map(|delta| delta.entity.as_str()).collect::<Vec<_>>(), ["inventory_balance"]);
     assert_eq!(daemon.misfits(), [fault]);
