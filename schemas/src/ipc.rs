@@ -1,7 +1,6 @@
 //! One record batch as one self-contained Arrow IPC stream with a length in front.
 //!
-//! From [`COMPRESS_ROWS`] rows on the columns are compressed one by one with zstd: 37 bytes a row where plain is 164, and
-//! faster to read than lz4. Of a smaller batch nearly all is its schema, some 5 KB of repetitive text that every
+//! From [`COMPRESS_ROWS`] rows on the columns are compressed one by one with zstd, which is faster to read than lz4. Of a smaller batch nearly all is its schema, some 5 KB of repetitive text that every
 //! transaction of a quiet hour would write again: the stream is compressed as a whole, by a compressor that its thread keeps.
 
 use std::cell::RefCell;

@@ -451,6 +451,7 @@ impl Decoder {
             Use::Old => (old, None),
         };
         self.tables[table].append(op, stamp, row, under).map_err(|fault| RowFault::Row { table, fault })?;
+        self.bytes += self.tables[table].take_swollen();
         self.counts.add(op);
         self.rows += 1;
         Ok(())

@@ -11,6 +11,7 @@ use syncline_schemas::table::{Column, TableSchema};
 
 use super::{Decoder, Kind, Shape, Step};
 use crate::CaptureError;
+use crate::limits::FRAME_BYTES_MAX;
 use crate::postgres::config::SpecialValues;
 use crate::postgres::fuzz;
 use crate::postgres::lsn::Lsn;
@@ -148,6 +149,29 @@ fn messages_in_a_transaction_that_is_cut_are_taken_again_as_the_rows_that_they_w
     let mut idle = decoder(Some(cut));
     idle.advance(Lsn(300));
     assert_eq!((idle.end(), idle.is_resuming()), (Lsn(300), false));
+}
+
+#[test]
+fn a_frame_stays_within_its_bytes_whatever_numerics_become() {
+    let column = |name: &str, data_type, key_ordinal| Column {
+        name: name.to_owned(),
+        data_type,
+        source_type: String::new(),
+        key_ordinal,
+        can_be_absent: false,
+    };
+    let columns = vec![column("id", DataType::Int32, Some(0)), column("n", DataType::Utf8, None)];
+    let schema = TableSchema { source: SourceId::new("s"), table: TableId::new("public", "t"), version: 2, columns };
+    let mut decoder = decoder(None);
+    decoder.define(RELATION, Some(Arc::new(Shape::new(schema, vec![Kind::Int4, Kind::Numeric]))));
+    feed(&mut decoder, &begin(100, 1)).expect("begin");
+    // Ten bytes that are 131,069 digits.
+    let numeric = [&[0, 1][..], &i16::MAX.to_be_bytes(), &[0; 4], &[0, 1]].concat();
+    let row = [&b"N\0\x02b\0\0\0\x04\0\0\0\x01b\0\0\0\x0a"[..], &numeric].concat();
+    let insert = [&b"I"[..], &RELATION.to_be_bytes(), &row].concat();
+    let fits = FRAME_BYTES_MAX / 131_069 + 1;
+    let full = (0..fits).position(|_| matches!(feed(&mut decoder, &insert).expect("a row"), Step::Full));
+    assert!(full.is_some(), "{fits} rows of 131,069 digits are no frame yet");
 }
 
 #[test]
