@@ -226,6 +226,14 @@ pub(crate) fn timestamp_utc(text: &[u8]) -> Result<i64, ValueFault> {
     timestamp(text.strip_suffix(b"+00").ok_or(Malformed("a timestamp is not in UTC"))?)
 }
 
+/// Writes bytes as the server does: `\x6869`.
+pub(crate) fn put_bytea(bytes: &[u8], out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.push_str("\\x");
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    out.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+}
+
 /// Undoes `\x6869` into `out`.
 pub(crate) fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), ValueFault> {
     const FAULT: ValueFault = Malformed("a bytea is not in hex form");

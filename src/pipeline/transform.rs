@@ -133,12 +133,10 @@ impl Transform {
 
     /// Says of mappings that were put aside since it was said last.
     fn report_misfits(&mut self, status: &TransformStatus) {
-        let misfits: Vec<String> = self.fold.misfits().map(|fault| format!("{fault}; {MISFIT_REMEDY}")).collect();
-        if misfits.len() == self.misfits {
-            return;
+        let count = self.fold.misfits().count();
+        if std::mem::replace(&mut self.misfits, count) != count {
+            status.misfits.set(self.fold.misfits().map(|fault| format!("{fault}; {MISFIT_REMEDY}")).collect());
         }
-        self.misfits = misfits.len();
-        status.misfits.set(misfits);
     }
 
     /// Starts the thread.

@@ -14,6 +14,7 @@ use syncline_schemas::table::{Column, TableSchema};
 use super::decode::{Cell, Kind, RowView, Shape};
 use super::lsn::Lsn;
 use super::pattern::Prefixes;
+use crate::value::put_bytea;
 
 /// No schema of a user can be called so.
 const SCHEMA: &str = "pg_logical";
@@ -69,8 +70,8 @@ impl Messages {
             Err(_) => {
                 self.cells.push(Cell::Null);
                 self.put(|text| {
-                    text.push_str("\\x");
-                    content.iter().try_for_each(|byte| write!(text, "{byte:02x}"))
+                    put_bytea(content, text);
+                    Ok(())
                 });
             }
         }

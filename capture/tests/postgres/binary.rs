@@ -1,11 +1,9 @@
 //! Values that the stream brings in binary form.
 
-use std::sync::Arc;
-
 use syncline_schemas::frame::Op;
 
-use crate::log::{MemoryLog, Reader};
-use crate::server::{Database, Server, eventually};
+use crate::log::following;
+use crate::server::{Database, eventually};
 
 impl Database {
     /// What the server was asked to stream.
@@ -20,14 +18,6 @@ impl Database {
     pub(crate) fn wait_for_binary(&self) {
         eventually("values come in binary form", || self.asked().contains("binary 'true'"));
     }
-}
-
-fn following(tables: &str) -> (Database, Arc<MemoryLog>, Reader) {
-    let database = Server::shared().database(tables);
-    let log = Arc::new(MemoryLog::default());
-    let reader = Reader::start(&database.config, &log);
-    log.wait_for_copy();
-    (database, log, reader)
 }
 
 #[test]

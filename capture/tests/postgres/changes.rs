@@ -4,16 +4,8 @@ use std::sync::Arc;
 
 use syncline_schemas::frame::Op;
 
-use crate::log::{MemoryLog, Reader};
-use crate::server::{Database, Server};
-
-fn following(sql: &str) -> (Database, Arc<MemoryLog>, Reader) {
-    let database = Server::shared().database(sql);
-    let log = Arc::new(MemoryLog::default());
-    let reader = Reader::start(&database.config, &log);
-    log.wait_for_copy();
-    (database, log, reader)
-}
+use crate::log::{MemoryLog, Reader, following};
+use crate::server::Server;
 
 #[test]
 fn an_unchanged_large_value_is_absent_and_never_null() {

@@ -8,7 +8,7 @@ use syncline_capture::Outcome;
 use syncline_capture::postgres::DrainTo;
 use syncline_schemas::frame::Frame;
 
-use crate::log::{MemoryLog, Reader};
+use crate::log::{MemoryLog, Reader, following};
 use crate::server::{Database, Server, eventually};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE other (id int PRIMARY KEY)";
@@ -53,14 +53,6 @@ fn spooled(database: &Database) -> u64 {
     let folder = &database.config.spool.as_ref().unwrap().folder;
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
-}
-
-fn following(tables: &str) -> (Database, Arc<MemoryLog>, Reader) {
-    let database = Server::shared().database(tables);
-    let log = Arc::new(MemoryLog::default());
-    let reader = Reader::start(&database.config, &log);
-    log.wait_for_copy();
-    (database, log, reader)
 }
 
 #[test]

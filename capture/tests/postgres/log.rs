@@ -14,7 +14,7 @@ use syncline_schemas::frame::{Frame, LogEntry, Op};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
 
-use crate::server::PATIENCE;
+use crate::server::{Database, PATIENCE, Server};
 
 #[derive(Default)]
 struct Inner {
@@ -247,6 +247,15 @@ impl MemoryLog {
         }
         state
     }
+}
+
+/// A database with tables that are copied and followed.
+pub(crate) fn following(tables: &str) -> (Database, Arc<MemoryLog>, Reader) {
+    let database = Server::shared().database(tables);
+    let log = Arc::new(MemoryLog::default());
+    let reader = Reader::start(&database.config, &log);
+    log.wait_for_copy();
+    (database, log, reader)
 }
 
 /// The text of a value; instants without their zone, which Arrow only prints with a table of zones.

@@ -9,19 +9,11 @@ use syncline_capture::{Class, Outcome};
 use syncline_schemas::frame::{Frame, LogEntry, Op};
 use syncline_schemas::ident::TableId;
 
-use crate::log::{MemoryLog, Reader};
+use crate::log::{MemoryLog, Reader, following};
 use crate::server::{Database, Server, eventually};
 
 const TWO: &str = "CREATE TABLE t (id int PRIMARY KEY, code text NOT NULL DEFAULT 'c'); CREATE TABLE u (id int PRIMARY KEY); \
                    INSERT INTO t VALUES (1)";
-
-fn following(sql: &str) -> (Database, Arc<MemoryLog>, Reader) {
-    let database = Server::shared().database(sql);
-    let log = Arc::new(MemoryLog::default());
-    let reader = Reader::start(&database.config, &log);
-    log.wait_for_copy();
-    (database, log, reader)
-}
 
 /// A database whose tables have been read by a daemon that does not run now.
 fn read(sql: &str) -> (Database, Arc<MemoryLog>) {

@@ -8,6 +8,7 @@ use super::column::Column;
 use super::kind::Kind;
 use super::message::Cell;
 use super::table::{RowView, Shape};
+use crate::value::put_bytea;
 
 /// The key, each of its values from the first of the rows that has it; none where one cannot be written as SQL reads it.
 pub(super) fn key_text(shape: &Shape, rows: [RowView<'_>; 2]) -> Option<Vec<String>> {
@@ -29,8 +30,9 @@ fn of_binary(kind: Kind, value: &[u8]) -> Option<String> {
     let array = column.finish();
     let text = match kind {
         Kind::Bytea => {
-            let bytes = array.as_binary::<i32>().value(0);
-            return Some(bytes.iter().fold("\\x".to_owned(), |text, byte| format!("{text}{byte:02x}")));
+            let mut text = String::new();
+            put_bytea(array.as_binary::<i32>().value(0), &mut text);
+            return Some(text);
         }
         Kind::TimestampTz => {
             let instant = array.as_primitive::<TimestampMicrosecondType>().value(0);
