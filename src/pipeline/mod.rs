@@ -200,6 +200,7 @@ impl Pipeline {
         // What is not confirmed by then is durable here and is delivered after the next start.
         let _ = tokio::time::timeout(STOP_DEADLINE, drained).await;
         self.stop_transform.stop();
+        self.log.wake();
         self.mode.send_replace(Mode::Stop);
         self.housekeeping.abort();
         let threads = self.threads;

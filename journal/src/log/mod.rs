@@ -153,6 +153,12 @@ impl Log {
         *self.inner.shared.on_durable.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(call));
     }
 
+    /// Has everybody who waits in [`Log::wait_durable`] return, as if the time were over: a stop need not wait for that.
+    pub fn wake(&self) {
+        self.inner.shared.lock().wakes += 1;
+        self.inner.shared.synced.notify_all();
+    }
+
     /// Waits until an offset is durable or the time is over; returns the last durable offset, which may be less.
     ///
     /// # Errors
@@ -162,6 +168,7 @@ impl Log {
         let shared = &self.inner.shared;
         let deadline = Instant::now() + timeout;
         let mut state = shared.lock();
+        let wakes = state.wakes;
         loop {
             state.check_failed()?;
             if state.durable >= at_least {
@@ -171,7 +178,7 @@ impl Log {
                 state.check_open()?;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || state.wakes != wakes {
                 return Ok(state.durable);
             }
             state = shared.synced.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;

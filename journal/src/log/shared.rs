@@ -31,7 +31,7 @@ pub(super) struct Shared {
     pub(super) work: Condvar,
     /// The queue was taken, or will never be.
     pub(super) room: Condvar,
-    /// `durable` rose, or never will.
+    /// `durable` rose, or never will, or whoever waits is to look around.
     pub(super) synced: Condvar,
     pub(super) on_durable: Mutex<Option<OnDurable>>,
     /// One trim at a time, so that segments vanish oldest first.
@@ -49,6 +49,8 @@ pub(super) struct State {
     /// First offset and durable bytes of every segment.
     pub(super) segments: BTreeMap<LogOffset, u64>,
     pub(super) condition: Condition,
+    /// How often waiting was called off.
+    pub(super) wakes: u64,
 }
 
 pub(super) enum Condition {
@@ -80,6 +82,7 @@ impl State {
             checkpoint,
             segments,
             condition: Condition::Open,
+            wakes: 0,
         }
     }
 

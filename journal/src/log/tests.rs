@@ -100,6 +100,23 @@ fn what_is_not_synced_is_neither_durable_nor_read() {
 }
 
 #[test]
+fn whoever_waits_when_the_daemon_stops_need_not_wait_for_the_time() {
+    let (_disk, log) = sim(Limits::default());
+    let waiting = std::thread::spawn({
+        let log = log.clone();
+        move || log.wait_durable(LogOffset(1), PATIENCE)
+    });
+    let began = std::time::Instant::now();
+    while !waiting.is_finished() {
+        // It may not wait yet.
+        log.wake();
+        std::thread::yield_now();
+    }
+    assert_eq!(waiting.join().unwrap().unwrap(), LogOffset::START);
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
 fn entries_that_arrive_during_a_sync_share_the_next_one() {
     let (disk, log) = sim(Limits::default());
     disk.hold_syncs(true);
