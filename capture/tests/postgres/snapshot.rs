@@ -104,7 +104,7 @@ fn a_value_that_lies_outside_its_row_is_never_missing_when_the_row_moves_while_i
     let mut database = Server::shared().database(
         "CREATE TABLE docs (id int PRIMARY KEY, doc text, n int NOT NULL DEFAULT 0);
          ALTER TABLE docs ALTER doc SET STORAGE EXTERNAL;
-         INSERT INTO docs SELECT i, repeat(i::text || ' ', 800) FROM generate_series(1, 30000) i",
+         INSERT INTO docs SELECT i, repeat(i::text || ' ', 800) FROM generate_series(1, 30000) i; ANALYZE docs",
     );
     database.config.drain_to = Some(DrainTo::CurrentEnd);
     let log = Arc::new(MemoryLog::default());

@@ -3,11 +3,12 @@
 //! By blocks, where no value of it lies outside its row: the server reads them in their order, any worker any of them.
 //! Rows that move meanwhile come through the stream whole. Where values lie outside (TOAST), the stream leaves out those that
 //! did not change (but for REPLICA IDENTITY FULL), so a row must be found wherever it moves: such a table is read in the order
-//! of its key.
+//! of its key. Where the server's statistics say how the first column of the key is spread, several workers share it: whatever
+//! they say, each row lies in exactly one of the ranges.
 
 use std::sync::Arc;
 
-use super::ledger::Piece;
+use super::ledger::{Key, Piece};
 use crate::CaptureError;
 use crate::postgres::decode::{CopyForm, Shape};
 use crate::postgres::wire::{Connection, Row, quote_identifier, quote_literal};
@@ -19,6 +20,13 @@ pub(super) const KEYS: usize = 100_000;
 
 /// Partitions that are read by blocks; a position has no room for the blocks of more.
 const PARTS_MAX: usize = 200;
+
+/// Ranges of keys into which a table is cut at most: a position carries the ends of each.
+const RANGES_MAX: u64 = 16;
+/// Pages for which a range of keys is worth a statement of its own.
+const RANGE_PAGES_MIN: u64 = 64;
+/// Values that are no end of a range: a position carries them.
+const END_BYTES_MAX: usize = 64;
 
 /// A table that is read.
 pub(super) struct Table {
@@ -70,7 +78,7 @@ impl Table {
             return Ok(None);
         }
         if rows.len() > PARTS_MAX {
-            return Ok(Some(vec![Piece::Keys { after: None, upto: None }]));
+            return self.ranges(connection).map(Some);
         }
         let mut pieces = Vec::new();
         // One that is being dropped has no file any more.
@@ -83,13 +91,32 @@ impl Table {
             let malformed = || connection.protocol(DURING, "pg_class holds a number that is none");
             let (relation, file, to, outside) = part.ok_or_else(malformed)?;
             if outside > 0 && self.shape.schema.columns.iter().any(|column| column.can_be_absent) {
-                return Ok(Some(vec![Piece::Keys { after: None, upto: None }]));
+                return self.ranges(connection).map(Some);
             }
             if to > 0 {
                 pieces.push(Piece::Blocks { relation, file, from: 0, to });
             }
         }
         Ok(Some(pieces))
+    }
+
+    /// All of it, by key.
+    fn ranges(&self, connection: &mut Connection) -> Result<Vec<Piece>, CaptureError> {
+        let wanted = (self.pages / RANGE_PAGES_MIN).min(RANGES_MAX);
+        let (Some(first), true) = (self.keys().next(), wanted > 1) else { return Ok(ranges(&[], 1)) };
+        let table = &self.shape.schema.table;
+        let sql = format!(
+            "SELECT h.bound FROM pg_catalog.pg_stats s, \
+             pg_catalog.unnest(s.histogram_bounds::text::text[]) WITH ORDINALITY AS h(bound, place) \
+             WHERE s.schemaname = {} AND s.tablename = {} AND s.attname = {} AND s.inherited = {} ORDER BY h.place",
+            quote_literal(&table.schema),
+            quote_literal(&table.name),
+            quote_literal(first),
+            self.is_partitioned,
+        );
+        let rows = connection.query(DURING, &sql)?;
+        let bounds: Vec<&str> = rows.iter().filter_map(|row| row.get(0)).collect();
+        Ok(ranges(&bounds, usize::try_from(wanted).unwrap_or(1)))
     }
 
     /// The statement that reads a piece; of blocks `part` names the table or the partition that holds them.
@@ -113,9 +140,10 @@ impl Table {
             }
             Piece::Keys { .. } | Piece::Row { .. } => {
                 let keys: Vec<String> = self.keys().map(quote_identifier).collect();
+                // The end of a range has the first column's value only.
                 let compare = |sign: &str, values: &[String]| {
                     let values: Vec<String> = values.iter().map(|value| quote_literal(value)).collect();
-                    format!("({}) {sign} ({})", keys.join(", "), values.join(", "))
+                    format!("({}) {sign} ({})", keys[..values.len()].join(", "), values.join(", "))
                 };
                 if let Piece::Keys { after, upto } = piece {
                     conditions.extend(after.as_ref().map(|after| compare(">", after)));
@@ -138,6 +166,20 @@ impl Table {
     fn keys(&self) -> impl Iterator<Item = &str> {
         self.shape.keys.iter().map(|&key| self.shape.schema.columns[key].name.as_str())
     }
+}
+
+/// The ranges between some of the values of a column that lie in their order, so many at most.
+fn ranges(bounds: &[&str], wanted: usize) -> Vec<Piece> {
+    let step = bounds.len().div_ceil(wanted).max(1);
+    let ends = bounds.iter().skip(step).step_by(step).filter(|end| end.len() <= END_BYTES_MAX);
+    let mut pieces = Vec::new();
+    let mut after: Option<Key> = None;
+    for end in ends {
+        let upto = Some(vec![(*end).to_owned()]);
+        pieces.push(Piece::Keys { after: std::mem::replace(&mut after, upto.clone()), upto });
+    }
+    pieces.push(Piece::Keys { after, upto: None });
+    pieces
 }
 
 #[cfg(test)]
@@ -183,5 +225,35 @@ mod tests {
             "COPY (SELECT \"v\", \"b\", \"a\" FROM ONLY \"s\".\"t\" WHERE (v > 0 OR v < -1) AND (\"a\", \"b\") > ('1', \
              'o''h') ORDER BY \"a\", \"b\" LIMIT 100000) TO STDOUT"
         );
+        let range = Piece::Keys { after: Some(vec!["1".to_owned()]), upto: Some(vec!["5".to_owned()]) };
+        let sql = table().sql(&range, "");
+        assert!(sql.contains("AND (\"a\") > ('1') AND (\"a\") <= ('5') ORDER BY"), "{sql}");
+    }
+
+    #[test]
+    fn every_key_lies_in_one_range_whatever_the_statistics_say() {
+        let numbers: Vec<String> = (0..101).map(|number| format!("{number:03}")).collect();
+        let long = "9".repeat(END_BYTES_MAX + 1);
+        for (bounds, wanted, count) in [
+            (Vec::new(), 16, 1),
+            (vec!["5"], 16, 1),
+            (vec!["5", "6"], 16, 2),
+            (numbers.iter().map(String::as_str).collect(), 16, 15),
+            (numbers.iter().map(String::as_str).collect(), 2, 2),
+            (vec!["1", &long, "a"], 3, 2),
+        ] {
+            let pieces = ranges(&bounds, wanted);
+            assert_eq!(pieces.len(), count, "{pieces:?}");
+            for key in ["", "000", "0005", "5", "50", "6", "99", "zz"] {
+                let is_in = |piece: &&Piece| match piece {
+                    Piece::Keys { after, upto } => {
+                        after.as_ref().is_none_or(|after| key > after[0].as_str())
+                            && upto.as_ref().is_none_or(|upto| key <= upto[0].as_str())
+                    }
+                    Piece::Blocks { .. } | Piece::Row { .. } => false,
+                };
+                assert_eq!(pieces.iter().filter(is_in).count(), 1, "{key} in {pieces:?}");
+            }
+        }
     }
 }
