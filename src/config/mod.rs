@@ -8,6 +8,7 @@ mod seeds;
 mod sinks;
 mod sources;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use syncline_journal::MEMORY_MIN;
 use syncline_schemas::ident::SEEDS;
+use syncline_transform::fold::{ShapeChange, ShapePolicy};
 use syncline_transform::mapping::Mapping;
 
 use self::section::{Document, Found, Section};
@@ -42,18 +44,9 @@ pub(crate) struct Config {
     pub(crate) memory_limit: u64,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) mappings: Vec<Mapping>,
-    pub(crate) misfit: Misfit,
+    /// What becomes of tables that change.
+    pub(crate) shapes: ShapePolicy,
     pub(crate) sinks: Vec<SinkConfig>,
-}
-
-/// What becomes of a mapping that no longer fits a table that it reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Misfit {
-    /// It alone stops, and what it delivered stays.
-    #[default]
-    Park,
-    /// All of them stop.
-    Stop,
 }
 
 /// Everything that is wrong with a configuration.
@@ -135,7 +128,7 @@ impl Config {
         if sources.is_empty() {
             faults.add(1, "no [sources.<name>] or [seeds] section: there is nothing to read");
         }
-        let (mappings, misfit) = root
+        let (mappings, shapes) = root
             .section("mappings", faults)
             .map(|section| read_mappings(section, folder, &document, faults))
             .unwrap_or_default();
@@ -175,7 +168,7 @@ impl Config {
             memory_limit: daemon.memory_limit,
             sources: sources.into_iter().collect::<Option<_>>()?,
             mappings,
-            misfit,
+            shapes,
             sinks: sinks.into_iter().collect::<Option<_>>()?,
         })
     }
@@ -281,12 +274,23 @@ fn read_mappings(
     folder: &Path,
     document: &Document,
     faults: &mut Faults,
-) -> (Vec<Mapping>, Misfit) {
-    let misfits = [("park", Misfit::Park), ("stop", Misfit::Stop)];
-    let misfit = section.choice("misfit", &misfits, faults).unwrap_or_default();
+) -> (Vec<Mapping>, ShapePolicy) {
+    let misfits_aside = section.choice("misfit", &[("park", true), ("stop", false)], faults).unwrap_or(true);
+    let shapes = ShapePolicy { misfits_aside, stop_at: read_stop_at(&mut section, faults) };
     let dir = section.required_text("dir", faults);
     section.finish(faults);
-    (dir.map(|dir| read_files(&dir, folder, document, faults)).unwrap_or_default(), misfit)
+    (dir.map(|dir| read_files(&dir, folder, document, faults)).unwrap_or_default(), shapes)
+}
+
+/// `stop_at = ["dropped_column"]`.
+fn read_stop_at(section: &mut Section<'_>, faults: &mut Faults) -> BTreeSet<ShapeChange> {
+    let Some(words) = section.texts("stop_at", faults) else { return BTreeSet::new() };
+    let change = |word: &String| ShapeChange::ALL.into_iter().find(|change| change.as_str() == word);
+    if let Some(unknown) = words.value.iter().find(|word| change(word).is_none()) {
+        let known = ShapeChange::ALL.map(ShapeChange::as_str).join(", ");
+        words.fault(faults, format!("has \"{unknown}\"; it may have {known}"));
+    }
+    words.value.iter().filter_map(change).collect()
 }
 
 fn read_files(dir: &Found<String>, folder: &Path, document: &Document, faults: &mut Faults) -> Vec<Mapping> {

@@ -83,6 +83,22 @@ fn a_pipeline_without_a_name_is_refused_where_the_name_is_set() {
 }
 
 #[test]
+fn a_kind_of_change_that_does_not_exist_is_refused_with_those_that_do() {
+    let folder = folder();
+    let mappings = |words: &str| format!("{MAPPINGS}stop_at = [{words}]\n");
+    let read = |words: &str| read(folder.path(), &[SOURCE, &mappings(words), PLANNING]);
+    let shapes = read("\"dropped_column\", \"changed_type\"").expect("sound").shapes;
+    assert_eq!(shapes.stop_at, [ShapeChange::DroppedColumn, ShapeChange::ChangedType].into());
+    assert!(shapes.misfits_aside, "as without it");
+    let text = read("\"renamed_column\"").expect_err("unknown");
+    assert!(
+        text.to_string()
+            .contains("syncline.toml:6: mappings.stop_at has \"renamed_column\"; it may have added_column,"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_source_whose_name_leads_out_of_its_folder_is_refused() {
     let dir = folder();
     for name in ["..", "a/b", "a b"] {

@@ -110,7 +110,8 @@ impl Pipeline {
             .partition(|(_, source)| sources.goes_on(source));
         let opened = sources.start(at_once, None).map_err(PipelineError::from).and_then(|()| {
             let journal = opening.open_store()?;
-            let transform = Transform::open(journal.store.clone(), config.mappings.clone(), config.misfit, &ids)?;
+            let transform =
+                Transform::open(journal.store.clone(), config.mappings.clone(), config.shapes.clone(), &ids)?;
             sources.start(later, Some(&journal.store))?;
             Ok((journal, transform))
         });

@@ -15,7 +15,7 @@ use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
-use syncline_transform::fold::{self, Fold, HeldNow};
+use syncline_transform::fold::{self, Fold, HeldNow, ShapePolicy};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, Step};
 use tracing::{debug, error, info};
@@ -24,7 +24,6 @@ use super::replay::Replay;
 use super::state::{self, FoldState, LogReplay, unusable};
 use super::status::{Status, TransformStatus};
 use super::{defect, outbox};
-use crate::config::Misfit;
 
 /// Entries that are decoded while one is folded. One suffices to keep the fold busy, and each is a frame's memory.
 const READ_AHEAD: usize = 1;
@@ -65,9 +64,9 @@ pub(super) struct Transform {
     store: Store,
     /// Changed mappings, which the fold folds the log again with.
     replay: Option<Replay>,
-    /// What becomes of mappings that do not fit any more, while the log is not folded again.
-    misfit: Misfit,
-    /// So many of them are known to the status.
+    /// What becomes of tables that change, while the log is not folded again.
+    policy: ShapePolicy,
+    /// So many mappings that do not fit any more are known to the status.
     misfits: usize,
     mappings: Arc<[Mapping]>,
 }
@@ -77,7 +76,7 @@ impl Transform {
     pub(super) fn open(
         store: Store,
         mappings: Vec<Mapping>,
-        misfit: Misfit,
+        policy: ShapePolicy,
         sources: &[SourceId],
     ) -> Result<Self, TransformError> {
         let read: Arc<[Mapping]> = mappings.clone().into();
@@ -96,7 +95,7 @@ impl Transform {
             };
             let folded = LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default());
             fold.inherit(Box::new(FoldState::new(&store)), folded)?;
-            return Ok(Self { fold, store, replay: Some(replay), misfit, misfits: 0, mappings: read });
+            return Ok(Self { fold, store, replay: Some(replay), policy, misfits: 0, mappings: read });
         }
         // Of a process that ended between its switch and the removal.
         store.remove_other_generations().map_err(|error| unusable(&error))?;
@@ -105,8 +104,8 @@ impl Transform {
             step: narrow(cursor(STEP)?.unwrap_or_default())?,
             rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
         };
-        let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?.with_misfits_aside(misfit == Misfit::Park);
-        Ok(Self { fold, store, replay: None, misfit, misfits: 0, mappings: read })
+        let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?.with_policy(policy.clone());
+        Ok(Self { fold, store, replay: None, policy, misfits: 0, mappings: read })
     }
 
     /// Puts where it stands into the status.
@@ -241,7 +240,7 @@ impl Transform {
             return Ok(());
         };
         info!(%at, deltas, "folded again; what differs is on its way");
-        self.fold.come_of_age(self.misfit == Misfit::Park);
+        self.fold.come_of_age(self.policy.clone());
         self.store = replay.store;
         status.transform.deltas.fetch_add(deltas, Ordering::Relaxed);
         self.report(&status.transform)?;

@@ -223,6 +223,27 @@ async fn a_column_that_is_gone_parks_one_mapping_and_the_others_deliver() {
     world.end().await;
 }
 
+#[tokio::test]
+async fn a_changed_type_that_somebody_wants_to_see_first_waits_in_the_log_until_it_may_pass() {
+    let world = World::new(VILLAGE, &[]).await;
+    let stop_at = "[mappings]\nstop_at = [\"changed_type\"]";
+    edit(world.setup.config(), "[mappings]", stop_at);
+    world.drain().await;
+    world.execute("ALTER TABLE meridian.vnd_account ALTER nm1 TYPE text").await;
+    world.execute("UPDATE meridian.vnd_account SET nm1 = 'new ' || nm1").await;
+    let said = "has column nm1 as text, which was";
+    world.assert_refused(&["run", "--drain"], said).await;
+    // What follows is read meanwhile, so the server need not keep it.
+    world.execute("UPDATE meridian.art_master SET list_price = list_price + 1").await;
+    world.assert_refused(&["run", "--drain"], said).await;
+    edit(world.setup.config(), stop_at, "[mappings]");
+    let summary = world.drain().await;
+    assert_eq!(summary["rows"], 0, "all of it was in the log: {summary}");
+    assert!(summary["deltas"].as_u64() > Some(0), "{summary}");
+    assert_agree(&world).await;
+    world.end().await;
+}
+
 async fn assert_agree(world: &World) {
     world.assert_planner_equals_source().await;
     assert_lake_equals_planner(world);

@@ -67,6 +67,19 @@ pub enum TransformError {
         /// What changed.
         reason: String,
     },
+    /// A table changed in a way at which the operator wants to stop.
+    #[error(
+        "{table} {what}, and {change} is in stop_at of [mappings]: nothing behind that is folded, and the log keeps it; see to \
+         the mappings, take {change} out of stop_at and restart"
+    )]
+    ShapeRefused {
+        /// The source and the table.
+        table: String,
+        /// How it changed.
+        what: String,
+        /// The kind of change, as configured.
+        change: &'static str,
+    },
     /// A row breaks a rule at which its mapping wants to stop.
     #[error(
         "{mapping}: a row of log entry {offset} breaks {rule}, which is to halt: {reason}; set the rule \

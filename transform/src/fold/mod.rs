@@ -42,6 +42,7 @@ mod misfit;
 mod outlook;
 mod overlay;
 mod plain;
+mod policy;
 mod roster;
 mod sources;
 mod step;
@@ -73,6 +74,7 @@ pub use self::held::{HeldNow, HeldRows, Seen, held_now, is_held};
 use self::inherit::Inheritance;
 pub use self::inspect::{Given, given, mappings_of};
 pub use self::outlook::foresee;
+pub use self::policy::{ShapeChange, ShapePolicy};
 use self::roster::Roster;
 pub use self::sources::{Found, Lookup, SourceRow, Sources, Whereabouts, positions};
 pub use self::tally::{RowDifference, Tally, Total};
@@ -206,9 +208,9 @@ impl Fold {
     fn take_up_again(&mut self, state: &dyn State) -> Result<(), TransformError> {
         let mappings = self.roster.members.iter().map(|member| member.mapping.clone()).collect();
         let fresh = Self::at(self.epoch, mappings, self.cursor, state)?;
-        let puts_aside = self.roster.puts_aside;
+        let policy = std::mem::take(&mut self.roster.policy);
         *self = Self { chunk: self.chunk, inheritance: self.inheritance.take(), is_torn: true, ..fresh };
-        self.roster.puts_aside = puts_aside;
+        self.roster.policy = policy;
         Ok(())
     }
 
@@ -228,10 +230,10 @@ impl Fold {
         self.roster.unfed()
     }
 
-    /// Has a mapping that no longer fits a table put aside, so that the others go on; otherwise it stops the fold.
+    /// Says what becomes of tables that change.
     #[must_use]
-    pub const fn with_misfits_aside(mut self, aside: bool) -> Self {
-        self.roster.puts_aside = aside;
+    pub fn with_policy(mut self, policy: ShapePolicy) -> Self {
+        self.roster.policy = policy;
         self
     }
 
@@ -240,10 +242,10 @@ impl Fold {
         self.roster.members.iter().filter_map(|member| member.misfit.as_ref())
     }
 
-    /// The state stands for itself from here on; what then becomes of misfits is as in [`Self::with_misfits_aside`].
-    pub fn come_of_age(&mut self, aside: bool) {
+    /// The state stands for itself from here on; what then becomes of tables that change is as in [`Self::with_policy`].
+    pub fn come_of_age(&mut self, policy: ShapePolicy) {
         self.inheritance = None;
-        self.roster.puts_aside = aside;
+        self.roster.policy = policy;
     }
 
     /// Bounds a step to fewer rows. The outbox is the same only where the bound is.

@@ -14,6 +14,7 @@ use super::Writes;
 use super::catalog::{self, Table};
 use super::citation::entity_index;
 use super::logic::Logic;
+use super::policy::ShapePolicy;
 use super::step::Part;
 use super::stored::Layouts;
 use super::tables::{Tables, alike};
@@ -115,8 +116,7 @@ pub(super) struct Roster {
     pub(super) registrations: Writes,
     /// True where the registrations hold tasks.
     calls: bool,
-    /// A mapping that does not fit a table any more is put aside, instead of being an error.
-    pub(super) puts_aside: bool,
+    pub(super) policy: ShapePolicy,
 }
 
 impl Roster {
@@ -154,7 +154,7 @@ impl Roster {
             layouts: Layouts::open(state)?,
             registrations,
             calls: false,
-            puts_aside: false,
+            policy: ShapePolicy::default(),
         };
         let shapes = catalog::known_shapes(state)?;
         shapes.values().try_for_each(|shape| roster.take_up(shape))?;
@@ -268,8 +268,9 @@ impl Roster {
         }
         if let Some(known) = self.shapes.get(&table) {
             refuse_other_key(known, shape)?;
+            self.policy.admit(known, shape)?;
         }
-        if self.puts_aside {
+        if self.policy.misfits_aside {
             self.put_misfits_aside(shape)?;
         }
         self.take_up(shape)?;

@@ -7,7 +7,7 @@ use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::table::TableSchema;
 use syncline_transform::TransformError;
-use syncline_transform::fold::{Fold, FoldStats, is_held};
+use syncline_transform::fold::{Fold, FoldStats, ShapePolicy, is_held};
 use syncline_transform::mapping::Mapping;
 use syncline_transform::state::{Cursor, OutboxStep, Pair, Replay, Space, State, Step, Visit};
 
@@ -123,7 +123,7 @@ pub(crate) struct Daemon {
     chunk: usize,
     /// What rows inherit from, where the mappings were changed.
     older: Option<Memory>,
-    misfits_aside: bool,
+    policy: ShapePolicy,
 }
 
 pub(crate) fn parse(mappings: &[(String, String)]) -> Vec<Mapping> {
@@ -142,7 +142,7 @@ impl Daemon {
             read: 0,
             chunk: 16 * 1024,
             older: None,
-            misfits_aside: false,
+            policy: ShapePolicy::default(),
         }
     }
 
@@ -153,7 +153,11 @@ impl Daemon {
 
     /// With mappings put aside that no longer fit.
     pub(crate) fn with_misfits_aside(self) -> Self {
-        Self { misfits_aside: true, ..self }
+        self.with_policy(ShapePolicy { misfits_aside: true, ..ShapePolicy::default() })
+    }
+
+    pub(crate) fn with_policy(self, policy: ShapePolicy) -> Self {
+        Self { policy, ..self }
     }
 
     /// Those that are, with why.
@@ -182,7 +186,7 @@ impl Daemon {
                 Some(fold) => fold,
                 None => {
                     let fold = Fold::open(EPOCH, parse(&self.mappings), self.memory.cursor(), &self.memory)?;
-                    let mut fold = fold.with_chunk(self.chunk).with_misfits_aside(self.misfits_aside);
+                    let mut fold = fold.with_chunk(self.chunk).with_policy(self.policy.clone());
                     self.older
                         .iter()
                         .try_for_each(|older| fold.inherit(Box::new(older.clone()), older.cursor().folded))?;

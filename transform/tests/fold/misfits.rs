@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use syncline_schemas::frame::{LogEntry, META_COLUMNS, Op, TableBatch};
 use syncline_schemas::ident::TableId;
 use syncline_schemas::table::{Column, TableSchema};
+use syncline_transform::fold::{ShapeChange, ShapePolicy};
 use syncline_transform::state::Space;
 
 use crate::frames::{Change, table};
@@ -58,6 +59,39 @@ fn a_dropped_column_stops_the_mapping_that_reads_it_and_no_other() {
     let deltas = daemon.commit(&[(&stock(), Change::insert([2.into(), "B".into(), 1.into(), "Ben".into()]))]);
     assert_eq!(deltas.iter().map(|delta| delta.entity.as_str()).collect::<Vec<_>>(), ["inventory_balance"]);
     assert_eq!(daemon.misfits(), [fault]);
+}
+
+#[test]
+fn a_change_that_somebody_wants_to_see_first_is_stopped_at_also_after_a_restart() {
+    let mut longer = stock();
+    longer.version = 2;
+    "character varying(40)".clone_into(&mut longer.columns[3].source_type);
+    let mut wider =
+        table("stock", &[("id", "bigint"), ("code", "text"), ("qty", "bigint"), ("name", "text"), ("n", "text")]);
+    wider.version = 2;
+    for (change, shape, said) in [
+        (ShapeChange::DroppedColumn, nameless(), "erp.public.stock lost column name, and dropped_column is in stop_at"),
+        (ShapeChange::ChangedType, longer, "has column name as character varying(40), which was text"),
+        (ShapeChange::AddedColumn, wider, "has a new column n"),
+    ] {
+        let stops = |stop_at| ShapePolicy { misfits_aside: true, stop_at };
+        let others = ShapeChange::ALL.into_iter().filter(|other| *other != change).collect();
+        let mut cautious = Daemon::new(&[("erp/inventory_balance.sql", STOCK)]).with_policy(stops([change].into()));
+        let mut calm = Daemon::new(&[("erp/inventory_balance.sql", STOCK)]).with_policy(stops(others));
+        for daemon in [&mut cautious, &mut calm] {
+            daemon.commit(&[(&stock(), Change::insert([1.into(), "A".into(), 5.into(), "Anna".into()]))]);
+            daemon.log.push(LogEntry::Schema(shape.clone()));
+        }
+        calm.run();
+        for _ in 0..2 {
+            let refusal = cautious.try_run().expect_err("stopped").to_string();
+            assert!(refusal.contains(said), "{refusal}");
+        }
+        // Nothing of it is taken, and once it may be all goes on.
+        let mut admitted = cautious.with_policy(stops([].into()));
+        admitted.run();
+        assert_eq!(admitted.memory.cursor().folded, calm.memory.cursor().folded);
+    }
 }
 
 #[test]
