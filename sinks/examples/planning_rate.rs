@@ -14,7 +14,7 @@ use arrow::datatypes::DataType;
 use syncline_schemas::delta::{DeltaBatch, UPSERT};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
-use syncline_sinks::planner::{Faults, PlannerConfig, serve};
+use syncline_sinks::planner::{Access, Faults, PlannerConfig, serve};
 use syncline_sinks::planning::{PlanningConfig, PlanningSink};
 use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, Sink as _, SinkError, Span};
 
@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let db = folder.path().join("planner.db");
-    let planner = serve(PlannerConfig { listen, db, faults: Faults::default() }).await?;
+    let planner = serve(PlannerConfig { listen, db, faults: Faults::default(), access: Access::default() }).await?;
     let url = format!("http://{}/pdx/v1", planner.addr).parse()?;
     let mut sink = PlanningSink::new(PlanningConfig::new(url, "rate"))?;
     let source = Balances { rows: entries * ENTRY_ROWS };

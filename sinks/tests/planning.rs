@@ -1,9 +1,13 @@
 //! The planning sink against the reference receiver, over real HTTP.
 
+#[path = "planning/auth.rs"]
+mod auth;
 #[path = "planning/check.rs"]
 mod check;
 #[path = "planning/contract.rs"]
 mod contract;
+#[path = "planning/formats.rs"]
+mod formats;
 #[path = "planning/outbox.rs"]
 mod outbox;
 #[path = "planning/recovery.rs"]

@@ -1,6 +1,6 @@
 //! `syncline planner`: the reference receiver until a signal.
 
-use syncline_sinks::planner::{Faults, PlannerConfig, serve};
+use syncline_sinks::planner::{Access, Faults, PlannerConfig, serve};
 use tracing::info;
 
 use super::CommandError;
@@ -17,7 +17,7 @@ pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
         seed: args.seed,
         ..Faults::default()
     };
-    let config = PlannerConfig { listen: args.listen, db: args.db.clone(), faults };
+    let config = PlannerConfig { listen: args.listen, db: args.db.clone(), faults, access: Access::default() };
     let mut signals = Signals::listen()?;
     let mut running = serve(config).await?;
     let base = format!("http://{}/pdx/v1", running.addr);

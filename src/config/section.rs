@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use syncline_schemas::secret::{Secret, SecretRef};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -125,6 +126,16 @@ impl<'d> Section<'d> {
         self.text(key, faults)
     }
 
+    /// A secret by reference that has to be there.
+    pub(super) fn required_secret(&mut self, key: &str, folder: &Path, faults: &mut Faults) -> Option<SecretRef> {
+        if !self.has(key) {
+            self.asked.insert(key.to_owned());
+            self.fault(faults, format!("needs {key}"));
+            return None;
+        }
+        self.secret_ref(key, folder, faults)
+    }
+
     /// True where the key is there, whatever its type.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.iter().any(|(name, _)| name.get_ref() == key)
@@ -175,8 +186,13 @@ impl<'d> Section<'d> {
         chosen
     }
 
-    /// A secret by reference: `{ env = "NAME" }` or `{ file = "path" }`, read now.
+    /// A secret by reference, read now.
     pub(super) fn secret(&mut self, key: &str, folder: &Path, faults: &mut Faults) -> Option<String> {
+        self.secret_ref(key, folder, faults)?.read().ok().map(|secret| secret.reveal().to_owned())
+    }
+
+    /// A secret by reference: `{ env = "NAME" }` or `{ file = "path" }`, which can be read now.
+    pub(super) fn secret_ref(&mut self, key: &str, folder: &Path, faults: &mut Faults) -> Option<SecretRef> {
         let (value, span) = self.value(key)?;
         let wrong = self.found(key, span.start, ());
         let Some(table) = value.as_table() else {
@@ -189,12 +205,14 @@ impl<'d> Section<'d> {
         reference.finish(faults);
         match (env, file) {
             (Some(name), None) => std::env::var(&name.value)
+                .map(|text| SecretRef::Given(Secret::new(text)))
                 .map_err(|_| name.fault(faults, format!("names {}, which is not set in the environment", name.value)))
                 .ok(),
-            (None, Some(file)) => std::fs::read_to_string(folder.join(&file.value))
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|error| file.fault(faults, format!("names {}: {error}", file.value)))
-                .ok(),
+            (None, Some(file)) => {
+                let secret = SecretRef::File(folder.join(&file.value));
+                let read = secret.read();
+                read.map_err(|error| file.fault(faults, format!("names {}: {error}", file.value))).ok().map(|_| secret)
+            }
             _ => {
                 wrong.fault(faults, "is one of { env = \"NAME\" } and { file = \"path\" }");
                 None

@@ -1,11 +1,12 @@
 //! `[sinks.<name>]`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{LakeConfig, S3Options};
-use syncline_sinks::planning::{Auth, PlanningConfig};
+use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles};
 use syncline_sinks::{EntityPatterns, SinkError};
 
 use super::Faults;
@@ -63,7 +64,15 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     let max_records = section.count("max_records", faults);
     let max_bytes = section.count("max_bytes", faults);
     let timeout = section.duration("timeout", faults);
-    let token = section.secret("token", folder, faults);
+    let auth = auth(section, folder, faults);
+    let signing_key = section.secret_ref("signing_key", folder, faults);
+    let tls = tls(section, folder, faults);
+    let rate = rate(section, faults);
+    let in_flight = section.count("in_flight", faults);
+    let formats = [("json", Format::Json), ("ndjson", Format::Ndjson), ("arrow", Format::Arrow)];
+    let format = section.choice("format", &formats, faults);
+    let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let compression = section.choice("compression", &compressions, faults);
     let mut config = PlanningConfig::new(url?.value, pipeline);
     config.entities = entities?;
     config.partitions =
@@ -71,9 +80,9 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     config.max_records = max_records.unwrap_or(config.max_records);
     config.max_bytes = max_bytes.unwrap_or(config.max_bytes);
     config.timeout = timeout.unwrap_or(config.timeout);
-    if let Some(token) = token {
-        config.auth = Auth::Bearer(Secret::new(token));
-    }
+    (config.auth, config.signing_key, config.tls) = (auth, signing_key, tls);
+    (config.rate, config.in_flight) = (rate, in_flight);
+    (config.format, config.compression) = (format.unwrap_or_default(), compression.unwrap_or_default());
     // What the sink would refuse at its start is refused here, with its line and beside the other faults.
     match config.check() {
         Ok(()) => {}
@@ -81,6 +90,74 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
         Err(error) => section.fault(faults, error.to_string()),
     }
     Some(SinkKind::Planning(Box::new(config)))
+}
+
+/// One of the ways to prove who we are.
+fn auth(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Auth {
+    let ways: Vec<&str> = ["token", "basic", "api_key", "oauth2"].into_iter().filter(|way| section.has(way)).collect();
+    if let [_, second, ..] = ways[..] {
+        section.fault_of(second, faults, &format!("stands beside {}; a target is told once who we are", ways[0]));
+    }
+    let mut found = Auth::None;
+    if let Some(token) = section.secret_ref("token", folder, faults) {
+        found = Auth::Bearer(token);
+    }
+    if let Some(mut basic) = section.section("basic", faults) {
+        let (user, password) = (basic.required_text("user", faults), basic.required_secret("password", folder, faults));
+        basic.finish(faults);
+        if let Some((user, password)) = user.zip(password) {
+            found = Auth::Basic { user: user.value, password };
+        }
+    }
+    if let Some(mut api_key) = section.section("api_key", faults) {
+        let (name, key) = (api_key.required_text("header", faults), api_key.required_secret("key", folder, faults));
+        api_key.finish(faults);
+        if let Some((name, key)) = name.zip(key) {
+            found = Auth::Header { name: name.value, key };
+        }
+    }
+    if let Some(mut oauth2) = section.section("oauth2", faults) {
+        let token_url = url(&mut oauth2, "token_url", true, faults);
+        let client_id = oauth2.required_text("client_id", faults);
+        let client_secret = oauth2.required_secret("client_secret", folder, faults);
+        let scope = oauth2.text("scope", faults).map(|scope| scope.value);
+        oauth2.finish(faults);
+        if let (Some(token_url), Some(client_id), Some(client_secret)) = (token_url, client_id, client_secret) {
+            let (token_url, client_id) = (token_url.value, client_id.value);
+            found = Auth::ClientCredentials { token_url, client_id, client_secret, scope };
+        }
+    }
+    found
+}
+
+/// `tls = { ca = "ca.pem", certificate = "client.pem", key = "client.key" }`.
+fn tls(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> TlsFiles {
+    let Some(mut tls) = section.section("tls", faults) else { return TlsFiles::default() };
+    let [ca, certificate, key] = ["ca", "certificate", "key"].map(|name| tls.text(name, faults));
+    tls.finish(faults);
+    let file = |found: Found<String>| folder.join(found.value);
+    if certificate.is_some() != key.is_some() {
+        section.fault_of("tls", faults, "needs certificate and key, or neither");
+    }
+    TlsFiles { ca: ca.map(file), identity: certificate.map(file).zip(key.map(file)) }
+}
+
+/// `rate = "5/s"`.
+fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rate> {
+    let text = section.text("rate", faults)?;
+    let rate = text.value.split_once('/').and_then(|(count, per)| {
+        let per = match per.trim() {
+            "s" => 1,
+            "min" => 60,
+            "h" => 3_600,
+            _ => return None,
+        };
+        Some(Rate { count: count.trim().parse().ok().filter(|count| *count > 0)?, per: Duration::from_secs(per) })
+    });
+    if rate.is_none() {
+        text.fault(faults, format!("is \"{}\"; it is requests per s, min or h, as in \"5/s\"", text.value));
+    }
+    rate
 }
 
 fn lake(

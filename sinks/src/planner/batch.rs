@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use syncline_schemas::entity::{Entity, Field};
 use syncline_schemas::ident::Version;
 
+use super::faults::Poison;
 use super::value;
 use crate::planning::contract::Rejected;
 
@@ -105,6 +106,43 @@ pub(super) fn read(entity: &Entity, body: &[u8]) -> Result<Batch, String> {
         }
     }
     Ok(batch)
+}
+
+impl Batch {
+    /// Refuses the rows that are to be.
+    pub(super) fn refuse(&mut self, entity: &Entity, poison: &[Poison]) {
+        if poison.is_empty() {
+            return;
+        }
+        let places: Vec<usize> = {
+            let refused: Vec<usize> = self.rejects.iter().map(|reject| reject.index).collect();
+            (0..).filter(|place| !refused.contains(place)).take(self.changes.len()).collect()
+        };
+        let changes = std::mem::take(&mut self.changes);
+        for (index, change) in places.into_iter().zip(changes) {
+            match poison.iter().find(|poison| change.has(entity, &poison.field, &poison.value)) {
+                None => self.changes.push(change),
+                Some(Poison { field, code, retryable, .. }) => self.rejects.push(Rejected {
+                    index,
+                    key: None,
+                    code: code.clone(),
+                    retryable: *retryable,
+                    field: Some(field.clone()),
+                    detail: "refused on purpose".to_owned(),
+                }),
+            }
+        }
+    }
+}
+
+impl Change {
+    fn has(&self, entity: &Entity, field: &str, value: &str) -> bool {
+        let key: Vec<serde_json::Value> = serde_json::from_str(&self.key).unwrap_or_default();
+        let of_key = entity.fields.iter().zip(&key).find(|(known, _)| known.name == field).map(|(_, value)| value);
+        let data: Option<serde_json::Value> = self.data.as_ref().and_then(|data| serde_json::from_str(data).ok());
+        let found = of_key.or_else(|| data.as_ref()?.get(field));
+        found.and_then(serde_json::Value::as_str) == Some(value)
+    }
 }
 
 /// Why a record is refused.

@@ -8,13 +8,15 @@ use bytes::Bytes;
 use syncline_schemas::entity::{self, Entity};
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch;
+use super::faults::Poison;
+use super::http::BODY_BYTES_MAX;
 use super::problem::Refusal;
 use super::stats::{Counters, PlannerCounts};
 use super::store::{Job, Outcome};
+use super::{batch, encoding};
+use crate::planning::Format;
 use crate::planning::contract::{
-    self, CONTENT_DIGEST, DELTA_JSON, DIGEST_MISMATCH, IDEMPOTENCY_KEY, PARTITION, REQUEST_IN_PROGRESS, SCHEMA,
-    SEQUENCE,
+    self, CONTENT_DIGEST, DIGEST_MISMATCH, IDEMPOTENCY_KEY, PARTITION, REQUEST_IN_PROGRESS, SCHEMA, SEQUENCE,
 };
 
 /// Takes batches in.
@@ -26,7 +28,13 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Processes a batch and returns its receipt.
-    pub(super) async fn receive(&self, flow: &str, headers: &HeaderMap, body: &Bytes) -> Result<String, Refusal> {
+    pub(super) async fn receive(
+        &self,
+        flow: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+        poison: &[Poison],
+    ) -> Result<String, Refusal> {
         let (place, entity) = find(flow)?;
         let head = Head::read(entity, headers)?;
         let digest = contract::sha256(body);
@@ -35,8 +43,11 @@ impl Intake {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, DIGEST_MISMATCH, detail));
         }
         let _claim = self.in_progress.claim(&head.idempotency_key)?;
-        let batch = batch::read(entity, body)
+        let plain = encoding::decompressed(headers, body, BODY_BYTES_MAX)?;
+        let mut batch = encoding::as_json(entity, head.format, plain)
+            .and_then(|body| batch::read(entity, &body))
             .map_err(|reason| Refusal::new(StatusCode::BAD_REQUEST, "malformed-batch", reason))?;
+        batch.refuse(entity, poison);
         let (reply, outcome) = oneshot::channel();
         let job = Job {
             flow: place,
@@ -70,6 +81,7 @@ pub(super) fn find(flow: &str) -> Result<(usize, &'static Entity), Refusal> {
 
 /// What the headers say.
 struct Head {
+    format: Format,
     idempotency_key: String,
     digest: String,
     partition: u32,
@@ -84,11 +96,7 @@ impl Head {
             let value = headers.get(name).ok_or_else(|| bad(format!("{name} is missing")))?;
             value.to_str().map_err(|_| bad(format!("{name} is not ASCII")))
         };
-        let media = text("content-type")?;
-        if media.replace(' ', "") != DELTA_JSON.replace(' ', "") {
-            let detail = format!("wanted {DELTA_JSON}, got {media}");
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
-        }
+        let format = encoding::format(headers)?;
         let schema = text(SCHEMA)?;
         let major = schema.strip_prefix(&entity.name).and_then(|rest| rest.strip_prefix('/')?.split_once('.'));
         if major.is_none_or(|(major, _)| major.parse() != Ok(entity.version.0)) {
@@ -101,6 +109,7 @@ impl Head {
             .filter(|(_, batch)| *batch > 0 && i64::try_from(*batch).is_ok())
             .ok_or_else(|| bad(format!("{SEQUENCE}: wanted as in epoch=3; batch=5512")))?;
         Ok(Self {
+            format,
             idempotency_key: quoted
                 .ok_or_else(|| bad(format!("{IDEMPOTENCY_KEY}: wanted a quoted string")))?
                 .to_owned(),

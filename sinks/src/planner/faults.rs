@@ -23,13 +23,38 @@ pub struct Faults {
     pub retry_after_s: u64,
     /// Share of batches that are applied and whose reply is lost.
     pub drop_reply_rate: f64,
+    /// Rows that are refused one by one.
+    pub poison: Vec<Poison>,
     /// Start of the random sequence: the same requests meet the same faults.
     pub seed: u64,
 }
 
+/// Rows that are refused: those that have a value in a field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Poison {
+    /// The field, of the key or not.
+    pub field: String,
+    /// Its value, as the text that it is sent as.
+    pub value: String,
+    /// The reason to be given, as in `unknown_item`.
+    pub code: String,
+    /// Whether a later attempt is said to be able to succeed.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
 impl Default for Faults {
     fn default() -> Self {
-        Self { error_rate: 0.0, latency_ms: 0, throttle_rate: 0.0, retry_after_s: 1, drop_reply_rate: 0.0, seed: 0 }
+        Self {
+            error_rate: 0.0,
+            latency_ms: 0,
+            throttle_rate: 0.0,
+            retry_after_s: 1,
+            drop_reply_rate: 0.0,
+            poison: Vec::new(),
+            seed: 0,
+        }
     }
 }
 

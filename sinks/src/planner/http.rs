@@ -16,15 +16,17 @@ use serde::Deserialize;
 use serde_json::json;
 use syncline_schemas::entity::{self, Entity, FieldType};
 
+use super::access::Guard;
 use super::deltas::{Intake, find};
+use super::encoding::{COMPRESSIONS, FORMATS};
 use super::faults::{Dice, Fate, Faults};
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
 use super::{read, store};
-use crate::planning::contract::DELTA_JSON;
+use crate::planning::{Compression, Format};
 
 /// Largest body taken; ten times what a careful sender sends.
-const BODY_BYTES_MAX: usize = 10 * 1024 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// Rows of a page where the request does not say, and the most it can ask.
 const PAGE_ROWS: u32 = 1_000;
 const PAGE_ROWS_MAX: u32 = 10_000;
@@ -32,6 +34,7 @@ const PAGE_ROWS_MAX: u32 = 10_000;
 /// What the handlers share.
 pub(super) struct Planner {
     pub(super) db: PathBuf,
+    pub(super) guard: Arc<Guard>,
     pub(super) intake: Intake,
     pub(super) dice: Dice,
 }
@@ -47,6 +50,7 @@ pub(super) fn router(planner: Arc<Planner>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
         .nest("/pdx/v1", pdx)
+        .route("/oauth2/token", post(token))
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/entities", get(entities))
         .route("/entities/{flow}", get(rows))
@@ -62,8 +66,9 @@ async fn deltas(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Response> {
+    planner.guard.admit(&headers, &body).map_err(IntoResponse::into_response)?;
     planner.fate().await?;
-    let answered = planner.intake.receive(&flow, &headers, &body).await;
+    let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults().poison).await;
     if planner.dice.loses_reply() {
         planner.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
         // The connection breaks where the body should be.
@@ -85,14 +90,17 @@ async fn watermark(
     State(planner): Shared,
     Path(flow): Path<String>,
     Query(of): Query<OfPartition>,
+    headers: HeaderMap,
 ) -> Result<Response, Response> {
+    planner.guard.admit(&headers, &[]).map_err(IntoResponse::into_response)?;
     planner.fate().await?;
     let (_, entity) = find(&flow).map_err(IntoResponse::into_response)?;
     let found = planner.read(move |connection| read::watermark(connection, entity, of.partition)).await;
     found.map(|watermark| Json(watermark).into_response()).map_err(IntoResponse::into_response)
 }
 
-async fn capabilities() -> Response {
+async fn capabilities(State(planner): Shared, headers: HeaderMap) -> Result<Response, Refusal> {
+    planner.guard.admit(&headers, &[])?;
     let flows: serde_json::Map<String, serde_json::Value> = entity::all()
         .iter()
         .map(|entity| {
@@ -102,8 +110,13 @@ async fn capabilities() -> Response {
             (entity.name.clone(), flow)
         })
         .collect();
-    Json(json!({ "contract_versions": ["1"], "flows": flows, "content_types": [DELTA_JSON], "content_encodings": [] }))
-        .into_response()
+    let answer = json!({ "contract_versions": ["1"], "flows": flows, "content_types": FORMATS.map(Format::media_type),
+                "content_encodings": COMPRESSIONS.map(Compression::encoding) });
+    Ok(Json(answer).into_response())
+}
+
+async fn token(State(planner): Shared, headers: HeaderMap, body: Bytes) -> Result<Response, StatusCode> {
+    Ok(Json(planner.guard.token(&headers, &body)?).into_response())
 }
 
 async fn entities(State(planner): Shared) -> Result<Response, Refusal> {

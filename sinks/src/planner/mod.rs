@@ -12,10 +12,13 @@
 //! /entities/{flow}/{key values, one segment each}  ->  one row, or its tombstone
 //! /stats                 counters since the start
 //! /faults                GET and POST
+//! /oauth2/token          a token for client credentials
 //! ```
 
+mod access;
 mod batch;
 mod deltas;
+mod encoding;
 mod faults;
 mod http;
 mod problem;
@@ -34,7 +37,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::SinkError;
-pub use faults::Faults;
+pub use access::Access;
+use access::Guard;
+pub use faults::{Faults, Poison};
 pub use stats::PlannerCounts;
 
 /// Batches that wait for the writer before requests wait at the door.
@@ -49,6 +54,8 @@ pub struct PlannerConfig {
     pub db: PathBuf,
     /// Faults from the start.
     pub faults: Faults,
+    /// What senders must prove.
+    pub access: Access,
 }
 
 /// A running receiver; dropping it stops it without waiting.
@@ -56,6 +63,7 @@ pub struct PlannerConfig {
 pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
+    guard: Arc<Guard>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<Result<(), SinkError>>,
 }
@@ -85,8 +93,10 @@ pub async fn serve(config: PlannerConfig) -> Result<Running, SinkError> {
     };
     let listener = TcpListener::bind(config.listen).await.map_err(fault)?;
     let addr = listener.local_addr().map_err(fault)?;
+    let guard = Arc::new(Guard::new(config.access));
     let planner = Arc::new(http::Planner {
         db: config.db,
+        guard: Arc::clone(&guard),
         intake: deltas::Intake {
             writer,
             counters: stats::Counters::default(),
@@ -114,10 +124,15 @@ pub async fn serve(config: PlannerConfig) -> Result<Running, SinkError> {
             _ => Err(fault("the writer panicked")),
         }
     });
-    Ok(Running { addr, stop, server })
+    Ok(Running { addr, guard, stop, server })
 }
 
 impl Running {
+    /// Asks senders for something else from now on.
+    pub fn require(&self, access: Access) {
+        self.guard.replace(access);
+    }
+
     /// Stops: no new requests, those under way are answered, the file is closed.
     ///
     /// # Errors

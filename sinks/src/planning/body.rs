@@ -7,6 +7,8 @@
 //!   {"op":"delete","key":{..},"version":"32 hex","commit_ts":"..","correlation_id":".."}]}
 //! ```
 //!
+//! In the form of lines (NDJSON) the first one holds `batch` and each further one a record.
+//!
 //! `correlation_id` is the same for all rows of one source transaction. Golden bytes are in the tests: a change of the
 //! body is a change of the contract.
 
@@ -18,11 +20,12 @@ use syncline_schemas::delta::{DELETE, SYSTEM_COLUMNS};
 use syncline_schemas::entity::Entity;
 use uuid::Uuid;
 
+use super::config::Format;
 use super::json::{JsonColumn, put_hex, put_instant, put_text};
 use crate::SinkError;
 
 /// Writes the records of a batch of one entity.
-pub(super) struct RecordWriter<'a> {
+pub(crate) struct RecordWriter<'a> {
     ops: &'a [u8],
     versions: &'a FixedSizeBinaryArray,
     systems: &'a StringArray,
@@ -40,7 +43,7 @@ struct Member<'a> {
 
 /// The transaction whose correlation id was computed last: its rows lie side by side.
 #[derive(Default)]
-pub(super) struct Correlation {
+pub(crate) struct Correlation {
     system: String,
     position: String,
     id: String,
@@ -64,7 +67,7 @@ impl<'a> RecordWriter<'a> {
     ///
     /// # Errors
     /// [`SinkError::Shape`] for a field of a type that JSON has no form for.
-    pub(super) fn new(entity: &Entity, rows: &'a RecordBatch) -> Result<Self, SinkError> {
+    pub(crate) fn new(entity: &Entity, rows: &'a RecordBatch) -> Result<Self, SinkError> {
         let columns = rows.columns();
         let members = |range: Range<usize>| {
             range
@@ -91,7 +94,7 @@ impl<'a> RecordWriter<'a> {
     }
 
     /// Appends the record of a row.
-    pub(super) fn put(&self, row: usize, correlation: &mut Correlation, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, row: usize, correlation: &mut Correlation, out: &mut Vec<u8>) {
         let deleted = self.ops[row] == DELETE;
         out.extend_from_slice(if deleted { br#"{"op":"delete","key":"# } else { br#"{"op":"upsert","key":"# });
         put_members(&self.key, row, out);
@@ -140,20 +143,28 @@ pub(super) struct Head<'a> {
     pub(super) partitions: u32,
 }
 
-/// Puts a body together from records that are separated by commas.
-pub(super) fn assemble(head: &Head<'_>, records: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(records.len() + 256);
-    out.extend_from_slice(br#"{"batch":{"id":"#);
-    put_text(head.id, &mut out);
-    out.extend_from_slice(br#","source":"#);
-    put_text(head.source, &mut out);
-    out.extend_from_slice(br#","produced_at":"#);
-    put_instant(head.produced_at, &mut out);
-    out.extend_from_slice(format!(r#","count":{},"partitions":{}"#, head.count, head.partitions).as_bytes());
-    out.extend_from_slice(br#"},"records":["#);
-    out.extend_from_slice(records);
-    out.extend_from_slice(b"]}");
-    out
+impl Head<'_> {
+    /// The member `batch`.
+    pub(super) fn to_json(&self) -> String {
+        let mut out = br#"{"id":"#.to_vec();
+        put_text(self.id, &mut out);
+        out.extend_from_slice(br#","source":"#);
+        put_text(self.source, &mut out);
+        out.extend_from_slice(br#","produced_at":"#);
+        put_instant(self.produced_at, &mut out);
+        out.extend_from_slice(format!(r#","count":{},"partitions":{}}}"#, self.count, self.partitions).as_bytes());
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+}
+
+/// Puts a body together from records with the format's separator between them.
+pub(super) fn assemble(head: &Head<'_>, records: &[u8], format: Format) -> Vec<u8> {
+    let head = head.to_json();
+    let (before, after): (_, &[u8]) = match format {
+        Format::Ndjson => (format!("{{\"batch\":{head}}}\n"), b"\n"),
+        Format::Json | Format::Arrow => (format!("{{\"batch\":{head},\"records\":["), b"]}"),
+    };
+    [before.as_bytes(), records, after].concat()
 }
 
 #[cfg(test)]
@@ -208,7 +219,7 @@ mod tests {
         records.push(b',');
         writer.put(1, &mut correlation, &mut records);
         let head = Head { id: "b1", source: "erp-eu", produced_at: 1_779_789_601_120_000, count: 2, partitions: 8 };
-        let body = String::from_utf8(assemble(&head, &records)).expect("UTF-8");
+        let body = String::from_utf8(assemble(&head, &records, Format::Json)).expect("UTF-8");
         let key = concat!(
             r#"{"company_id":"<company_id>","item_id":"<item_id>","location_id":"<location_id>","#,
             r#""owner_id":"<owner_id>","stock_class":"<stock_class>"}"#

@@ -1,17 +1,21 @@
 //! The HTTP side: one attempt, and the loop that repeats attempts until the target has answered for good.
 
 use std::error::Error as _;
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use syncline_schemas::entity::{Criticality, Entity};
 
+use super::auth::Prover;
 use super::backoff::Backoff;
-use super::config::{Auth, PlanningConfig};
+use super::config::PlanningConfig;
+use super::connect::{Held, connections};
 use super::contract::{self, Capabilities, Problem, Receipt, Watermark};
+use super::gate::{Gate, Outcome};
 use super::stats::PlanningStats;
-use super::verdict::{Verdict, judge, retry_after};
+use super::verdict::{Failure, Verdict, judge, retry_after};
 use crate::SinkError;
 
 /// 8 MiB: a receipt that refuses every row of the largest batch, a sentence each. An answer without an end must not take
@@ -42,42 +46,52 @@ pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) id: String,
     pub(super) body: Bytes,
+    /// Its bytes before compression.
+    pub(super) size: usize,
 }
 
-/// An attempt that brought no receipt.
-struct Failure {
-    verdict: Verdict,
-    reason: String,
-    wait: Option<Duration>,
+/// Made anew where the files of TLS were replaced.
+struct Connections {
+    http: reqwest::Client,
+    /// What those files held.
+    held: Held,
+    /// How often that was.
+    edition: u64,
+}
+
+/// Which proof and which connections a request had.
+#[derive(Clone, Copy, Default)]
+struct Had {
+    proof: u64,
+    connections: u64,
 }
 
 /// A connection pool to one target.
 pub(super) struct Client {
-    http: reqwest::Client,
+    http: RwLock<Connections>,
     config: PlanningConfig,
+    prover: Prover,
+    gate: Gate,
 }
 
 impl Client {
     /// Prepares connections; none is made yet.
     ///
     /// # Errors
-    /// [`SinkError::Setting`] where TLS has no provider or cannot start.
+    /// [`SinkError::Setting`] where TLS cannot start.
     pub(super) fn new(config: PlanningConfig) -> Result<Self, SinkError> {
-        let fault = |reason: String| SinkError::Setting { setting: "url", reason };
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            return Err(fault("no TLS provider is installed in this process; install one before making a sink".into()));
-        }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("syncline/", env!("CARGO_PKG_VERSION")))
-            .timeout(config.timeout)
-            .connect_timeout(config.timeout.min(Duration::from_secs(10)))
-            .redirect(reqwest::redirect::Policy::none());
-        if is_loopback(&config.url) {
-            // A proxy of the environment is for other machines.
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().map_err(|error| fault(format!("cannot prepare connections: {error}")))?;
-        Ok(Self { http, config })
+        let held = config.tls.read();
+        let connected = held.and_then(|held| Ok(Connections { http: connections(&config, &held)?, held, edition: 0 }));
+        Ok(Self {
+            http: RwLock::new(connected.map_err(|(setting, reason)| SinkError::Setting { setting, reason })?),
+            prover: Prover::new(config.auth.clone(), config.signing_key.clone()),
+            gate: Gate::new(config.in_flight.unwrap_or(config.partitions as usize), config.rate),
+            config,
+        })
+    }
+
+    fn http(&self) -> reqwest::Client {
+        self.http.read().unwrap_or_else(PoisonError::into_inner).http.clone()
     }
 
     /// Delivers a batch.
@@ -90,9 +104,12 @@ impl Client {
         let key = self.idempotency_key(entity, batch, &sha256);
         let body = self
             .persist(&url, stats, || {
-                self.http
-                    .post(url.clone())
-                    .header("content-type", contract::DELTA_JSON)
+                let mut request = self.http().post(url.clone());
+                if let Some(encoding) = self.config.compression.encoding() {
+                    request = request.header("content-encoding", encoding);
+                }
+                request
+                    .header("content-type", self.config.format.media_type())
                     .header(contract::IDEMPOTENCY_KEY, format!("\"{key}\""))
                     .header(contract::CONTENT_DIGEST, contract::content_digest(&sha256))
                     .header(contract::PARTITION, batch.partition)
@@ -118,7 +135,7 @@ impl Client {
     ) -> Result<Watermark, Stop> {
         let mut url = self.config.endpoint(&["flows", &entity.name, "watermark"]);
         url.query_pairs_mut().append_pair("partition", &partition.to_string());
-        let body = self.persist(&url, stats, || self.http.get(url.clone())).await?;
+        let body = self.persist(&url, stats, || self.http().get(url.clone())).await?;
         serde_json::from_slice(&body).map_err(|error| Stop::Failed(not_pdx(&url, "a watermark", &error)))
     }
 
@@ -130,11 +147,11 @@ impl Client {
         let url = self.config.endpoint(&["capabilities"]);
         let target = url.to_string();
         let body =
-            self.attempt(self.http.get(url.clone())).await.map_err(|Failure { verdict, reason, .. }| match verdict
-                .remedy()
-            {
-                Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
-                None => SinkError::Unavailable { target, reason },
+            self.attempt(&|| self.http().get(url.clone())).await.map_err(|Failure { verdict, reason, .. }| {
+                match verdict.remedy() {
+                    Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
+                    None => SinkError::Unavailable { target, reason },
+                }
             })?;
         serde_json::from_slice(&body).map_err(|error| not_pdx(&url, "capabilities", &error))
     }
@@ -161,7 +178,10 @@ impl Client {
         let mut failing_since: Option<Instant> = None;
         loop {
             stats.requests(1);
-            let failure = match self.attempt(request()).await {
+            let answered = self.attempt(&request).await;
+            let (limit, is_open) = self.gate.stands();
+            stats.observe_gate(limit, is_open);
+            let failure = match answered {
                 Ok(body) => return Ok(body),
                 Err(failure) => failure,
             };
@@ -194,12 +214,53 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, request: RequestBuilder) -> Result<Bytes, Failure> {
-        let request = match &self.config.auth {
-            Auth::None => request,
-            Auth::Bearer(token) => request.bearer_auth(token.reveal()),
+    /// Sends a request, and once more where other credentials may be at hand by now.
+    async fn attempt(&self, request: &impl Fn() -> RequestBuilder) -> Result<Bytes, Failure> {
+        match self.send(request()).await {
+            (had, Err(Failure { verdict: Verdict::Unauthorized, .. })) if self.prover.renew(had.proof).await => {}
+            (had, Err(Failure { verdict: Verdict::Tls | Verdict::RetryTransient, .. }))
+                if self.connect_again(had.connections) => {}
+            (_, answered) => return answered,
+        }
+        self.send(request()).await.1
+    }
+
+    /// Sends a request when its turn comes; says what it had.
+    async fn send(&self, request: RequestBuilder) -> (Had, Result<Bytes, Failure>) {
+        let pass = self.gate.enter().await;
+        let mut had = Had::default();
+        let answered = self.exchange(request, &mut had).await;
+        pass.end(match &answered {
+            Ok(_) => Outcome::Answered,
+            Err(Failure { verdict: Verdict::Throttle, wait, .. }) => Outcome::Throttled(*wait),
+            Err(Failure { verdict: Verdict::RetryTransient, .. }) => Outcome::Failed,
+            Err(_) => Outcome::Answered,
+        });
+        (had, answered)
+    }
+
+    /// Reads the files of TLS again; false where they are what the refused request had. One that is being replaced is read later.
+    fn connect_again(&self, refused: u64) -> bool {
+        let Ok(held) = self.config.tls.read() else { return false };
+        let mut now = self.http.write().unwrap_or_else(PoisonError::into_inner);
+        if now.edition != refused || now.held == held {
+            // Another request may have been quicker.
+            return now.edition != refused;
+        }
+        let Ok(http) = connections(&self.config, &held) else { return false };
+        *now = Connections { http, held, edition: refused + 1 };
+        true
+    }
+
+    async fn exchange(&self, request: RequestBuilder, had: &mut Had) -> Result<Bytes, Failure> {
+        let http = {
+            let now = self.http.read().unwrap_or_else(PoisonError::into_inner);
+            had.connections = now.edition;
+            now.http.clone()
         };
-        let response = request.send().await.map_err(|error| unanswered(&error))?;
+        let mut request = request.build().map_err(|error| unanswered(&error))?;
+        had.proof = self.prover.prove(&http, &mut request).await?;
+        let response = http.execute(request).await.map_err(|error| unanswered(&error))?;
         let status = response.status();
         let wait = response
             .headers()
@@ -222,7 +283,7 @@ impl Client {
 }
 
 /// Reads an answer; none where there is more of it than of any receipt.
-async fn bounded(mut response: Response) -> Result<Option<Bytes>, reqwest::Error> {
+pub(super) async fn bounded(mut response: Response) -> Result<Option<Bytes>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -249,15 +310,14 @@ fn told(status: StatusCode, problem: &Problem) -> String {
 }
 
 /// A request without an answer: a certificate never mends by itself, everything else may.
-fn unanswered(error: &reqwest::Error) -> Failure {
+pub(super) fn unanswered(error: &reqwest::Error) -> Failure {
     let mut reason = "no answer".to_owned();
     let mut verdict = Verdict::RetryTransient;
     let mut cause = error.source();
     while let Some(inner) = cause {
         reason = format!("no answer: {inner}");
-        let hidden = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if hidden.is_some_and(|inner| inner.is::<rustls::Error>()) || inner.is::<rustls::Error>() {
-            verdict = Verdict::FatalConfig;
+        if is_of_tls(inner) {
+            verdict = Verdict::Tls;
         }
         cause = inner.source();
     }
@@ -265,6 +325,14 @@ fn unanswered(error: &reqwest::Error) -> Failure {
         reason = "no answer in time".to_owned();
     }
     Failure { verdict, reason, wait: None }
+}
+
+/// What an I/O error holds is not among its sources, and one can hold another.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(held) => is_of_tls(held),
+        None => error.is::<rustls::Error>(),
+    }
 }
 
 fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
@@ -285,15 +353,6 @@ const fn criticality(criticality: Criticality) -> &'static str {
     match criticality {
         Criticality::Critical => "critical",
         Criticality::Noncritical => "noncritical",
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

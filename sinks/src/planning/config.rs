@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use syncline_schemas::secret::Secret;
+use reqwest::header::HeaderName;
+use syncline_schemas::secret::SecretRef;
 use url::Url;
 
+use super::auth::Auth;
+use super::connect::TlsFiles;
+use super::contract;
+use super::gate::Rate;
 use crate::{EntityPatterns, SinkError};
 
 /// Partitions of a flow where the configuration names none: enough to hide a round trip of some ms from 50,000 rows/s.
@@ -18,14 +23,57 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a batch is tried before the write is given back to the pump, which tells the operator and goes on.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How to prove who we are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Auth {
-    /// No proof asked.
+/// In which form batches travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// One JSON object.
+    #[default]
+    Json,
+    /// A line of JSON for the batch and one for each record.
+    Ndjson,
+    /// An Arrow stream, its columns as in the outbox.
+    Arrow,
+}
+
+impl Format {
+    pub(crate) const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => contract::DELTA_JSON,
+            Self::Ndjson => contract::DELTA_NDJSON,
+            Self::Arrow => contract::DELTA_ARROW,
+        }
+    }
+
+    /// What stands between two records.
+    pub(super) const fn separator(self) -> u8 {
+        match self {
+            Self::Ndjson => b'\n',
+            Self::Json | Self::Arrow => b',',
+        }
+    }
+}
+
+/// How bodies are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all.
     #[default]
     None,
-    /// `Authorization: Bearer`.
-    Bearer(Secret),
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Compression {
+    /// The `Content-Encoding`.
+    pub(crate) const fn encoding(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstd => Some("zstd"),
+        }
+    }
 }
 
 /// Settings of a planning sink.
@@ -43,12 +91,24 @@ pub struct PlanningConfig {
     pub max_records: usize,
     /// Most bytes in a batch; a single larger record still travels, alone.
     pub max_bytes: usize,
+    /// In which form batches travel.
+    pub format: Format,
+    /// How they are compressed.
+    pub compression: Compression,
     /// How long one attempt may take.
     pub timeout: Duration,
     /// How long a batch is tried before the pump hears of it. Waiting that the target asked for does not count.
     pub patience: Duration,
     /// How to prove who we are.
     pub auth: Auth,
+    /// The key with which requests are signed, beside that.
+    pub signing_key: Option<SecretRef>,
+    /// Whom TLS trusts, and who we are to it.
+    pub tls: TlsFiles,
+    /// How many requests the target bears.
+    pub rate: Option<Rate>,
+    /// Requests side by side at most; as many as there are partitions where it is not said.
+    pub in_flight: Option<usize>,
 }
 
 impl PlanningConfig {
@@ -62,9 +122,15 @@ impl PlanningConfig {
             partitions: PARTITIONS,
             max_records: MAX_RECORDS,
             max_bytes: MAX_BYTES,
+            format: Format::default(),
+            compression: Compression::default(),
             timeout: TIMEOUT,
             patience: PATIENCE,
             auth: Auth::None,
+            signing_key: None,
+            tls: TlsFiles::default(),
+            rate: None,
+            in_flight: None,
         }
     }
 
@@ -93,10 +159,43 @@ impl PlanningConfig {
                 return fault(setting, "is 0; must be at least 1".into());
             }
         }
+        if self.in_flight == Some(0) {
+            return fault("in_flight", "is 0; must be at least 1".into());
+        }
+        if self.rate.is_some_and(|rate| rate.count == 0 || rate.per.is_zero()) {
+            return fault("rate", "lets nothing out; it is like 5/s or 600/min".into());
+        }
+        self.check_auth()?;
         if self.partitions > 1_024 {
             return fault("partitions", format!("is {}; must be at most 1024", self.partitions));
         }
         Ok(())
+    }
+
+    /// Checks that secrets are there and have a form in which they can be sent.
+    fn check_auth(&self) -> Result<(), SinkError> {
+        let fault = |setting, reason: String| Err(SinkError::Setting { setting, reason });
+        match &self.auth {
+            Auth::Basic { user, .. } if user.contains(':') => {
+                return fault("basic", "has a user with a colon, which ends the user in this scheme".into());
+            }
+            Auth::Header { name, .. } if HeaderName::from_bytes(name.as_bytes()).is_err() => {
+                return fault("api_key", format!("has the header {name:?}, which is no name of one"));
+            }
+            Auth::ClientCredentials { token_url, .. } if !matches!(token_url.scheme(), "http" | "https") => {
+                return fault(
+                    "oauth2",
+                    format!("has a token_url with the scheme {}; must be http or https", token_url.scheme()),
+                );
+            }
+            _ => {}
+        }
+        let Some(key) = &self.signing_key else { return Ok(()) };
+        match key.read() {
+            Ok(key) if contract::signing_key(key.reveal()).is_some() => Ok(()),
+            Ok(_) => fault("signing_key", "is no key; it is whsec_ followed by base64".into()),
+            Err(error) => fault("signing_key", format!("cannot be read: {error}")),
+        }
     }
 
     /// The URL of a path under the base.
@@ -111,12 +210,14 @@ impl PlanningConfig {
 
 #[cfg(test)]
 mod tests {
+    use syncline_schemas::secret::Secret;
+
     use super::*;
 
     #[test]
     fn a_secret_shows_nowhere_and_a_url_holds_none() {
         let mut config = PlanningConfig::new("http://host/pdx/v1/".parse().expect("url"), "erp");
-        config.auth = Auth::Bearer(Secret::new("hunter2"));
+        config.auth = Auth::Bearer(SecretRef::Given(Secret::new("hunter2")));
         assert!(!format!("{config:?}").contains("hunter2"));
         config.check().expect("sound");
         assert_eq!(config.endpoint(&["flows", "item"]).as_str(), "http://host/pdx/v1/flows/item");

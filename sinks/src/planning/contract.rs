@@ -10,12 +10,19 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 /// Media type of a batch.
 pub(crate) const DELTA_JSON: &str = "application/vnd.pdx.delta+json; v=1";
+/// The same as lines, the batch first.
+pub(crate) const DELTA_NDJSON: &str = "application/x-ndjson";
+/// The same as an Arrow stream.
+pub(crate) const DELTA_ARROW: &str = "application/vnd.apache.arrow.stream";
+/// The name under which the metadata of its schema holds the batch as JSON.
+pub(crate) const BATCH_METADATA: &str = "batch";
 /// Media type of a problem (RFC 9457).
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -33,6 +40,11 @@ pub(crate) const SCHEMA: &str = "pdx-schema";
 pub(crate) const CRITICALITY: &str = "pdx-criticality";
 /// The batch's id.
 pub(crate) const CORRELATION_ID: &str = "correlation-id";
+
+/// Of a signed request (Standard Webhooks): what tells it from others, seconds since 1970, and signatures with spaces between.
+pub(crate) const WEBHOOK_ID: &str = "webhook-id";
+pub(crate) const WEBHOOK_TIMESTAMP: &str = "webhook-timestamp";
+pub(crate) const WEBHOOK_SIGNATURE: &str = "webhook-signature";
 
 /// Problem types are this followed by one of the names below.
 pub(crate) const PROBLEM_BASE: &str = "https://syncline.dev/problems/";
@@ -55,6 +67,29 @@ pub(crate) fn sha256(body: &[u8]) -> [u8; 32] {
 /// The value of a `Content-Digest` header.
 pub(crate) fn content_digest(sha256: &[u8; 32]) -> String {
     format!("sha-256=:{}:", STANDARD.encode(sha256))
+}
+
+/// The key of signatures: `whsec_` and base64.
+pub(crate) fn signing_key(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok().filter(|key| !key.is_empty())
+}
+
+/// The value of a `webhook-signature` header: HMAC-SHA256 of `id.timestamp.body`.
+pub(crate) fn signature(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> String {
+    format!("v1,{}", STANDARD.encode(mac(key, id, timestamp, body).finalize().into_bytes()))
+}
+
+/// True where one of the signatures of a header is right; how long that takes tells nobody how much of it was.
+pub(crate) fn is_signed(key: &[u8], id: &str, timestamp: u64, body: &[u8], signatures: &str) -> bool {
+    let decoded = signatures.split(' ').filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok());
+    decoded.into_iter().any(|signature| mac(key, id, timestamp, body).verify_slice(&signature).is_ok())
+}
+
+fn mac(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length");
+    mac.update(format!("{id}.{timestamp}.").as_bytes());
+    mac.update(body);
+    mac
 }
 
 /// The value of a `PDX-Sequence` header.
@@ -143,6 +178,12 @@ pub(crate) struct Rejected {
 pub(crate) struct Capabilities {
     /// By entity.
     pub(crate) flows: BTreeMap<String, FlowLimits>,
+    /// Media types of batches; none where the target does not say.
+    #[serde(default)]
+    pub(crate) content_types: Option<Vec<String>>,
+    /// How batches may be compressed; as above.
+    #[serde(default)]
+    pub(crate) content_encodings: Option<Vec<String>>,
 }
 
 /// The most that a batch of a flow may hold; no limit where the target names none.
@@ -197,5 +238,18 @@ mod tests {
             content_digest(&sha256(b"{\"hello\": \"world\"}\n")),
             "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
         );
+    }
+
+    #[test]
+    fn signatures_match_the_vector_of_the_standard_and_no_changed_request_passes() {
+        let key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("base64");
+        let (id, at, body) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        let signed = signature(&key, id, at, body);
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        let rotated = format!("v1a,AAAA v1,AAAA {signed}");
+        assert!(is_signed(&key, id, at, body, &rotated), "one of several suffices");
+        assert!(!is_signed(&key, id, at + 1, body, &rotated) && !is_signed(&key, "other", at, body, &rotated));
+        assert!(!is_signed(&key, id, at, b"{}", &rotated) && !is_signed(b"other", id, at, body, &rotated));
+        assert!(signing_key("whsec_").is_none() && signing_key("not base64!").is_none());
     }
 }

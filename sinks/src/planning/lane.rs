@@ -6,18 +6,15 @@
 //!
 //! What the target acknowledged is remembered, also over restarts: a watermark behind it means that rows were lost there.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use syncline_schemas::entity::Entity;
-use uuid::Uuid;
 
-use super::body::{Correlation, Head, RecordWriter, assemble};
-use super::client::{Batch, Client, Stop};
+use super::body::{Correlation, RecordWriter};
+use super::client::{Client, Stop};
 use super::config::PlanningConfig;
 use super::contract::{self, Receipt, Rejected, Watermark};
 use super::deal::RowRef;
+use super::fill::{Place, fill};
 use super::reached::Reached;
 use super::stats::PlanningStats;
 use crate::{DeltaSource, Known, Reject, SinkError, Written};
@@ -124,7 +121,8 @@ impl Lane {
             let epoch = first.version.epoch();
             // A new epoch counts its batches from 1 again.
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
-            let (batch, count) = self.next_batch(flow, Load { rows: rest, ..load }, epoch, number, &mut correlation);
+            let place = Place { partition: self.partition, epoch, number };
+            let (batch, count) = fill(flow, Load { rows: rest, ..load }, place, self.most, &mut correlation)?;
             let sent = &rest[..count];
             let receipt = match flow.client.deliver(flow.entity, &batch, flow.stats).await {
                 Ok(receipt) => receipt,
@@ -140,7 +138,7 @@ impl Lane {
                 Err(stop) => return Err(stop),
             };
             self.most = self.most.saturating_mul(2);
-            written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.body.len())?);
+            written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.size)?);
             let version = reached.version.max(sent.last().map(|row| row.version));
             reached = Reached { epoch, batch: number, version };
             self.reached = Some(reached);
@@ -198,46 +196,6 @@ impl Lane {
         self.trusted = true;
         Ok(reached)
     }
-
-    /// Fills a batch: as many rows of one epoch as the limits allow, at least one. The limit in bytes is that of the body.
-    fn next_batch(
-        &self,
-        flow: &Flow<'_>,
-        load: Load<'_>,
-        epoch: u32,
-        number: u64,
-        correlation: &mut Correlation,
-    ) -> (Batch, usize) {
-        let name = format!("{}\n{}\n{}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name, self.partition);
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
-        let mut head = Head {
-            id: &id,
-            source: &flow.config.pipeline,
-            produced_at: now_micros(),
-            count: flow.config.max_records,
-            partitions: flow.config.partitions,
-        };
-        let bytes_max = flow.config.max_bytes.saturating_sub(assemble(&head, &[]).len());
-        let mut records = Vec::with_capacity(bytes_max.min(load.rows.len() * 512));
-        let mut count = 0;
-        for row in
-            load.rows.iter().take(flow.config.max_records.min(self.most)).take_while(|row| row.version.epoch() == epoch)
-        {
-            let before = records.len();
-            if count > 0 {
-                records.push(b',');
-            }
-            load.records.put(row.row, correlation, &mut records);
-            if count > 0 && records.len() > bytes_max {
-                records.truncate(before);
-                break;
-            }
-            count += 1;
-        }
-        head.count = count;
-        let body = assemble(&head, &records);
-        (Batch { partition: self.partition, epoch, number, id, body: Bytes::from(body) }, count)
-    }
 }
 
 /// Books a receipt, and tells the rows that were refused by our own key and version.
@@ -287,9 +245,4 @@ fn compose(
         field,
         retryable,
     }
-}
-
-fn now_micros() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

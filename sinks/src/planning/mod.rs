@@ -19,13 +19,17 @@
 //! What each lane was acknowledged is remembered with the cursor. A start asks every such lane where it is, so that a
 //! target that was set back or emptied is noticed at once and not when a row happens to come.
 
+mod auth;
 mod backoff;
-mod body;
+pub(crate) mod body;
 mod chunk;
 mod client;
 mod config;
+mod connect;
 pub(crate) mod contract;
 mod deal;
+mod fill;
+mod gate;
 mod json;
 mod lane;
 mod reached;
@@ -45,10 +49,13 @@ use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::LogOffset;
 
 use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
+pub use auth::Auth;
 use body::RecordWriter;
 use chunk::Chunk;
 use client::{Client, Stop};
-pub use config::{Auth, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT};
+pub use config::{Compression, Format, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT};
+pub use connect::TlsFiles;
+pub use gate::Rate;
 use lane::{Flow, Lane, Load, parse_note_name};
 use reached::Reached;
 pub use stats::{PlanningCounts, PlanningStats};
@@ -104,6 +111,19 @@ impl PlanningSink {
         let refused = |reason: String, remedy: &str| {
             Err(SinkError::Refused { target: self.config.url.to_string(), reason, remedy: remedy.to_owned() })
         };
+        let lacks = |known: &Option<Vec<String>>, wanted: &str| {
+            let same = |text: &str| text.replace(' ', "") == wanted.replace(' ', "");
+            known.as_ref().is_some_and(|known| !known.iter().any(|known| same(known)))
+        };
+        let media_type = self.config.format.media_type();
+        if lacks(&capabilities.content_types, media_type) {
+            return refused(format!("does not take {media_type}"), "set format to one that it takes");
+        }
+        if let Some(encoding) = self.config.compression.encoding()
+            && lacks(&capabilities.content_encodings, encoding)
+        {
+            return refused(format!("does not take {encoding}"), "set compression to one that it takes");
+        }
         for Entity { name, .. } in self.config.entities.entities() {
             let Some(limits) = capabilities.flows.get(name) else {
                 return refused(format!("does not take the entity {name}"), "leave it out in the sink's entities");

@@ -1,8 +1,8 @@
-//! What a planning sink has done since it started, for metrics: read while it works.
+//! What a planning sink has done since it started and how it stands with its target, for metrics: read while it works.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Counters that only rise.
+/// Counters that only rise, and how many requests go out now.
 #[derive(Debug, Default)]
 pub struct PlanningStats {
     requests: AtomicU64,
@@ -16,6 +16,8 @@ pub struct PlanningStats {
     rejected: AtomicU64,
     coalesced: AtomicU64,
     already_there: AtomicU64,
+    in_flight_limit: AtomicU64,
+    circuit_open: AtomicBool,
 }
 
 /// One reading of [`PlanningStats`].
@@ -43,6 +45,10 @@ pub struct PlanningCounts {
     pub coalesced: u64,
     /// Rows not sent because the target's watermark covers them.
     pub already_there: u64,
+    /// Requests that may be side by side now; 0 before the first.
+    pub in_flight_limit: u64,
+    /// True while the target has failed so often that one request at a time asks for it.
+    pub circuit_open: bool,
 }
 
 macro_rules! adders {
@@ -52,10 +58,20 @@ macro_rules! adders {
                 self.$name.fetch_add(count, Ordering::Relaxed);
             })*
 
+            /// Notes how the target is spoken to from now on.
+            pub(super) fn observe_gate(&self, in_flight_limit: usize, circuit_open: bool) {
+                self.in_flight_limit.store(in_flight_limit as u64, Ordering::Relaxed);
+                self.circuit_open.store(circuit_open, Ordering::Relaxed);
+            }
+
             /// Reads all counters.
             #[must_use]
             pub fn read(&self) -> PlanningCounts {
-                PlanningCounts { $($name: self.$name.load(Ordering::Relaxed)),* }
+                PlanningCounts {
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                    in_flight_limit: self.in_flight_limit.load(Ordering::Relaxed),
+                    circuit_open: self.circuit_open.load(Ordering::Relaxed),
+                }
             }
         }
     };

@@ -18,8 +18,12 @@ pub(super) enum Verdict {
     Wait,
     /// The target expects another batch number: begin again from its watermark.
     Rewind,
+    /// We are not known: our proof may be an old one.
+    Unauthorized,
     /// We are not who we should be.
     Auth,
+    /// One of us does not trust the other's certificate.
+    Tls,
     /// The target cannot take batches of this size.
     TooLarge,
     /// The target refuses the batch as a whole.
@@ -32,6 +36,15 @@ pub(super) enum Verdict {
     Asynchronous,
     /// The answer is longer than any that we could use.
     Endless,
+}
+
+/// An attempt that brought no answer of use.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) verdict: Verdict,
+    pub(super) reason: String,
+    /// How long the target asks to wait.
+    pub(super) wait: Option<Duration>,
 }
 
 /// Judges a status with the name of its problem.
@@ -50,7 +63,8 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         // 520s of proxies, 507 of a full disk and 529 of an overloaded service.
         (501 | 505, _) => Verdict::FatalConfig,
         (408 | 425 | 500..=599, _) => Verdict::RetryTransient,
-        (401 | 403, _) => Verdict::Auth,
+        (401, _) => Verdict::Unauthorized,
+        (403, _) => Verdict::Auth,
         (413, _) => Verdict::TooLarge,
         (400 | 409 | 422, _) => Verdict::BatchRefused,
         _ => Verdict::FatalConfig,
@@ -62,7 +76,8 @@ impl Verdict {
     pub(super) const fn remedy(self) -> Option<&'static str> {
         match self {
             Self::RetryTransient | Self::Throttle | Self::Wait | Self::Rewind => None,
-            Self::Auth => Some("check the sink's credentials and what they may write"),
+            Self::Unauthorized | Self::Auth => Some("check the sink's credentials and what they may write"),
+            Self::Tls => Some("check whom the sink's tls trusts, the names in the target's certificate, and our own"),
             Self::TooLarge => Some("lower max_records or max_bytes of the sink"),
             Self::BatchRefused => Some("compare the target's schema of this entity with ours"),
             Self::Fenced => {
@@ -104,7 +119,7 @@ mod tests {
             (501, "", None, Verdict::FatalConfig),
             (505, "", None, Verdict::FatalConfig),
             (429, "", None, Verdict::Throttle),
-            (401, "", None, Verdict::Auth),
+            (401, "", None, Verdict::Unauthorized),
             (403, "", None, Verdict::Auth),
             (404, "", None, Verdict::FatalConfig),
             (301, "", None, Verdict::FatalConfig),

@@ -48,8 +48,15 @@ async fn storm(seed: u64) {
     println!("seed {seed}");
     let mut choices = Choices(seed);
     let outbox = random_outbox(&mut choices);
-    let faults =
-        Faults { error_rate: 0.1, latency_ms: 1, throttle_rate: 0.05, retry_after_s: 0, drop_reply_rate: 0.1, seed };
+    let faults = Faults {
+        error_rate: 0.1,
+        latency_ms: 1,
+        throttle_rate: 0.05,
+        retry_after_s: 0,
+        drop_reply_rate: 0.1,
+        seed,
+        ..Faults::default()
+    };
     let target = Target::start(faults).await;
     let (mut sink, mut kills) = (target.sink(), 0);
     let (mut after, end) = (LogOffset::START, outbox.span().upto);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use syncline_sinks::planner::{Faults, PlannerConfig, Running, serve};
+use syncline_sinks::planner::{Access, Faults, PlannerConfig, Running, serve};
 use syncline_sinks::planning::{PlanningConfig, PlanningSink};
 
 use crate::outbox::{Outbox, canonical, key_text, quantity};
@@ -25,7 +25,8 @@ impl Target {
         let folder = tempfile::tempdir().expect("a folder");
         let db = folder.path().join("planner.db");
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let running = serve(PlannerConfig { listen, db, faults }).await.expect("a free port");
+        let running =
+            serve(PlannerConfig { listen, db, faults, access: Access::default() }).await.expect("a free port");
         Self { folder, running, http: reqwest::Client::builder().no_proxy().build().expect("a client") }
     }
 
@@ -38,7 +39,9 @@ impl Target {
         let (listen, db) = (self.running.addr, self.db());
         self.running.shutdown().await.expect("a clean stop");
         between().await;
-        let running = serve(PlannerConfig { listen, db, faults: Faults::default() }).await.expect("the same port");
+        let running = serve(PlannerConfig { listen, db, faults: Faults::default(), access: Access::default() })
+            .await
+            .expect("the same port");
         Self { running, ..self }
     }
 

@@ -1,0 +1,265 @@
+//! How many requests go out: no more than the target says it bears, and fewer where it shows that it bears less.
+//!
+//! All lanes of a sink share one gate, because what a target bears it bears from all of them:
+//! - **Rate**: at most `count` requests in any window. A request counts from its start until one window after its answer, so
+//!   however long each was on its way, the target never sees more.
+//! - **Pause**: what the target asks for with `Retry-After` holds for every lane.
+//! - **Concurrency**: halved by each sign of overload, one more after as many good answers as may be under way (AIMD).
+//! - **Circuit**: after [`FAILURES_MAX`] failures in a row one request at a time asks whether the target is back.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// Failures in a row after which requests go out one by one.
+const FAILURES_MAX: u32 = 5;
+
+/// So many requests in a window at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests; at least one.
+    pub count: usize,
+    /// The window; longer than nothing.
+    pub per: Duration,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The target answered, whatever it said about the request.
+    Answered,
+    /// It asks to come later.
+    Throttled(Option<Duration>),
+    /// It did not answer, or failed inside.
+    Failed,
+}
+
+/// Why a request has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Until(Instant),
+    /// Until another one ends.
+    Turn,
+}
+
+struct State {
+    rate: Option<Rate>,
+    /// Requests side by side at most, while all is well.
+    most: usize,
+    limit: usize,
+    under_way: usize,
+    /// When requests ended that still count.
+    ended: VecDeque<Instant>,
+    paused_until: Option<Instant>,
+    good: usize,
+    failures: u32,
+}
+
+impl State {
+    fn try_enter(&mut self, now: Instant) -> Result<(), Wait> {
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            return Err(Wait::Until(until));
+        }
+        let limit = if self.is_open() { 1 } else { self.limit };
+        if self.under_way >= limit {
+            return Err(Wait::Turn);
+        }
+        if let Some(Rate { count, per }) = self.rate {
+            while self.ended.front().is_some_and(|ended| *ended + per <= now) {
+                self.ended.pop_front();
+            }
+            if self.under_way + self.ended.len() >= count {
+                return Err(self.ended.front().map_or(Wait::Turn, |ended| Wait::Until(*ended + per)));
+            }
+        }
+        self.under_way += 1;
+        Ok(())
+    }
+
+    fn leave(&mut self, now: Instant, outcome: Option<Outcome>) {
+        self.under_way -= 1;
+        if self.rate.is_some() {
+            self.ended.push_back(now);
+        }
+        match outcome {
+            None => {}
+            Some(Outcome::Answered) => {
+                self.failures = 0;
+                self.good += 1;
+                if self.good >= self.limit {
+                    (self.good, self.limit) = (0, (self.limit + 1).min(self.most));
+                }
+            }
+            Some(Outcome::Throttled(pause)) => {
+                self.halve();
+                let until = pause.map(|pause| now + pause);
+                self.paused_until = self.paused_until.max(until);
+            }
+            Some(Outcome::Failed) => {
+                self.halve();
+                self.failures += 1;
+            }
+        }
+    }
+
+    fn halve(&mut self) {
+        (self.good, self.limit) = (0, (self.limit / 2).max(1));
+    }
+
+    const fn is_open(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+}
+
+/// The gate of one target.
+pub(super) struct Gate {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Gate {
+    /// Lets so many requests out side by side, and no more than a rate.
+    pub(super) fn new(most: usize, rate: Option<Rate>) -> Self {
+        let state = State {
+            rate,
+            most,
+            limit: most,
+            under_way: 0,
+            ended: VecDeque::new(),
+            paused_until: None,
+            good: 0,
+            failures: 0,
+        };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Waits until a request may go out. Whoever drops the pass has no answer.
+    pub(super) async fn enter(&self) -> Pass<'_> {
+        loop {
+            // Asked for before looking, so that no change between is missed.
+            let changed = self.changed.notified();
+            let entered = self.state().try_enter(Instant::now());
+            match entered {
+                Ok(()) => return Pass { gate: self, outcome: None },
+                Err(Wait::Turn) => changed.await,
+                Err(Wait::Until(until)) => {
+                    // What keeps it now may have ended before.
+                    let _ = tokio::time::timeout_at(until.into(), changed).await;
+                }
+            }
+        }
+    }
+
+    /// Requests that may be side by side now, and whether the target has failed so often that one at a time asks for it.
+    pub(super) fn stands(&self) -> (usize, bool) {
+        let state = self.state();
+        (state.limit, state.is_open())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request's leave to be on its way.
+pub(super) struct Pass<'g> {
+    gate: &'g Gate,
+    outcome: Option<Outcome>,
+}
+
+impl Pass<'_> {
+    /// It has ended so.
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.gate.state().leave(Instant::now(), self.outcome);
+        self.gate.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    fn state(most: usize, rate: Option<usize>) -> State {
+        let gate = Gate::new(most, rate.map(|count| Rate { count, per: WINDOW }));
+        gate.state.into_inner().expect("no panic")
+    }
+
+    proptest! {
+        #[test]
+        fn a_target_of_a_rate_never_sees_more_in_any_window(
+            count in 1_usize..8, steps in proptest::collection::vec((0_u64..400, 0_u64..600, any::<bool>()), 1..200),
+        ) {
+            let mut state = state(64, Some(count));
+            let began = Instant::now();
+            let (mut now, mut under_way, mut arrived) = (began, Vec::new(), Vec::new());
+            for (pause, way, ends) in steps {
+                now += Duration::from_millis(pause);
+                if ends && !under_way.is_empty() {
+                    // It arrives some time before its answer does.
+                    let sent: Instant = under_way.remove(0);
+                    arrived.push(sent + (now - sent).min(Duration::from_millis(way)));
+                    state.leave(now, Some(Outcome::Answered));
+                } else if state.try_enter(now).is_ok() {
+                    under_way.push(now);
+                }
+            }
+            arrived.sort_unstable();
+            for window in arrived.windows(count + 1) {
+                prop_assert!(window[count] - window[0] >= WINDOW, "{count} a second: {:?}", window[count] - window[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn overload_halves_what_goes_out_and_good_answers_bring_it_back_one_by_one() {
+        let (mut state, now) = (state(8, None), Instant::now());
+        let one = |state: &mut State, outcome| {
+            state.try_enter(now).expect("free");
+            state.leave(now, Some(outcome));
+        };
+        for limit in [4, 2, 1, 1] {
+            one(&mut state, Outcome::Throttled(None));
+            assert_eq!(state.limit, limit);
+        }
+        assert!(!state.is_open(), "a target that asks for a pause is there");
+        for (answers, limit) in [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 8)] {
+            (0..answers).for_each(|_| one(&mut state, Outcome::Answered));
+            assert_eq!(state.limit, limit);
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_down_is_asked_by_one_request_at_a_time_until_it_answers() {
+        let (mut state, now) = (state(64, None), Instant::now());
+        for _ in 0..FAILURES_MAX {
+            state.try_enter(now).expect("free");
+            state.leave(now, Some(Outcome::Failed));
+        }
+        state.try_enter(now).expect("one asks");
+        assert_eq!(state.try_enter(now), Err(Wait::Turn));
+        state.leave(now, Some(Outcome::Answered));
+        state.try_enter(now).expect("free");
+        state.try_enter(now).expect("it is back");
+    }
+
+    #[test]
+    fn a_pause_that_one_lane_is_asked_for_holds_for_all() {
+        let (mut state, now) = (state(8, None), Instant::now());
+        state.try_enter(now).expect("free");
+        state.leave(now, Some(Outcome::Throttled(Some(Duration::from_secs(7)))));
+        assert_eq!(state.try_enter(now), Err(Wait::Until(now + Duration::from_secs(7))));
+        state.try_enter(now + Duration::from_secs(7)).expect("over");
+    }
+}
