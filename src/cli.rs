@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// List the rows that the running daemon holds, show one, or put one aside.
     Exceptions(ExceptionsArgs),
+    /// List the rows that targets refused, show one, have some sent again, change one or give one up.
+    DeadLetters(DeadLettersArgs),
     /// Show what the rows of a mapping give now, held ones with their reasons.
     Preview(PreviewArgs),
     /// Show the source rows that a canonical row is made of.
@@ -133,6 +135,76 @@ pub(crate) struct SayArgs {
     /// Why, for whoever looks next.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub(crate) note: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    /// Print everything as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: DeadLettersCommand,
+}
+
+/// Which rows.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LettersWanted {
+    /// Of one sink.
+    #[arg(long, value_name = "SINK")]
+    pub(crate) sink: Option<String>,
+    /// Of one entity.
+    #[arg(long)]
+    pub(crate) entity: Option<String>,
+    /// With one reason, as in unknown_item.
+    #[arg(long)]
+    pub(crate) code: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List them, oldest first within an entity.
+    List {
+        #[command(flatten)]
+        wanted: LettersWanted,
+        /// So many at most.
+        #[arg(long, default_value_t = 100, value_name = "ROWS")]
+        limit: usize,
+    },
+    /// Show one with its values and the reason.
+    Show {
+        /// As listed.
+        id: String,
+    },
+    /// Have one sent again, or all that fit, whatever the target said of later attempts.
+    Retry {
+        /// As listed; all of them where none is named.
+        #[arg(conflicts_with_all = ["sink", "entity", "code"])]
+        id: Option<String>,
+        #[command(flatten)]
+        wanted: LettersWanted,
+        /// Why, for the daemon's log.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        note: String,
+    },
+    /// Change fields of one and have it sent again; the next change at the source has its own values.
+    Edit {
+        /// As listed.
+        id: String,
+        /// A field and its new value, as in uom=EA; without a value it is empty.
+        #[arg(long, required = true, value_name = "FIELD=VALUE")]
+        set: Vec<String>,
+        /// Why, for the daemon's log.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        note: String,
+    },
+    /// Give one up: the target goes without this version of the row.
+    Drop {
+        /// As listed.
+        id: String,
+        /// Why, for the daemon's log.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        note: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -67,6 +67,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Run(args) => command::run::run(Config::read(&cli.config)?, &args, started).await,
         Command::Check(args) => command::check::run(Config::read(&cli.config)?, &args).await,
         Command::Status(args) => command::status::run(&cli.config, &args).await,
+        Command::DeadLetters(args) => command::letters::run(&cli.config, &args).await,
         Command::Exceptions(args) => command::rows::exceptions(&cli.config, &args).await,
         Command::Preview(args) => command::rows::preview(&cli.config, &args).await,
         Command::Explain(args) => command::rows::explain(&cli.config, &args).await,

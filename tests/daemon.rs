@@ -10,7 +10,9 @@ mod daemon {
     mod disasters;
     mod held;
     mod lake;
+    mod letters;
     mod memory;
+    mod ready;
     mod refusals;
     mod replay;
     mod seeds;

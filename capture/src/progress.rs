@@ -3,14 +3,17 @@
 //! The counters only rise while the process lives; a session that starts again continues them. The one thing that
 //! sessions hand on to each other is here, too: which shapes the log has of this process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use syncline_schemas::frame::Op;
-use syncline_schemas::ident::TableId;
+use syncline_schemas::ident::{LogOffset, TableId};
 use syncline_schemas::table::TableSchema;
+
+/// Proofs that wait for a target to confirm their entries at most; with more of them every other one says enough.
+const PROOFS_MAX: usize = 1_024;
 
 /// What a reader is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +79,44 @@ pub struct Progress {
     state: AtomicU8,
     /// The version of each table's shape that was handed to the log last.
     shapes: Mutex<HashMap<TableId, u32>>,
+    proofs: Mutex<Proofs>,
+}
+
+/// What is known of how late it is in the log.
+#[derive(Debug, Default)]
+struct Proofs {
+    /// Moments, microseconds since 1970 by the source's clock, with the entry up to which the log has all that was committed before.
+    open: VecDeque<(i64, LogOffset)>,
+    /// The latest of them whose entries are confirmed.
+    complete: Option<i64>,
+    /// One of so many is kept, while a target is down for long.
+    stride: usize,
+    /// So many came since the last but one that is kept: the last one stands for them.
+    since: usize,
+}
+
+impl Proofs {
+    fn push(&mut self, at_us: i64, upto: LogOffset) {
+        self.since += 1;
+        let stands_for = self.open.len() > 1 && self.since < self.stride;
+        match self.open.back_mut() {
+            // Nothing came in between.
+            Some(last) if last.1 == upto => last.0 = last.0.max(at_us),
+            Some(last) if stands_for => *last = (at_us, upto),
+            _ => {
+                self.open.push_back((at_us, upto));
+                self.since = 0;
+            }
+        }
+        if self.open.len() > PROOFS_MAX {
+            let mut keeps = false;
+            self.open.retain(|_| {
+                keeps = !keeps;
+                keeps
+            });
+            self.stride = self.stride.max(1) * 2;
+        }
+    }
 }
 
 impl Progress {
@@ -116,6 +157,25 @@ impl Progress {
         shapes.insert(shape.table.clone(), shape.version);
     }
 
+    /// All that the source committed before a moment lies in the log up to an entry.
+    pub(crate) fn prove(&self, at_us: i64, upto: LogOffset) {
+        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        proofs.push(at_us, upto);
+    }
+
+    /// The moment, microseconds since 1970 by the source's clock, before which everything is in the entries up to `confirmed`;
+    /// none where that is not known.
+    pub fn complete_through(&self, confirmed: LogOffset) -> Option<i64> {
+        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((at_us, _)) = proofs.open.pop_front_if(|(_, upto)| *upto <= confirmed) {
+            proofs.complete = proofs.complete.max(Some(at_us));
+        }
+        if proofs.open.is_empty() {
+            proofs.stride = 1;
+        }
+        proofs.complete
+    }
+
     pub(crate) fn observe_message(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.last_message_us.store(now_us().unsigned_abs(), Ordering::Relaxed);
@@ -154,4 +214,30 @@ impl OpCounts {
 pub(crate) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_counts_once_all_before_it_is_confirmed_however_long_that_takes() {
+        let progress = Progress::default();
+        let confirmed = |upto| progress.complete_through(LogOffset(upto));
+        assert_eq!(confirmed(9), None, "nothing is known yet");
+        for (at_us, upto) in [(10, 1), (20, 3), (30, 3), (40, 7)] {
+            progress.prove(at_us, LogOffset(upto));
+        }
+        assert_eq!(confirmed(0), None);
+        assert_eq!(confirmed(2), Some(10));
+        assert_eq!(confirmed(3), Some(30), "an idle source goes on");
+        assert_eq!(confirmed(6), Some(30));
+        for second in 0..100_000 {
+            progress.prove(100 + second, LogOffset(8 + second.unsigned_abs()));
+        }
+        assert_eq!(confirmed(7), Some(40));
+        let late = confirmed(50_000).expect("known");
+        assert!((49_000..=50_092).contains(&late), "{late}");
+        assert_eq!(confirmed(2), Some(late), "it never falls");
+    }
 }

@@ -5,8 +5,10 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
+use syncline_sinks::planning::PlanningCounts;
+
 use super::report::{Journal, Sink, Source, Transform};
+use super::{Report, ready};
 use crate::pipeline::lag::{BUCKETS_MS, Lag};
 use crate::pipeline::status::Status;
 
@@ -126,6 +128,27 @@ const SINK: [Family<Sink>; 11] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
+const PLANNING: [Family<PlanningCounts>; 7] = [
+    counter("syncline_planning_requests_total", "Attempts to ask or to deliver.", |it| number(it.requests)),
+    counter("syncline_planning_throttled_total", "Times that the target asked to wait.", |it| number(it.throttled)),
+    counter("syncline_planning_rewinds_total", "Writes begun again from the target's watermark.", |it| {
+        number(it.rewinds)
+    }),
+    counter("syncline_planning_coalesced_rows_total", "Rows not sent because a newer version was waiting.", |it| {
+        number(it.coalesced)
+    }),
+    counter("syncline_planning_duplicate_rows_total", "Rows that the target held already, or newer ones.", |it| {
+        number(it.unchanged + it.stale)
+    }),
+    gauge("syncline_planning_in_flight_limit", "Requests that may be side by side now.", |it| {
+        Some(it.in_flight_limit).filter(|limit| *limit > 0).and_then(number)
+    }),
+    gauge("syncline_planning_circuit_open", "1 while one request at a time asks whether the target is back.", |it| {
+        truth(it.circuit_open)
+    }),
+];
+
+const COMPLETE: &str = "syncline_complete_through_seconds";
 const HELD: &str = "syncline_transform_held_rows";
 const DURABLE_LAG: &str = "syncline_durable_lag_seconds";
 const DELIVERY_LAG: &str = "syncline_delivery_lag_seconds";
@@ -159,6 +182,14 @@ pub(super) fn render(report: &Report, status: &Status) -> String {
         page.sample(HELD, &labels, held.rows as f64);
     }
     page.families(&SINK, Some("sink"), report.sinks.iter().map(|(name, it)| (name.as_str(), it)));
+    let planning: Vec<(&str, PlanningCounts)> =
+        status.sinks.iter().filter_map(|sink| Some((sink.name.as_str(), sink.planning.get()?.read()))).collect();
+    page.families(&PLANNING, Some("sink"), planning.iter().map(|(name, it)| (*name, it)));
+    page.head(COMPLETE, "gauge", "Since 1970: every target has all that was committed at the source before it.");
+    for (source, at_us) in ready::complete_through(status) {
+        let Some(at_us) = at_us else { continue };
+        page.sample(COMPLETE, &[("source", source)], at_us as f64 / 1_000_000.0);
+    }
     page.head(DURABLE_LAG, "histogram", "Commit at the source to durable in the log, by streamed row.");
     for source in &status.sources {
         page.histogram(DURABLE_LAG, ("source", &source.name), &source.lag);

@@ -5,14 +5,17 @@
 //! GET /status   every fact as JSON                          report
 //! GET /metrics  the same facts as Prometheus text 0.0.4     metrics
 //! GET /health   200 while nothing is parked, else 503 with the reasons
+//! GET /ready    200 where every target has all of the sources up to a moment   ready
 //! ```
 //!
-//! Nothing here changes what the daemon delivers, so that it may be looked at from anywhere it is let listen. All four show
+//! Nothing here changes what the daemon delivers, so that it may be looked at from anywhere it is let listen. The first four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
-//! values, and what operators say of them, are asked for by name: [`rows`]; [`replay`] says what other mappings would change,
+//! values, and what operators say of them, are asked for by name: [`rows`] and [`letters`]; [`replay`] says what other mappings would change,
 //! [`snapshot`] has a table read anew.
 
+pub(crate) mod letters;
 mod metrics;
+mod ready;
 pub(crate) mod replay;
 mod report;
 pub(crate) mod rows;
@@ -80,6 +83,8 @@ fn router(facts: Arc<Facts>) -> Router {
         .route("/metrics", get(metrics))
         .route("/health", get(health))
         .merge(rows::routes())
+        .merge(letters::routes())
+        .merge(ready::routes())
         .merge(replay::routes())
         .merge(snapshot::routes())
         .with_state(facts)

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 mod client;
+pub(crate) mod letters;
 pub(crate) mod planner;
 pub(crate) mod replay;
 pub(crate) mod rows;

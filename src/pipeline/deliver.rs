@@ -129,11 +129,13 @@ impl Pump {
         };
         let refused = memory.refused();
         sink.refused.store(refused.count(), Ordering::Relaxed);
+        // Of a sink that begins again it is the same.
+        let _ = sink.letters.set(Arc::clone(&refused));
         let mut cutter = Cutter::new(self.store.clone(), self.begin(sink, memory).await?);
         loop {
             let cut = tokio::select! {
                 cut = self.next_cut(&mut cutter, sink) => cut?,
-                () = at(refused.due()) => {
+                () = refused.due() => {
                     refused.begin(true);
                     memory.retried(self.sink.retry(&Again(&refused)).await?)?;
                     sink.refused.store(refused.count(), Ordering::Relaxed);
@@ -231,14 +233,6 @@ fn give_way(kind: &str) {
     // Of this thread alone, as Linux keeps priorities by thread; and beside what the whole daemon was started with.
     if let Err(error) = rustix::process::nice(NICENESS) {
         warn!(sink = kind, %error, "its priority cannot be lowered: its flushes compete with prompt deliveries");
-    }
-}
-
-/// Ends at a moment, or never.
-async fn at(moment: Option<tokio::time::Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }
 

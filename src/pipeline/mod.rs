@@ -97,7 +97,10 @@ impl Pipeline {
     /// is open; what begins does so once log, state and mappings are known to be fit, because it changes its server.
     pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let opening = OpenLog::open(&config.data_dir, Limits::within(config.memory_limit))?;
-        let sinks = std::mem::take(&mut config.sinks).into_iter().map(build_sink).collect::<Result<Vec<_>, _>>()?;
+        let sinks = std::mem::take(&mut config.sinks)
+            .into_iter()
+            .map(|sink| build_sink(sink, &status))
+            .collect::<Result<Vec<_>, _>>()?;
         opening.log.on_durable({
             let status = Arc::clone(&status);
             move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
@@ -215,9 +218,16 @@ impl Pipeline {
     }
 }
 
-fn build_sink(sink: SinkConfig) -> Result<(String, Box<dyn Sink>), PipelineError> {
+fn build_sink(sink: SinkConfig, status: &Status) -> Result<(String, Box<dyn Sink>), PipelineError> {
+    let planning = |built: PlanningSink| -> Box<dyn Sink> {
+        for known in status.sinks.iter().filter(|known| known.name == sink.name) {
+            // Each sink is built once.
+            let _ = known.planning.set(built.stats());
+        }
+        Box::new(built)
+    };
     let built: Result<Box<dyn Sink>, SinkError> = match sink.kind {
-        SinkKind::Planning(config) => PlanningSink::new(*config).map(|sink| Box::new(sink) as _),
+        SinkKind::Planning(config) => PlanningSink::new(*config).map(planning),
         SinkKind::Lake(config) => LakeSink::new(*config).map(|sink| Box::new(sink) as _),
         SinkKind::Discard => Ok(Box::new(Discard)),
     };

@@ -4,17 +4,19 @@
 //! by a pulse; waiting is re-reading the facts at each pulse.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncline_capture::{Progress, Requests};
 use syncline_schemas::ident::LogOffset;
+use syncline_sinks::planning::PlanningStats;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::watch;
 use tracing::error;
 
 use super::held::Held;
 use super::lag::{Lag, OnTheWay};
+use super::refused::Refused;
 
 /// Why a part has stopped for good, if it has.
 #[derive(Debug, Default)]
@@ -132,6 +134,10 @@ pub(crate) struct SinkStatus {
     pub(crate) rejected: AtomicU64,
     /// Rows that the target lacks because it refused them.
     pub(crate) refused: AtomicU64,
+    /// Those rows themselves, from when the sink is at work.
+    pub(crate) letters: OnceLock<Arc<Refused>>,
+    /// What a planning sink counts.
+    pub(crate) planning: OnceLock<Arc<PlanningStats>>,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
     /// Commit at the source to confirmed here, of the oldest row of the last write.
@@ -190,6 +196,8 @@ impl Status {
             bytes: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            letters: OnceLock::new(),
+            planning: OnceLock::new(),
             writes: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             last_lag_ms: AtomicU64::new(0),

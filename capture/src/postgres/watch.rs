@@ -311,6 +311,20 @@ impl<'a> Watch<'a> {
         Ok(self.ask(DURING, &sql)?.first().is_some_and(|row| row.is_true(0)))
     }
 
+    /// The server's clock, microseconds since 1970, and where its log ended not before that; none where it is too busy to answer.
+    pub(crate) fn now(&mut self) -> Result<Option<(i64, Lsn)>, CaptureError> {
+        let sql = format!(
+            "SELECT {LOG_END}, (extract(epoch FROM at) * 1000000)::bigint FROM (SELECT pg_catalog.clock_timestamp() AS at OFFSET 0) AS clock"
+        );
+        let during = "looking how late it is";
+        let answer =
+            self.with_queries(|_, queries| queries.within(LOOK_TIMEOUT, |queries| queries.query(during, &sql)));
+        match answer {
+            Err(error) if error.class() == Class::Transient => Ok(None),
+            answer => Ok(answer?.first().and_then(|row| Some((row.parsed(3)?, log_end(row)?)))),
+        }
+    }
+
     /// Asks the server something.
     pub(crate) fn ask(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
         self.with_queries(|_, queries| queries.query(during, sql))

@@ -149,6 +149,9 @@ impl<'a> Session<'a> {
         };
         self.progress.observe_message(0);
         if !self.watch.is_due(&listing, now) {
+            if listing == self.loaded {
+                self.progress.prove(now_us(), self.log.durable()?);
+            }
             return Ok(Step::Waiting);
         }
         let read = self.read(&listing)?;

@@ -100,6 +100,9 @@ pub(crate) struct Stream<'a> {
     status_at: Instant,
     heard_at: Instant,
     advanced_at: Instant,
+    /// A moment of the server's clock, and where its log ended then.
+    proof: Option<(i64, Lsn)>,
+    proved_at: Instant,
     pace: Pace,
     last_read: usize,
 }
@@ -156,6 +159,8 @@ impl<'a> Stream<'a> {
             status_at: now,
             heard_at: now,
             advanced_at: now,
+            proof: None,
+            proved_at: now,
             pace: Pace::new(now),
             last_read: 0,
         };

@@ -18,6 +18,10 @@ const ADVANCE_EVERY: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// While something waits to become durable: about the time of a few fsyncs.
 const WAIT_UNCONFIRMED: Duration = Duration::from_millis(5);
+/// How often it is found out how late it is in the log.
+const PROVE_EVERY: Duration = Duration::from_secs(5);
+/// A transaction takes its time just before it writes its commit into the log, so one of the last second may be behind what was seen.
+const COMMITTING_US: i64 = 1_000_000;
 /// After this silence a sign of life is asked for.
 const SILENCE: Duration = Duration::from_secs(10);
 /// After this one the connection counts as lost, or later where the server is that patient.
@@ -67,6 +71,7 @@ impl Stream<'_> {
     /// Looks after the tables, moves an idle position, learns what is durable and tells the server, each where that is due.
     pub(super) fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
         self.watch.look()?;
+        self.prove()?;
         self.progress().spooled_bytes.store(self.spool.as_ref().map_or(0, Spool::bytes), Ordering::Relaxed);
         // A server that shuts down asks again as soon as it is answered, until all that it has sent is confirmed: it never falls
         // silent.
@@ -83,6 +88,23 @@ impl Stream<'_> {
             if since >= STATUS_EVERY || self.confirmed > self.told {
                 self.tell(false)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Finds out up to which moment of the source's clock everything is in the log: asks for both, and waits until the stream has
+    /// come that far.
+    fn prove(&mut self) -> Result<(), CaptureError> {
+        if self.copying.is_some() {
+            self.proof = None;
+            return Ok(());
+        }
+        if let Some((at_us, _)) = self.proof.take_if(|(_, upto)| self.appended >= *upto) {
+            self.progress().prove(at_us - COMMITTING_US, self.last_offset);
+        }
+        if self.proof.is_none() && self.proved_at.elapsed() >= PROVE_EVERY {
+            self.proved_at = Instant::now();
+            self.proof = self.watch.now()?;
         }
         Ok(())
     }
@@ -110,7 +132,8 @@ impl Stream<'_> {
 
     /// The position that somebody waits for.
     pub(super) fn wanted(&self) -> Option<Lsn> {
-        self.copying.as_deref().map(Copying::target).max(self.drain_to).max(self.watch.doubts_upto())
+        let proof = self.proof.map(|(_, upto)| upto);
+        self.copying.as_deref().map(Copying::target).max(self.drain_to).max(self.watch.doubts_upto()).max(proof)
     }
 
     pub(super) fn has_drained(&self) -> bool {

@@ -9,7 +9,10 @@
 //! A row is written down as soon as its refusal is known, not with the cursor: a killed daemon would otherwise skip it as
 //! arrived. It is bounded in rows and in bytes, and what finds no place is counted. Keys are shown, never logged.
 
+mod letters;
+
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,9 +25,11 @@ use syncline_schemas::ident::Version;
 use syncline_schemas::keycode;
 use syncline_schemas::rowcode::Rows;
 use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::warn;
 
+pub(crate) use self::letters::{Letter, LetterError};
 use super::memory::place;
 use super::outbox::unreadable;
 
@@ -62,10 +67,12 @@ pub(crate) struct RefusedRow {
 }
 
 /// The refused rows of one sink.
-pub(super) struct Refused {
+pub(crate) struct Refused {
     store: Store,
     sink: String,
     state: Mutex<State>,
+    /// Somebody wants rows to be sent again.
+    wake: Notify,
 }
 
 #[derive(Default)]
@@ -73,6 +80,8 @@ struct State {
     /// By entity and encoded key.
     rows: HashMap<String, HashMap<Vec<u8>, RefusedRow>>,
     unlisted: u64,
+    /// Rows that an operator wants to be sent again, by their place.
+    asked: HashSet<Vec<u8>>,
     /// When retryable rows are sent again, and the pause before.
     due: Option<Instant>,
     pause: Duration,
@@ -84,6 +93,8 @@ struct State {
 struct Pass {
     /// True where refused rows are sent again.
     again: bool,
+    /// Those among them that an operator wants to be.
+    asked: HashSet<Vec<u8>>,
     told: u64,
     /// Newest version of each listed key that was read.
     read: HashMap<(String, Vec<u8>), Version>,
@@ -140,10 +151,16 @@ pub(crate) fn list(store: &Store, sink: &str, rows_max: usize) -> Vec<RefusedRow
     pairs.filter_map(|pair| Some(parse(&pair.ok()?.1)?.0)).collect()
 }
 
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("sink", &self.sink).finish_non_exhaustive()
+    }
+}
+
 impl Refused {
     /// Reads what earlier processes kept.
     pub(super) fn open(store: &Store, sink: &str) -> Result<Self, SinkError> {
-        let this = Self { store: store.clone(), sink: sink.to_owned(), state: Mutex::default() };
+        let this = Self { store: store.clone(), sink: sink.to_owned(), state: Mutex::default(), wake: Notify::new() };
         let unlisted = store.cursor(&this.unlisted_name()).map_err(|error| unreadable(&error))?;
         let mut state = this.lock();
         state.unlisted = unlisted.unwrap_or_default();
@@ -181,14 +198,27 @@ impl Refused {
         state.len() as u64 + state.unlisted
     }
 
-    /// When to send retryable rows again.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.lock().due
+    /// Waits until refused rows are to be sent again, because it is time or because somebody wants it.
+    pub(super) async fn due(&self) {
+        loop {
+            let woken = self.wake.notified();
+            let due = {
+                let state = self.lock();
+                if state.asked.is_empty() { state.due } else { Some(Instant::now()) }
+            };
+            match due {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => drop(tokio::time::timeout_at(due, woken).await),
+                None => woken.await,
+            }
+        }
     }
 
     /// A write begins; `again` where it sends refused rows.
     pub(super) fn begin(&self, again: bool) {
-        self.lock().pass = Pass { again, ..Pass::default() };
+        let mut state = self.lock();
+        let asked = if again { state.asked.clone() } else { HashSet::new() };
+        state.pass = Pass { again, asked, ..Pass::default() };
     }
 
     /// Looks at what is read for the write under way: a listed key among it is about to be delivered.
@@ -264,7 +294,7 @@ impl Refused {
     /// The write is done, with so many refused rows: what was read and not refused has been delivered.
     pub(super) fn settle(&self, rejected: u64, commit: &mut Commit) {
         let mut state = self.lock();
-        let Pass { again, told, read, refused } = std::mem::take(&mut state.pass);
+        let Pass { again, asked, told, read, refused } = std::mem::take(&mut state.pass);
         let mut settled = 0;
         for ((entity, key), version) in read {
             let place = self.place(&entity, &key);
@@ -286,6 +316,7 @@ impl Refused {
             warn!(sink = self.sink, rows = rejected - LINES_MAX, "more rows refused by the target; see /status");
         }
         if again {
+            state.asked.retain(|place| !asked.contains(place));
             let pause = if settled > 0 { FIRST } else { state.pause * 2 };
             state.schedule(pause);
         }
@@ -305,10 +336,11 @@ impl DeltaSource for Again<'_> {
         let Self(refused) = self;
         let pairs = refused.store.scan_prefix(Space::Sinks, &refused.prefix());
         let entries = pairs.map(|pair| {
-            let (_, value) = pair.map_err(|error| unreadable(&error))?;
+            let (key, value) = pair.map_err(|error| unreadable(&error))?;
             let (head, row) = parse(&value).ok_or_else(|| malformed(&refused.sink))?;
             let version: Version = head.version.parse()?;
-            let deltas = if head.retryable { delta::decode(row)? } else { Vec::new() };
+            let is_wanted = !row.is_empty() && (head.retryable || refused.lock().pass.asked.contains(&*key));
+            let deltas = if is_wanted { delta::decode(row)? } else { Vec::new() };
             deltas.iter().try_for_each(|batch| refused.observe(batch))?;
             Ok(OutboxEntry { offset: version.offset(), deltas })
         });

@@ -1,0 +1,173 @@
+//! Dead letters: rows that a target refused, and what an operator does about them.
+//!
+//! ```text
+//! GET  /dead-letters?sink=&entity=&code=&limit=     which there are
+//! GET  /dead-letters/ID                             one of them with its values
+//! POST /dead-letters/ID  {"action": "retry" | "drop" | "edit", "fields": {...}, "note": "..."}
+//! POST /dead-letters     {"sink": ..., "entity": ..., "code": ..., "note": "..."}   sends all that fit again
+//! ```
+//!
+//! Nothing is decided here about later versions of a row: they are delivered as ever, and settle a letter by themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+
+use super::rows::{known_host, refused};
+use super::{Facts, fresh};
+use crate::pipeline::refused::{Letter, LetterError, Refused};
+
+/// Letters of an answer where the question names no number.
+const LIMIT: usize = 100;
+
+/// Some of what there is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Letters {
+    pub(crate) letters: Vec<Letter>,
+    /// How many fit the question.
+    pub(crate) count: usize,
+    /// Refused rows beyond those that are kept; only the counter knows of them.
+    pub(crate) unlisted: u64,
+}
+
+/// Which letters.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    pub(crate) sink: Option<String>,
+    pub(crate) entity: Option<String>,
+    pub(crate) code: Option<String>,
+    pub(crate) limit: Option<usize>,
+    pub(crate) note: String,
+}
+
+/// What is done about one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "action")]
+pub(crate) enum Action {
+    /// It is sent again at once.
+    Retry,
+    /// The target goes without it.
+    Drop,
+    /// Fields are set, and it is sent again.
+    Edit {
+        /// Their values as text; an empty one is none.
+        fields: BTreeMap<String, String>,
+    },
+}
+
+/// An action with the operator's words.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    #[serde(flatten)]
+    pub(crate) action: Action,
+    #[serde(default)]
+    pub(crate) note: String,
+}
+
+/// How many letters an action was for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) letters: usize,
+}
+
+pub(super) fn routes() -> Router<Arc<Facts>> {
+    Router::new()
+        .route("/dead-letters", get(list).post(send_again))
+        .route("/dead-letters/{id}", get(show).post(act))
+        .layer(axum::middleware::from_fn(known_host))
+}
+
+impl Asked {
+    fn wants(&self, letter: &Letter) -> bool {
+        let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
+        fits(&self.entity, &letter.row.entity) && fits(&self.code, &letter.row.code)
+    }
+
+    /// The sinks of the question that have refused rows.
+    fn sinks<'f>(&self, facts: &'f Facts) -> impl Iterator<Item = &'f Arc<Refused>> {
+        let wanted = self.sink.clone();
+        let sinks = facts.status.sinks.iter();
+        sinks
+            .filter(move |sink| wanted.as_ref().is_none_or(|it| *it == sink.name))
+            .filter_map(|sink| sink.letters.get())
+    }
+}
+
+async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Response {
+    let mut letters: Vec<Letter> =
+        asked.sinks(&facts).flat_map(|sink| sink.letters(|letter| asked.wants(letter))).collect();
+    let unlisted = asked.sinks(&facts).map(|sink| sink.unlisted()).sum();
+    let count = letters.len();
+    letters.truncate(asked.limit.unwrap_or(LIMIT));
+    fresh([], Json(Letters { letters, count, unlisted }))
+}
+
+async fn send_again(State(facts): State<Arc<Facts>>, Json(asked): Json<Asked>) -> Response {
+    on_disk(move || {
+        let mut count = 0;
+        for sink in asked.sinks(&facts) {
+            for letter in sink.letters(|letter| asked.wants(letter)) {
+                match sink.send_again(&letter.id, &asked.note) {
+                    Ok(()) => count += 1,
+                    // Nothing to be done about, or done already.
+                    Err(LetterError::NotKept | LetterError::Unknown(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(Done { letters: count })
+    })
+    .await
+}
+
+async fn show(State(facts): State<Arc<Facts>>, Path(id): Path<String>) -> Response {
+    on_disk(move || of(&facts, &id, |sink| sink.show(&id))).await
+}
+
+async fn act(State(facts): State<Arc<Facts>>, Path(id): Path<String>, Json(said): Json<Said>) -> Response {
+    on_disk(move || {
+        of(&facts, &id, |sink| match &said.action {
+            Action::Retry => sink.send_again(&id, &said.note),
+            Action::Drop => sink.give_up(&id, &said.note),
+            Action::Edit { fields } => sink.edit(&id, fields, &said.note),
+        })?;
+        Ok(Done { letters: 1 })
+    })
+    .await
+}
+
+/// Asks the sink that has a letter.
+fn of<T>(facts: &Facts, id: &str, ask: impl Fn(&Refused) -> Result<T, LetterError>) -> Result<T, LetterError> {
+    for sink in facts.status.sinks.iter().filter_map(|sink| sink.letters.get()) {
+        match ask(sink) {
+            Err(LetterError::Unknown(_)) => {}
+            answered => return answered,
+        }
+    }
+    Err(LetterError::Unknown(id.to_owned()))
+}
+
+async fn on_disk<T: Serialize + Send + 'static>(
+    ask: impl FnOnce() -> Result<T, LetterError> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(Ok(answer)) => fresh([], Json(answer)),
+        Ok(Err(error)) => {
+            let code = match error {
+                LetterError::Unknown(_) => StatusCode::NOT_FOUND,
+                LetterError::NotKept => StatusCode::CONFLICT,
+                LetterError::Field { .. } => StatusCode::BAD_REQUEST,
+                LetterError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            refused(code, &error.to_string())
+        }
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
