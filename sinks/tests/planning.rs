@@ -8,6 +8,8 @@ mod check;
 mod contract;
 #[path = "planning/formats.rs"]
 mod formats;
+#[path = "planning/jobs.rs"]
+mod jobs;
 #[path = "planning/outbox.rs"]
 mod outbox;
 #[path = "planning/recovery.rs"]

@@ -23,6 +23,10 @@ pub struct Faults {
     pub retry_after_s: u64,
     /// Share of batches that are applied and whose reply is lost.
     pub drop_reply_rate: f64,
+    /// Share of batches that are accepted and processed later.
+    pub defer_rate: f64,
+    /// Milliseconds until they are.
+    pub defer_ms: u64,
     /// Rows that are refused one by one.
     pub poison: Vec<Poison>,
     /// Start of the random sequence: the same requests meet the same faults.
@@ -52,6 +56,8 @@ impl Default for Faults {
             throttle_rate: 0.0,
             retry_after_s: 1,
             drop_reply_rate: 0.0,
+            defer_rate: 0.0,
+            defer_ms: 0,
             poison: Vec::new(),
             seed: 0,
         }
@@ -68,6 +74,7 @@ impl Faults {
             ("error_rate", self.error_rate),
             ("throttle_rate", self.throttle_rate),
             ("drop_reply_rate", self.drop_reply_rate),
+            ("defer_rate", self.defer_rate),
         ] {
             if !(0.0..=1.0).contains(&rate) {
                 return Err(SinkError::Setting { setting, reason: format!("is {rate}; must be from 0 to 1") });
@@ -131,6 +138,13 @@ impl Dice {
     pub(super) fn loses_reply(&self) -> bool {
         let (faults, random) = &mut *self.lock();
         random.chance(faults.drop_reply_rate)
+    }
+
+    /// How long a batch is to wait after it was accepted; none where it is processed at once.
+    pub(super) fn defers(&self) -> Option<Duration> {
+        let (faults, random) = &mut *self.lock();
+        // Without such a fault the sequence of the others stays what it was.
+        (faults.defer_rate > 0.0 && random.chance(faults.defer_rate)).then(|| Duration::from_millis(faults.defer_ms))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, (Faults, Random)> {

@@ -20,6 +20,7 @@ use super::access::Guard;
 use super::deltas::{Intake, find};
 use super::encoding::{COMPRESSIONS, FORMATS};
 use super::faults::{Dice, Fate, Faults};
+use super::jobs::Jobs;
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
 use super::{read, store};
@@ -35,6 +36,7 @@ const PAGE_ROWS_MAX: u32 = 10_000;
 pub(super) struct Planner {
     pub(super) db: PathBuf,
     pub(super) guard: Arc<Guard>,
+    pub(super) jobs: Jobs,
     pub(super) intake: Intake,
     pub(super) dice: Dice,
 }
@@ -47,6 +49,8 @@ pub(super) fn router(planner: Arc<Planner>) -> Router {
         .route("/capabilities", get(capabilities))
         .route("/flows/{flow}/deltas", post(deltas))
         .route("/flows/{flow}/watermark", get(watermark))
+        .route("/jobs/{id}", get(job))
+        .route("/jobs/{id}/rejects", get(rejects))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
         .nest("/pdx/v1", pdx)
@@ -68,6 +72,20 @@ async fn deltas(
 ) -> Result<Response, Response> {
     planner.guard.admit(&headers, &body).map_err(IntoResponse::into_response)?;
     planner.fate().await?;
+    if let Some(wait) = planner.dice.defers() {
+        let id = planner.jobs.begin();
+        let location = format!("/pdx/v1/jobs/{id}");
+        planner.intake.counters.add(&PlannerCounts { deferred: 1, ..PlannerCounts::default() });
+        // A receiver that is stopped does not wait for what it accepted.
+        let planner = Arc::downgrade(&planner);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let Some(planner) = planner.upgrade() else { return };
+            let poison = planner.dice.faults().poison;
+            planner.jobs.end(&id, planner.intake.receive(&flow, &headers, &body, &poison).await);
+        });
+        return Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)]).into_response());
+    }
     let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults().poison).await;
     if planner.dice.loses_reply() {
         planner.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
@@ -79,6 +97,30 @@ async fn deltas(
         Ok(receipt) => Ok(json_text(receipt)),
         Err(refusal) => Err(refusal.into_response()),
     }
+}
+
+async fn job(State(planner): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Response> {
+    planner.guard.admit(&headers, &[]).map_err(IntoResponse::into_response)?;
+    planner.fate().await?;
+    planner.jobs.report(&id).map(|report| Json(report).into_response()).map_err(IntoResponse::into_response)
+}
+
+#[derive(Deserialize)]
+struct FromCursor {
+    #[serde(default)]
+    cursor: usize,
+}
+
+async fn rejects(
+    State(planner): Shared,
+    Path(id): Path<String>,
+    Query(from): Query<FromCursor>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    planner.guard.admit(&headers, &[]).map_err(IntoResponse::into_response)?;
+    planner.fate().await?;
+    let page = planner.jobs.rejects(&id, from.cursor);
+    page.map(|page| Json(page).into_response()).map_err(IntoResponse::into_response)
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! /pdx/v1/capabilities   /pdx/v1/flows/{flow}/deltas   /pdx/v1/flows/{flow}/watermark?partition=
+//! /pdx/v1/jobs/{id}   /pdx/v1/jobs/{id}/rejects?cursor=
 //! /                      a page for people
 //! /entities              [{entity, rows, tombstones, max_version}]
 //! /entities/{flow}       ?after=&limit=&tombstones=true  ->  {rows: [{key, version, deleted, data}], next}
@@ -21,6 +22,7 @@ mod deltas;
 mod encoding;
 mod faults;
 mod http;
+mod jobs;
 mod problem;
 mod read;
 mod stats;
@@ -97,6 +99,7 @@ pub async fn serve(config: PlannerConfig) -> Result<Running, SinkError> {
     let planner = Arc::new(http::Planner {
         db: config.db,
         guard: Arc::clone(&guard),
+        jobs: jobs::Jobs::default(),
         intake: deltas::Intake {
             writer,
             counters: stats::Counters::default(),

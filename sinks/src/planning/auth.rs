@@ -172,7 +172,7 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 fn unusable(reason: String) -> Failure {
-    Failure { verdict: Verdict::Auth, reason, wait: None }
+    Failure { verdict: Verdict::Auth, reason, wait: None, job: None }
 }
 
 /// Asks for a token. Client and secret go as HTTP Basic, which every server of RFC 6749 has to take (section 2.3.1).
@@ -202,7 +202,7 @@ async fn token(
             // It says 400 as well where the client or the scope is not to its liking (section 5.2).
             _ => Verdict::Auth,
         };
-        return Err(told(Failure { verdict, reason: format!("answered {status}, no token"), wait }));
+        return Err(told(Failure { verdict, reason: format!("answered {status}, no token"), wait, job: None }));
     }
     serde_json::from_slice(&body).map_err(|_| told(unusable("answered with something that is no token".to_owned())))
 }

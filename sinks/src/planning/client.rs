@@ -15,12 +15,15 @@ use super::connect::{Held, connections};
 use super::contract::{self, Capabilities, Problem, Receipt, Watermark};
 use super::gate::{Gate, Outcome};
 use super::stats::PlanningStats;
-use super::verdict::{Failure, Verdict, judge, retry_after};
+use super::verdict::{Failure, NOT_PDX, Verdict, judge, retry_after};
 use crate::SinkError;
 
 /// 8 MiB: a receipt that refuses every row of the largest batch, a sentence each. An answer without an end must not take
 /// the daemon's memory.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// Jobs of one batch of which the target knows nothing when it is asked.
+const JOBS_LOST_MAX: usize = 5;
 
 /// Why a delivery stopped.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) enum Stop {
     Rewind,
     /// The target takes less at once; the error is for where nothing smaller can be sent.
     TooLarge(SinkError),
+    /// What was asked for is not there; the error is for where it should be.
+    Gone(SinkError),
     /// The write fails.
     Failed(SinkError),
 }
@@ -48,6 +53,13 @@ pub(super) struct Batch {
     pub(super) body: Bytes,
     /// Its bytes before compression.
     pub(super) size: usize,
+}
+
+/// What a target has answered for good.
+pub(super) enum Answer {
+    Body(Bytes),
+    /// It works on what it was sent; where to ask for that.
+    Job(String),
 }
 
 /// Made anew where the files of TLS were replaced.
@@ -90,7 +102,7 @@ impl Client {
         })
     }
 
-    fn http(&self) -> reqwest::Client {
+    pub(super) fn http(&self) -> reqwest::Client {
         self.http.read().unwrap_or_else(PoisonError::into_inner).http.clone()
     }
 
@@ -102,25 +114,47 @@ impl Client {
         let url = self.config.endpoint(&["flows", &entity.name, "deltas"]);
         let sha256 = contract::sha256(&batch.body);
         let key = self.idempotency_key(entity, batch, &sha256);
-        let body = self
-            .persist(&url, stats, || {
-                let mut request = self.http().post(url.clone());
-                if let Some(encoding) = self.config.compression.encoding() {
-                    request = request.header("content-encoding", encoding);
+        let request = || {
+            let mut request = self.http().post(url.clone());
+            if let Some(encoding) = self.config.compression.encoding() {
+                request = request.header("content-encoding", encoding);
+            }
+            request
+                .header("content-type", self.config.format.media_type())
+                .header(contract::IDEMPOTENCY_KEY, format!("\"{key}\""))
+                .header(contract::CONTENT_DIGEST, contract::content_digest(&sha256))
+                .header(contract::PARTITION, batch.partition)
+                .header(contract::SEQUENCE, contract::sequence(batch.epoch, batch.number))
+                .header(contract::SCHEMA, entity.schema_id())
+                .header(contract::CRITICALITY, criticality(entity.criticality))
+                .header(contract::CORRELATION_ID, &batch.id)
+                .body(batch.body.clone())
+        };
+        for _ in 0..JOBS_LOST_MAX {
+            let location = match self.persist(&url, stats, request).await? {
+                Answer::Job(location) => location,
+                Answer::Body(body) => {
+                    return serde_json::from_slice(&body)
+                        .map_err(|error| Stop::Failed(not_pdx(&url, "a receipt", &error)));
                 }
-                request
-                    .header("content-type", self.config.format.media_type())
-                    .header(contract::IDEMPOTENCY_KEY, format!("\"{key}\""))
-                    .header(contract::CONTENT_DIGEST, contract::content_digest(&sha256))
-                    .header(contract::PARTITION, batch.partition)
-                    .header(contract::SEQUENCE, contract::sequence(batch.epoch, batch.number))
-                    .header(contract::SCHEMA, entity.schema_id())
-                    .header(contract::CRITICALITY, criticality(entity.criticality))
-                    .header(contract::CORRELATION_ID, &batch.id)
-                    .body(batch.body.clone())
-            })
-            .await?;
-        serde_json::from_slice(&body).map_err(|error| Stop::Failed(not_pdx(&url, "a receipt", &error)))
+            };
+            if let Some(receipt) = self.follow(&url, &location, &batch.id, stats).await? {
+                return Ok(receipt);
+            }
+        }
+        let reason = format!("accepted a batch {JOBS_LOST_MAX} times and then did not know of it");
+        Err(SinkError::Unavailable { target: url.to_string(), reason }.into())
+    }
+
+    /// As [`Self::persist`], of a question that is answered at once.
+    async fn ask(&self, url: &Url, stats: &PlanningStats) -> Result<Bytes, Stop> {
+        match self.persist(url, stats, || self.http().get(url.clone())).await? {
+            Answer::Body(body) => Ok(body),
+            Answer::Job(_) => {
+                let (reason, remedy) = ("answered a question with a job".to_owned(), NOT_PDX.to_owned());
+                Err(SinkError::Refused { target: url.to_string(), reason, remedy }.into())
+            }
+        }
     }
 
     /// Asks how far a partition is.
@@ -135,7 +169,7 @@ impl Client {
     ) -> Result<Watermark, Stop> {
         let mut url = self.config.endpoint(&["flows", &entity.name, "watermark"]);
         url.query_pairs_mut().append_pair("partition", &partition.to_string());
-        let body = self.persist(&url, stats, || self.http().get(url.clone())).await?;
+        let body = self.ask(&url, stats).await?;
         serde_json::from_slice(&body).map_err(|error| Stop::Failed(not_pdx(&url, "a watermark", &error)))
     }
 
@@ -168,12 +202,12 @@ impl Client {
     }
 
     /// Repeats a request until it is answered for good or patience ends.
-    async fn persist(
+    pub(super) async fn persist(
         &self,
         url: &Url,
         stats: &PlanningStats,
         request: impl Fn() -> RequestBuilder,
-    ) -> Result<Bytes, Stop> {
+    ) -> Result<Answer, Stop> {
         let mut backoff = Backoff::new();
         let mut failing_since: Option<Instant> = None;
         loop {
@@ -182,7 +216,8 @@ impl Client {
             let (limit, is_open) = self.gate.stands();
             stats.observe_gate(limit, is_open);
             let failure = match answered {
-                Ok(body) => return Ok(body),
+                Ok(body) => return Ok(Answer::Body(body)),
+                Err(Failure { job: Some(location), .. }) => return Ok(Answer::Job(location)),
                 Err(failure) => failure,
             };
             if let Some(remedy) = failure.verdict.remedy() {
@@ -190,6 +225,7 @@ impl Client {
                 let refused = SinkError::Refused { target: url.to_string(), reason, remedy };
                 return Err(match failure.verdict {
                     Verdict::TooLarge => Stop::TooLarge(refused),
+                    Verdict::Gone => Stop::Gone(refused),
                     _ => Stop::Failed(refused),
                 });
             }
@@ -266,19 +302,21 @@ impl Client {
             .headers()
             .get(reqwest::header::RETRY_AFTER)
             .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+        let location = response.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
+        let job = location.filter(|_| status == StatusCode::ACCEPTED).map(str::to_owned);
         // A body that breaks off is a lost reply, whatever its status was.
         let Some(body) = bounded(response).await.map_err(|error| unanswered(&error))? else {
             let reason = format!("answered {status} with more than {ANSWER_BYTES_MAX} bytes");
             // Of a failure the status says enough.
             let verdict = if status == StatusCode::OK { Verdict::Endless } else { judge(status.as_u16(), "", wait) };
-            return Err(Failure { verdict, reason, wait });
+            return Err(Failure { verdict, reason, wait, job: None });
         };
         if status == StatusCode::OK {
             return Ok(body);
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let verdict = judge(status.as_u16(), problem.name(), wait);
-        Err(Failure { verdict, reason: told(status, &problem), wait })
+        Err(Failure { verdict, reason: told(status, &problem), wait, job })
     }
 }
 
@@ -324,7 +362,7 @@ pub(super) fn unanswered(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         reason = "no answer in time".to_owned();
     }
-    Failure { verdict, reason, wait: None }
+    Failure { verdict, reason, wait: None, job: None }
 }
 
 /// What an I/O error holds is not among its sources, and one can hold another.
@@ -335,7 +373,7 @@ fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     }
 }
 
-fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
+pub(super) fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
     SinkError::Refused {
         target: url.to_string(),
         // Never the error itself: it repeats the value that it did not like.
@@ -345,7 +383,7 @@ fn not_pdx(url: &Url, wanted: &str, error: &serde_json::Error) -> SinkError {
             error.line(),
             error.column()
         ),
-        remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".into(),
+        remedy: NOT_PDX.into(),
     }
 }
 

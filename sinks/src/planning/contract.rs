@@ -152,8 +152,47 @@ pub(crate) struct Receipt {
     pub(crate) rejects: Vec<Rejected>,
 }
 
-/// A refused record.
+/// How a batch that was accepted for later stands.
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JobReport {
+    /// `queued`, `running`, `succeeded`, `succeeded_with_rejects` or `failed`.
+    pub(crate) state: String,
+    /// When to ask again, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_s: Option<u64>,
+    /// Once it has ended: what became of its records.
+    #[serde(default)]
+    pub(crate) counts: JobCounts,
+    /// Once it has ended: where the partition is.
+    #[serde(default)]
+    pub(crate) watermark: Watermark,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<Problem>,
+}
+
+/// Records of a job, as in a [`Receipt`].
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct JobCounts {
+    pub(crate) received: u64,
+    pub(crate) applied: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) stale: u64,
+    pub(crate) rejected: u64,
+}
+
+/// Some of the refused records of a job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RejectPage {
+    pub(crate) rejects: Vec<Rejected>,
+    /// The `cursor` of the next page; none at the end.
+    #[serde(default)]
+    pub(crate) next: Option<String>,
+}
+
+/// A refused record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Rejected {
     /// Its place in the batch, from 0.
     pub(crate) index: usize,

@@ -30,6 +30,7 @@ pub(crate) mod contract;
 mod deal;
 mod fill;
 mod gate;
+mod jobs;
 mod json;
 mod lane;
 mod reached;
@@ -147,7 +148,7 @@ impl PlanningSink {
         for _ in 0..REWINDS_MAX {
             match self.attempt(span, deltas, again).await {
                 Ok(written) => return Ok(written),
-                Err(Stop::Failed(error) | Stop::TooLarge(error)) => return Err(error),
+                Err(Stop::Failed(error) | Stop::TooLarge(error) | Stop::Gone(error)) => return Err(error),
                 Err(Stop::Rewind) => self.stats.rewinds(1),
             }
         }
@@ -285,7 +286,7 @@ impl Sink for PlanningSink {
             // A watermark is per lane and speaks of versions; no single offset follows from it.
             Ok(()) if known.notes.is_empty() => Ok(Recalled::Unknown),
             Ok(()) => Ok(Recalled::Everything),
-            Err(Stop::Failed(error) | Stop::TooLarge(error)) => Err(error),
+            Err(Stop::Failed(error) | Stop::TooLarge(error) | Stop::Gone(error)) => Err(error),
             Err(Stop::Rewind) => Err(SinkError::Refused {
                 target: self.config.url.to_string(),
                 reason: "answered the question for a watermark as if it were a batch".to_owned(),

@@ -7,6 +7,9 @@ use super::contract::{DIGEST_MISMATCH, FENCED_EPOCH, KEY_REUSED, REQUEST_IN_PROG
 /// Asked-for waits are honoured up to this; a mistyped `Retry-After` must not silence a flow for years.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
+/// What to do about answers that no PDX/1 service gives.
+pub(super) const NOT_PDX: &str = "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1";
+
 /// The meaning of an answer that is not the receipt of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -32,8 +35,10 @@ pub(super) enum Verdict {
     Fenced,
     /// The target is not what the configuration says.
     FatalConfig,
-    /// The target answers with a job to be followed.
+    /// The target accepts for later and does not say where to ask for that.
     Asynchronous,
+    /// What was asked for is not there.
+    Gone,
     /// The answer is longer than any that we could use.
     Endless,
 }
@@ -45,6 +50,8 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// How long the target asks to wait.
     pub(super) wait: Option<Duration>,
+    /// Where to ask for what it works on.
+    pub(super) job: Option<String>,
 }
 
 /// Judges a status with the name of its problem.
@@ -66,6 +73,7 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         (401, _) => Verdict::Unauthorized,
         (403, _) => Verdict::Auth,
         (413, _) => Verdict::TooLarge,
+        (404 | 410, _) => Verdict::Gone,
         (400 | 409 | 422, _) => Verdict::BatchRefused,
         _ => Verdict::FatalConfig,
     }
@@ -83,11 +91,13 @@ impl Verdict {
             Self::Fenced => {
                 Some("a daemon with a newer state writes to this target; stop this one, or rebuild its state")
             }
-            Self::FatalConfig => Some("check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1"),
+            Self::FatalConfig | Self::Gone => Some(NOT_PDX),
             Self::Endless => {
                 Some("lower max_records, so that the answer to a batch is smaller; or look who answers there")
             }
-            Self::Asynchronous => Some("asynchronous jobs are not supported yet; let the target answer synchronously"),
+            Self::Asynchronous => {
+                Some("have the target say in Location where a batch that it accepts can be asked for")
+            }
         }
     }
 }
@@ -121,7 +131,8 @@ mod tests {
             (429, "", None, Verdict::Throttle),
             (401, "", None, Verdict::Unauthorized),
             (403, "", None, Verdict::Auth),
-            (404, "", None, Verdict::FatalConfig),
+            (404, "", None, Verdict::Gone),
+            (405, "", None, Verdict::FatalConfig),
             (301, "", None, Verdict::FatalConfig),
             (413, "", None, Verdict::TooLarge),
             (422, "", None, Verdict::BatchRefused),

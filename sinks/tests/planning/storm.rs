@@ -54,6 +54,8 @@ async fn storm(seed: u64) {
         throttle_rate: 0.05,
         retry_after_s: 0,
         drop_reply_rate: 0.1,
+        defer_rate: 0.2,
+        defer_ms: 3,
         seed,
         ..Faults::default()
     };

@@ -106,3 +106,13 @@ impl Target {
         assert_eq!(self.stat("went_backwards").await, 0);
     }
 }
+
+/// Waits for a condition, for at most a minute.
+pub(crate) async fn eventually<F: Future<Output = bool>>(holds: impl Fn() -> F) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let mut beats = tokio::time::interval(Duration::from_millis(5));
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "not within a minute");
+        beats.tick().await;
+    }
+}
