@@ -200,7 +200,14 @@ pub(crate) enum DeadLettersCommand {
     /// Give one up: the target goes without this version of the row.
     Drop {
         /// As listed.
-        id: String,
+        #[arg(required_unless_present = "unlisted")]
+        id: Option<String>,
+        /// Instead, those that are only counted, once they are mended.
+        #[arg(long, conflicts_with = "id")]
+        unlisted: bool,
+        /// With --unlisted, of one sink.
+        #[arg(long, requires = "unlisted", value_name = "SINK")]
+        sink: Option<String>,
         /// Why, for the daemon's log.
         #[arg(long, default_value = "", value_name = "TEXT")]
         note: String,

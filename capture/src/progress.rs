@@ -4,7 +4,7 @@
 //! sessions hand on to each other is here, too: which shapes the log has of this process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -80,6 +80,8 @@ pub struct Progress {
     /// The version of each table's shape that was handed to the log last.
     shapes: Mutex<HashMap<TableId, u32>>,
     proofs: Mutex<Proofs>,
+    /// Somebody waits for one.
+    proof_wanted: AtomicBool,
 }
 
 /// What is known of how late it is in the log.
@@ -88,7 +90,9 @@ struct Proofs {
     /// Moments, microseconds since 1970 by the source's clock, with the entry up to which the log has all that was committed before.
     open: VecDeque<(i64, LogOffset)>,
     /// The latest of them whose entries are confirmed.
-    complete: Option<i64>,
+    complete: Option<(i64, LogOffset)>,
+    /// The latest of all.
+    latest: i64,
     /// One of so many is kept, while a target is down for long.
     stride: usize,
     /// So many came since the last but one that is kept: the last one stands for them.
@@ -97,6 +101,11 @@ struct Proofs {
 
 impl Proofs {
     fn push(&mut self, at_us: i64, upto: LogOffset) {
+        if at_us < self.latest {
+            // Another clock, as after a failover, or one that was set back: what was known of the other one says nothing of it.
+            *self = Self::default();
+        }
+        self.latest = at_us;
         self.since += 1;
         let stands_for = self.open.len() > 1 && self.since < self.stride;
         match self.open.back_mut() {
@@ -161,19 +170,35 @@ impl Progress {
     pub(crate) fn prove(&self, at_us: i64, upto: LogOffset) {
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
         proofs.push(at_us, upto);
+        self.proof_wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// Changes were lost, or the source is another one: nothing is known any more.
+    pub(crate) fn forget_proofs(&self) {
+        *self.proofs.lock().unwrap_or_else(PoisonError::into_inner) = Proofs::default();
+    }
+
+    /// Has the reader find out soon how late it is in the log.
+    pub fn want_proof(&self) {
+        self.proof_wanted.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_proof_wanted(&self) -> bool {
+        self.proof_wanted.load(Ordering::Relaxed)
     }
 
     /// The moment, microseconds since 1970 by the source's clock, before which everything is in the entries up to `confirmed`;
     /// none where that is not known.
     pub fn complete_through(&self, confirmed: LogOffset) -> Option<i64> {
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((at_us, _)) = proofs.open.pop_front_if(|(_, upto)| *upto <= confirmed) {
-            proofs.complete = proofs.complete.max(Some(at_us));
+        while let Some(proof) = proofs.open.pop_front_if(|(_, upto)| *upto <= confirmed) {
+            proofs.complete = Some(proof);
         }
         if proofs.open.is_empty() {
             proofs.stride = 1;
         }
-        proofs.complete
+        // A target that was set back has less.
+        proofs.complete.filter(|(_, upto)| *upto <= confirmed).map(|(at_us, _)| at_us)
     }
 
     pub(crate) fn observe_message(&self, bytes: usize) {
@@ -238,6 +263,10 @@ mod tests {
         assert_eq!(confirmed(7), Some(40));
         let late = confirmed(50_000).expect("known");
         assert!((49_000..=50_092).contains(&late), "{late}");
-        assert_eq!(confirmed(2), Some(late), "it never falls");
+        assert_eq!(confirmed(2), None, "a target that was set back lacks some of it");
+        assert_eq!(confirmed(50_000), Some(late));
+        progress.prove(50, LogOffset(200_000));
+        assert_eq!(confirmed(100_000), None, "another clock");
+        assert_eq!(confirmed(200_000), Some(50));
     }
 }

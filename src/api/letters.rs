@@ -5,15 +5,20 @@
 //! GET  /dead-letters/ID                             one of them with its values
 //! POST /dead-letters/ID  {"action": "retry" | "drop" | "edit", "fields": {...}, "note": "..."}
 //! POST /dead-letters     {"sink": ..., "entity": ..., "code": ..., "note": "..."}   sends all that fit again
+//! POST /dead-letters     {"forget_unlisted": true, "sink": ...}                    those that were not kept are mended
 //! ```
 //!
-//! Nothing is decided here about later versions of a row: they are delivered as ever, and settle a letter by themselves.
+//! Nothing is decided here about later versions of a row: they are delivered as ever, and settle a letter by themselves. Of this
+//! version it is, so only this machine is let do it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -22,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::rows::{known_host, refused};
 use super::{Facts, fresh};
 use crate::pipeline::refused::{Letter, LetterError, Refused};
+use crate::pipeline::status::SinkStatus;
 
 /// Letters of an answer where the question names no number.
 const LIMIT: usize = 100;
@@ -38,12 +44,13 @@ pub(crate) struct Letters {
 
 /// Which letters.
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Asked {
     pub(crate) sink: Option<String>,
     pub(crate) entity: Option<String>,
     pub(crate) code: Option<String>,
     pub(crate) limit: Option<usize>,
+    pub(crate) forget_unlisted: bool,
     pub(crate) note: String,
 }
 
@@ -81,6 +88,7 @@ pub(super) fn routes() -> Router<Arc<Facts>> {
     Router::new()
         .route("/dead-letters", get(list).post(send_again))
         .route("/dead-letters/{id}", get(show).post(act))
+        .layer(axum::middleware::from_fn(changed_from_here))
         .layer(axum::middleware::from_fn(known_host))
 }
 
@@ -90,20 +98,28 @@ impl Asked {
         fits(&self.entity, &letter.row.entity) && fits(&self.code, &letter.row.code)
     }
 
-    /// The sinks of the question that have refused rows.
-    fn sinks<'f>(&self, facts: &'f Facts) -> impl Iterator<Item = &'f Arc<Refused>> {
+    /// The sinks of the question that are at work or were, each with its refused rows.
+    fn sinks<'f>(&self, facts: &'f Facts) -> impl Iterator<Item = (&'f SinkStatus, &'f Refused)> + use<'f> {
         let wanted = self.sink.clone();
         let sinks = facts.status.sinks.iter();
-        sinks
-            .filter(move |sink| wanted.as_ref().is_none_or(|it| *it == sink.name))
-            .filter_map(|sink| sink.letters.get())
+        let sinks = sinks.filter(move |sink| wanted.as_ref().is_none_or(|it| *it == sink.name));
+        sinks.filter_map(|sink| Some((sink, &**sink.letters.get()?)))
     }
+}
+
+/// What changes something comes from this machine, whatever else may look.
+async fn changed_from_here(request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical());
+    if request.method() == Method::GET || peer.is_none_or(|peer| peer.is_loopback()) {
+        return next.run(request).await;
+    }
+    refused(StatusCode::FORBIDDEN, "dead letters are handled from the daemon's own machine only")
 }
 
 async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Response {
     let mut letters: Vec<Letter> =
-        asked.sinks(&facts).flat_map(|sink| sink.letters(|letter| asked.wants(letter))).collect();
-    let unlisted = asked.sinks(&facts).map(|sink| sink.unlisted()).sum();
+        asked.sinks(&facts).flat_map(|(_, sink)| sink.letters(|letter| asked.wants(letter))).collect();
+    let unlisted = asked.sinks(&facts).map(|(_, sink)| sink.unlisted()).sum();
     let count = letters.len();
     letters.truncate(asked.limit.unwrap_or(LIMIT));
     fresh([], Json(Letters { letters, count, unlisted }))
@@ -111,42 +127,55 @@ async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Re
 
 async fn send_again(State(facts): State<Arc<Facts>>, Json(asked): Json<Asked>) -> Response {
     on_disk(move || {
-        let mut count = 0;
-        for sink in asked.sinks(&facts) {
-            for letter in sink.letters(|letter| asked.wants(letter)) {
-                match sink.send_again(&letter.id, &asked.note) {
-                    Ok(()) => count += 1,
-                    // Nothing to be done about, or done already.
-                    Err(LetterError::NotKept | LetterError::Unknown(_)) => {}
-                    Err(error) => return Err(error),
-                }
+        let mut letters = 0;
+        for (status, sink) in asked.sinks(&facts) {
+            if asked.forget_unlisted {
+                letters += usize::try_from(sink.forget_unlisted(&asked.note)?).unwrap_or(usize::MAX);
+            } else {
+                at_work(status)?;
+                letters += sink.send_all_again(|letter| asked.wants(letter), &asked.note)?;
             }
+            status.refused.store(sink.count(), Ordering::Relaxed);
         }
-        Ok(Done { letters: count })
+        Ok(Done { letters })
     })
     .await
 }
 
 async fn show(State(facts): State<Arc<Facts>>, Path(id): Path<String>) -> Response {
-    on_disk(move || of(&facts, &id, |sink| sink.show(&id))).await
+    on_disk(move || of(&facts, &id, |_, sink| sink.show(&id))).await
 }
 
 async fn act(State(facts): State<Arc<Facts>>, Path(id): Path<String>, Json(said): Json<Said>) -> Response {
     on_disk(move || {
-        of(&facts, &id, |sink| match &said.action {
-            Action::Retry => sink.send_again(&id, &said.note),
-            Action::Drop => sink.give_up(&id, &said.note),
-            Action::Edit { fields } => sink.edit(&id, fields, &said.note),
+        of(&facts, &id, |status, sink| {
+            sink.show(&id)?;
+            match &said.action {
+                Action::Retry => at_work(status).and_then(|()| sink.send_again(&id, &said.note)),
+                Action::Drop => sink.give_up(&id, &said.note),
+                Action::Edit { fields } => at_work(status).and_then(|()| sink.edit(&id, fields, &said.note)),
+            }?;
+            status.refused.store(sink.count(), Ordering::Relaxed);
+            Ok(())
         })?;
         Ok(Done { letters: 1 })
     })
     .await
 }
 
+/// Refuses to have a sink that is parked send anything.
+fn at_work(status: &SinkStatus) -> Result<(), LetterError> {
+    status.parked.reason().map_or(Ok(()), |reason| Err(LetterError::Parked(reason)))
+}
+
 /// Asks the sink that has a letter.
-fn of<T>(facts: &Facts, id: &str, ask: impl Fn(&Refused) -> Result<T, LetterError>) -> Result<T, LetterError> {
-    for sink in facts.status.sinks.iter().filter_map(|sink| sink.letters.get()) {
-        match ask(sink) {
+fn of<T>(
+    facts: &Facts,
+    id: &str,
+    ask: impl Fn(&SinkStatus, &Refused) -> Result<T, LetterError>,
+) -> Result<T, LetterError> {
+    for (status, sink) in Asked::default().sinks(facts) {
+        match ask(status, sink) {
             Err(LetterError::Unknown(_)) => {}
             answered => return answered,
         }
@@ -162,7 +191,7 @@ async fn on_disk<T: Serialize + Send + 'static>(
         Ok(Err(error)) => {
             let code = match error {
                 LetterError::Unknown(_) => StatusCode::NOT_FOUND,
-                LetterError::NotKept => StatusCode::CONFLICT,
+                LetterError::NotKept | LetterError::Parked(_) => StatusCode::CONFLICT,
                 LetterError::Field { .. } => StatusCode::BAD_REQUEST,
                 LetterError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };

@@ -8,7 +8,8 @@
 //! GET /ready    200 where every target has all of the sources up to a moment   ready
 //! ```
 //!
-//! Nothing here changes what the daemon delivers, so that it may be looked at from anywhere it is let listen. The first four show
+//! Whoever looks changes nothing of what the daemon delivers, so that it may be looked at from anywhere it is let listen; dead letters
+//! are handled from its own machine only. The first four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
 //! values, and what operators say of them, are asked for by name: [`rows`] and [`letters`]; [`replay`] says what other mappings would change,
 //! [`snapshot`] has a table read anew.
@@ -70,7 +71,7 @@ pub(crate) async fn bind(listen: SocketAddr) -> Result<TcpListener, ListenError>
 
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, facts: Arc<Facts>) {
-    let served = axum::serve(listener, router(facts)).await;
+    let served = axum::serve(listener, router(facts).into_make_service_with_connect_info::<SocketAddr>()).await;
     if let Err(error) = served {
         tracing::error!(%error, "control API ended");
     }

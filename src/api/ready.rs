@@ -11,7 +11,8 @@
 //! answer gives none. Rows of critical entities that are held, or that a target refused, are missing there whatever the
 //! moment is.
 //!
-//! `asof` is an instant as in RFC 3339; without one the question is only whether anything is missing up to what is proved.
+//! `asof` is an instant as in RFC 3339; without one the question is only whether anything is missing up to what is proved. With
+//! `held=ignore` rows that are held or were refused do not count: somebody knows of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use syncline_schemas::ident::LogOffset;
 
 use super::rows::refused;
 use super::{Facts, fresh};
+use crate::pipeline::held;
 use crate::pipeline::rows::instant;
 use crate::pipeline::status::Status;
 
@@ -53,8 +55,21 @@ pub(crate) struct Behind {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Asked {
     asof: Option<String>,
+    #[serde(default)]
+    held: HeldCount,
+}
+
+/// Whether rows that a target lacks count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HeldCount {
+    #[default]
+    Count,
+    /// Somebody knows of them and goes on.
+    Ignore,
 }
 
 pub(super) fn routes() -> Router<Arc<Facts>> {
@@ -69,7 +84,18 @@ async fn ready(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> R
             return refused(StatusCode::BAD_REQUEST, &reason);
         }
     };
-    let readiness = Readiness::find(&facts.status, asof);
+    let found = tokio::task::spawn_blocking(move || {
+        // First what is complete, and then what of it is held: it is in the state by then.
+        let complete = complete_through(&facts.status).map(|(name, at)| (name.to_owned(), at)).collect();
+        if asked.held == HeldCount::Count {
+            held::look(&facts.store.current(), &facts.status);
+        }
+        Readiness::find(&facts.status, complete, asof, asked.held)
+    });
+    let readiness = match found.await {
+        Ok(readiness) => readiness,
+        Err(error) => return refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
     let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, fresh([], Json(readiness))).into_response()
 }
@@ -82,10 +108,9 @@ pub(super) fn complete_through(status: &Status) -> impl Iterator<Item = (&str, O
 }
 
 impl Readiness {
-    fn find(status: &Status, asof: Option<i64>) -> Self {
+    fn find(status: &Status, complete: BTreeMap<String, Option<i64>>, asof: Option<i64>, counts: HeldCount) -> Self {
         let mut behind = Vec::new();
         let mut lacks = |rung: String, reason: String| behind.push(Behind { rung, reason });
-        let complete: BTreeMap<&str, Option<i64>> = complete_through(status).collect();
         for (source, complete) in &complete {
             let rung = format!("source {source}");
             match (complete, asof) {
@@ -93,7 +118,10 @@ impl Readiness {
                 (Some(complete), Some(asof)) if *complete < asof => {
                     lacks(rung, format!("complete through {}", instant(*complete)));
                 }
-                _ => {}
+                _ => continue,
+            }
+            for source in status.sources.iter().filter(|it| it.name == *source) {
+                source.progress.want_proof();
             }
         }
         for reason in status.parked() {
@@ -104,23 +132,37 @@ impl Readiness {
                 lacks(format!("source {}", source.name), problem);
             }
         }
-        match status.transform.held.now() {
-            None => lacks("held".to_owned(), "what is held has not been looked at yet".to_owned()),
-            Some(held) => {
-                for held in held.by.iter().filter(|held| is_critical(&held.entity)) {
-                    lacks("held".to_owned(), format!("{} rows of {} under {}", held.rows, held.entity, held.rule));
-                }
-            }
+        if counts == HeldCount::Count {
+            lacking_rows(status, &mut lacks);
         }
-        for sink in &status.sinks {
-            let Some(letters) = sink.letters.get() else { continue };
-            let dead = letters.letters(|letter| is_critical(&letter.row.entity)).len() as u64 + letters.unlisted();
-            if dead > 0 {
-                lacks(format!("sink {}", sink.name), format!("the target refused {dead} rows of critical entities"));
-            }
-        }
-        let complete_through = complete.into_iter().map(|(source, at)| (source.to_owned(), at.map(instant))).collect();
+        let complete_through = complete.into_iter().map(|(source, at)| (source, at.map(instant))).collect();
         Self { ready: behind.is_empty(), asof: asof.map(instant), complete_through, behind }
+    }
+}
+
+/// Rows that the targets lack whatever the moment is.
+fn lacking_rows(status: &Status, lacks: &mut impl FnMut(String, String)) {
+    match status.transform.held.now() {
+        None => lacks("held".to_owned(), "what is held has not been looked at yet".to_owned()),
+        Some(held) => {
+            for held in held.by.iter().filter(|held| is_critical(&held.entity)) {
+                lacks("held".to_owned(), format!("{} rows of {} under {}", held.rows, held.entity, held.rule));
+            }
+        }
+    }
+    for sink in &status.sinks {
+        let Some(letters) = sink.letters.get() else { continue };
+        let rung = || format!("sink {}", sink.name);
+        let dead = letters.letters(|letter| is_critical(&letter.row.entity)).len();
+        if dead > 0 {
+            let see = "see `syncline dead-letters list`";
+            lacks(rung(), format!("the target refused {dead} rows of critical entities: {see}"));
+        }
+        let unlisted = letters.unlisted();
+        if unlisted > 0 {
+            let once = "once they are mended: `syncline dead-letters drop --unlisted`";
+            lacks(rung(), format!("the target refused {unlisted} rows that are not kept; {once}"));
+        }
     }
 }
 
@@ -141,7 +183,8 @@ mod tests {
     fn a_planner_is_told_to_wait_while_anything_critical_is_missing() {
         let status = Status::new(Instant::now(), &["erp".to_owned()], &["planning".to_owned()]);
         let behind = |asof| {
-            let found = Readiness::find(&status, asof);
+            let complete = complete_through(&status).map(|(name, at)| (name.to_owned(), at)).collect();
+            let found = Readiness::find(&status, complete, asof, HeldCount::Count);
             assert_eq!(found.ready, found.behind.is_empty());
             found.behind.into_iter().map(|behind| format!("{}: {}", behind.rung, behind.reason)).collect::<Vec<_>>()
         };

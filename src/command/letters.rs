@@ -41,7 +41,7 @@ pub(crate) async fn run(config: &Path, args: &DeadLettersArgs) -> Result<(), Com
         DeadLettersCommand::Retry { id: Some(id), note, .. } => act(id, Action::Retry, note).await,
         DeadLettersCommand::Retry { id: None, wanted, note } => {
             let LettersWanted { sink, entity, code } = wanted.clone();
-            let asked = Asked { sink, entity, code, limit: None, note: note.clone() };
+            let asked = Asked { sink, entity, code, note: note.clone(), ..Asked::default() };
             let done: Done = daemon.post(&["dead-letters"], &asked, ANSWER_MAX).await?;
             print(&done, args.json, done_text)
         }
@@ -54,7 +54,12 @@ pub(crate) async fn run(config: &Path, args: &DeadLettersArgs) -> Result<(), Com
             let usage = || CommandError::Usage("--set takes FIELD=VALUE, as in uom=EA; FIELD= for none".to_owned());
             act(id, Action::Edit { fields: fields.ok_or_else(usage)? }, note).await
         }
-        DeadLettersCommand::Drop { id, note } => act(id, Action::Drop, note).await,
+        DeadLettersCommand::Drop { id: Some(id), note, .. } => act(id, Action::Drop, note).await,
+        DeadLettersCommand::Drop { id: None, sink, note, .. } => {
+            let asked = Asked { sink: sink.clone(), forget_unlisted: true, note: note.clone(), ..Asked::default() };
+            let done: Done = daemon.post(&["dead-letters"], &asked, ANSWER_MAX).await?;
+            print(&done, args.json, done_text)
+        }
     }
 }
 

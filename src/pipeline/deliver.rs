@@ -283,4 +283,4 @@ impl DeltaSource for Observed<'_> {
 
 #[cfg(test)]
 #[path = "deliver_tests.rs"]
-mod tests;
+pub(super) mod tests;

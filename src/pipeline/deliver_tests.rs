@@ -120,7 +120,7 @@ impl Daemon {
     }
 }
 
-fn items(offset: LogOffset, numbers: &[u32]) -> DeltaBatch {
+pub(in crate::pipeline) fn items(offset: LogOffset, numbers: &[u32]) -> DeltaBatch {
     let (entity, count) = (entity::get("item").expect("canonical"), numbers.len());
     let text = |text: &str| Arc::new(StringArray::from(vec![text; count])) as ArrayRef;
     let instant = || {

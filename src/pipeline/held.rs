@@ -15,7 +15,7 @@ const LIMIT: usize = 10_000;
 
 /// Puts what is held now into the status. The first row that a mapping holds is worth a warning: it is where a rule was
 /// misread or the source went wrong, and thousands may follow.
-pub(super) fn look(store: &Store, status: &Status) {
+pub(crate) fn look(store: &Store, status: &Status) {
     let Ok(now) = transform::held_now(store, LIMIT) else {
         // Whoever needs the state meets the same error and says it.
         return;

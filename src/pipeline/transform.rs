@@ -64,6 +64,8 @@ pub(super) struct Transform {
     store: Store,
     /// Changed mappings, which the fold folds the log again with.
     replay: Option<Replay>,
+    /// So far the log was folded before it is folded again: what changed up to there was let pass.
+    passed: LogOffset,
     /// What becomes of tables that change, while the log is not folded again.
     policy: ShapePolicy,
     /// So many mappings that do not fit any more are known to the status.
@@ -95,7 +97,7 @@ impl Transform {
             };
             let folded = LogOffset(cursor(TRANSFORM_CURSOR)?.unwrap_or_default());
             fold.inherit(Box::new(FoldState::new(&store)), folded)?;
-            return Ok(Self { fold, store, replay: Some(replay), policy, misfits: 0, mappings: read });
+            return Ok(Self { fold, store, replay: Some(replay), passed: folded, policy, misfits: 0, mappings: read });
         }
         // Of a process that ended between its switch and the removal.
         store.remove_other_generations().map_err(|error| unusable(&error))?;
@@ -105,7 +107,7 @@ impl Transform {
             rows: narrow(cursor(ROWS)?.unwrap_or_default())?,
         };
         let fold = Fold::open(epoch, mappings, at, &FoldState::new(&store))?.with_policy(policy.clone());
-        Ok(Self { fold, store, replay: None, policy, misfits: 0, mappings: read })
+        Ok(Self { fold, store, replay: None, passed: LogOffset::START, policy, misfits: 0, mappings: read })
     }
 
     /// Puts where it stands into the status.
@@ -218,6 +220,9 @@ impl Transform {
         stop: &StopSignal,
     ) -> Result<(), TransformError> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
+        if offset > self.passed {
+            self.fold.set_stop_at(&self.policy.stop_at);
+        }
         let state = FoldState::new(&replay.store);
         self.fold.fold(offset, entry, &LogReplay(log), &state, &mut |step| replay.commit(step, entry))?;
         replay.folded(entry);

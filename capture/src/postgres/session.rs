@@ -206,6 +206,7 @@ impl Session<'_> {
     ) -> Result<Option<Gap>, CaptureError> {
         self.ensure_same_system(held, identity)?;
         let Some(gap) = Gap::find(self, stream, held, identity, inspection)? else { return Ok(None) };
+        self.progress.forget_proofs();
         if !self.config.closes_gaps() {
             return Err(gap.refuse(self));
         }

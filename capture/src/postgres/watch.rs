@@ -10,7 +10,7 @@
 //!
 //! What the log does not tell is looked up once a minute, and soon after the server describes a table again, which it
 //! does when a table or the publication has changed, and in each transaction that it streams while it is in progress, which is no
-//! hint. That the server is too busy to answer is no reason to end.
+//! hint; and while somebody waits for the proof that everything is here. That the server is too busy to answer is no reason to end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ use crate::{CaptureError, Class, Requests};
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Vacuuming makes the server describe tables again, too: not more often than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// While somebody waits for the proof that everything is here.
+const LOOK_WANTED: Duration = Duration::from_secs(5);
 /// When a table that could not be read anew is asked for again.
 const GIVEN_UP_AGAIN: Duration = Duration::from_secs(3600);
 /// What is wrong with a table, where it is not read anew by itself.
@@ -66,6 +68,8 @@ pub(crate) struct Watch<'a> {
     doubts: Vec<Doubt>,
     /// Bytes of log that the server kept for the slot when that was looked at last.
     kept: Option<u64>,
+    /// When the last look began by the server's clock, and where its log ended then; it found nothing that the log does not tell.
+    seen: Option<(i64, Lsn)>,
 }
 
 impl<'a> Watch<'a> {
@@ -86,12 +90,14 @@ impl<'a> Watch<'a> {
             described: HashSet::new(),
             last: None,
             looked_at: Instant::now(),
-            is_hinted: false,
+            // The first proof comes from the first look.
+            is_hinted: true,
             has_newcomers: false,
             found: findings,
             doubts_upto,
             doubts,
             kept: None,
+            seen: None,
         })
     }
 
@@ -199,11 +205,19 @@ impl<'a> Watch<'a> {
     /// Compares the tables with the server where that is due.
     pub(crate) fn look(&mut self) -> Result<(), CaptureError> {
         let since = self.looked_at.elapsed();
-        if since < LOOK_EVERY && !(self.is_hinted && since >= LOOK_AGAIN) {
+        let is_due =
+            self.is_hinted && since >= LOOK_AGAIN || self.session.progress.is_proof_wanted() && since >= LOOK_WANTED;
+        if since < LOOK_EVERY && !is_due {
             return Ok(());
         }
         (self.looked_at, self.is_hinted) = (Instant::now(), false);
-        match self.compare() {
+        // Before anything is looked at: what happens meanwhile is of a later moment.
+        let began = self.now();
+        match began.and_then(|began| Ok((began, self.compare()?))) {
+            Ok((began, None)) if !self.has_doubts() => {
+                self.seen = began;
+                Ok(())
+            }
             Err(error) if error.class() == Class::Transient => {
                 let source = &self.session.config.source;
                 warn!(%source, %error, "cannot see whether the tables are still published as they were; trying again");
@@ -211,6 +225,16 @@ impl<'a> Watch<'a> {
             }
             compared => compared.map(drop),
         }
+    }
+
+    /// True where what is held of some table is not known to be what the server has.
+    pub(crate) fn has_doubts(&self) -> bool {
+        self.doubts_upto.is_some() || self.has_newcomers || self.scope.doubted().next().is_some()
+    }
+
+    /// What the last look found out, once.
+    pub(crate) const fn take_seen(&mut self) -> Option<(i64, Lsn)> {
+        self.seen.take()
     }
 
     /// Compares what is read with the server; gives what another session would read, where that is more.
@@ -312,7 +336,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The server's clock, microseconds since 1970, and where its log ended not before that; none where it is too busy to answer.
-    pub(crate) fn now(&mut self) -> Result<Option<(i64, Lsn)>, CaptureError> {
+    fn now(&mut self) -> Result<Option<(i64, Lsn)>, CaptureError> {
         let sql = format!(
             "SELECT {LOG_END}, (extract(epoch FROM at) * 1000000)::bigint FROM (SELECT pg_catalog.clock_timestamp() AS at OFFSET 0) AS clock"
         );

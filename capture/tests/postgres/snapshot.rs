@@ -126,6 +126,24 @@ fn a_value_that_lies_outside_its_row_is_never_missing_when_the_row_moves_while_i
 }
 
 #[test]
+fn a_large_table_that_is_read_by_key_is_cut_into_ranges_that_hold_every_row_once() {
+    let mut database = Server::shared().database(
+        "CREATE TABLE docs (id int PRIMARY KEY, doc text);
+         ALTER TABLE docs ALTER doc SET STORAGE EXTERNAL;
+         INSERT INTO docs SELECT i, repeat('x', 2100) FROM generate_series(1, 30000) i; ANALYZE docs",
+    );
+    let scans = "SELECT coalesce(sum(seq_scan + idx_scan), 0) FROM pg_stat_user_tables WHERE relname = 'docs'";
+    let before: u64 = database.sql(scans).parse().expect("a number");
+    database.config.drain_to = Some(DrainTo::CurrentEnd);
+    let log = Arc::new(MemoryLog::default());
+    assert_eq!(Reader::start(&database.config, &log).end().unwrap(), Outcome::Drained);
+    assert_eq!((log.rows().len(), log.state().len()), (30_000, 30_000));
+    crate::server::eventually("one statement for each of several ranges", || {
+        database.sql(scans).parse::<u64>().expect("a number") >= before + 3
+    });
+}
+
+#[test]
 fn without_a_snapshot_the_stream_starts_at_the_slot_as_found() {
     let mut database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
     database.sql("CREATE PUBLICATION syncline FOR TABLE t");

@@ -1,7 +1,8 @@
 //! Who we are, proved to the target with every request.
 //!
 //! Secrets are read where the configuration says that they are kept. A target that answers 401 has them read again, and a new
-//! token asked for, once per answer: so a secret that was replaced in its file needs no restart. Requests that are under way
+//! token asked for, once per answer; where a secret lies in a file, which its owner may be about to replace, that goes on as with a
+//! target that is down. So a secret that was replaced in its file needs no restart, whoever changed first. Requests that are under way
 //! at that time share one renewal, which [`Proof::edition`] tells apart.
 //!
 //! A signature (Standard Webhooks) can stand beside any of the others: `v1,` and the HMAC-SHA256 of `id.timestamp.body`.
@@ -13,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Request, StatusCode};
 use serde::Deserialize;
-use syncline_schemas::secret::SecretRef;
+use syncline_schemas::secret::{Secret, SecretRef};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -25,6 +26,8 @@ use super::verdict::{Failure, Verdict, judge, retry_after};
 const TOKEN_MARGIN: Duration = Duration::from_secs(30);
 /// How long a token lasts whose giver does not say (RFC 6749 section 5.1 recommends that it does).
 const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
+/// A token that never ends is replaced as well.
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(86_400);
 
 /// How to prove who we are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -71,11 +74,6 @@ impl Auth {
             | Self::ClientCredentials { client_secret: secret, .. } => Some(secret),
         }
     }
-
-    /// True where asking again may give another proof.
-    fn may_change(&self) -> bool {
-        matches!(self, Self::ClientCredentials { .. }) || self.secret().is_some_and(SecretRef::may_change)
-    }
 }
 
 /// A header that proves who we are.
@@ -91,8 +89,16 @@ struct Proof {
 #[derive(Deserialize)]
 struct Token {
     access_token: String,
+    /// Seconds; some servers give them as text.
     #[serde(default)]
-    expires_in: Option<u64>,
+    expires_in: serde_json::Value,
+}
+
+impl Token {
+    fn lifetime(&self) -> Duration {
+        let told = self.expires_in.as_u64().or_else(|| self.expires_in.as_str()?.parse().ok());
+        told.map_or(TOKEN_LIFETIME, Duration::from_secs).min(TOKEN_LIFETIME_MAX)
+    }
 }
 
 /// Proves who we are.
@@ -132,9 +138,14 @@ impl Prover {
         Ok(edition)
     }
 
+    /// True where somebody may put another secret in the place of the one that was refused.
+    pub(super) fn may_be_replaced(&self) -> bool {
+        [self.auth.secret(), self.signing_key.as_ref()].into_iter().flatten().any(SecretRef::may_change)
+    }
+
     /// Forgets a proof that was refused, unless another request has replaced it; false where the next one would be no other.
     pub(super) async fn renew(&self, refused: u64) -> bool {
-        let may_change = self.auth.may_change();
+        let may_change = matches!(self.auth, Auth::ClientCredentials { .. }) || self.may_be_replaced();
         if may_change && let Some(proof) = self.held.lock().await.as_mut().filter(|proof| proof.edition == refused) {
             proof.until = Some(Instant::now());
         }
@@ -143,7 +154,7 @@ impl Prover {
 
     async fn make(&self, http: &reqwest::Client, edition: u64) -> Result<Option<Proof>, Failure> {
         let Some(secret) = self.auth.secret() else { return Ok(None) };
-        let secret = secret.read().map_err(|error| unusable(format!("the secret cannot be read: {error}")))?;
+        let secret = read(secret, "the secret")?;
         let mut until = None;
         let (name, text) = match &self.auth {
             Auth::None => return Ok(None),
@@ -155,7 +166,7 @@ impl Prover {
             }
             Auth::ClientCredentials { token_url, client_id, scope, .. } => {
                 let token = token(http, token_url, client_id, secret.reveal(), scope.as_deref()).await?;
-                let lifetime = token.expires_in.map_or(TOKEN_LIFETIME, Duration::from_secs);
+                let lifetime = token.lifetime();
                 until = Some(Instant::now() + lifetime.saturating_sub(TOKEN_MARGIN.min(lifetime / 2)));
                 (AUTHORIZATION, format!("Bearer {}", token.access_token))
             }
@@ -171,8 +182,17 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
+/// Reads a secret; one that is being replaced may be missing or empty for a moment.
+fn read(secret: &SecretRef, name: &str) -> Result<Secret, Failure> {
+    match secret.read() {
+        Ok(secret) if secret.reveal().is_empty() => Err(unusable(format!("{name} is empty"))),
+        Ok(secret) => Ok(secret),
+        Err(error) => Err(unusable(format!("{name} cannot be read: {error}"))),
+    }
+}
+
 fn unusable(reason: String) -> Failure {
-    Failure { verdict: Verdict::Auth, reason, wait: None, job: None }
+    Failure { verdict: Verdict::Unauthorized, reason, wait: None, job: None }
 }
 
 /// Asks for a token. Client and secret go as HTTP Basic, which every server of RFC 6749 has to take (section 2.3.1).
@@ -200,7 +220,7 @@ async fn token(
         let verdict = match judge(status.as_u16(), "", wait) {
             waits @ (Verdict::RetryTransient | Verdict::Throttle) => waits,
             // It says 400 as well where the client or the scope is not to its liking (section 5.2).
-            _ => Verdict::Auth,
+            _ => Verdict::Unauthorized,
         };
         return Err(told(Failure { verdict, reason: format!("answered {status}, no token"), wait, job: None }));
     }
@@ -209,7 +229,7 @@ async fn token(
 
 /// Signs a request as it is.
 fn sign(key: &SecretRef, request: &mut Request) -> Result<(), Failure> {
-    let key = key.read().map_err(|error| unusable(format!("the signing key cannot be read: {error}")))?;
+    let key = read(key, "the signing key")?;
     let key = contract::signing_key(key.reveal()).ok_or_else(|| unusable("the signing key is no base64".to_owned()))?;
     let id = request.headers().get(contract::IDEMPOTENCY_KEY).and_then(|id| id.to_str().ok());
     let id = id.map_or_else(|| uuid::Uuid::new_v4().to_string(), |id| id.trim_matches('"').to_owned());

@@ -256,9 +256,23 @@ impl Client {
             (had, Err(Failure { verdict: Verdict::Unauthorized, .. })) if self.prover.renew(had.proof).await => {}
             (had, Err(Failure { verdict: Verdict::Tls | Verdict::RetryTransient, .. }))
                 if self.connect_again(had.connections) => {}
-            (_, answered) => return answered,
+            (_, answered) => return answered.map_err(|failure| self.that_may_mend(failure)),
         }
-        self.send(request()).await.1
+        self.send(request()).await.1.map_err(|failure| self.that_may_mend(failure))
+    }
+
+    /// Where secrets lie in files, one that is refused may be about to be replaced: it is waited for, as for a target that is down.
+    fn that_may_mend(&self, failure: Failure) -> Failure {
+        let waits = match failure.verdict {
+            Verdict::Unauthorized => self.prover.may_be_replaced(),
+            Verdict::Tls => self.config.tls.identity.is_some(),
+            _ => false,
+        };
+        if !waits {
+            return failure;
+        }
+        let reason = format!("{}; it is asked again, with the secrets that its files hold then", failure.reason);
+        Failure { verdict: Verdict::RetryTransient, reason, ..failure }
     }
 
     /// Sends a request when its turn comes; says what it had.

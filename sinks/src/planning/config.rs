@@ -182,10 +182,10 @@ impl PlanningConfig {
             Auth::Header { name, .. } if HeaderName::from_bytes(name.as_bytes()).is_err() => {
                 return fault("api_key", format!("has the header {name:?}, which is no name of one"));
             }
-            Auth::ClientCredentials { token_url, .. } if !matches!(token_url.scheme(), "http" | "https") => {
+            Auth::ClientCredentials { token_url, .. } if !is_plain(token_url) => {
                 return fault(
                     "oauth2",
-                    format!("has a token_url with the scheme {}; must be http or https", token_url.scheme()),
+                    "has a token_url that is not http:// or https://, or that holds a user or a query".into(),
                 );
             }
             _ => {}
@@ -206,6 +206,12 @@ impl PlanningConfig {
         }
         url
     }
+}
+
+/// True for a URL that can stand in a message.
+fn is_plain(url: &Url) -> bool {
+    let is_http = matches!(url.scheme(), "http" | "https");
+    is_http && url.username().is_empty() && url.password().is_none() && url.query().is_none()
 }
 
 #[cfg(test)]

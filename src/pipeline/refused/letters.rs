@@ -13,17 +13,18 @@ use serde::{Deserialize, Serialize};
 use syncline_journal::{Commit, Durability, Space};
 use syncline_schemas::delta::{self, DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::entity::{self, Entity};
+use syncline_sinks::SinkError;
 use thiserror::Error;
 use tracing::info;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Refused, RefusedRow, compose, malformed, parse};
+use super::{Refused, RefusedRow, State, compose, malformed, parse};
 use crate::pipeline::outbox::unreadable;
 
 /// A refused row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Letter {
-    /// What it is called, the same as long as the key is refused.
+    /// What it is called, the same as long as this version is refused.
     pub(crate) id: String,
     pub(crate) sink: String,
     #[serde(flatten)]
@@ -37,11 +38,16 @@ pub(crate) struct Letter {
 #[derive(Debug, Error)]
 pub(crate) enum LetterError {
     /// There is none of that name any more, or never was.
-    #[error("there is no dead letter {0}; it may have got through since")]
+    #[error(
+        "there is no dead letter {0}; it may have got through since, or another version of the row stands in its place"
+    )]
     Unknown(String),
     /// It cannot be sent.
     #[error("it is larger than what is kept, so it cannot be sent again: mend it at the source, or give it up")]
     NotKept,
+    /// Nothing is sent by a sink that is parked.
+    #[error("the sink is parked: {0}")]
+    Parked(String),
     /// A field cannot be set so.
     #[error("{field}: {reason}")]
     Field {
@@ -52,24 +58,32 @@ pub(crate) enum LetterError {
     },
     /// The store failed.
     #[error(transparent)]
-    State(#[from] syncline_sinks::SinkError),
+    State(#[from] SinkError),
 }
 
 impl Refused {
     fn letter(&self, entity: &str, key: &[u8], row: &RefusedRow) -> Letter {
-        let id = xxh3_64(&[self.sink.as_bytes(), &[0], entity.as_bytes(), &[0], key].concat());
-        Letter { id: format!("{id:016x}"), sink: self.sink.clone(), row: row.clone(), fields: None }
+        let name = [self.sink.as_bytes(), &[0], entity.as_bytes(), &[0], row.version.as_bytes(), key].concat();
+        Letter { id: format!("{:016x}", xxh3_64(&name)), sink: self.sink.clone(), row: row.clone(), fields: None }
     }
 
     /// Those that somebody wants to see, by entity and age.
     pub(crate) fn letters(&self, wants: impl Fn(&Letter) -> bool) -> Vec<Letter> {
-        let state = self.lock();
-        let rows = state.rows.iter().flat_map(|(entity, rows)| rows.iter().map(move |(key, row)| (entity, key, row)));
-        let mut letters: Vec<Letter> =
-            rows.map(|(entity, key, row)| self.letter(entity, key, row)).filter(wants).collect();
-        drop(state);
+        let mut letters: Vec<Letter> = self.wanted(&self.lock(), wants).into_iter().map(|(letter, _)| letter).collect();
         letters.sort_by(|a, b| (&a.row.entity, a.row.since_ms, &a.id).cmp(&(&b.row.entity, b.row.since_ms, &b.id)));
         letters
+    }
+
+    /// The same with their keys, in no order.
+    fn wanted(&self, state: &State, wants: impl Fn(&Letter) -> bool) -> Vec<(Letter, Vec<u8>)> {
+        let rows = state.rows.iter().flat_map(|(entity, rows)| rows.iter().map(move |(key, row)| (entity, key, row)));
+        let letters = rows.map(|(entity, key, row)| (self.letter(entity, key, row), key.clone()));
+        letters.filter(|(letter, _)| wants(letter)).collect()
+    }
+
+    /// One of them, with its key.
+    fn one(&self, state: &State, id: &str) -> Result<(Letter, Vec<u8>), LetterError> {
+        self.wanted(state, |letter| letter.id == id).pop().ok_or_else(|| LetterError::Unknown(id.to_owned()))
     }
 
     /// Refused rows that found no place and can only be told of.
@@ -77,88 +91,96 @@ impl Refused {
         self.lock().unlisted
     }
 
-    /// Entity and key of a letter.
-    fn find(&self, id: &str) -> Result<(String, Vec<u8>), LetterError> {
-        let state = self.lock();
-        let mut rows =
-            state.rows.iter().flat_map(|(entity, rows)| rows.iter().map(move |(key, row)| (entity, key, row)));
-        let found = rows.find(|(entity, key, row)| self.letter(entity, key, row).id == id);
-        found.map(|(entity, key, _)| (entity.clone(), key.clone())).ok_or_else(|| LetterError::Unknown(id.to_owned()))
+    /// Takes it that those were mended; how many there were.
+    pub(crate) fn forget_unlisted(&self, note: &str) -> Result<u64, LetterError> {
+        let mut state = self.lock();
+        let mut commit = Commit::new();
+        commit.put_cursor(&self.unlisted_name(), 0);
+        self.store.commit(commit, Durability::Synced).map_err(|error| unreadable(&error))?;
+        let rows = std::mem::take(&mut state.unlisted);
+        info!(sink = self.sink, rows, note, "refused rows that were not kept are taken to be mended");
+        Ok(rows)
     }
 
-    /// What is stored of a letter: its head, and its row where that was kept.
-    fn stored(&self, id: &str, entity: &str, key: &[u8]) -> Result<(RefusedRow, Option<DeltaBatch>), LetterError> {
-        let stored = self.store.get(Space::Sinks, &self.place(entity, key)).map_err(|error| unreadable(&error))?;
-        let stored = stored.ok_or_else(|| LetterError::Unknown(id.to_owned()))?;
-        let (head, row) = parse(&stored).ok_or_else(|| malformed(&self.sink))?;
-        let rows =
-            if row.is_empty() { Vec::new() } else { delta::decode(row).map_err(syncline_sinks::SinkError::from)? };
-        Ok((head, rows.into_iter().next()))
+    /// The row of a letter, where it was kept.
+    fn stored(&self, letter: &Letter, key: &[u8]) -> Result<Option<DeltaBatch>, LetterError> {
+        let place = self.place(&letter.row.entity, key);
+        let stored = self.store.get(Space::Sinks, &place).map_err(|error| unreadable(&error))?;
+        let stored = stored.ok_or_else(|| LetterError::Unknown(letter.id.clone()))?;
+        let (_, row) = parse(&stored).ok_or_else(|| malformed(&self.sink))?;
+        if row.is_empty() {
+            return Ok(None);
+        }
+        Ok(delta::decode(row).map_err(SinkError::from)?.into_iter().next())
     }
 
     /// One with its values.
     pub(crate) fn show(&self, id: &str) -> Result<Letter, LetterError> {
-        let (entity, key) = self.find(id)?;
-        let (head, batch) = self.stored(id, &entity, &key)?;
-        let fields = batch.map(|batch| fields(&batch.rows)).transpose().map_err(syncline_sinks::SinkError::from)?;
-        Ok(Letter { fields, ..self.letter(&entity, &key, &head) })
+        let (letter, key) = self.one(&self.lock(), id)?;
+        let fields = self.stored(&letter, &key)?.map(|batch| fields(&batch.rows)).transpose();
+        Ok(Letter { fields: fields.map_err(SinkError::from)?, ..letter })
     }
 
     /// Has one sent again at once, whatever the target said of later attempts.
     pub(crate) fn send_again(&self, id: &str, note: &str) -> Result<(), LetterError> {
-        let (entity, key) = self.find(id)?;
-        if self.stored(id, &entity, &key)?.1.is_none() {
-            return Err(LetterError::NotKept);
+        if self.one(&self.lock(), id)?.0.row.kept && self.send_all_again(|letter| letter.id == id, note)? > 0 {
+            return Ok(());
         }
-        self.said("sent again", &entity, note);
-        let place = self.place(&entity, &key);
-        self.lock().asked.insert(place);
+        Err(LetterError::NotKept)
+    }
+
+    /// Has all that fit sent again, but for those that are not kept; how many.
+    pub(crate) fn send_all_again(&self, wants: impl Fn(&Letter) -> bool, note: &str) -> Result<usize, LetterError> {
+        let mut state = self.lock();
+        let wanted = self.wanted(&state, |letter| letter.row.kept && wants(letter));
+        let (mut commit, mut count) = (Commit::new(), 0);
+        for (letter, key) in &wanted {
+            let Some(batch) = self.stored(letter, key)? else { continue };
+            let head = RefusedRow { asked: true, ..letter.row.clone() };
+            let row = delta::encode(&[batch]).map_err(SinkError::from)?;
+            commit.put(Space::Sinks, self.place(&head.entity, key), compose(&head, &row));
+            state.rows.entry(head.entity.clone()).or_default().insert(key.clone(), head);
+            count += 1;
+        }
+        self.store.commit(commit, Durability::Synced).map_err(|error| unreadable(&error))?;
+        drop(state);
+        info!(sink = self.sink, rows = count, note, "dead letters are sent again");
         self.wake.notify_one();
-        Ok(())
+        Ok(count)
     }
 
     /// Gives one up: the target goes without this version of the row.
     pub(crate) fn give_up(&self, id: &str, note: &str) -> Result<(), LetterError> {
-        let (entity, key) = self.find(id)?;
         let mut state = self.lock();
+        let (Letter { row, .. }, key) = self.one(&state, id)?;
         let mut commit = Commit::new();
-        commit.delete(Space::Sinks, self.place(&entity, &key));
+        commit.delete(Space::Sinks, self.place(&row.entity, &key));
         self.store.commit(commit, Durability::Synced).map_err(|error| unreadable(&error))?;
-        state.rows.get_mut(&entity).and_then(|rows| rows.remove(&key));
-        state.asked.remove(&self.place(&entity, &key));
-        drop(state);
-        self.said("given up", &entity, note);
+        state.rows.get_mut(&row.entity).and_then(|rows| rows.remove(&key));
+        info!(sink = self.sink, entity = row.entity, version = row.version, note, "a dead letter is given up");
+        state.pass.touched.insert((row.entity, key), row.version);
         Ok(())
     }
 
     /// Changes fields of one and has it sent again. The text that a field is given is read as the entity's type.
     pub(crate) fn edit(&self, id: &str, changes: &BTreeMap<String, String>, note: &str) -> Result<(), LetterError> {
-        let (entity, key) = self.find(id)?;
-        let (head, batch) = self.stored(id, &entity, &key)?;
-        let batch = batch.ok_or(LetterError::NotKept)?;
-        let canonical = entity::get(&entity).ok_or_else(|| LetterError::Unknown(id.to_owned()))?;
-        let rows = changed(canonical, &batch.rows, changes)?;
-        let row =
-            delta::encode(&[DeltaBatch { entity: entity.clone(), rows }]).map_err(syncline_sinks::SinkError::from)?;
         let mut state = self.lock();
-        // A newer version may have come, or this one may have got through meanwhile.
-        let is_there =
-            state.rows.get(&entity).and_then(|rows| rows.get(&key)).is_some_and(|now| now.version == head.version);
-        if !is_there {
-            return Err(LetterError::Unknown(id.to_owned()));
-        }
+        let (letter, key) = self.one(&state, id)?;
+        let batch = self.stored(&letter, &key)?.ok_or(LetterError::NotKept)?;
+        let head = RefusedRow { asked: true, ..letter.row };
+        let entity = entity::get(&head.entity).ok_or_else(|| LetterError::Unknown(id.to_owned()))?;
+        let rows = changed(entity, &batch.rows, changes)?;
+        let row = delta::encode(&[DeltaBatch { entity: head.entity.clone(), rows }]).map_err(SinkError::from)?;
         let mut commit = Commit::new();
-        commit.put(Space::Sinks, self.place(&entity, &key), compose(&head, &row));
+        commit.put(Space::Sinks, self.place(&head.entity, &key), compose(&head, &row));
         self.store.commit(commit, Durability::Synced).map_err(|error| unreadable(&error))?;
-        self.said("changed and sent again", &entity, note);
-        state.asked.insert(self.place(&entity, &key));
+        let (entity, version) = (head.entity.clone(), head.version.clone());
+        info!(sink = self.sink, entity, version, note, "a dead letter is changed and sent again");
+        state.rows.entry(entity.clone()).or_default().insert(key.clone(), head);
+        state.pass.touched.insert((entity, key), version);
         drop(state);
         self.wake.notify_one();
         Ok(())
-    }
-
-    fn said(&self, what: &str, entity: &str, note: &str) {
-        info!(sink = self.sink, entity, note, "a dead letter is {what}");
     }
 }
 
@@ -195,11 +217,88 @@ fn changed(entity: &Entity, row: &RecordBatch, changes: &BTreeMap<String, String
             text => read(text, column.data_type()).map_err(|error| fault(error.to_string()))?,
         };
     }
-    RecordBatch::try_new(row.schema(), columns)
-        .map_err(|error| LetterError::State(syncline_sinks::SinkError::from(error)))
+    RecordBatch::try_new(row.schema(), columns).map_err(|error| LetterError::State(SinkError::from(error)))
 }
 
 fn read(text: &str, data_type: &DataType) -> Result<ArrayRef, arrow::error::ArrowError> {
     let options = CastOptions { safe: false, ..CastOptions::default() };
     cast_with_options(&StringArray::from(vec![text]), data_type, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray as _;
+    use syncline_journal::{Limits, Store};
+    use syncline_schemas::ident::{LogOffset, Version};
+    use syncline_sinks::{DeltaSource as _, Reject, Span};
+
+    use super::*;
+    use crate::pipeline::deliver::tests::items;
+    use crate::pipeline::refused::Again;
+
+    /// A refused item, as a target tells of it.
+    fn reject(row: RecordBatch) -> Reject {
+        let version = row.column(1).as_fixed_size_binary().value(0).try_into().expect("16 bytes");
+        Reject {
+            entity: "item".to_owned(),
+            row,
+            key: "{}".to_owned(),
+            version: Version::from_bytes(version).to_string(),
+            code: "unknown_uom".to_owned(),
+            field: None,
+            retryable: true,
+        }
+    }
+
+    #[test]
+    fn what_an_operator_did_while_the_old_row_was_on_its_way_outlives_the_answer_to_that() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path(), Limits::default()).expect("opens");
+        let refused = Refused::open(&store, "planning").expect("opens");
+        let row = items(LogOffset(1), &[1]).rows;
+        refused.keep(vec![reject(row.clone())]).expect("kept");
+        let id = || refused.letters(|_| true)[0].id.clone();
+        let name = || refused.show(&id()).expect("there").fields.expect("kept")["base_uom"].clone();
+        let every = Span { after: LogOffset::START, upto: LogOffset(u64::MAX) };
+        let pass = |meanwhile: &dyn Fn(), taken: bool| {
+            refused.send_all_again(|_| true, "").expect("asked");
+            refused.begin(true);
+            let sent = Again(&refused).read(every).expect("reads").count();
+            meanwhile();
+            if !taken {
+                refused.keep(vec![reject(row.clone())]).expect("told");
+            }
+            let mut commit = Commit::new();
+            refused.settle(u64::from(!taken), &mut commit);
+            store.commit(commit, Durability::Buffered).expect("commits");
+            sent
+        };
+        let edit =
+            |value: &str| refused.edit(&id(), &[("base_uom".to_owned(), value.to_owned())].into(), "").expect("edited");
+        for (taken, value) in [(false, "EA"), (true, "KG")] {
+            assert_eq!(pass(&|| edit(value), taken), 1);
+            assert_eq!(name().as_deref(), Some(value), "taken: {taken}");
+        }
+        // It is to be sent once more, also by whoever comes after a restart.
+        let again = Refused::open(&store, "planning").expect("opens");
+        assert!(again.letters(|_| true)[0].row.asked);
+        drop(again);
+        let given_up = id();
+        pass(&|| refused.give_up(&given_up, "").expect("given up"), false);
+        assert_eq!((refused.count(), refused.letters(|_| true)), (0, Vec::new()), "and stays so");
+        assert!(matches!(refused.show(&given_up), Err(LetterError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_field_is_given_only_what_it_can_hold() {
+        let item = entity::get("item").expect("canonical");
+        let row = items(LogOffset(1), &[1]).rows;
+        let set = |name: &str, text: &str| changed(item, &row, &[(name.to_owned(), text.to_owned())].into());
+        let fault = |name, text| set(name, text).expect_err("refused").to_string();
+        assert!(fault("item_id", "2").starts_with("item_id: is a part of the key"));
+        assert!(fault("nonsense", "2").starts_with("nonsense: item has no such field"));
+        let required = item.fields.iter().find(|field| field.required && !field.key).expect("some field");
+        assert_eq!(fault(&required.name, ""), format!("{}: is required", required.name));
+        set("base_uom", "EA").expect("a text");
+    }
 }

@@ -64,6 +64,17 @@ pub(crate) struct RefusedRow {
     pub(crate) attempts: u32,
     /// When it was refused first, milliseconds since 1970.
     pub(crate) since_ms: u64,
+    /// True where an operator wants it to be sent again, whatever the target said.
+    #[serde(default)]
+    pub(crate) asked: bool,
+    /// False where it is too large to be kept: it is listed and cannot be sent again.
+    #[serde(default = "kept")]
+    pub(crate) kept: bool,
+}
+
+/// Rows of older versions say nothing of it; of those that were not kept the place is empty.
+const fn kept() -> bool {
+    true
 }
 
 /// The refused rows of one sink.
@@ -80,8 +91,6 @@ struct State {
     /// By entity and encoded key.
     rows: HashMap<String, HashMap<Vec<u8>, RefusedRow>>,
     unlisted: u64,
-    /// Rows that an operator wants to be sent again, by their place.
-    asked: HashSet<Vec<u8>>,
     /// When retryable rows are sent again, and the pause before.
     due: Option<Instant>,
     pause: Duration,
@@ -93,8 +102,10 @@ struct State {
 struct Pass {
     /// True where refused rows are sent again.
     again: bool,
-    /// Those among them that an operator wants to be.
-    asked: HashSet<Vec<u8>>,
+    /// True where that is because it is time, so that all retryable ones are.
+    timed: bool,
+    /// Rows that an operator changed or gave up meanwhile, in these versions: what becomes of those says nothing of it.
+    touched: HashMap<(String, Vec<u8>), String>,
     told: u64,
     /// Newest version of each listed key that was read.
     read: HashMap<(String, Vec<u8>), Version>,
@@ -108,6 +119,10 @@ impl State {
 
     fn any_retryable(&self) -> bool {
         self.rows.values().flat_map(HashMap::values).any(|row| row.retryable)
+    }
+
+    fn any_asked(&self) -> bool {
+        self.rows.values().flat_map(HashMap::values).any(|row| row.asked)
     }
 
     fn schedule(&mut self, pause: Duration) {
@@ -193,7 +208,7 @@ impl Refused {
     }
 
     /// How many rows the target lacks.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         let state = self.lock();
         state.len() as u64 + state.unlisted
     }
@@ -204,7 +219,7 @@ impl Refused {
             let woken = self.wake.notified();
             let due = {
                 let state = self.lock();
-                if state.asked.is_empty() { state.due } else { Some(Instant::now()) }
+                if state.any_asked() { Some(Instant::now()) } else { state.due }
             };
             match due {
                 Some(due) if due <= Instant::now() => return,
@@ -217,8 +232,8 @@ impl Refused {
     /// A write begins; `again` where it sends refused rows.
     pub(super) fn begin(&self, again: bool) {
         let mut state = self.lock();
-        let asked = if again { state.asked.clone() } else { HashSet::new() };
-        state.pass = Pass { again, asked, ..Pass::default() };
+        let timed = again && state.due.is_some_and(|due| due <= Instant::now());
+        state.pass = Pass { again, timed, ..Pass::default() };
     }
 
     /// Looks at what is read for the write under way: a listed key among it is about to be delivered.
@@ -247,6 +262,12 @@ impl Refused {
                 state.unlisted += 1;
                 continue;
             };
+            let name = (batch.entity.clone(), key);
+            if state.pass.touched.get(&name) == Some(&reject.version) {
+                state.pass.refused.insert(name);
+                continue;
+            }
+            let key = name.1;
             let full = state.len() >= ROWS_MAX;
             let before = state.rows.get(&batch.entity).and_then(|rows| rows.get(&key));
             if full && before.is_none() {
@@ -268,6 +289,8 @@ impl Refused {
                 retryable: reject.retryable && kept,
                 attempts: same.map_or(1, |same| same.attempts.saturating_add(1)),
                 since_ms: same.map_or_else(now_ms, |same| same.since_ms),
+                asked: false,
+                kept,
             };
             commit.put(Space::Sinks, self.place(&batch.entity, &key), compose(&head, &row));
             state.pass.refused.insert((batch.entity.clone(), key.clone()));
@@ -294,14 +317,17 @@ impl Refused {
     /// The write is done, with so many refused rows: what was read and not refused has been delivered.
     pub(super) fn settle(&self, rejected: u64, commit: &mut Commit) {
         let mut state = self.lock();
-        let Pass { again, asked, told, read, refused } = std::mem::take(&mut state.pass);
+        let Pass { again, timed, touched, told, read, refused } = std::mem::take(&mut state.pass);
         let mut settled = 0;
         for ((entity, key), version) in read {
             let place = self.place(&entity, &key);
             let Some(rows) = state.rows.get_mut(&entity) else { continue };
             let version = version.to_string();
+            let is_touched = touched.get(&(entity.clone(), key.clone())) == Some(&version);
             // A refused version that is read once more is known to the target and passed over, except when it is sent again.
-            let newer = rows.get(&key).is_some_and(|row| row.version < version || (again && row.version == version));
+            let newer = rows
+                .get(&key)
+                .is_some_and(|row| row.version < version || (again && row.version == version && !is_touched));
             if newer && !refused.contains(&(entity, key.clone())) {
                 rows.remove(&key);
                 commit.delete(Space::Sinks, place);
@@ -315,8 +341,7 @@ impl Refused {
         if !again && rejected > LINES_MAX {
             warn!(sink = self.sink, rows = rejected - LINES_MAX, "more rows refused by the target; see /status");
         }
-        if again {
-            state.asked.retain(|place| !asked.contains(place));
+        if timed {
             let pause = if settled > 0 { FIRST } else { state.pause * 2 };
             state.schedule(pause);
         }
@@ -334,12 +359,13 @@ pub(super) struct Again<'r>(pub(super) &'r Refused);
 impl DeltaSource for Again<'_> {
     fn read(&self, _: Span) -> Result<OutboxIter<'_>, SinkError> {
         let Self(refused) = self;
+        let timed = refused.lock().pass.timed;
         let pairs = refused.store.scan_prefix(Space::Sinks, &refused.prefix());
-        let entries = pairs.map(|pair| {
-            let (key, value) = pair.map_err(|error| unreadable(&error))?;
+        let entries = pairs.map(move |pair| {
+            let (_, value) = pair.map_err(|error| unreadable(&error))?;
             let (head, row) = parse(&value).ok_or_else(|| malformed(&refused.sink))?;
             let version: Version = head.version.parse()?;
-            let is_wanted = !row.is_empty() && (head.retryable || refused.lock().pass.asked.contains(&*key));
+            let is_wanted = !row.is_empty() && (head.asked || head.retryable && timed);
             let deltas = if is_wanted { delta::decode(row)? } else { Vec::new() };
             deltas.iter().try_for_each(|batch| refused.observe(batch))?;
             Ok(OutboxEntry { offset: version.offset(), deltas })

@@ -57,7 +57,7 @@ mod touched;
 mod truncate;
 mod unit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_schemas::delta::{self, DeltaBatch};
 use syncline_schemas::frame::{LogEntry, TableBatch};
@@ -240,6 +240,11 @@ impl Fold {
     /// The mappings that are put aside, with why.
     pub fn misfits(&self) -> impl Iterator<Item = &MappingFault> {
         self.roster.members.iter().filter_map(|member| member.misfit.as_ref())
+    }
+
+    /// Has it stop at some changes of tables from here on, while it folds the log again.
+    pub fn set_stop_at(&mut self, stop_at: &BTreeSet<ShapeChange>) {
+        self.roster.policy.stop_at.clone_from(stop_at);
     }
 
     /// The state stands for itself from here on; what then becomes of tables that change is as in [`Self::with_policy`].

@@ -13,7 +13,7 @@
 //! ends the session, and with `drain` one of the folder does.
 
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
@@ -150,7 +150,10 @@ impl<'a> Session<'a> {
         self.progress.observe_message(0);
         if !self.watch.is_due(&listing, now) {
             if listing == self.loaded {
-                self.progress.prove(now_us(), self.log.durable()?);
+                // As of before it was listed.
+                let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let at_us = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+                self.progress.prove(at_us, self.log.durable()?);
             }
             return Ok(Step::Waiting);
         }

@@ -102,7 +102,8 @@ pub(crate) struct Stream<'a> {
     advanced_at: Instant,
     /// A moment of the server's clock, and where its log ended then.
     proof: Option<(i64, Lsn)>,
-    proved_at: Instant,
+    /// The last frame that ends a transaction: what is in the log up to there counts.
+    whole: Option<(Lsn, LogOffset)>,
     pace: Pace,
     last_read: usize,
 }
@@ -160,7 +161,7 @@ impl<'a> Stream<'a> {
             heard_at: now,
             advanced_at: now,
             proof: None,
-            proved_at: now,
+            whole: None,
             pace: Pace::new(now),
             last_read: 0,
         };
@@ -365,6 +366,9 @@ impl<'a> Stream<'a> {
         self.progress().observe_frame(&piece.counts);
         self.progress().received_lsn.store(piece.end.0, std::sync::atomic::Ordering::Relaxed);
         self.appended = piece.end;
+        if self.stands.as_ref().is_some_and(|stands| stands.txn_end) {
+            self.whole = Some((piece.end, self.last_offset));
+        }
         if piece.cut.is_none() {
             self.unconfirmed.push_back((self.last_offset, piece.end));
         }

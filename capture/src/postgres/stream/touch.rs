@@ -18,8 +18,6 @@ const ADVANCE_EVERY: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// While something waits to become durable: about the time of a few fsyncs.
 const WAIT_UNCONFIRMED: Duration = Duration::from_millis(5);
-/// How often it is found out how late it is in the log.
-const PROVE_EVERY: Duration = Duration::from_secs(5);
 /// A transaction takes its time just before it writes its commit into the log, so one of the last second may be behind what was seen.
 const COMMITTING_US: i64 = 1_000_000;
 /// After this silence a sign of life is asked for.
@@ -71,7 +69,7 @@ impl Stream<'_> {
     /// Looks after the tables, moves an idle position, learns what is durable and tells the server, each where that is due.
     pub(super) fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
         self.watch.look()?;
-        self.prove()?;
+        self.prove();
         self.progress().spooled_bytes.store(self.spool.as_ref().map_or(0, Spool::bytes), Ordering::Relaxed);
         // A server that shuts down asks again as soon as it is answered, until all that it has sent is confirmed: it never falls
         // silent.
@@ -92,21 +90,22 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Finds out up to which moment of the source's clock everything is in the log: asks for both, and waits until the stream has
-    /// come that far.
-    fn prove(&mut self) -> Result<(), CaptureError> {
-        if self.copying.is_some() {
+    /// Finds out up to which moment of the source's clock everything is in the log: the last look at the tables says when it began
+    /// and where the server's log ended then, and the stream has to come that far. A frame that ends inside a transaction does
+    /// not count: what it holds waits for the rest.
+    fn prove(&mut self) {
+        if self.copying.is_some() || self.watch.has_doubts() {
             self.proof = None;
-            return Ok(());
+            return;
         }
-        if let Some((at_us, _)) = self.proof.take_if(|(_, upto)| self.appended >= *upto) {
-            self.progress().prove(at_us - COMMITTING_US, self.last_offset);
+        let reached = |(_, upto): &mut (i64, Lsn)| self.whole.is_some_and(|(end, _)| end >= *upto);
+        if let Some(((at_us, _), (_, offset))) = self.proof.take_if(reached).zip(self.whole) {
+            self.session.progress.prove(at_us - COMMITTING_US, offset);
         }
-        if self.proof.is_none() && self.proved_at.elapsed() >= PROVE_EVERY {
-            self.proved_at = Instant::now();
-            self.proof = self.watch.now()?;
+        // One that is not reached yet stands before those that are newer.
+        if self.proof.is_none() {
+            self.proof = self.watch.take_seen();
         }
-        Ok(())
     }
 
     pub(super) fn learn_durable(&mut self) -> Result<(), CaptureError> {
