@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Have the running daemon read a table anew, beside its changes, and take back what the source has no more.
     Snapshot(SnapshotArgs),
+    /// Write the planning contract for whoever builds a receiver, or compare it with an older one.
+    Schemas(SchemasArgs),
     /// Run the reference receiver of the planning contract.
     Planner(PlannerArgs),
     /// Show everything at work on a private PostgreSQL with a sample distributor.
@@ -271,6 +273,27 @@ pub(crate) struct SnapshotArgs {
     /// The table with its schema, as in public.orders.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(crate) table: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemasArgs {
+    #[command(subcommand)]
+    pub(crate) command: SchemasCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemasCommand {
+    /// Write the OpenAPI description and the JSON Schema of each entity into a folder.
+    Export {
+        /// Where to.
+        dir: PathBuf,
+    },
+    /// Fail where whoever reads the schemas of a folder could misread rows of this version.
+    Check {
+        /// A folder that an older version exported.
+        #[arg(long, value_name = "DIR")]
+        against: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -68,6 +68,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Check(args) => command::check::run(Config::read(&cli.config)?, &args).await,
         Command::Status(args) => command::status::run(&cli.config, &args).await,
         Command::DeadLetters(args) => command::letters::run(&cli.config, &args).await,
+        Command::Schemas(args) => command::schemas::run(&args),
         Command::Exceptions(args) => command::rows::exceptions(&cli.config, &args).await,
         Command::Preview(args) => command::rows::preview(&cli.config, &args).await,
         Command::Explain(args) => command::rows::explain(&cli.config, &args).await,

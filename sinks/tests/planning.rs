@@ -10,6 +10,8 @@ mod contract;
 mod formats;
 #[path = "planning/jobs.rs"]
 mod jobs;
+#[path = "planning/openapi.rs"]
+mod openapi;
 #[path = "planning/outbox.rs"]
 mod outbox;
 #[path = "planning/recovery.rs"]

@@ -7,6 +7,7 @@ pub(crate) mod planner;
 pub(crate) mod replay;
 pub(crate) mod rows;
 pub(crate) mod run;
+pub(crate) mod schemas;
 mod signals;
 pub(crate) mod snapshot;
 pub(crate) mod status;

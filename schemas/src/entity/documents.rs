@@ -1,7 +1,7 @@
-//! What is derived from the entities for people and other programs: the JSON Schema of a PDX/1 record and the
-//! documentation page.
+//! What is derived from the entities for people and other programs: the JSON Schema of a PDX/1 record, the OpenAPI
+//! description of the contract and the documentation page.
 //!
-//! Both are committed (`schemas/json/<entity>.schema.json`, `docs/entities.md`) so that a reader needs no build; a test
+//! All are committed (`schemas/json/<entity>.schema.json`, `schemas/openapi.json`, `docs/entities.md`) so that a reader needs no build; a test
 //! compares them with the definitions, and `UPDATE_GENERATED=1 cargo test -p syncline-schemas` writes them anew.
 //!
 //! The JSON is written by hand: two levels of known shape do not need a serializer, and the order of fields stays ours.
@@ -110,6 +110,18 @@ fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// The OpenAPI 3.1 description of PDX/1 for these entities. It refers to their JSON Schemas as files in the folder `json` beside it.
+#[must_use]
+pub fn openapi() -> String {
+    let list = |item: fn(&Entity) -> String| super::all().iter().map(item).collect::<Vec<_>>().join(", ");
+    include_str!("openapi.template.json")
+        .replace("[FLOWS]", &format!("[{}]", list(|entity| quoted(&entity.name))))
+        .replace(
+            "[RECORDS]",
+            &format!("[{}]", list(|entity| format!("{{ \"$ref\": \"json/{}.schema.json\" }}", entity.name))),
+        )
 }
 
 /// The documentation page of all entities, in Markdown.
@@ -270,7 +282,7 @@ mod tests {
 
     fn generated() -> Vec<(PathBuf, String)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut files = vec![(root.join("../docs/entities.md"), docs_table())];
+        let mut files = vec![(root.join("../docs/entities.md"), docs_table()), (root.join("openapi.json"), openapi())];
         for entity in super::super::all() {
             files.push((root.join(format!("json/{}.schema.json", entity.name)), json_schema(entity)));
         }

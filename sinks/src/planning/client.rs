@@ -128,6 +128,7 @@ impl Client {
                 .header(contract::SCHEMA, entity.schema_id())
                 .header(contract::CRITICALITY, criticality(entity.criticality))
                 .header(contract::CORRELATION_ID, &batch.id)
+                .header(contract::TRACEPARENT, contract::traceparent(&batch.id, &key))
                 .body(batch.body.clone())
         };
         for _ in 0..JOBS_LOST_MAX {

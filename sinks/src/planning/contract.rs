@@ -38,6 +38,8 @@ pub(crate) const SEQUENCE: &str = "pdx-sequence";
 pub(crate) const SCHEMA: &str = "pdx-schema";
 /// `critical` or `noncritical`.
 pub(crate) const CRITICALITY: &str = "pdx-criticality";
+/// The batch as a trace.
+pub(crate) const TRACEPARENT: &str = "traceparent";
 /// The batch's id.
 pub(crate) const CORRELATION_ID: &str = "correlation-id";
 
@@ -90,6 +92,13 @@ fn mac(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> Hmac<Sha256> {
     mac.update(format!("{id}.{timestamp}.").as_bytes());
     mac.update(body);
     mac
+}
+
+/// The value of a `traceparent` header (W3C Trace Context, version 00): the trace is the batch, sampled; all attempts are one span of it.
+pub(crate) fn traceparent(batch_id: &str, idempotency_key: &uuid::Uuid) -> String {
+    let trace: String = batch_id.chars().filter(char::is_ascii_hexdigit).collect();
+    let span = idempotency_key.as_u64_pair().0.max(1);
+    format!("00-{trace:0>32.32}-{span:016x}-01")
 }
 
 /// The value of a `PDX-Sequence` header.
@@ -272,6 +281,8 @@ mod tests {
         assert_eq!(parse_sequence(&sequence(3, 5512)), Some((3, 5512)));
         assert_eq!(parse_sequence("epoch=3;batch=1"), Some((3, 1)));
         assert_eq!(parse_sequence("batch=1; epoch=3"), None);
+        let id = uuid::Uuid::from_u128(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
+        assert_eq!(traceparent(&id.to_string(), &id), "00-4bf92f3577b34da6a3ce929d0e0e4736-4bf92f3577b34da6-01");
         // RFC 9530 appendix B.1: the digest of {"hello": "world"} and a newline.
         assert_eq!(
             content_digest(&sha256(b"{\"hello\": \"world\"}\n")),

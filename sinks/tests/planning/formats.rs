@@ -74,7 +74,7 @@ async fn a_body_that_grows_without_end_or_is_no_batch_is_refused_and_not_swallow
     assert_eq!(target.stat("records").await, 0);
 }
 
-fn digest(body: &[u8]) -> String {
+pub(crate) fn digest(body: &[u8]) -> String {
     use base64::Engine as _;
     use sha2::Digest as _;
     format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(body)))

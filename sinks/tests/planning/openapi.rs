@@ -1,0 +1,117 @@
+//! The published description of the contract is what the reference receiver does.
+
+use serde_json::{Value, json};
+use syncline_sinks::Sink as _;
+use syncline_sinks::planner::Faults;
+
+use crate::outbox::Outbox;
+use crate::target::Target;
+
+fn document() -> Value {
+    serde_json::from_str(include_str!("../../../schemas/openapi.json")).expect("JSON")
+}
+
+/// What a value lacks of a schema of the document, or has beyond it; the few words that the document uses.
+fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let schema = document.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("{name} is not there"));
+        return faults(document, schema, value, at, found);
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !kinds.is_empty() && !kinds.contains(&kind) {
+        found.push(format!("{at} is {kind}"));
+    }
+    if let Some(words) = schema["enum"].as_array()
+        && !words.contains(value)
+    {
+        found.push(format!("{at} is {value}"));
+    }
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if value.get(name).is_none() {
+            found.push(format!("{at}.{name} is missing"));
+        }
+    }
+    for (name, member) in value.as_object().into_iter().flatten() {
+        match schema["properties"].get(name).or_else(|| schema.get("additionalProperties")) {
+            Some(schema) => faults(document, schema, member, &format!("{at}.{name}"), found),
+            None if schema["properties"].is_object() => found.push(format!("{at}.{name} is not described")),
+            None => {}
+        }
+    }
+    for item in value.as_array().into_iter().flatten() {
+        faults(document, &schema["items"], item, &format!("{at}[]"), found);
+    }
+}
+
+fn assert_described(document: &Value, schema: &str, value: &Value) {
+    let mut found = Vec::new();
+    faults(document, &document["components"]["schemas"][schema], value, schema, &mut found);
+    assert!(found.is_empty(), "{found:?}: {value}");
+}
+
+#[tokio::test]
+async fn an_integrator_who_builds_by_the_description_builds_what_is_spoken() {
+    let document = document();
+    let target = Target::start(Faults { defer_rate: 1.0, defer_ms: 1, ..Faults::default() }).await;
+    let mut outbox = Outbox::default();
+    outbox.push(1, &[("inventory_balance", 1, Some(1))]);
+    target.sink().write(outbox.span(), &outbox).await.expect("delivered");
+
+    let paths: Vec<&str> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
+    let asked =
+        ["/capabilities", "/flows/{flow}/deltas", "/flows/{flow}/watermark", "/jobs/{id}", "/jobs/{id}/rejects"];
+    assert_eq!(paths, asked, "a path without a test here");
+    assert_described(&document, "Capabilities", &target.get("/pdx/v1/capabilities").await);
+    for partition in 0..4 {
+        let path = format!("/pdx/v1/flows/inventory_balance/watermark?partition={partition}");
+        assert_described(&document, "Watermark", &target.get(&path).await);
+    }
+    for path in ["/pdx/v1/jobs/none", "/pdx/v1/jobs/none/rejects", "/pdx/v1/flows/none/watermark?partition=0"] {
+        assert_described(&document, "Problem", &target.get(path).await);
+    }
+
+    // A batch as the description has it, once processed at once and once later.
+    let key = json!({ "company_id": "DE01", "item_id": "1", "location_id": "BER", "owner_id": "", "stock_class": "" });
+    let record = json!({ "op": "delete", "key": key, "version": "0".repeat(32), "commit_ts": "2026-05-26T10:00:01Z" });
+    let refused = json!({ "op": "upsert", "key": key, "version": "0".repeat(32), "commit_ts": "2026-05-26T10:00:01Z", "data": {} });
+    let batch = json!({ "batch": { "id": "b", "count": 2 }, "records": [record, refused] });
+    assert_described(&document, "Batch", &batch);
+    let send = async |number: u32| {
+        let body = batch.to_string();
+        let request = target
+            .request(reqwest::Method::POST, "/pdx/v1/flows/inventory_balance/deltas")
+            .header("content-type", "application/vnd.pdx.delta+json; v=1")
+            .header("idempotency-key", format!("\"{number}\""))
+            .header("content-digest", super::formats::digest(body.as_bytes()))
+            .header("pdx-partition", "9")
+            .header("pdx-sequence", format!("epoch=1; batch={number}"))
+            .header("pdx-schema", crate::outbox::canonical("inventory_balance").schema_id());
+        request.body(body).send().await.expect("an answer")
+    };
+    let accepted = send(1).await;
+    assert_eq!(accepted.status().as_u16(), 202);
+    let job = accepted.headers()["location"].to_str().expect("a path").to_owned();
+    crate::target::eventually(|| async { target.get(&job).await["state"] != "running" }).await;
+    assert_described(&document, "Job", &target.get(&job).await);
+    let page = target.get(&format!("{job}/rejects")).await;
+    assert_eq!(page["rejects"].as_array().map(Vec::len), Some(1), "{page}");
+    assert_described(&document, "RejectPage", &page);
+    target.set_faults(&Faults::default()).await;
+    let receipt: Value = send(2).await.json().await.expect("a receipt");
+    assert_described(&document, "Receipt", &receipt);
+    let gap: Value = send(9).await.json().await.expect("a problem");
+    assert_eq!(gap["expected"], 3);
+    assert_described(&document, "Problem", &gap);
+}
