@@ -207,6 +207,11 @@ impl Connection {
         }
     }
 
+    /// Whether a whole message has arrived.
+    pub(super) fn has_message(&self) -> bool {
+        self.inbox.has_message()
+    }
+
     pub(crate) fn body(&self, range: Range<usize>) -> &[u8] {
         self.inbox.body(range)
     }

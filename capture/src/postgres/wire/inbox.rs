@@ -45,6 +45,16 @@ impl Inbox {
         Ok(Some(packet))
     }
 
+    /// Whether a whole message, or what is none, waits to be taken.
+    pub(super) fn has_message(&self) -> bool {
+        let arrived = &self.buffer[self.start..self.end];
+        match Header::parse(arrived) {
+            Ok(Some(header)) => message_len(header).is_ok_and(|len| arrived.len() >= len),
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
     pub(super) fn body(&self, range: Range<usize>) -> &[u8] {
         &self.buffer[range]
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::str::FromStr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres_protocol::message::frontend;
@@ -9,6 +10,8 @@ use postgres_protocol::message::frontend;
 use super::connection::{Connection, Fill};
 use crate::CaptureError;
 
+/// A server sends a copy in pieces of 8 KiB, and to be woken for each costs both sides more than to take many at a time.
+const COALESCE: Duration = Duration::from_micros(200);
 /// How long the server may take for a query: all of ours are small, and a lock that a change of a table holds goes by.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -81,8 +84,13 @@ impl Connection {
         mut take: impl FnMut(&[u8]) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         self.ask(during, sql)?;
+        let mut has_begun = false;
         loop {
+            if has_begun && !self.has_message() {
+                thread::sleep(COALESCE);
+            }
             let packet = self.receive_in_command(during)?;
+            has_begun = true;
             match packet.tag {
                 b'd' => take(self.body(packet.body))?,
                 b'H' | b'c' | b'C' => {}
