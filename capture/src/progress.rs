@@ -170,7 +170,6 @@ impl Progress {
     pub(crate) fn prove(&self, at_us: i64, upto: LogOffset) {
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
         proofs.push(at_us, upto);
-        self.proof_wanted.store(false, Ordering::Relaxed);
     }
 
     /// Changes were lost, or the source is another one: nothing is known any more.
@@ -183,8 +182,9 @@ impl Progress {
         self.proof_wanted.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_proof_wanted(&self) -> bool {
-        self.proof_wanted.load(Ordering::Relaxed)
+    /// Whether somebody wanted that since this was asked last.
+    pub(crate) fn take_wish(&self) -> bool {
+        self.proof_wanted.swap(false, Ordering::Relaxed)
     }
 
     /// The moment, microseconds since 1970 by the source's clock, before which everything is in the entries up to `confirmed`;

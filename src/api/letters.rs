@@ -12,7 +12,6 @@
 //! version it is, so only this machine is let do it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,7 +24,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::rows::{known_host, refused};
-use super::{Facts, fresh};
+use super::{Ends, Facts, fresh};
 use crate::pipeline::refused::{Letter, LetterError, Refused};
 use crate::pipeline::status::SinkStatus;
 
@@ -109,8 +108,8 @@ impl Asked {
 
 /// What changes something comes from this machine, whatever else may look.
 async fn changed_from_here(request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical());
-    if request.method() == Method::GET || peer.is_none_or(|peer| peer.is_loopback()) {
+    let ends = request.extensions().get::<ConnectInfo<Ends>>();
+    if request.method() == Method::GET || ends.is_none_or(|ends| ends.0.are_here()) {
         return next.run(request).await;
     }
     refused(StatusCode::FORBIDDEN, "dead letters are handled from the daemon's own machine only")
@@ -128,11 +127,14 @@ async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Re
 async fn send_again(State(facts): State<Arc<Facts>>, Json(asked): Json<Asked>) -> Response {
     on_disk(move || {
         let mut letters = 0;
+        if !asked.forget_unlisted {
+            let wanted = asked.sinks(&facts).filter(|(_, sink)| !sink.letters(|it| asked.wants(it)).is_empty());
+            wanted.into_iter().try_for_each(|(status, _)| at_work(status))?;
+        }
         for (status, sink) in asked.sinks(&facts) {
             if asked.forget_unlisted {
                 letters += usize::try_from(sink.forget_unlisted(&asked.note)?).unwrap_or(usize::MAX);
             } else {
-                at_work(status)?;
                 letters += sink.send_all_again(|letter| asked.wants(letter), &asked.note)?;
             }
             status.refused.store(sink.count(), Ordering::Relaxed);

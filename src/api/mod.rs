@@ -27,9 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::extract::connect_info::Connected;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use syncline_journal::{Log, Store};
 use thiserror::Error;
@@ -64,6 +66,27 @@ pub(crate) struct Facts {
     pub(crate) park_ttl: Duration,
 }
 
+/// The ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+}
+
+impl Ends {
+    /// True where both are of this machine.
+    pub(crate) fn are_here(self) -> bool {
+        let peer = self.peer.ip().to_canonical();
+        peer.is_loopback() || self.local.is_some_and(|local| local.ip().to_canonical() == peer)
+    }
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Ends {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self { peer: *stream.remote_addr(), local: stream.io().local_addr().ok() }
+    }
+}
+
 /// Takes the address, so that a daemon that nobody could ask does not start.
 pub(crate) async fn bind(listen: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(listen).await.map_err(|error| ListenError { listen, error })
@@ -71,7 +94,7 @@ pub(crate) async fn bind(listen: SocketAddr) -> Result<TcpListener, ListenError>
 
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, facts: Arc<Facts>) {
-    let served = axum::serve(listener, router(facts).into_make_service_with_connect_info::<SocketAddr>()).await;
+    let served = axum::serve(listener, router(facts).into_make_service_with_connect_info::<Ends>()).await;
     if let Err(error) = served {
         tracing::error!(%error, "control API ended");
     }

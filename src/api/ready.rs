@@ -7,8 +7,8 @@
 //!
 //! A planner that starts its nightly run on it plans with the books as they were at T. It is a proof and no estimate: a source
 //! counts up to the last moment of its own clock of which it is known that all before it is in the log, and that counts once
-//! every sink has confirmed the log up to there. An idle source gives such a moment every few seconds, one that does not
-//! answer gives none. Rows of critical entities that are held, or that a target refused, are missing there whatever the
+//! every sink has confirmed the log up to there. An idle source gives such a moment every minute, and soon when it is asked for; one that does
+//! not answer gives none. Rows of critical entities that are held, or that a target refused, are missing there whatever the
 //! moment is.
 //!
 //! `asof` is an instant as in RFC 3339; without one the question is only whether anything is missing up to what is proved. With

@@ -202,11 +202,11 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Compares the tables with the server where that is due.
-    pub(crate) fn look(&mut self) -> Result<(), CaptureError> {
+    /// Compares the tables with the server where that is due, or wanted while a proof is of use.
+    pub(crate) fn look(&mut self, is_proof_of_use: bool) -> Result<(), CaptureError> {
         let since = self.looked_at.elapsed();
-        let is_due =
-            self.is_hinted && since >= LOOK_AGAIN || self.session.progress.is_proof_wanted() && since >= LOOK_WANTED;
+        let is_due = self.is_hinted && since >= LOOK_AGAIN
+            || is_proof_of_use && since >= LOOK_WANTED && self.session.progress.take_wish();
         if since < LOOK_EVERY && !is_due {
             return Ok(());
         }

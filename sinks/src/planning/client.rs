@@ -1,6 +1,7 @@
 //! The HTTP side: one attempt, and the loop that repeats attempts until the target has answered for good.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -106,11 +107,17 @@ impl Client {
         self.http.read().unwrap_or_else(PoisonError::into_inner).http.clone()
     }
 
-    /// Delivers a batch.
+    /// Delivers a batch; `accepted` is true from when the target has accepted it for later.
     ///
     /// # Errors
     /// [`Stop`] where the target wants another batch, refuses this one, or cannot be reached for too long.
-    pub(super) async fn deliver(&self, entity: &Entity, batch: &Batch, stats: &PlanningStats) -> Result<Receipt, Stop> {
+    pub(super) async fn deliver(
+        &self,
+        entity: &Entity,
+        batch: &Batch,
+        accepted: &AtomicBool,
+        stats: &PlanningStats,
+    ) -> Result<Receipt, Stop> {
         let url = self.config.endpoint(&["flows", &entity.name, "deltas"]);
         let sha256 = contract::sha256(&batch.body);
         let key = self.idempotency_key(entity, batch, &sha256);
@@ -139,6 +146,7 @@ impl Client {
                         .map_err(|error| Stop::Failed(not_pdx(&url, "a receipt", &error)));
                 }
             };
+            accepted.store(true, Ordering::Relaxed);
             if let Some(receipt) = self.follow(&url, &location, &batch.id, stats).await? {
                 return Ok(receipt);
             }

@@ -4,19 +4,22 @@
 //! `202` says that somebody took the bytes and no more. The lane waits, so nothing of a partition overtakes what is being
 //! processed; a job that the target no longer knows is a lost reply, and the same bytes are sent again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Url;
+use tracing::warn;
 
 use super::client::{Answer, Client, Stop, not_pdx};
 use super::contract::{JobReport, Receipt, RejectPage, word};
 use super::stats::PlanningStats;
-use super::verdict::{Verdict, judge};
+use super::verdict::{RETRY_AFTER_MAX, Verdict, judge};
 use crate::SinkError;
 
 /// The first pause between two questions, and the longest, where the target names none.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
+/// A job that takes longer is told of, and again after twice the time.
+const WARN_AFTER: Duration = Duration::from_secs(60);
 /// Pages of refused rows: more than any batch has rows.
 const PAGES_MAX: usize = 100_000;
 
@@ -40,7 +43,7 @@ impl Client {
             // Whoever is there would be shown who we are.
             refuse("accepted a batch with a job elsewhere".to_owned(), "have its Location lead to the target itself")
         })?;
-        let mut pause = FIRST;
+        let (began, mut warn_after, mut pause) = (Instant::now(), WARN_AFTER, FIRST);
         loop {
             let report = match self.persist(&job, stats, || self.http().get(job.clone())).await {
                 Ok(Answer::Body(body)) => body,
@@ -51,8 +54,12 @@ impl Client {
                 serde_json::from_slice(&report).map_err(|error| Stop::Failed(not_pdx(&job, "a job", &error)))?;
             match report.state.as_str() {
                 "queued" | "running" => {
+                    if began.elapsed() >= warn_after {
+                        warn_after *= 2;
+                        warn!(job = %job, seconds = began.elapsed().as_secs(), "the target still works on a batch");
+                    }
                     let asked = report.retry_after_s.map(Duration::from_secs).unwrap_or_default();
-                    tokio::time::sleep(asked.max(pause).min(LONGEST.max(asked))).await;
+                    tokio::time::sleep(asked.clamp(pause, RETRY_AFTER_MAX)).await;
                     pause = (pause * 2).min(LONGEST);
                 }
                 "succeeded" | "succeeded_with_rejects" => {
@@ -62,6 +69,12 @@ impl Client {
                     let problem = report.problem.unwrap_or_default();
                     match judge(problem.status, problem.name(), None) {
                         Verdict::Rewind => return Err(Stop::Rewind),
+                        Verdict::TooLarge => {
+                            let target = job.to_string();
+                            let remedy = "lower max_records or max_bytes of the sink".to_owned();
+                            let reason = "failed to process a batch that is too large for it".to_owned();
+                            return Err(Stop::TooLarge(SinkError::Refused { target, reason, remedy }));
+                        }
                         Verdict::RetryTransient | Verdict::Throttle | Verdict::Wait => return Ok(None),
                         _ => {}
                     }

@@ -6,8 +6,12 @@
 //!
 //! What the target acknowledged is remembered, also over restarts: a watermark behind it means that rows were lost there.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+
 use arrow::array::RecordBatch;
 use syncline_schemas::entity::Entity;
+use syncline_schemas::ident::Version;
 
 use super::body::{Correlation, RecordWriter};
 use super::client::{Client, Stop};
@@ -33,6 +37,11 @@ pub(super) struct Lane {
     unremembered: bool,
     /// True after this process found nothing there that it cannot know.
     trusted: bool,
+    /// The rows of the batch under way, and whether the target has accepted it for later.
+    sent: Vec<Version>,
+    accepted: AtomicBool,
+    /// Rows of batches that were accepted and of which nobody was told which the target refused: they are sent again.
+    unsettled: BTreeSet<Version>,
     /// Rows that the target takes at once, as far as it has shown; grows again with every batch that passes.
     most: usize,
 }
@@ -74,7 +83,17 @@ impl Lane {
     /// A lane about which nothing is known.
     pub(super) const fn new(partition: u32) -> Self {
         let acknowledged = Reached { epoch: 0, batch: 0, version: None };
-        Self { partition, reached: None, acknowledged, unremembered: false, trusted: false, most: usize::MAX }
+        Self {
+            partition,
+            reached: None,
+            acknowledged,
+            unremembered: false,
+            trusted: false,
+            sent: Vec::new(),
+            accepted: AtomicBool::new(false),
+            unsettled: BTreeSet::new(),
+            most: usize::MAX,
+        }
     }
 
     /// Takes up what an earlier process was told.
@@ -109,13 +128,20 @@ impl Lane {
     /// Sends rows, which are in version order, one batch after the other.
     pub(super) async fn send(&mut self, flow: &Flow<'_>, load: Load<'_>) -> Result<Written, Stop> {
         let mut reached = self.recall(flow).await?;
+        if std::mem::take(self.accepted.get_mut()) {
+            self.unsettled.extend(self.sent.drain(..));
+        }
         let known = match reached.version.filter(|_| !load.again) {
             Some(version) => load.rows.partition_point(|row| row.version <= version),
             None => 0,
         };
+        let (arrived, rest) = load.rows.split_at(known);
+        let again = arrived.iter().filter(|row| self.unsettled.contains(&row.version));
+        let rows: Vec<RowRef> = again.chain(rest).copied().collect();
+        let known = load.rows.len() - rows.len();
         flow.stats.already_there(known as u64);
         let mut written = Written { rows: known as u64, ..Written::default() };
-        let mut rest = &load.rows[known..];
+        let mut rest = rows.as_slice();
         let mut correlation = Correlation::default();
         while let Some(first) = rest.first() {
             let epoch = first.version.epoch();
@@ -124,7 +150,9 @@ impl Lane {
             let place = Place { partition: self.partition, epoch, number };
             let (batch, count) = fill(flow, Load { rows: rest, ..load }, place, self.most, &mut correlation)?;
             let sent = &rest[..count];
-            let receipt = match flow.client.deliver(flow.entity, &batch, flow.stats).await {
+            self.sent.clear();
+            self.sent.extend(sent.iter().map(|row| row.version));
+            let receipt = match flow.client.deliver(flow.entity, &batch, &self.accepted, flow.stats).await {
                 Ok(receipt) => receipt,
                 Err(Stop::TooLarge(_)) if count > 1 => {
                     self.most = count / 2;
@@ -139,6 +167,8 @@ impl Lane {
             };
             self.most = self.most.saturating_mul(2);
             written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.size)?);
+            *self.accepted.get_mut() = false;
+            sent.iter().for_each(|row| drop(self.unsettled.remove(&row.version)));
             let version = reached.version.max(sent.last().map(|row| row.version));
             reached = Reached { epoch, batch: number, version };
             self.reached = Some(reached);
@@ -147,6 +177,10 @@ impl Lane {
             self.acknowledged = Reached { version, ..reached };
             self.unremembered = true;
             rest = &rest[count..];
+        }
+        // What is not among these rows was replaced by a newer version of its key.
+        if let Some(last) = load.rows.last() {
+            self.unsettled.retain(|version| *version > last.version);
         }
         Ok(written)
     }

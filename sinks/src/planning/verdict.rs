@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::contract::{DIGEST_MISMATCH, FENCED_EPOCH, KEY_REUSED, REQUEST_IN_PROGRESS, SEQUENCE_GAP};
 
 /// Asked-for waits are honoured up to this; a mistyped `Retry-After` must not silence a flow for years.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
 /// What to do about answers that no PDX/1 service gives.
 pub(super) const NOT_PDX: &str = "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1";

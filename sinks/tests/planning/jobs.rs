@@ -32,13 +32,8 @@ async fn a_batch_that_is_only_accepted_is_not_taken_for_delivered_and_each_refus
     let outbox = outbox(400);
     clean.sink().write(outbox.span(), &outbox).await.expect("processed");
     clean.assert_holds(&outbox).await;
-    let page = clean.get(&format!("/entities/{MOVEMENT}?limit=1")).await;
-    let data = page["rows"][0]["data"].as_object().expect("fields");
-    let (field, value) = data.iter().find_map(|(name, value)| Some((name, value.as_str()?))).expect("a text");
-
     // All of them, which takes several pages of each job's answer.
-    let poison =
-        Poison { field: field.clone(), value: value.to_owned(), code: "unknown_uom".to_owned(), retryable: true };
+    let poison = poison_for_all("unknown_uom").await;
     let target = Target::start(Faults { poison: vec![poison], ..later() }).await;
     let written = target.sink().write(outbox.span(), &outbox).await.expect("processed");
     assert_eq!((written.rows, written.rejected), (0, 400));
@@ -46,6 +41,33 @@ async fn a_batch_that_is_only_accepted_is_not_taken_for_delivered_and_each_refus
     let keys: BTreeSet<&str> = told.iter().map(|reject| reject.key.as_str()).collect();
     assert_eq!((told.len(), keys.len()), (400, 400), "each once");
     assert!(told.iter().all(|reject| reject.code == "unknown_uom" && reject.retryable));
+}
+
+#[tokio::test]
+async fn rows_refused_after_the_write_broke_off_are_told_all_the_same() {
+    let outbox = outbox(400);
+    let poison = poison_for_all("closed").await;
+    let target = Target::start(Faults { poison: vec![poison], ..later() }).await;
+    let mut sink = target.sink();
+    tokio::select! {
+        _ = sink.write(outbox.span(), &outbox) => panic!("it takes several jobs"),
+        () = crate::target::eventually(|| async { target.stat("rejected").await > 0 }) => {}
+    }
+    sink.write(outbox.span(), &outbox).await.expect("processed");
+    let told = outbox.refused.lock().expect("sound");
+    let keys: BTreeSet<&str> = told.iter().map(|reject| reject.key.as_str()).collect();
+    assert_eq!(keys.len(), 400, "those of the first write, too");
+}
+
+/// What refuses all rows.
+async fn poison_for_all(code: &str) -> Poison {
+    let target = Target::start(Faults::default()).await;
+    let outbox = outbox(1);
+    target.sink().write(outbox.span(), &outbox).await.expect("delivered");
+    let page = target.get(&format!("/entities/{MOVEMENT}?limit=1")).await;
+    let data = page["rows"][0]["data"].as_object().expect("fields");
+    let (field, value) = data.iter().find_map(|(name, value)| Some((name, value.as_str()?))).expect("a text");
+    Poison { field: field.clone(), value: value.to_owned(), code: code.to_owned(), retryable: true }
 }
 
 #[tokio::test]

@@ -14,9 +14,26 @@ fn document() -> Value {
 /// What a value lacks of a schema of the document, or has beyond it; the few words that the document uses.
 fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str() {
+        if name.ends_with(".schema.json") {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas").join(name);
+            let schema = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let schema: Value = serde_json::from_str(&schema).expect("JSON");
+            return faults(&schema, &schema, value, at, found);
+        }
         let schema = document.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("{name} is not there"));
         return faults(document, schema, value, at, found);
     }
+    if let Some(any) = schema["anyOf"].as_array() {
+        let fits = |schema: &Value| {
+            let mut found = Vec::new();
+            faults(document, schema, value, at, &mut found);
+            found.is_empty()
+        };
+        if !any.iter().any(fits) {
+            found.push(format!("{at} fits none"));
+        }
+    }
+    assert!(schema.get("oneOf").is_none(), "records of several entities can look alike");
     let kinds: Vec<&str> = match &schema["type"] {
         Value::String(kind) => vec![kind],
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
@@ -87,7 +104,11 @@ async fn an_integrator_who_builds_by_the_description_builds_what_is_spoken() {
     let record = json!({ "op": "delete", "key": key, "version": "0".repeat(32), "commit_ts": "2026-05-26T10:00:01Z" });
     let refused = json!({ "op": "upsert", "key": key, "version": "0".repeat(32), "commit_ts": "2026-05-26T10:00:01Z", "data": {} });
     let batch = json!({ "batch": { "id": "b", "count": 2 }, "records": [record, refused] });
-    assert_described(&document, "Batch", &batch);
+    let described = json!({ "batch": { "id": "b", "count": 1 }, "records": [batch["records"][0]] });
+    assert_described(&document, "Batch", &described);
+    let mut found = Vec::new();
+    faults(&document, &document["components"]["schemas"]["Batch"], &batch, "Batch", &mut found);
+    assert_eq!(found, ["Batch.records[] fits none"], "its data lacks what is required");
     let send = async |number: u32| {
         let body = batch.to_string();
         let request = target

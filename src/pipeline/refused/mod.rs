@@ -267,6 +267,12 @@ impl Refused {
                 state.pass.refused.insert(name);
                 continue;
             }
+            // A write that is begun again refuses the row as it was before somebody changed it, or asked for it.
+            let listed = state.rows.get(&name.0).and_then(|rows| rows.get(&name.1));
+            if !state.pass.again && listed.is_some_and(|row| row.asked && row.version == reject.version) {
+                state.pass.refused.insert(name);
+                continue;
+            }
             let key = name.1;
             let full = state.len() >= ROWS_MAX;
             let before = state.rows.get(&batch.entity).and_then(|rows| rows.get(&key));
@@ -323,12 +329,20 @@ impl Refused {
             let place = self.place(&entity, &key);
             let Some(rows) = state.rows.get_mut(&entity) else { continue };
             let version = version.to_string();
-            let is_touched = touched.get(&(entity.clone(), key.clone())) == Some(&version);
             // A refused version that is read once more is known to the target and passed over, except when it is sent again.
-            let newer = rows
-                .get(&key)
-                .is_some_and(|row| row.version < version || (again && row.version == version && !is_touched));
-            if newer && !refused.contains(&(entity, key.clone())) {
+            let newer = rows.get(&key).is_some_and(|row| row.version < version || (again && row.version == version));
+            let name = (entity, key);
+            if newer && !refused.contains(&name) {
+                if touched.get(&name) == Some(&version) {
+                    let (sink, entity) = (&self.sink, &name.0);
+                    warn!(
+                        sink,
+                        entity,
+                        version,
+                        "the target took a dead letter while it was changed: what it took may be the old values"
+                    );
+                }
+                let key = name.1;
                 rows.remove(&key);
                 commit.delete(Space::Sinks, place);
                 settled += 1;

@@ -68,7 +68,8 @@ impl Stream<'_> {
 
     /// Looks after the tables, moves an idle position, learns what is durable and tells the server, each where that is due.
     pub(super) fn keep_in_touch(&mut self) -> Result<(), CaptureError> {
-        self.watch.look()?;
+        let is_proof_of_use = self.copying.is_none() && self.proof.is_none() && !self.watch.has_doubts();
+        self.watch.look(is_proof_of_use)?;
         self.prove();
         self.progress().spooled_bytes.store(self.spool.as_ref().map_or(0, Spool::bytes), Ordering::Relaxed);
         // A server that shuts down asks again as soon as it is answered, until all that it has sent is confirmed: it never falls
