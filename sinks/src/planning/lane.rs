@@ -168,7 +168,9 @@ impl Lane {
             self.most = self.most.saturating_mul(2);
             written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.size)?);
             *self.accepted.get_mut() = false;
-            sent.iter().for_each(|row| drop(self.unsettled.remove(&row.version)));
+            for row in sent {
+                self.unsettled.remove(&row.version);
+            }
             let version = reached.version.max(sent.last().map(|row| row.version));
             reached = Reached { epoch, batch: number, version };
             self.reached = Some(reached);
