@@ -12,7 +12,7 @@ use syncline_schemas::frame::Op;
 use syncline_schemas::ident::{LogOffset, TableId};
 use syncline_schemas::table::TableSchema;
 
-/// Proofs that wait for a target to confirm their entries at most; with more of them every other one says enough.
+/// Proofs that wait for a target to confirm their entries at most: some hours of them.
 const PROOFS_MAX: usize = 1_024;
 
 /// What a reader is doing.
@@ -93,10 +93,6 @@ struct Proofs {
     complete: Option<(i64, LogOffset)>,
     /// The latest of all.
     latest: i64,
-    /// One of so many is kept, while a target is down for long.
-    stride: usize,
-    /// So many came since the last but one that is kept: the last one stands for them.
-    since: usize,
 }
 
 impl Proofs {
@@ -106,24 +102,11 @@ impl Proofs {
             *self = Self::default();
         }
         self.latest = at_us;
-        self.since += 1;
-        let stands_for = self.open.len() > 1 && self.since < self.stride;
+        let is_full = self.open.len() >= PROOFS_MAX;
         match self.open.back_mut() {
-            // Nothing came in between.
-            Some(last) if last.1 == upto => last.0 = last.0.max(at_us),
-            Some(last) if stands_for => *last = (at_us, upto),
-            _ => {
-                self.open.push_back((at_us, upto));
-                self.since = 0;
-            }
-        }
-        if self.open.len() > PROOFS_MAX {
-            let mut keeps = false;
-            self.open.retain(|_| {
-                keeps = !keeps;
-                keeps
-            });
-            self.stride = self.stride.max(1) * 2;
+            // Nothing came in between, or a target is down for so long that one stands for all that come.
+            Some(last) if is_full || last.1 == upto => *last = (at_us, upto),
+            _ => self.open.push_back((at_us, upto)),
         }
     }
 }
@@ -194,9 +177,6 @@ impl Progress {
         while let Some(proof) = proofs.open.pop_front_if(|(_, upto)| *upto <= confirmed) {
             proofs.complete = Some(proof);
         }
-        if proofs.open.is_empty() {
-            proofs.stride = 1;
-        }
         // A target that was set back has less.
         proofs.complete.filter(|(_, upto)| *upto <= confirmed).map(|(at_us, _)| at_us)
     }
@@ -261,10 +241,10 @@ mod tests {
             progress.prove(100 + second, LogOffset(8 + second.unsigned_abs()));
         }
         assert_eq!(confirmed(7), Some(40));
-        let late = confirmed(50_000).expect("known");
-        assert!((49_000..=50_092).contains(&late), "{late}");
+        let late = confirmed(99_000).expect("known");
+        assert_eq!(late, 100 + 1_021, "the last of those that are kept one by one");
         assert_eq!(confirmed(2), None, "a target that was set back lacks some of it");
-        assert_eq!(confirmed(50_000), Some(late));
+        assert_eq!(confirmed(100_007), Some(100_099), "and then all");
         progress.prove(50, LogOffset(200_000));
         assert_eq!(confirmed(100_000), None, "another clock");
         assert_eq!(confirmed(200_000), Some(50));
