@@ -72,10 +72,7 @@ impl Jobs {
         Ok(match jobs.1.get(id).ok_or_else(unknown)? {
             Job::Running => report("running", JobCounts::default(), Watermark::default(), None),
             Job::Failed(problem) => {
-                let Problem { kind, title, status, detail, expected } = &**problem;
-                let (kind, title, detail) = (kind.clone(), title.clone(), detail.clone());
-                let problem = Problem { kind, title, status: *status, detail, expected: *expected };
-                report("failed", JobCounts::default(), Watermark::default(), Some(problem))
+                report("failed", JobCounts::default(), Watermark::default(), Some((**problem).clone()))
             }
             Job::Processed(receipt) => {
                 let Receipt { received, applied, unchanged, stale, rejected, watermark, .. } = &**receipt;

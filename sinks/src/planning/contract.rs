@@ -246,7 +246,7 @@ pub(crate) struct FlowLimits {
 }
 
 /// An RFC 9457 problem.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Problem {
     /// A URI whose last segment is the problem's name.
     #[serde(rename = "type", default)]

@@ -102,22 +102,28 @@ impl Refused {
         Ok(rows)
     }
 
-    /// The row of a letter, where it was kept.
-    fn stored(&self, letter: &Letter, key: &[u8]) -> Result<Option<DeltaBatch>, LetterError> {
+    /// The encoded row of a letter; empty where it was not kept.
+    fn stored(&self, letter: &Letter, key: &[u8]) -> Result<Vec<u8>, LetterError> {
         let place = self.place(&letter.row.entity, key);
         let stored = self.store.get(Space::Sinks, &place).map_err(|error| unreadable(&error))?;
         let stored = stored.ok_or_else(|| LetterError::Unknown(letter.id.clone()))?;
         let (_, row) = parse(&stored).ok_or_else(|| malformed(&self.sink))?;
+        Ok(row.to_vec())
+    }
+
+    /// The row of a letter, where it was kept.
+    fn row(&self, letter: &Letter, key: &[u8]) -> Result<Option<DeltaBatch>, LetterError> {
+        let row = self.stored(letter, key)?;
         if row.is_empty() {
             return Ok(None);
         }
-        Ok(delta::decode(row).map_err(SinkError::from)?.into_iter().next())
+        Ok(delta::decode(&row).map_err(SinkError::from)?.into_iter().next())
     }
 
     /// One with its values.
     pub(crate) fn show(&self, id: &str) -> Result<Letter, LetterError> {
         let (letter, key) = self.one(&self.lock(), id)?;
-        let fields = self.stored(&letter, &key)?.map(|batch| fields(&batch.rows)).transpose();
+        let fields = self.row(&letter, &key)?.map(|batch| fields(&batch.rows)).transpose();
         Ok(Letter { fields: fields.map_err(SinkError::from)?, ..letter })
     }
 
@@ -135,9 +141,11 @@ impl Refused {
         let wanted = self.wanted(&state, |letter| letter.row.kept && wants(letter));
         let (mut commit, mut heads) = (Commit::new(), Vec::new());
         for (letter, key) in wanted {
-            let Some(batch) = self.stored(&letter, &key)? else { continue };
-            let head = RefusedRow { asked: true, ..letter.row.clone() };
-            let row = delta::encode(&[batch]).map_err(SinkError::from)?;
+            let row = self.stored(&letter, &key)?;
+            if row.is_empty() {
+                continue;
+            }
+            let head = RefusedRow { asked: true, ..letter.row };
             commit.put(Space::Sinks, self.place(&head.entity, &key), compose(&head, &row));
             heads.push((key, head));
         }
@@ -169,7 +177,7 @@ impl Refused {
     pub(crate) fn edit(&self, id: &str, changes: &BTreeMap<String, String>, note: &str) -> Result<(), LetterError> {
         let mut state = self.lock();
         let (letter, key) = self.one(&state, id)?;
-        let batch = self.stored(&letter, &key)?.ok_or(LetterError::NotKept)?;
+        let batch = self.row(&letter, &key)?.ok_or(LetterError::NotKept)?;
         let head = RefusedRow { asked: true, ..letter.row };
         let entity = entity::get(&head.entity).ok_or_else(|| LetterError::Unknown(id.to_owned()))?;
         let rows = changed(entity, &batch.rows, changes)?;
