@@ -43,6 +43,8 @@ pub const SYSTEM_COLUMNS: usize = 7;
 pub const UPSERT: u8 = 1;
 /// `_op` of a row that is gone.
 pub const DELETE: u8 = 2;
+/// `_op` of a key whose row stays as it is, whatever that is; in full loads only, never in the outbox.
+pub const KEEP: u8 = 3;
 
 /// The system columns in their order.
 #[must_use]

@@ -20,5 +20,6 @@ mod seam;
 pub use entities::EntityPatterns;
 pub use error::{Class, SinkError};
 pub use seam::{
-    Batching, DeltaSource, Identity, Known, OutboxEntry, OutboxIter, Recalled, Reject, Sink, Span, Written,
+    Batching, DeltaSource, Filler, Identity, Image, Known, OutboxEntry, OutboxIter, Recalled, Reject, Sink, Span,
+    Written,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use syncline_schemas::delta::DeltaBatch;
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, Version};
 
 use crate::SinkError;
 
@@ -149,8 +149,36 @@ pub trait Sink: Send {
         Ok(Written::default())
     }
 
+    /// What loads whole entities into the target beside the spans; none where the target is filled by deltas alone.
+    fn filler(&self) -> Option<Box<dyn Filler>> {
+        None
+    }
+
     /// How the pump should cut spans.
     fn batching(&self) -> Batching;
+}
+
+/// All rows of an entity as of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The entity.
+    pub entity: String,
+    /// The version of every row: behind all deltas up to that moment, before all later ones.
+    pub cut: Version,
+    /// Whether rows of versions up to the cut that are not among them are to go.
+    pub sweep: bool,
+}
+
+/// Loads whole entities into a target while its sink delivers deltas to it; the version of a row decides, whatever comes
+/// first. Dropping the future is a crash; the load is then begun again.
+#[async_trait]
+pub trait Filler: Send + Sync {
+    /// Loads an entity; `rows` gives all of it for any span: upserts, and [`KEEP`](syncline_schemas::delta::KEEP) for keys
+    /// whose row is not known and is to stay. Refused rows are told as in a write.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    async fn fill(&mut self, image: &Image, rows: &dyn DeltaSource) -> Result<Written, SinkError>;
 }
 
 /// How large a span should be.

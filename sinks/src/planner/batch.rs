@@ -63,10 +63,23 @@ pub(super) struct Batch {
     pub(super) rejects: Vec<Rejected>,
     /// The highest version that came, also of a record that is refused: it has arrived.
     pub(super) newest: Option<Version>,
+    /// Keys of a load whose rows stay whatever they are: those that are kept on purpose, and those that are refused.
+    pub(super) kept: Vec<String>,
+}
+
+/// What a batch may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Records {
+    /// Upserts and deletes.
+    Deltas,
+    /// Upserts, and keys to be kept.
+    Whole,
 }
 
 /// A record that is sound.
 pub(super) struct Change {
+    /// Its place in the batch.
+    index: usize,
     /// The key's values as a JSON array, in the order of the definition.
     pub(super) key: String,
     pub(super) version: Version,
@@ -78,7 +91,7 @@ pub(super) struct Change {
 ///
 /// # Errors
 /// Why it is no batch at all.
-pub(super) fn read(entity: &Entity, body: &[u8]) -> Result<Batch, String> {
+pub(super) fn read(entity: &Entity, body: &[u8], records: Records) -> Result<Batch, String> {
     let body: Body<'_> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     if let Some(count) = body.batch.count.filter(|count| *count != body.records.len()) {
         return Err(format!("batch.count is {count}, there are {} records", body.records.len()));
@@ -91,18 +104,30 @@ pub(super) fn read(entity: &Entity, body: &[u8]) -> Result<Batch, String> {
         changes: Vec::with_capacity(body.records.len()),
         rejects: Vec::new(),
         newest: body.records.iter().filter_map(Record::version).max(),
+        kept: Vec::new(),
     };
     for (index, record) in body.records.iter().enumerate() {
-        match change(entity, record) {
+        let key = || key_of(entity, record);
+        if records == Records::Whole && record.op.as_deref() == Some("keep") {
+            match key() {
+                Ok(key) => batch.kept.push(key),
+                Err(fault) => return Err(format!("record {index}: {}", fault.detail)),
+            }
+            continue;
+        }
+        match change(entity, index, record, records) {
             Ok(change) => batch.changes.push(change),
-            Err(fault) => batch.rejects.push(Rejected {
-                index,
-                key: record.key.map(ToOwned::to_owned),
-                code: fault.code.to_owned(),
-                retryable: false,
-                field: fault.field,
-                detail: fault.detail,
-            }),
+            Err(fault) => {
+                batch.kept.extend(key().ok());
+                batch.rejects.push(Rejected {
+                    index,
+                    key: record.key.map(ToOwned::to_owned),
+                    code: fault.code.to_owned(),
+                    retryable: false,
+                    field: fault.field,
+                    detail: fault.detail,
+                });
+            }
         }
     }
     Ok(batch)
@@ -114,22 +139,20 @@ impl Batch {
         if poison.is_empty() {
             return;
         }
-        let places: Vec<usize> = {
-            let refused: Vec<usize> = self.rejects.iter().map(|reject| reject.index).collect();
-            (0..).filter(|place| !refused.contains(place)).take(self.changes.len()).collect()
-        };
-        let changes = std::mem::take(&mut self.changes);
-        for (index, change) in places.into_iter().zip(changes) {
+        for change in std::mem::take(&mut self.changes) {
             match poison.iter().find(|poison| change.has(entity, &poison.field, &poison.value)) {
                 None => self.changes.push(change),
-                Some(Poison { field, code, retryable, .. }) => self.rejects.push(Rejected {
-                    index,
-                    key: None,
-                    code: code.clone(),
-                    retryable: *retryable,
-                    field: Some(field.clone()),
-                    detail: "refused on purpose".to_owned(),
-                }),
+                Some(Poison { field, code, retryable, .. }) => {
+                    self.kept.push(change.key);
+                    self.rejects.push(Rejected {
+                        index: change.index,
+                        key: None,
+                        code: code.clone(),
+                        retryable: *retryable,
+                        field: Some(field.clone()),
+                        detail: "refused on purpose".to_owned(),
+                    });
+                }
             }
         }
     }
@@ -158,21 +181,26 @@ impl Fault {
     }
 }
 
-fn change(entity: &Entity, record: &Record<'_>) -> Result<Change, Fault> {
-    let version = record.version().ok_or_else(|| Fault::schema("version", "wanted 32 hex digits"))?;
+/// The key of a record, as it is stored.
+fn key_of(entity: &Entity, record: &Record<'_>) -> Result<String, Fault> {
     let key = record.key.ok_or_else(|| Fault::schema("key", "is missing"))?;
+    members(&entity.fields[..entity.key_len()], key, "key", true)
+}
+
+fn change(entity: &Entity, index: usize, record: &Record<'_>, records: Records) -> Result<Change, Fault> {
+    let version = record.version().ok_or_else(|| Fault::schema("version", "wanted 32 hex digits"))?;
     let data = match (record.op.as_deref(), record.data) {
-        (Some("delete"), _) => None,
+        (Some("delete"), _) if records == Records::Deltas => None,
         (Some("upsert"), Some(data)) => Some(data),
         (Some("upsert"), None) => return Err(Fault::schema("data", "is missing")),
+        _ if records == Records::Whole => return Err(Fault::schema("op", "wanted upsert or keep")),
         _ => return Err(Fault::schema("op", "wanted upsert or delete")),
     };
-    let (key_fields, data_fields) = entity.fields.split_at(entity.key_len());
-    let key = members(key_fields, key, "key", true)?;
+    let key = key_of(entity, record)?;
     if let Some(data) = data {
-        members(data_fields, data, "data", false)?;
+        members(&entity.fields[entity.key_len()..], data, "data", false)?;
     }
-    Ok(Change { key, version, data: data.map(|data| data.get().to_owned()) })
+    Ok(Change { index, key, version, data: data.map(|data| data.get().to_owned()) })
 }
 
 /// Checks the members of an object against fields. Returns the values as a JSON array where `collect` is set.
@@ -266,7 +294,8 @@ mod tests {
 
     fn read_one(record: &str) -> Batch {
         let entity = syncline_schemas::entity::get("inventory_balance").expect("canonical");
-        read(entity, format!(r#"{{"batch":{{"id":"b","count":1}},"records":[{record}]}}"#).as_bytes()).expect("a batch")
+        read(entity, format!(r#"{{"batch":{{"id":"b","count":1}},"records":[{record}]}}"#).as_bytes(), Records::Deltas)
+            .expect("a batch")
     }
 
     #[test]
@@ -322,7 +351,7 @@ mod tests {
         for body in
             ["", "[]", "{", r#"{"batch":{"id":"b","count":2},"records":[]}"#, r#"{"records":[]}"#, "\u{0}\u{ff}"]
         {
-            assert!(read(entity, body.as_bytes()).is_err(), "{body}");
+            assert!(read(entity, body.as_bytes(), Records::Deltas).is_err(), "{body}");
         }
     }
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use syncline_schemas::entity::{self, Entity};
 use tokio::sync::{mpsc, oneshot};
 
+use super::batch::Records;
 use super::faults::Poison;
 use super::http::BODY_BYTES_MAX;
 use super::problem::Refusal;
 use super::stats::{Counters, PlannerCounts};
-use super::store::{Job, Outcome};
+use super::store::{Job, Outcome, Work};
 use super::{batch, encoding};
 use crate::planning::Format;
 use crate::planning::contract::{
@@ -21,7 +22,7 @@ use crate::planning::contract::{
 
 /// Takes batches in.
 pub(super) struct Intake {
-    pub(super) writer: mpsc::Sender<Job>,
+    pub(super) writer: mpsc::Sender<Work>,
     pub(super) counters: Counters,
     pub(super) in_progress: InProgress,
 }
@@ -45,7 +46,7 @@ impl Intake {
         let _claim = self.in_progress.claim(&head.idempotency_key)?;
         let plain = encoding::decompressed(headers, body, BODY_BYTES_MAX)?;
         let mut batch = encoding::as_json(entity, head.format, plain)
-            .and_then(|body| batch::read(entity, &body))
+            .and_then(|body| batch::read(entity, &body, Records::Deltas))
             .map_err(|reason| Refusal::new(StatusCode::BAD_REQUEST, "malformed-batch", reason))?;
         batch.refuse(entity, poison);
         let (reply, outcome) = oneshot::channel();
@@ -59,8 +60,13 @@ impl Intake {
             batch,
             reply,
         };
+        self.write(Work::Batch(job), outcome).await
+    }
+
+    /// Has the writer do something.
+    pub(super) async fn write(&self, work: Work, outcome: oneshot::Receiver<Outcome>) -> Result<String, Refusal> {
         let stopped = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the planner is stopping");
-        self.writer.send(job).await.map_err(|_| stopped())?;
+        self.writer.send(work).await.map_err(|_| stopped())?;
         match outcome.await.map_err(|_| stopped())? {
             Outcome::Receipt(receipt, counts) => {
                 self.counters.add(&PlannerCounts { requests: 1, ..counts });
@@ -97,12 +103,7 @@ impl Head {
             value.to_str().map_err(|_| bad(format!("{name} is not ASCII")))
         };
         let format = encoding::format(headers)?;
-        let schema = text(SCHEMA)?;
-        let major = schema.strip_prefix(&entity.name).and_then(|rest| rest.strip_prefix('/')?.split_once('.'));
-        if major.is_none_or(|(major, _)| major.parse() != Ok(entity.version.0)) {
-            let detail = format!("got {schema}, this side has {}", entity.schema_id());
-            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported-schema", detail));
-        }
+        check_schema(entity, text(SCHEMA)?)?;
         let key = text(IDEMPOTENCY_KEY)?;
         let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).filter(|key| !key.is_empty());
         let (epoch, number) = contract::parse_sequence(text(SEQUENCE)?)
@@ -121,13 +122,23 @@ impl Head {
     }
 }
 
+/// Refuses rows of another edition of an entity.
+pub(super) fn check_schema(entity: &Entity, schema: &str) -> Result<(), Refusal> {
+    let major = schema.strip_prefix(&entity.name).and_then(|rest| rest.strip_prefix('/')?.split_once('.'));
+    if major.is_some_and(|(major, _)| major.parse() == Ok(entity.version.0)) {
+        return Ok(());
+    }
+    let detail = format!("got {schema}, this side has {}", entity.schema_id());
+    Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported-schema", detail))
+}
+
 /// The keys of requests that are being worked on.
 #[derive(Default)]
 pub(super) struct InProgress(Mutex<HashSet<String>>);
 
 impl InProgress {
     /// Claims a key until the claim is dropped.
-    fn claim(&self, key: &str) -> Result<Claim<'_>, Refusal> {
+    pub(super) fn claim(&self, key: &str) -> Result<Claim<'_>, Refusal> {
         if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned()) {
             let detail = "the first request with this key is not answered yet";
             return Err(Refusal::new(StatusCode::CONFLICT, REQUEST_IN_PROGRESS, detail));
@@ -137,7 +148,7 @@ impl InProgress {
 }
 
 /// A claimed key.
-struct Claim<'a> {
+pub(super) struct Claim<'a> {
     all: &'a InProgress,
     key: String,
 }

@@ -23,7 +23,7 @@ use super::faults::{Dice, Fate, Faults};
 use super::jobs::Jobs;
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
-use super::{read, store};
+use super::{read, snapshots, store};
 use crate::planning::{Compression, Format};
 
 /// Largest body taken; ten times what a careful sender sends.
@@ -51,6 +51,7 @@ pub(super) fn router(planner: Arc<Planner>) -> Router {
         .route("/flows/{flow}/watermark", get(watermark))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/rejects", get(rejects))
+        .merge(snapshots::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
         .nest("/pdx/v1", pdx)
@@ -88,10 +89,7 @@ async fn deltas(
     }
     let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults().poison).await;
     if planner.dice.loses_reply() {
-        planner.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
-        // The connection breaks where the body should be.
-        let lost = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("reply lost on purpose")) });
-        return Ok(Body::from_stream(lost).into_response());
+        return Ok(planner.lose_reply());
     }
     match answered {
         Ok(receipt) => Ok(json_text(receipt)),
@@ -240,7 +238,7 @@ async fn set_faults(State(planner): Shared, Json(faults): Json<Faults>) -> Resul
 
 impl Planner {
     /// Lets a request meet its fate.
-    async fn fate(&self) -> Result<(), Response> {
+    pub(super) async fn fate(&self) -> Result<(), Response> {
         let (latency, fate) = self.dice.roll();
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
@@ -259,8 +257,16 @@ impl Planner {
         Err(response)
     }
 
+    /// An answer that breaks off.
+    pub(super) fn lose_reply(&self) -> Response {
+        self.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
+        // The connection breaks where the body should be.
+        let lost = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("reply lost on purpose")) });
+        Body::from_stream(lost).into_response()
+    }
+
     /// Reads on a connection of its own, beside the writer.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -274,7 +280,7 @@ impl Planner {
     }
 }
 
-fn json_text(text: String) -> Response {
+pub(super) fn json_text(text: String) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
 }
 

@@ -7,6 +7,8 @@
 //! ```text
 //! /pdx/v1/capabilities   /pdx/v1/flows/{flow}/deltas   /pdx/v1/flows/{flow}/watermark?partition=
 //! /pdx/v1/jobs/{id}   /pdx/v1/jobs/{id}/rejects?cursor=
+//! /pdx/v1/flows/{flow}/snapshots   .../{id}/parts/{n}   .../{id}:commit   .../{id}:abort
+//! /pdx/v1/flows/{flow}/digest?level=&bucket=
 //! /                      a page for people
 //! /entities              [{entity, rows, tombstones, max_version}]
 //! /entities/{flow}       ?after=&limit=&tombstones=true  ->  {rows: [{key, version, deleted, data}], next}
@@ -23,8 +25,10 @@ mod encoding;
 mod faults;
 mod http;
 mod jobs;
+mod loads;
 mod problem;
 mod read;
+mod snapshots;
 mod stats;
 mod store;
 mod value;

@@ -1,13 +1,17 @@
 //! What the receiver holds, for people, tests and watermarks: reads beside the writer, each of the last commit.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::Version;
 
 use super::store::{WATERMARK, read_watermark};
 use crate::planning::contract::Watermark;
+use crate::planning::digest::{Digest, bucket_of_json, hash_of_json};
 
 /// How much of an entity is held.
 #[derive(Debug, Serialize)]
@@ -112,4 +116,69 @@ fn held_row(entity: &Entity, key: &str, version: [u8; 16], data: Option<String>)
         deleted: data.is_none(),
         data: data.map(RawValue::from_string).transpose().map_err(broken)?,
     })
+}
+
+/// A row as digests tell it.
+#[derive(Debug, Serialize)]
+pub(super) struct DigestRow {
+    /// The key's values in order.
+    key: Box<RawValue>,
+    version: String,
+    /// 32 hex digits.
+    hash: String,
+}
+
+/// Calls `visit` with every row that is not deleted.
+fn hashed(
+    connection: &Connection,
+    entity: &Entity,
+    mut visit: impl FnMut(&str, u64, u128, [u8; 16]) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let flow = flow_id(connection, entity)?;
+    let mut statement =
+        connection.prepare("SELECT key, data, version FROM records WHERE flow = ?1 AND data IS NOT NULL")?;
+    let mut rows = statement.query([flow])?;
+    let broken = |error: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    while let Some(row) = rows.next()? {
+        let (key, data): (String, String) = (row.get(0)?, row.get(1)?);
+        let values: Vec<Value> = serde_json::from_str(&key).map_err(broken)?;
+        let data: Value = serde_json::from_str(&data).map_err(broken)?;
+        visit(&key, bucket_of_json(entity, &values), hash_of_json(entity, &values, &data), row.get(2)?)?;
+    }
+    Ok(())
+}
+
+/// The digest of all rows.
+pub(super) fn digest(connection: &Connection, entity: &Entity) -> rusqlite::Result<Digest> {
+    let mut all = Digest::default();
+    hashed(connection, entity, |_, _, hash, _| {
+        all += Digest::of(hash);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// The digests of the buckets that have rows.
+pub(super) fn buckets(connection: &Connection, entity: &Entity) -> rusqlite::Result<BTreeMap<u64, Digest>> {
+    let mut buckets: BTreeMap<u64, Digest> = BTreeMap::new();
+    hashed(connection, entity, |_, bucket, hash, _| {
+        *buckets.entry(bucket).or_default() += Digest::of(hash);
+        Ok(())
+    })?;
+    Ok(buckets)
+}
+
+/// The rows of a bucket.
+pub(super) fn bucket(connection: &Connection, entity: &Entity, wanted: u64) -> rusqlite::Result<Vec<DigestRow>> {
+    let mut found = Vec::new();
+    hashed(connection, entity, |key, bucket, hash, version| {
+        if bucket == wanted {
+            let key = RawValue::from_string(key.to_owned());
+            let key = key.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+            let version = Version::from_bytes(version).to_string();
+            found.push(DigestRow { key, version, hash: format!("{hash:032x}") });
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }

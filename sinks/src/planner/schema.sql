@@ -32,3 +32,27 @@ CREATE TABLE IF NOT EXISTS answers (
     receipt         TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS answers_by_age ON answers (flow, partition, batch);
+CREATE TABLE IF NOT EXISTS loads (
+    id              TEXT PRIMARY KEY,
+    flow            INTEGER NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    source          TEXT NOT NULL,
+    cut             BLOB NOT NULL,
+    sweep           INTEGER NOT NULL,
+    scope           TEXT NOT NULL,
+    receipt         TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS load_parts (
+    load    TEXT NOT NULL,
+    number  INTEGER NOT NULL,
+    sha256  BLOB NOT NULL,
+    records INTEGER NOT NULL,
+    digest  BLOB NOT NULL,
+    receipt TEXT NOT NULL,
+    PRIMARY KEY (load, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS load_keys (
+    load TEXT NOT NULL,
+    key  TEXT NOT NULL,
+    PRIMARY KEY (load, key)
+) WITHOUT ROWID;

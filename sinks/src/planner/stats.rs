@@ -23,6 +23,8 @@ pub struct PlannerCounts {
     pub replays: u64,
     /// Records of a new batch that were older than the one held: the sender broke the order of a key. Must stay 0.
     pub went_backwards: u64,
+    /// Rows that full loads took away.
+    pub swept: u64,
     /// Batches that were accepted to be processed later.
     pub deferred: u64,
     /// Requests answered with an injected fault, lost replies included.
@@ -39,6 +41,7 @@ pub(super) struct Counters {
     rejected: AtomicU64,
     replays: AtomicU64,
     went_backwards: AtomicU64,
+    swept: AtomicU64,
     deferred: AtomicU64,
     faults: AtomicU64,
 }
@@ -59,4 +62,4 @@ macro_rules! counters {
     };
 }
 
-counters!(requests, records, applied, unchanged, stale, rejected, replays, went_backwards, deferred, faults);
+counters!(requests, records, applied, unchanged, stale, rejected, replays, went_backwards, swept, deferred, faults);

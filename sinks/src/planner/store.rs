@@ -12,6 +12,7 @@ use syncline_schemas::ident::Version;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::Batch;
+use super::loads::Load;
 use super::stats::PlannerCounts;
 use crate::SinkError;
 use crate::planning::contract::{FENCED_EPOCH, KEY_REUSED, Problem, Receipt, SEQUENCE_GAP, Watermark};
@@ -21,6 +22,12 @@ const SCHEMA: &str = include_str!("schema.sql");
 const GROUP_MAX: usize = 64;
 /// Receipts kept per partition for repeated requests; a sender has one request under way, so a few would do.
 const ANSWERS_KEPT: u64 = 64;
+
+/// What the writer is asked to do.
+pub(super) enum Work {
+    Batch(Job),
+    Load(Load),
+}
 
 /// A batch for the writer.
 pub(super) struct Job {
@@ -33,6 +40,14 @@ pub(super) struct Job {
     pub(super) digest: [u8; 32],
     pub(super) batch: Batch,
     pub(super) reply: oneshot::Sender<Outcome>,
+}
+
+impl Work {
+    /// Tells what became of it; a sender that went away asks again.
+    fn end(self, outcome: Outcome) {
+        let (Self::Batch(Job { reply, .. }) | Self::Load(Load { reply, .. })) = self;
+        let _ = reply.send(outcome);
+    }
 }
 
 /// What became of a batch.
@@ -76,7 +91,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Works on jobs until no sender is left.
-pub(super) fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) -> rusqlite::Result<()> {
+pub(super) fn run(connection: &Connection, mut jobs: mpsc::Receiver<Work>) -> rusqlite::Result<()> {
     let mut writer = Writer::prepare(connection)?;
     while let Some(first) = jobs.blocking_recv() {
         let mut group = vec![first];
@@ -85,19 +100,19 @@ pub(super) fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) -> rus
         {
             group.push(job);
         }
-        let outcomes = writer.commit(connection, &mut group);
+        let outcomes = writer.commit(&mut group);
         for (job, outcome) in group.into_iter().zip(outcomes) {
-            // A sender that went away asks again.
-            let _ = job.reply.send(outcome);
+            job.end(outcome);
         }
     }
     Ok(())
 }
 
 /// The statements of the writer.
-struct Writer<'c> {
+pub(super) struct Writer<'c> {
+    pub(super) connection: &'c Connection,
     /// Ids of the flows, by their place in the list of entities.
-    flows: Vec<i64>,
+    pub(super) flows: Vec<i64>,
     answer: Statement<'c>,
     keep_answer: Statement<'c>,
     drop_answers: Statement<'c>,
@@ -113,6 +128,7 @@ impl<'c> Writer<'c> {
     fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
         let id = |name: &str| connection.query_row("SELECT id FROM flows WHERE name = ?1", [name], |row| row.get(0));
         Ok(Self {
+            connection,
             flows: entity::all().iter().map(|entity| id(&entity.name)).collect::<Result<_, _>>()?,
             answer: connection.prepare("SELECT digest, receipt FROM answers WHERE idempotency_key = ?1")?,
             keep_answer: connection.prepare("INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?,
@@ -131,16 +147,23 @@ impl<'c> Writer<'c> {
     }
 
     /// One transaction; where it fails, nothing of the group is kept and everyone hears of it.
-    fn commit(&mut self, connection: &Connection, group: &mut [Job]) -> Vec<Outcome> {
+    fn commit(&mut self, group: &mut [Work]) -> Vec<Outcome> {
         let mut work = || {
-            let transaction = connection.unchecked_transaction()?;
-            let outcomes = group.iter_mut().map(|job| self.process(job)).collect::<rusqlite::Result<Vec<_>>>()?;
+            let transaction = self.connection.unchecked_transaction()?;
+            let outcomes = group.iter_mut().map(|work| self.work(work)).collect::<rusqlite::Result<Vec<_>>>()?;
             transaction.commit()?;
             Ok(outcomes)
         };
         work().unwrap_or_else(|error: rusqlite::Error| {
             group.iter().map(|_| Outcome::Storage(error.to_string())).collect()
         })
+    }
+
+    fn work(&mut self, work: &mut Work) -> rusqlite::Result<Outcome> {
+        match work {
+            Work::Batch(job) => self.process(job),
+            Work::Load(load) => self.load(&mut load.step),
+        }
     }
 
     fn process(&mut self, job: &mut Job) -> rusqlite::Result<Outcome> {
@@ -187,7 +210,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Applies changes by version: higher replaces, equal and lower change nothing.
-    fn apply(&mut self, flow: i64, batch: &Batch, fresh: bool) -> rusqlite::Result<PlannerCounts> {
+    pub(super) fn apply(&mut self, flow: i64, batch: &Batch, fresh: bool) -> rusqlite::Result<PlannerCounts> {
         let mut counts =
             PlannerCounts { records: batch.received, rejected: batch.rejects.len() as u64, ..PlannerCounts::default() };
         let (mut live, mut tombstones) = (0_i64, 0_i64);
@@ -291,6 +314,6 @@ pub(super) fn read_watermark(row: &Row<'_>) -> rusqlite::Result<Watermark> {
     })
 }
 
-fn refuse(status: u16, name: &str, detail: String, expected: Option<u64>) -> Outcome {
+pub(super) fn refuse(status: u16, name: &str, detail: String, expected: Option<u64>) -> Outcome {
     Outcome::Problem(super::problem::problem(status, name, detail, expected))
 }

@@ -7,6 +7,8 @@
 //!   {"op":"delete","key":{..},"version":"32 hex","commit_ts":"..","correlation_id":".."}]}
 //! ```
 //!
+//! A full load has upserts, and `keep` for keys whose row is to stay as it is.
+//!
 //! In the form of lines (NDJSON) the first one holds `batch` and each further one a record.
 //!
 //! `correlation_id` is the same for all rows of one source transaction. Golden bytes are in the tests: a change of the
@@ -16,7 +18,7 @@ use std::ops::Range;
 
 use arrow::array::{AsArray, FixedSizeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{TimestampMicrosecondType, UInt8Type};
-use syncline_schemas::delta::{DELETE, SYSTEM_COLUMNS};
+use syncline_schemas::delta::{DELETE, KEEP, SYSTEM_COLUMNS};
 use syncline_schemas::entity::Entity;
 use uuid::Uuid;
 
@@ -95,8 +97,13 @@ impl<'a> RecordWriter<'a> {
 
     /// Appends the record of a row.
     pub(crate) fn put(&self, row: usize, correlation: &mut Correlation, out: &mut Vec<u8>) {
-        let deleted = self.ops[row] == DELETE;
-        out.extend_from_slice(if deleted { br#"{"op":"delete","key":"# } else { br#"{"op":"upsert","key":"# });
+        let op = self.ops[row];
+        let start: &[u8] = match op {
+            DELETE => br#"{"op":"delete","key":"#,
+            KEEP => br#"{"op":"keep","key":"#,
+            _ => br#"{"op":"upsert","key":"#,
+        };
+        out.extend_from_slice(start);
         put_members(&self.key, row, out);
         out.extend_from_slice(br#","version":""#);
         put_hex(self.versions.value(row), out);
@@ -104,7 +111,7 @@ impl<'a> RecordWriter<'a> {
         put_instant(self.commits[row], out);
         out.extend_from_slice(br#","correlation_id":""#);
         out.extend_from_slice(correlation.of(self.systems.value(row), self.positions.value(row)).as_bytes());
-        if deleted {
+        if matches!(op, DELETE | KEEP) {
             out.extend_from_slice(br#""}"#);
         } else {
             out.extend_from_slice(br#"","data":"#);
@@ -168,7 +175,7 @@ pub(super) fn assemble(head: &Head<'_>, records: &[u8], format: Format) -> Vec<u
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
@@ -180,7 +187,7 @@ mod tests {
     use super::*;
 
     /// An upsert and a delete of the same key.
-    fn two_rows(entity: &Entity) -> RecordBatch {
+    pub(crate) fn two_rows(entity: &Entity) -> RecordBatch {
         let text = |text: &str| Arc::new(StringArray::from(vec![text; 2])) as ArrayRef;
         let instant =
             |micros: i64| Arc::new(TimestampMicrosecondArray::from(vec![micros; 2]).with_timezone("UTC")) as ArrayRef;

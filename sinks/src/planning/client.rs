@@ -52,8 +52,6 @@ pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) id: String,
     pub(super) body: Bytes,
-    /// Its bytes before compression.
-    pub(super) size: usize,
 }
 
 /// What a target has answered for good.

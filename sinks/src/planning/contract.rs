@@ -58,6 +58,10 @@ pub(crate) const FENCED_EPOCH: &str = "fenced-epoch";
 pub(crate) const REQUEST_IN_PROGRESS: &str = "request-in-progress";
 /// The body is not the one that its digest names.
 pub(crate) const DIGEST_MISMATCH: &str = "digest-mismatch";
+/// A load did not come whole; it is begun anew.
+pub(crate) const SNAPSHOT_INCOMPLETE: &str = "snapshot-incomplete";
+/// No such load is open; it is begun anew.
+pub(crate) const UNKNOWN_SNAPSHOT: &str = "unknown-snapshot";
 /// The same key came with another body.
 pub(crate) const KEY_REUSED: &str = "idempotency-key-reused";
 

@@ -38,7 +38,7 @@ pub(super) struct Dealt {
 pub(super) fn join(entity: &Entity, batches: &[RecordBatch]) -> Result<RecordBatch, SinkError> {
     let wanted = entity.delta_schema();
     for rows in batches {
-        check(entity, &wanted, rows)?;
+        check(entity, &wanted, rows, &[delta::UPSERT, delta::DELETE])?;
     }
     match batches {
         [single] => Ok(single.clone()),
@@ -85,8 +85,16 @@ fn coalesce(lane: &mut Vec<RowRef>, keys: &Rows) -> u64 {
     (before - lane.len()) as u64
 }
 
+/// Checks the rows of a full load.
+///
+/// # Errors
+/// [`SinkError::Shape`] as for those of [`join`].
+pub(super) fn check_image(entity: &Entity, rows: &RecordBatch) -> Result<(), SinkError> {
+    check(entity, &entity.delta_schema(), rows, &[delta::UPSERT, delta::KEEP])
+}
+
 /// Refuses rows of another shape before anything indexes into them.
-fn check(entity: &Entity, wanted: &SchemaRef, rows: &RecordBatch) -> Result<(), SinkError> {
+fn check(entity: &Entity, wanted: &SchemaRef, rows: &RecordBatch, operations: &[u8]) -> Result<(), SinkError> {
     let found = rows.schema_ref();
     let fault = |reason| Err(SinkError::Shape { entity: entity.name.clone(), reason });
     if wanted.fields().len() != found.fields().len() {
@@ -108,7 +116,7 @@ fn check(entity: &Entity, wanted: &SchemaRef, rows: &RecordBatch) -> Result<(), 
         return fault(format!("column {} holds a null", found.field(at).name()));
     }
     let ops = rows.column(0).as_primitive::<UInt8Type>().values();
-    match ops.iter().find(|op| !matches!(**op, delta::UPSERT | delta::DELETE)) {
+    match ops.iter().find(|op| !operations.contains(op)) {
         Some(op) => fault(format!("no operation is {op}")),
         None => Ok(()),
     }

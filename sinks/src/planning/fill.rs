@@ -11,39 +11,34 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::Schema;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
-use uuid::Uuid;
 
 use super::body::{Correlation, Head, assemble};
-use super::client::Batch;
 use super::config::{Compression, Format};
 use super::contract::BATCH_METADATA;
 use super::deal::RowRef;
 use super::lane::{Flow, Load};
 use crate::SinkError;
 
-/// The place of a batch in its lane.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) partition: u32,
-    pub(super) epoch: u32,
-    pub(super) number: u64,
+/// A body as it is sent.
+pub(super) struct Body {
+    pub(super) body: Bytes,
+    /// Its bytes before compression.
+    pub(super) size: usize,
 }
 
 /// Fills a batch: as many rows of one epoch as the limits and `most` allow, at least one; says how many.
 pub(super) fn fill(
     flow: &Flow<'_>,
     load: Load<'_>,
-    place: Place,
+    id: &str,
     most: usize,
     correlation: &mut Correlation,
-) -> Result<(Batch, usize), SinkError> {
-    let Place { partition, epoch, number } = place;
-    let name = format!("{}\n{}\n{partition}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name);
-    let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
-    let of_epoch = load.rows.iter().take_while(|row| row.version.epoch() == epoch);
+) -> Result<(Body, usize), SinkError> {
+    let epoch = load.rows.first().map(|row| row.version.epoch());
+    let of_epoch = load.rows.iter().take_while(|row| Some(row.version.epoch()) == epoch);
     let rows: Vec<RowRef> = of_epoch.take(flow.config.max_records.min(most)).copied().collect();
     let head = Head {
-        id: &id,
+        id,
         source: &flow.config.pipeline,
         produced_at: now_micros(),
         count: rows.len(),
@@ -55,7 +50,7 @@ pub(super) fn fill(
     };
     let size = body.len();
     let body = compress(body, flow.config.compression)?;
-    Ok((Batch { partition, epoch, number, id, body, size }, count))
+    Ok((Body { body, size }, count))
 }
 
 fn fill_records(

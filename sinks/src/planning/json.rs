@@ -66,6 +66,26 @@ impl<'a> JsonColumn<'a> {
     }
 }
 
+impl JsonColumn<'_> {
+    /// Appends the value of a row as bare text; false where it is null.
+    pub(super) fn put_plain(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        if self.nulls.is_some_and(|nulls| nulls.is_null(row)) {
+            return false;
+        }
+        if let Values::Text(texts) = &self.values {
+            out.extend_from_slice(texts.value(row).as_bytes());
+            return true;
+        }
+        let from = out.len();
+        self.put(row, out);
+        if out[from] == b'"' {
+            out.remove(from);
+            out.pop();
+        }
+        true
+    }
+}
+
 /// Appends a JSON string.
 pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');

@@ -12,13 +12,14 @@ use std::sync::atomic::AtomicBool;
 use arrow::array::RecordBatch;
 use syncline_schemas::entity::Entity;
 use syncline_schemas::ident::Version;
+use uuid::Uuid;
 
 use super::body::{Correlation, RecordWriter};
-use super::client::{Client, Stop};
+use super::client::{Batch, Client, Stop};
 use super::config::PlanningConfig;
 use super::contract::{self, Receipt, Rejected, Watermark};
 use super::deal::RowRef;
-use super::fill::{Place, fill};
+use super::fill::{Body, fill};
 use super::reached::Reached;
 use super::stats::PlanningStats;
 use crate::{DeltaSource, Known, Reject, SinkError, Written};
@@ -147,8 +148,10 @@ impl Lane {
             let epoch = first.version.epoch();
             // A new epoch counts its batches from 1 again.
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
-            let place = Place { partition: self.partition, epoch, number };
-            let (batch, count) = fill(flow, Load { rows: rest, ..load }, place, self.most, &mut correlation)?;
+            let id = batch_id(flow, self.partition, epoch, number);
+            let (filled, count) = fill(flow, Load { rows: rest, ..load }, &id, self.most, &mut correlation)?;
+            let Body { body, size } = filled;
+            let batch = Batch { partition: self.partition, epoch, number, id, body };
             let sent = &rest[..count];
             self.sent.clear();
             self.sent.extend(sent.iter().map(|row| row.version));
@@ -166,7 +169,7 @@ impl Lane {
                 Err(stop) => return Err(stop),
             };
             self.most = self.most.saturating_mul(2);
-            written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, batch.size)?);
+            written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, size)?);
             *self.accepted.get_mut() = false;
             for row in sent {
                 self.unsettled.remove(&row.version);
@@ -221,7 +224,7 @@ impl Lane {
         if reached.is_behind(&self.acknowledged) {
             return Err(refuse(
                 format!("has lost rows that it acknowledged: it is at {reached}, was at {}", self.acknowledged),
-                "it was probably restored from a backup or emptied; restore it to what it was, or start over",
+                "it was probably restored from a backup or emptied; have `syncline replay SINK --full` send it everything while the daemon is stopped, or restore it to what it was",
             ));
         }
         let ours = reached.version.filter(|version| !self.trusted && version.epoch() == flow.known.epoch);
@@ -232,6 +235,12 @@ impl Lane {
         self.trusted = true;
         Ok(reached)
     }
+}
+
+/// The same for every attempt, also of another process.
+fn batch_id(flow: &Flow<'_>, partition: u32, epoch: u32, number: u64) -> String {
+    let name = format!("{}\n{}\n{partition}\n{epoch}\n{number}", flow.config.pipeline, flow.entity.name);
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
 }
 
 /// Books a receipt, and tells the rows that were refused by our own key and version.
@@ -250,7 +259,8 @@ fn account(flow: &Flow<'_>, receipt: &Receipt, sent: Load<'_>, bytes: usize) -> 
     Ok(Written { rows, bytes: bytes as u64, rejected, ..Written::default() })
 }
 
-fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Option<Reject> {
+/// A refused row by our own key and version; none where the target means a row that was not sent.
+pub(super) fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Option<Reject> {
     let code = Some(contract::word(&rejected.code)).filter(|code| !code.is_empty());
     let field = rejected.field.clone().filter(|name| flow.entity.field(name).is_some());
     let code = code.unwrap_or_else(|| "unspecified".to_owned());

@@ -28,12 +28,14 @@ mod config;
 mod connect;
 pub(crate) mod contract;
 mod deal;
+pub(crate) mod digest;
 mod fill;
 mod gate;
 mod jobs;
 mod json;
 mod lane;
 mod reached;
+pub(crate) mod snapshot;
 mod stats;
 mod verdict;
 
@@ -49,7 +51,7 @@ use futures::stream::{StreamExt as _, TryStreamExt as _};
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, Filler, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 pub use auth::Auth;
 use body::RecordWriter;
 use chunk::Chunk;
@@ -59,6 +61,7 @@ pub use connect::TlsFiles;
 pub use gate::Rate;
 use lane::{Flow, Lane, Load, parse_note_name};
 use reached::Reached;
+use snapshot::PlanningFiller;
 pub use stats::{PlanningCounts, PlanningStats};
 
 /// How often a write begins again because the target expects another batch, before that is a fault.
@@ -70,7 +73,7 @@ const RECALLED_AT_ONCE: usize = 16;
 /// Delivers to one planning platform.
 pub struct PlanningSink {
     config: PlanningConfig,
-    client: Client,
+    client: Arc<Client>,
     stats: Arc<PlanningStats>,
     lanes: HashMap<&'static str, Vec<Lane>>,
     /// As it was when this process began.
@@ -87,7 +90,7 @@ impl PlanningSink {
     pub fn new(config: PlanningConfig) -> Result<Self, SinkError> {
         config.check()?;
         Ok(Self {
-            client: Client::new(config.clone())?,
+            client: Arc::new(Client::new(config.clone())?),
             config,
             stats: Arc::default(),
             lanes: HashMap::new(),
@@ -302,6 +305,11 @@ impl Sink for PlanningSink {
     async fn retry(&mut self, rows: &dyn DeltaSource) -> Result<Written, SinkError> {
         let every = Span { after: LogOffset::START, upto: LogOffset(u64::MAX) };
         self.persist(every, rows, true).await
+    }
+
+    fn filler(&self) -> Option<Box<dyn Filler>> {
+        let (client, config, stats) = (Arc::clone(&self.client), self.config.clone(), Arc::clone(&self.stats));
+        Some(Box::new(PlanningFiller { client, config, stats }))
     }
 
     fn batching(&self) -> Batching {

@@ -16,6 +16,8 @@ pub struct PlanningStats {
     rejected: AtomicU64,
     coalesced: AtomicU64,
     already_there: AtomicU64,
+    loaded: AtomicU64,
+    swept: AtomicU64,
     in_flight_limit: AtomicU64,
     circuit_open: AtomicBool,
 }
@@ -45,6 +47,10 @@ pub struct PlanningCounts {
     pub coalesced: u64,
     /// Rows not sent because the target's watermark covers them.
     pub already_there: u64,
+    /// Rows acknowledged of full loads.
+    pub loaded: u64,
+    /// Rows that full loads took away.
+    pub swept: u64,
     /// Requests that may be side by side now; 0 before the first.
     pub in_flight_limit: u64,
     /// True while the target has failed so often that one request at a time asks for it.
@@ -77,4 +83,18 @@ macro_rules! adders {
     };
 }
 
-adders!(requests, retries, throttled, rewinds, rows, bytes, unchanged, stale, rejected, coalesced, already_there);
+adders!(
+    requests,
+    retries,
+    throttled,
+    rewinds,
+    rows,
+    bytes,
+    unchanged,
+    stale,
+    rejected,
+    coalesced,
+    already_there,
+    loaded,
+    swept
+);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::contract::{DIGEST_MISMATCH, FENCED_EPOCH, KEY_REUSED, REQUEST_IN_PROGRESS, SEQUENCE_GAP};
+use super::contract::{
+    DIGEST_MISMATCH, FENCED_EPOCH, KEY_REUSED, REQUEST_IN_PROGRESS, SEQUENCE_GAP, SNAPSHOT_INCOMPLETE,
+};
 
 /// Asked-for waits are honoured up to this; a mistyped `Retry-After` must not silence a flow for years.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
@@ -73,7 +75,7 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         (401, _) => Verdict::Unauthorized,
         (403, _) => Verdict::Auth,
         (413, _) => Verdict::TooLarge,
-        (404 | 410, _) => Verdict::Gone,
+        (404 | 410, _) | (409, SNAPSHOT_INCOMPLETE) => Verdict::Gone,
         (400 | 409 | 422, _) => Verdict::BatchRefused,
         _ => Verdict::FatalConfig,
     }
@@ -140,6 +142,7 @@ mod tests {
             (409, SEQUENCE_GAP, None, Verdict::Rewind),
             (409, REQUEST_IN_PROGRESS, None, Verdict::Wait),
             (409, FENCED_EPOCH, None, Verdict::Fenced),
+            (409, SNAPSHOT_INCOMPLETE, None, Verdict::Gone),
             (202, "", None, Verdict::Asynchronous),
         ] {
             assert_eq!(judge(status, problem, retry_after), verdict, "{status} {problem}");
