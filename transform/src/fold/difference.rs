@@ -38,17 +38,17 @@ pub(super) enum Published {
     Row(Vec<u8>),
 }
 
-/// One of the two states.
-struct Side<'a> {
+/// One of the two states, or one that is read whole.
+pub(super) struct Side<'a> {
     state: &'a dyn State,
     /// What begins the keys of each entity.
     prefixes: HashMap<String, [u8; 4]>,
     /// It has not done an entry, and sinks may not have what it says.
-    is_amidst: bool,
+    pub(super) is_amidst: bool,
 }
 
 impl<'a> Side<'a> {
-    fn new(state: &'a dyn State) -> Result<Self, TransformError> {
+    pub(super) fn new(state: &'a dyn State) -> Result<Self, TransformError> {
         catalog::refuse_other_format(state, &mut Writes::new())?;
         let known = catalog::numbered(state, catalog::ENTITY)?;
         let prefixes = known.into_iter().map(|known| (known.name, known.id)).collect();
@@ -56,7 +56,7 @@ impl<'a> Side<'a> {
     }
 
     /// Keys of an entity behind `after`, without what begins them, with what is stored.
-    fn scan(&self, entity: &Entity, after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
+    pub(super) fn scan(&self, entity: &Entity, after: &[u8], limit: usize) -> Result<Vec<Pair>, TransformError> {
         let Some(prefix) = self.prefixes.get(&entity.name) else { return Ok(Vec::new()) };
         let from = if after.is_empty() { Vec::new() } else { [prefix.as_slice(), after].concat() };
         let mut pairs = self.state.scan(Space::Entities, prefix, &from, limit)?;
@@ -74,7 +74,13 @@ impl<'a> Side<'a> {
         Ok(pairs)
     }
 
-    fn published(
+    /// What is stored of a key.
+    pub(super) fn get(&self, entity: &Entity, key: &[u8]) -> Result<Option<Vec<u8>>, TransformError> {
+        let Some(prefix) = self.prefixes.get(&entity.name) else { return Ok(None) };
+        self.state.get(Space::Entities, &[prefix.as_slice(), key].concat())
+    }
+
+    pub(super) fn published(
         &self,
         entity: &Entity,
         logic: &Logic,

@@ -56,6 +56,7 @@ mod totals;
 mod touched;
 mod truncate;
 mod unit;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,6 +80,7 @@ use self::roster::Roster;
 pub use self::sources::{Found, Lookup, SourceRow, Sources, Whereabouts, positions};
 pub use self::tally::{RowDifference, Tally, Total};
 use self::unit::{Open, Progress, Unit};
+pub use self::whole::{Cut, Whole, WholePage, is_amidst, key_of};
 use crate::mapping::Mapping;
 use crate::state::{Cursor, OutboxStep, Replay, Space, State, Step};
 use crate::{MappingFault, TransformError};
