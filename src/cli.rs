@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Preview(PreviewArgs),
     /// Show the source rows that a canonical row is made of.
     Explain(ExplainArgs),
-    /// Show what changed mappings would change, or have the daemon apply them.
+    /// Show what changed mappings would change, or have the daemon apply them; or send a target again what it should have.
     Replay(ReplayArgs),
     /// Have the running daemon read a table anew, beside its changes, and take back what the source has no more.
     Snapshot(SnapshotArgs),
@@ -249,8 +249,29 @@ pub(crate) struct ExplainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
+    /// Send a target again what it should have, instead of looking at mappings: the current rows, those that differ or all.
+    #[arg(value_name = "SINK")]
+    pub(crate) sink: Option<String>,
+    /// Of a sink: take away what the target has beyond the current rows.
+    #[arg(long, requires = "sink", conflicts_with_all = ["from", "key"])]
+    pub(crate) full: bool,
+    /// Of a sink: deltas behind a log offset or from a time on, as in 2026-05-26T22:00:00Z, instead of current rows.
+    #[arg(long, requires = "sink", value_name = "OFFSET|TIME")]
+    pub(crate) from: Option<String>,
+    /// Of a sink: this entity only; can be given several times.
+    #[arg(long, requires = "sink", value_name = "ENTITY")]
+    pub(crate) entity: Vec<String>,
+    /// Of a sink: one row of the entity, the values of its key with commas between.
+    #[arg(long, requires = "entity", value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Of a sink: a word on why, for the record.
+    #[arg(long, requires = "sink", default_value = "")]
+    pub(crate) note: String,
+    /// Of a sink: show what is still to be sent, and what was.
+    #[arg(long, requires = "sink", conflicts_with_all = ["full", "from", "entity"])]
+    pub(crate) list: bool,
     /// Change nothing: show what would be added, changed and removed, and how totals would move.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "sink")]
     pub(crate) dry_run: bool,
     /// With --dry-run, list rows that differ as well.
     #[arg(long, requires = "dry_run")]
@@ -259,10 +280,10 @@ pub(crate) struct ReplayArgs {
     #[arg(long, requires = "diff", value_name = "ROWS")]
     pub(crate) limit: Option<usize>,
     /// Read all sources again even where the log still holds everything, and where no mapping has changed.
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with_all = ["dry_run", "sink"])]
     pub(crate) reread: bool,
-    /// With --dry-run, print everything as JSON.
-    #[arg(long, requires = "dry_run")]
+    /// With --dry-run or --list, print everything as JSON.
+    #[arg(long)]
     pub(crate) json: bool,
 }
 

@@ -11,6 +11,7 @@ mod daemon {
     mod held;
     mod lake;
     mod letters;
+    mod loads;
     mod memory;
     mod ready;
     mod refusals;

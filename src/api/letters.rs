@@ -107,12 +107,12 @@ impl Asked {
 }
 
 /// What changes something comes from this machine, whatever else may look.
-async fn changed_from_here(request: Request, next: Next) -> Response {
+pub(super) async fn changed_from_here(request: Request, next: Next) -> Response {
     let ends = request.extensions().get::<ConnectInfo<Ends>>();
     if request.method() == Method::GET || ends.is_none_or(|ends| ends.0.are_here()) {
         return next.run(request).await;
     }
-    refused(StatusCode::FORBIDDEN, "dead letters are handled from the daemon's own machine only")
+    refused(StatusCode::FORBIDDEN, "what targets are sent is decided on the daemon's own machine only")
 }
 
 async fn list(State(facts): State<Arc<Facts>>, Query(asked): Query<Asked>) -> Response {

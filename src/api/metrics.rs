@@ -106,7 +106,7 @@ const TRANSFORM: [Family<Transform>; 10] = [
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const SINK: [Family<Sink>; 11] = [
+const SINK: [Family<Sink>; 12] = [
     gauge("syncline_sink_cursor_offset", "The last entry confirmed.", |it| number(it.cursor)),
     gauge("syncline_sink_behind_entries", "Folded entries that are not confirmed yet.", |it| number(it.behind)),
     counter("syncline_sink_rows_total", "Rows delivered.", |it| number(it.rows)),
@@ -125,10 +125,13 @@ const SINK: [Family<Sink>; 11] = [
         "Commit at the source to confirmed, of the oldest row in the last write.",
         |it| Some(seconds(it.last_lag_ms)),
     ),
+    gauge("syncline_sink_pending_loads", "Entities that are still to be sent whole or once more.", |it| {
+        number(it.loads)
+    }),
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const PLANNING: [Family<PlanningCounts>; 7] = [
+const PLANNING: [Family<PlanningCounts>; 9] = [
     counter("syncline_planning_requests_total", "Attempts to ask or to deliver.", |it| number(it.requests)),
     counter("syncline_planning_throttled_total", "Times that the target asked to wait.", |it| number(it.throttled)),
     counter("syncline_planning_rewinds_total", "Writes begun again from the target's watermark.", |it| {
@@ -140,6 +143,8 @@ const PLANNING: [Family<PlanningCounts>; 7] = [
     counter("syncline_planning_duplicate_rows_total", "Rows that the target held already, or newer ones.", |it| {
         number(it.unchanged + it.stale)
     }),
+    counter("syncline_planning_loaded_rows_total", "Rows delivered by full loads.", |it| number(it.loaded)),
+    counter("syncline_planning_swept_rows_total", "Rows that full loads took away.", |it| number(it.swept)),
     gauge("syncline_planning_in_flight_limit", "Requests that may be side by side now.", |it| {
         Some(it.in_flight_limit).filter(|limit| *limit > 0).and_then(number)
     }),

@@ -9,13 +9,14 @@
 //! ```
 //!
 //! Whoever looks changes nothing of what the daemon delivers, so that it may be looked at from anywhere it is let listen; dead letters
-//! are handled from its own machine only. The first four show
+//! are handled and orders given from its own machine only. The first four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
-//! values, and what operators say of them, are asked for by name: [`rows`] and [`letters`]; [`replay`] says what other mappings would change,
+//! values, and what operators say of them, are asked for by name: [`rows`], [`letters`] and [`orders`]; [`replay`] says what other mappings would change,
 //! [`snapshot`] has a table read anew.
 
 pub(crate) mod letters;
 mod metrics;
+pub(crate) mod orders;
 mod ready;
 pub(crate) mod replay;
 mod report;
@@ -108,6 +109,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .route("/health", get(health))
         .merge(rows::routes())
         .merge(letters::routes())
+        .merge(orders::routes())
         .merge(ready::routes())
         .merge(replay::routes())
         .merge(snapshot::routes())

@@ -151,6 +151,10 @@ fn lacking_rows(status: &Status, lacks: &mut impl FnMut(String, String)) {
         }
     }
     for sink in &status.sinks {
+        let loads = sink.loads.load(Ordering::Acquire);
+        if loads > 0 {
+            lacks(format!("sink {}", sink.name), format!("{loads} loads of whole entities are not done"));
+        }
         let Some(letters) = sink.letters.get() else { continue };
         let rung = || format!("sink {}", sink.name);
         let dead = letters.letters(|letter| is_critical(&letter.row.entity)).len();

@@ -155,6 +155,9 @@ pub(crate) struct Sink {
     pub(crate) refused_rows: Vec<RefusedRow>,
     pub(crate) writes: u64,
     pub(crate) retries: u64,
+    /// What is still to be sent beside the deltas; see `syncline replay SINK --list`.
+    #[serde(default)]
+    pub(crate) loads: u64,
     /// Age of the oldest row that waits to be confirmed; 0 where none waits.
     pub(crate) lag_ms: u64,
     /// Commit at the source to confirmed, of the oldest row in the last write.
@@ -298,6 +301,7 @@ impl Sink {
             refused_rows: if refused == 0 { Vec::new() } else { refused::list(store, &sink.name, REFUSED_ROWS) },
             writes: count(&sink.writes),
             retries: count(&sink.retries),
+            loads: count(&sink.loads),
             lag_ms: u64::try_from(sink.waiting().as_millis()).unwrap_or(u64::MAX),
             last_lag_ms: count(&sink.last_lag_ms),
             lag: sink.lag.quantiles(),

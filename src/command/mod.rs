@@ -3,6 +3,7 @@
 pub(crate) mod check;
 mod client;
 pub(crate) mod letters;
+mod orders;
 pub(crate) mod planner;
 pub(crate) mod replay;
 pub(crate) mod rows;

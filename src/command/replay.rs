@@ -1,4 +1,4 @@
-//! `syncline replay`: changed mappings shown beforehand, and accepted.
+//! `syncline replay`: changed mappings shown beforehand, and accepted. With a sink it is about that: [`orders`].
 //!
 //! Both work on the data folder of a stopped daemon; beforehand is also answered by a running one.
 
@@ -13,6 +13,7 @@ use syncline_schemas::ident::{LogOffset, SourceId};
 use super::CommandError;
 use super::check::misfits;
 use super::client::Daemon;
+use super::orders;
 use super::rows::{key_text, one_line, print};
 use crate::api::replay::{Asked, Difference, MappingText, Row, Sums};
 use crate::cli::ReplayArgs;
@@ -28,6 +29,9 @@ const ROWS: usize = 20;
 
 /// Shows what the mappings as they are now would change, or accepts them.
 pub(crate) async fn run(path: &Path, config: Config, args: &ReplayArgs) -> Result<(), CommandError> {
+    if let Some(sink) = &args.sink {
+        return orders::run(path, config, sink, args).await;
+    }
     if args.dry_run {
         let rows = if args.diff { args.limit.unwrap_or(ROWS) } else { 0 };
         return print(&difference(path, config, rows).await?, args.json, text);

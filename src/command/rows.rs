@@ -60,7 +60,7 @@ async fn show<T: DeserializeOwned + Serialize>(
     path: &[&str],
     query: &[(&str, String)],
     json: bool,
-    text: fn(&T) -> String,
+    text: impl Fn(&T) -> String,
 ) -> Result<(), CommandError> {
     print(&daemon.get::<T>(path, query, ANSWER_MAX).await?, json, text)
 }
@@ -71,7 +71,7 @@ async fn say(daemon: &Daemon, args: &SayArgs, state: Verdict, json: bool) -> Res
     print(&exception, json, one)
 }
 
-pub(super) fn print<T: Serialize>(answer: &T, json: bool, text: fn(&T) -> String) -> Result<(), CommandError> {
+pub(super) fn print<T: Serialize>(answer: &T, json: bool, text: impl Fn(&T) -> String) -> Result<(), CommandError> {
     let text = if json {
         format!("{}\n", serde_json::to_string_pretty(answer).map_err(std::io::Error::from)?)
     } else {

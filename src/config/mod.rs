@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) log_retention: Duration,
+    /// How long deltas are kept that every sink has.
+    pub(crate) delta_retention: Duration,
     /// How long a row may wait for a master before it is listed as an exception.
     pub(crate) park_ttl: Duration,
     /// Bytes that the daemon may use.
@@ -164,6 +166,7 @@ impl Config {
             data_dir: daemon.data_dir,
             listen: daemon.listen,
             log_retention: daemon.log_retention,
+            delta_retention: daemon.delta_retention,
             park_ttl: daemon.park_ttl,
             memory_limit: daemon.memory_limit,
             sources: sources.into_iter().collect::<Option<_>>()?,
@@ -220,6 +223,7 @@ struct Daemon {
     data_dir: PathBuf,
     listen: SocketAddr,
     log_retention: Duration,
+    delta_retention: Duration,
     park_ttl: Duration,
     memory_limit: u64,
 }
@@ -231,6 +235,7 @@ impl Daemon {
             data_dir: folder.join("data"),
             listen: LISTEN.parse().expect("a constant address"),
             log_retention: LOG_RETENTION,
+            delta_retention: Duration::ZERO,
             park_ttl: PARK_TTL,
             memory_limit: MEMORY_MIN,
         }
@@ -260,6 +265,7 @@ impl Daemon {
             data_dir: section.text("data_dir", faults).map_or(defaults.data_dir, |dir| folder.join(dir.value)),
             listen: listen.unwrap_or(defaults.listen),
             log_retention: section.duration("log_retention", faults).unwrap_or(defaults.log_retention),
+            delta_retention: section.duration("delta_retention", faults).unwrap_or(defaults.delta_retention),
             park_ttl: section.duration("park_ttl", faults).unwrap_or(defaults.park_ttl),
             memory_limit,
         };

@@ -27,7 +27,8 @@ impl Claim {
         Self { kind: kind.to_owned(), target, entities: entities.into_iter().collect(), mapped: mapped.clone() }
     }
 
-    /// Refuses a sink that is not the continuation of this one, which has delivered rows up to `delivered`.
+    /// Refuses a sink that is not the continuation of this one, which has delivered rows up to `delivered`. Gives the
+    /// entities that are new and whose rows went by without it, where they can be loaded.
     ///
     /// # Errors
     /// [`SinkError::Refused`] with what has changed.
@@ -37,7 +38,8 @@ impl Claim {
         sink: &str,
         recalled: Recalled,
         delivered: LogOffset,
-    ) -> Result<(), SinkError> {
+        loads: bool,
+    ) -> Result<Vec<String>, SinkError> {
         let refused = |reason: String, remedy: &str| {
             Err(SinkError::Refused { target: format!("sink {sink}"), reason, remedy: remedy.to_owned() })
         };
@@ -58,7 +60,7 @@ impl Claim {
             .filter(|it| self.mapped.contains(*it))
             .map(String::as_str)
             .collect();
-        if !missing.is_empty() {
+        if !missing.is_empty() && !loads {
             return refused(
                 format!(
                     "entities now takes {} along, whose rows up to {delivered} went by without it",
@@ -73,7 +75,12 @@ impl Claim {
                 "restore the target, or start over with an empty data_dir",
             );
         }
-        Ok(())
+        Ok(missing.into_iter().map(str::to_owned).collect())
+    }
+
+    /// Every entity of which there can be rows.
+    pub(super) fn mapped(&self) -> Vec<String> {
+        self.entities.intersection(&self.mapped).cloned().collect()
     }
 }
 
@@ -91,7 +98,7 @@ mod tests {
     fn only_what_holds_the_same_rows_goes_on_with_a_cursor() {
         let was = claim("lake", "file:///a", &["item", "supplier"], &["item", "location"]);
         let judge = |now: &Claim, recalled| {
-            was.continues(now, "lake", recalled, LogOffset(7)).map_err(|error| error.to_string()).err()
+            was.continues(now, "lake", recalled, LogOffset(7), false).map_err(|error| error.to_string()).err()
         };
         let here = Recalled::Upto(LogOffset(7));
         assert_eq!(judge(&was, here), None);

@@ -14,14 +14,17 @@ use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, SinkError, Span, Written};
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, error, warn};
 
 use super::backoff::Backoff;
 use super::claim::Claim;
 use super::defect;
 use super::lag::{self, Run};
+use super::load::{self, Loader};
 use super::memory::Memory;
 use super::outbox::{Cut, Cutter, Outbox, unreadable};
+use super::redeliver::Redelivery;
 use super::refused::{Again, Refused};
 use super::status::{SinkStatus, Status};
 
@@ -131,7 +134,11 @@ impl Pump {
         sink.refused.store(refused.count(), Ordering::Relaxed);
         // Of a sink that begins again it is the same.
         let _ = sink.letters.set(Arc::clone(&refused));
-        let mut cutter = Cutter::new(self.store.clone(), self.begin(sink, memory).await?);
+        let at = self.begin(sink, memory).await?;
+        refused.confirm(at);
+        let mut cutter = Cutter::new(self.store.clone(), at);
+        let mut loads = self.load(&refused);
+        self.redeliver(memory, &refused, sink).await?;
         loop {
             let cut = tokio::select! {
                 cut = self.next_cut(&mut cutter, sink) => cut?,
@@ -142,6 +149,11 @@ impl Pump {
                     self.status.pulse();
                     continue;
                 }
+                () = sink.once_more.notified() => {
+                    self.redeliver(memory, &refused, sink).await?;
+                    continue;
+                }
+                failed = loads.join_next(), if !loads.is_empty() => return Err(loading_ended(failed)),
             };
             let Some(cut) = cut else { return Ok(()) };
             let written = if cut.rows > 0 { Some(self.write(cut, &refused, sink).await?) } else { None };
@@ -150,6 +162,7 @@ impl Pump {
             }
             memory.confirm(cut.span.upto, written)?;
             sink.refused.store(refused.count(), Ordering::Relaxed);
+            refused.confirm(cut.span.upto);
             self.confirm(cut.span.upto, sink);
             cutter.delivered(cut.span.upto);
         }
@@ -163,11 +176,52 @@ impl Pump {
         let recalled = self.sink.recall(&remembered.known).await?;
         let claim = Claim::new(self.sink.identity(), &self.mapped);
         let trimmed = Outbox::new(self.store.clone()).trimmed().map_err(|error| unreadable(&error))?;
-        let at = remembered.resume(&sink.name, &claim, recalled, trimmed)?;
-        memory.begin(&remembered, &claim)?;
+        let loadable = self.sink.filler().is_some().then(|| self.status.folded());
+        let resumed = remembered.resume(&sink.name, &claim, recalled, trimmed, loadable)?;
+        memory.begin(&resumed, &claim)?;
+        let (at, loads) = (resumed.at, load::orders(&self.store, &sink.name)?.len());
+        sink.loads.store(loads as u64, Ordering::Release);
         sink.cursor.store(at.0, Ordering::Release);
         self.status.pulse();
         Ok(at)
+    }
+
+    /// Has what is ordered loaded beside the deltas, for as long as the answer lives.
+    fn load(&self, refused: &Arc<Refused>) -> JoinSet<SinkError> {
+        let mut loads = JoinSet::new();
+        if let Some(filler) = self.sink.filler() {
+            // Of a sink that begins again they are the same.
+            let delivered = Claim::new(self.sink.identity(), &self.mapped).mapped();
+            let _ = self.status.sinks[self.index].loadable.set(delivered);
+            let (store, status) = (self.store.clone(), Arc::clone(&self.status));
+            loads.spawn(Loader { store, status, index: self.index, refused: Arc::clone(refused), filler }.run());
+        }
+        loads
+    }
+
+    /// Sends deltas once more where that is ordered.
+    async fn redeliver(&mut self, memory: &Memory, refused: &Refused, sink: &SinkStatus) -> Result<(), SinkError> {
+        for order in load::orders(&self.store, &sink.name)? {
+            let Some(deltas) = Redelivery::of(&order, &self.store, refused) else { continue };
+            refused.begin_once_more();
+            let written = match self.sink.retry(&deltas).await {
+                Ok(written) => written,
+                // They went since the order was given: what is left of it can be ordered anew.
+                Err(error @ SinkError::Outbox { .. }) => {
+                    warn!(sink = sink.name, %error, "deltas that are to be sent once more are gone");
+                    Written::default()
+                }
+                Err(error) => return Err(error),
+            };
+            let (rows, rejected) = (deltas.rows.load(Ordering::Relaxed), written.rejected);
+            memory.retried(written)?;
+            order.carried(&sink.name, rows, rejected, &self.store)?;
+            sink.refused.store(refused.count(), Ordering::Relaxed);
+        }
+        let left = load::orders(&self.store, &sink.name)?.len();
+        sink.loads.store(left as u64, Ordering::Release);
+        self.status.pulse();
+        Ok(())
     }
 
     /// Waits until there is a span to deliver; none when asked to stop.
@@ -224,6 +278,16 @@ impl Pump {
         sink.cursor.store(upto.0, Ordering::Release);
         sink.reset_behind(self.status.folded() > upto);
         self.status.pulse();
+    }
+}
+
+/// Why loads have ended, which they do only when they fail.
+fn loading_ended(ended: Option<Result<SinkError, JoinError>>) -> SinkError {
+    match ended {
+        Some(Ok(error)) => error,
+        // As if it had happened here: the sink is parked with it.
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        _ => SinkError::Local { place: "loading whole entities".to_owned(), reason: "was given up".to_owned() },
     }
 }
 

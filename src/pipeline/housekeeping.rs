@@ -19,8 +19,17 @@ use super::status::Status;
 /// Small enough that a drained backlog gives its disk back at once, large enough to cost nothing.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// How long what is done with is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    /// Log entries that are folded.
+    pub(super) log: Duration,
+    /// Deltas that every sink has; no longer than the log.
+    pub(super) deltas: Duration,
+}
+
 /// Runs until aborted.
-pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: Duration) {
+pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, kept: Kept) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looked_at = None;
@@ -34,7 +43,7 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, retention: 
             if looks {
                 held::look(&store.current(), &status);
             }
-            clean(&log, &store, delivered(&status), needs, retention)
+            clean(&log, &store, delivered(&status), needs, kept)
         });
         match cleaned.await {
             Ok(Ok(())) => {}
@@ -52,15 +61,11 @@ fn delivered(status: &Status) -> LogOffset {
     LogOffset(confirmed.min().unwrap_or_default())
 }
 
-fn clean(
-    log: &Log,
-    store: &Store,
-    delivered: LogOffset,
-    folded: LogOffset,
-    retention: Duration,
-) -> Result<(), JournalError> {
-    Outbox::new(store.clone()).trim(delivered)?;
-    let aged = log.aged(folded, retention)?;
+fn clean(log: &Log, store: &Store, delivered: LogOffset, folded: LogOffset, kept: Kept) -> Result<(), JournalError> {
+    // Of deltas the age is that of the entries that they came of.
+    let unwanted = if kept.deltas.is_zero() { delivered } else { log.aged(delivered, kept.deltas)? };
+    Outbox::new(store.clone()).trim(unwanted)?;
+    let aged = log.aged(folded, kept.log)?;
     if aged >= log.first() {
         // A power failure must not take back a fold whose input is gone.
         store.sync()?;
@@ -80,6 +85,7 @@ mod tests {
     use super::*;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
+    const KEPT: Kept = Kept { log: DAY, deltas: Duration::ZERO };
 
     /// A journal of small segments; what is appended is durable.
     fn journal(folder: &Path, entries: u64) -> Journal {
@@ -98,7 +104,7 @@ mod tests {
     fn a_restart_does_not_make_old_entries_young() {
         let folder = tempfile::tempdir().expect("a folder");
         let clean = |journal: &Journal, folded| {
-            clean(&journal.log, &journal.store, LogOffset::START, LogOffset(folded), DAY).expect("cleans");
+            clean(&journal.log, &journal.store, LogOffset::START, LogOffset(folded), KEPT).expect("cleans");
             journal.log.first().0
         };
         assert_eq!(clean(&journal(folder.path(), 20), 20), 1, "written just now");

@@ -7,6 +7,7 @@
 //! sinks  <name> 0 c            what the target is claimed to hold, JSON      claim
 //! sinks  <name> 0 n <note>     what the sink wants to be told again, as it was at the cursor
 //! sinks  <name> 0 r ...        rows that the target refused                 refused
+//! sinks  <name> 0 f ...        what is still to be loaded whole             load
 //! ```
 //!
 //! The first two differ because a target is not told of spans without rows: it stands at the second, we at the first.
@@ -17,11 +18,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use syncline_journal::{Commit, Durability, Space, Store};
+use syncline_journal::{Commit, Durability, JournalError, Space, Store};
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::{Known, Recalled, SinkError, Written};
 
 use super::claim::Claim;
+use super::load::{self, Order};
 use super::outbox::unreadable;
 use super::refused::Refused;
 use super::transform::EPOCH;
@@ -45,6 +47,19 @@ pub(super) struct Remembered {
     pub(super) known: Known,
     /// What the target was claimed to hold at the last start.
     pub(super) claim: Option<Claim>,
+    /// True where something is to be loaded.
+    pub(super) ordered: bool,
+}
+
+/// Where a sink goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resumed {
+    /// From where deltas are delivered.
+    pub(super) at: LogOffset,
+    /// What is to be remembered as confirmed.
+    cursor: LogOffset,
+    /// What its target lacks and deltas no longer bring.
+    load: Vec<Order>,
 }
 
 /// Kinds of keys in [`Space::Sinks`].
@@ -56,6 +71,33 @@ pub(super) fn place(sink: &str, kind: u8, name: &[u8]) -> Vec<u8> {
     [sink.as_bytes(), &[0, kind], name].concat()
 }
 
+fn cursor_name(sink: &str) -> String {
+    format!("sink/{sink}")
+}
+
+fn delivered_name(sink: &str) -> String {
+    format!("sink.rows/{sink}")
+}
+
+/// Everything up to there is confirmed by a sink; none before it began for the first time.
+pub(crate) fn cursor(store: &Store, sink: &str) -> Result<Option<LogOffset>, JournalError> {
+    Ok(store.cursor(&cursor_name(sink))?.map(LogOffset))
+}
+
+/// Forgets what a sink's target was thought to hold, so that it begins like a new one; no daemon may run.
+pub(crate) fn forget(store: &Store, sink: &str) -> Result<(), JournalError> {
+    let mut commit = Commit::new();
+    for name in [cursor_name(sink), delivered_name(sink)] {
+        commit.delete(Space::Cursors, name.into_bytes());
+    }
+    for kind in [CLAIM, NOTE] {
+        for pair in store.scan_prefix(Space::Sinks, &place(sink, kind, b"")) {
+            commit.delete(Space::Sinks, pair?.0.to_vec());
+        }
+    }
+    store.commit(commit, Durability::Synced)
+}
+
 impl Memory {
     pub(super) fn open(store: &Store, sink: &str) -> Result<Self, SinkError> {
         let refused = Arc::new(Refused::open(store, sink)?);
@@ -64,14 +106,6 @@ impl Memory {
 
     pub(super) fn refused(&self) -> Arc<Refused> {
         Arc::clone(&self.refused)
-    }
-
-    fn cursor_name(&self) -> String {
-        format!("sink/{}", self.sink)
-    }
-
-    fn delivered_name(&self) -> String {
-        format!("sink.rows/{}", self.sink)
     }
 
     fn end_name(&self) -> String {
@@ -123,22 +157,24 @@ impl Memory {
 
     pub(super) fn read(&self, began: LogOffset, now: LogOffset) -> Result<Remembered, SinkError> {
         Ok(Remembered {
-            cursor: self.cursor(&self.cursor_name())?.map(LogOffset),
-            delivered: LogOffset(self.cursor(&self.delivered_name())?.unwrap_or_default()),
+            cursor: self.cursor(&cursor_name(&self.sink))?.map(LogOffset),
+            delivered: LogOffset(self.cursor(&delivered_name(&self.sink))?.unwrap_or_default()),
             known: Known {
                 epoch: self.cursor(EPOCH)?.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default(),
                 end: self.end(began, now)?,
                 notes: self.notes()?,
             },
             claim: self.claim()?,
+            ordered: load::orders(&self.store, &self.sink)?.iter().any(|order| order.span.is_none() && order.sweep),
         })
     }
 
     /// Remembers, before anything is written, that the target was asked and fits.
-    pub(super) fn begin(&mut self, remembered: &Remembered, claim: &Claim) -> Result<(), SinkError> {
+    pub(super) fn begin(&mut self, resumed: &Resumed, claim: &Claim) -> Result<(), SinkError> {
         if !self.answered {
             let mut commit = Commit::new();
-            commit.put_cursor(&self.cursor_name(), remembered.cursor.unwrap_or_default().0);
+            commit.put_cursor(&cursor_name(&self.sink), resumed.cursor.0);
+            resumed.load.iter().for_each(|order| order.put(&self.sink, &mut commit));
             commit.delete(Space::Cursors, self.end_name());
             commit.put(Space::Sinks, self.key(CLAIM, b""), serde_json::to_vec(claim).expect("a claim is plain data"));
             self.commit(commit, Durability::Synced)?;
@@ -150,9 +186,9 @@ impl Memory {
     /// Remembers a confirmed span, and what its write said where it had rows.
     pub(super) fn confirm(&self, upto: LogOffset, written: Option<Written>) -> Result<(), SinkError> {
         let mut commit = Commit::new();
-        commit.put_cursor(&self.cursor_name(), upto.0);
+        commit.put_cursor(&cursor_name(&self.sink), upto.0);
         if let Some(written) = written {
-            commit.put_cursor(&self.delivered_name(), upto.0);
+            commit.put_cursor(&delivered_name(&self.sink), upto.0);
             self.settle(written, &mut commit);
         }
         // A power failure may take it back; the span is then written again, which changes nothing.
@@ -180,14 +216,16 @@ impl Remembered {
     ///
     /// # Errors
     /// [`SinkError::Refused`] where the target is not ours or not the one that we filled, and where it needs deltas up to
-    /// `trimmed`, which are gone.
+    /// `trimmed`, which are gone. One that takes loads of whole entities is `loadable` up to what is folded: it is not
+    /// refused for what such a load brings.
     pub(super) fn resume(
         &self,
         sink: &str,
         claim: &Claim,
         recalled: Recalled,
         trimmed: LogOffset,
-    ) -> Result<LogOffset, SinkError> {
+        loadable: Option<LogOffset>,
+    ) -> Result<Resumed, SinkError> {
         let target = format!("sink {sink}");
         let refused = |reason: String, remedy: &str| {
             Err(SinkError::Refused { target: target.clone(), reason, remedy: remedy.to_owned() })
@@ -200,10 +238,11 @@ impl Remembered {
             }
             Recalled::Unknown | Recalled::Nothing | Recalled::Everything => ours,
         };
+        let mut load = Vec::new();
         if self.delivered > LogOffset::START
             && let Some(was) = &self.claim
         {
-            was.continues(claim, sink, recalled, self.delivered)?;
+            load = was.continues(claim, sink, recalled, self.delivered, loadable.is_some())?;
         }
         if self.cursor.is_none() && at > LogOffset::START {
             return refused(
@@ -211,14 +250,25 @@ impl Remembered {
                 "another data_dir filled it: use that one, or give this sink an empty target",
             );
         }
+        if let (None, LogOffset::START, Some(folded)) = (self.cursor, at, loadable)
+            && (trimmed > LogOffset::START || self.ordered)
+        {
+            // Nothing of it was ever delivered, and deltas alone no longer bring all of it.
+            let load = if self.ordered { Vec::new() } else { claim.mapped() };
+            return Ok(Resumed { at: folded, cursor: folded, load: orders(load) });
+        }
         if at < trimmed {
             return refused(
                 format!("it stands at {at}, and deltas up to {trimmed} were delivered elsewhere and removed"),
                 "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot",
             );
         }
-        Ok(at)
+        Ok(Resumed { at, cursor: ours, load: orders(load) })
     }
+}
+
+fn orders(entities: Vec<String>) -> Vec<Order> {
+    entities.iter().map(|entity| Order::whole(entity)).collect()
 }
 
 #[cfg(test)]
@@ -232,7 +282,7 @@ mod tests {
 
     fn remembered(cursor: Option<u64>) -> Remembered {
         let cursor = cursor.map(LogOffset);
-        Remembered { cursor, delivered: LogOffset(100), known: Known::default(), claim: None }
+        Remembered { cursor, delivered: LogOffset(100), known: Known::default(), claim: None, ordered: false }
     }
 
     fn claim() -> Claim {
@@ -243,17 +293,38 @@ mod tests {
     #[test]
     fn a_target_with_all_rows_goes_on_where_we_are_and_one_that_lost_some_where_it_is() {
         let upto = |offset| Recalled::Upto(LogOffset(offset));
-        let resume =
-            |recalled, trimmed| remembered(Some(5_000)).resume("lake", &claim(), recalled, LogOffset(trimmed)).ok();
+        let resume = |recalled, trimmed| {
+            let resumed = remembered(Some(5_000)).resume("lake", &claim(), recalled, LogOffset(trimmed), None);
+            resumed.ok().map(|resumed| resumed.at)
+        };
         assert_eq!(resume(Recalled::Unknown, 5_000), Some(LogOffset(5_000)));
         assert_eq!(resume(upto(100), 5_000), Some(LogOffset(5_000)));
         assert_eq!(resume(upto(6_000), 5_000), Some(LogOffset(6_000)), "confirmed there, not yet here");
         assert_eq!(resume(upto(99), 90), Some(LogOffset(99)));
         assert_eq!(resume(upto(99), 100), None, "what it lacks is gone");
-        let new = |recalled| remembered(None).resume("lake", &claim(), recalled, LogOffset::START);
-        assert_eq!(new(Recalled::Nothing).ok(), Some(LogOffset::START));
+        let new = |recalled| remembered(None).resume("lake", &claim(), recalled, LogOffset::START, None);
+        assert_eq!(new(Recalled::Nothing).map(|new| new.at).ok(), Some(LogOffset::START));
         let foreign = new(upto(7));
         assert!(foreign.expect_err("another's").to_string().contains("another data_dir filled it"));
+    }
+
+    #[test]
+    fn a_target_that_begins_where_deltas_are_gone_is_loaded_whole_and_not_given_half() {
+        let claim = {
+            let entities = vec!["item".to_owned(), "kit".to_owned()];
+            let identity = Identity { kind: "planning", target: "http://a".to_owned(), entities };
+            Claim::new(identity, &BTreeSet::from(["item".to_owned()]))
+        };
+        let begin = |ordered, trimmed, loadable: Option<u64>| {
+            let began = Remembered { ordered, ..remembered(None) };
+            began.resume("planning", &claim, Recalled::Unknown, LogOffset(trimmed), loadable.map(LogOffset))
+        };
+        let resumed = begin(false, 70, Some(90)).expect("is loaded");
+        assert_eq!((resumed.at, resumed.load), (LogOffset(90), vec![Order::whole("item")]));
+        assert_eq!(begin(false, 0, Some(90)).expect("all deltas are there").at, LogOffset::START);
+        let asked = begin(true, 0, Some(90)).expect("is loaded");
+        assert_eq!((asked.at, asked.load), (LogOffset(90), Vec::new()), "what was asked for is written down already");
+        assert!(begin(false, 70, None).is_err(), "a lake has no loads");
     }
 
     #[test]
@@ -271,7 +342,8 @@ mod tests {
         let mut answered = memory();
         let known = answered.read(LogOffset(7_000), LogOffset(7_000)).expect("reads");
         assert!(!beyond(&known, 4_000));
-        answered.begin(&known, &claim()).expect("commits");
+        let resumed = known.resume("lake", &claim(), Recalled::Nothing, LogOffset::START, None).expect("goes on");
+        answered.begin(&resumed, &claim()).expect("commits");
         assert!(!beyond(&answered.read(LogOffset(8_000), LogOffset(8_000)).expect("reads"), 8_000));
         assert!(!beyond(&memory().read(LogOffset(8_000), LogOffset(8_000)).expect("reads"), 8_000));
     }

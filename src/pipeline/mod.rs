@@ -18,8 +18,10 @@ mod fit;
 pub(crate) mod held;
 mod housekeeping;
 pub(crate) mod lag;
-mod memory;
-mod outbox;
+pub(crate) mod load;
+pub(crate) mod memory;
+pub(crate) mod outbox;
+pub(crate) mod redeliver;
 pub(crate) mod refused;
 pub(crate) mod rehearse;
 mod replay;
@@ -47,6 +49,7 @@ use tokio::task::JoinHandle as Task;
 
 use self::capture::Sources;
 use self::deliver::{Mode, Pump};
+use self::housekeeping::Kept;
 use self::status::Status;
 use self::transform::Transform;
 use crate::config::{Config, SinkConfig, SinkKind};
@@ -155,8 +158,8 @@ impl Pipeline {
         }
         let stop_transform = StopSignal::default();
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
-        let housekeeping =
-            tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), config.log_retention));
+        let kept = Kept { log: config.log_retention, deltas: config.delta_retention };
+        let housekeeping = tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), kept));
         Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping })
     }
 

@@ -103,17 +103,17 @@ impl Cutter {
 }
 
 /// The outbox as sinks read it.
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     store: Store,
 }
 
 impl Outbox {
-    pub(super) const fn new(store: Store) -> Self {
+    pub(crate) const fn new(store: Store) -> Self {
         Self { store }
     }
 
     /// The offset up to which entries are gone.
-    pub(super) fn trimmed(&self) -> Result<LogOffset, JournalError> {
+    pub(crate) fn trimmed(&self) -> Result<LogOffset, JournalError> {
         Ok(LogOffset(self.store.cursor(TRIMMED)?.unwrap_or_default()))
     }
 

@@ -11,7 +11,7 @@ use syncline_capture::{Progress, Requests};
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::planning::PlanningStats;
 use syncline_transform::fold::FoldStats;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::error;
 
 use super::held::Held;
@@ -140,6 +140,14 @@ pub(crate) struct SinkStatus {
     pub(crate) planning: OnceLock<Arc<PlanningStats>>,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
+    /// Orders of what is to be sent beside the deltas that are not carried out.
+    pub(crate) loads: AtomicU64,
+    /// The entities that can be loaded whole, from when the sink is at work; never of one that takes deltas alone.
+    pub(crate) loadable: OnceLock<Vec<String>>,
+    /// Somebody has ordered one.
+    pub(crate) ordered: Notify,
+    /// Somebody has ordered deltas to be sent once more.
+    pub(crate) once_more: Notify,
     /// Commit at the source to confirmed here, of the oldest row of the last write.
     pub(crate) last_lag_ms: AtomicU64,
     /// When the oldest row that is not confirmed became visible; none while nothing waits.
@@ -200,6 +208,10 @@ impl Status {
             planning: OnceLock::new(),
             writes: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            loads: AtomicU64::new(0),
+            loadable: OnceLock::new(),
+            ordered: Notify::new(),
+            once_more: Notify::new(),
             last_lag_ms: AtomicU64::new(0),
             behind_since: Mutex::default(),
             lag: Lag::default(),
@@ -261,7 +273,10 @@ impl Status {
     /// Every sink has confirmed what is folded, or will not.
     pub(super) fn is_delivered(&self) -> bool {
         let folded = self.folded().0;
-        self.sinks.iter().all(|sink| sink.cursor.load(Ordering::Acquire) >= folded || sink.parked.is_parked())
+        let has_all = |sink: &SinkStatus| {
+            sink.cursor.load(Ordering::Acquire) >= folded && sink.loads.load(Ordering::Acquire) == 0
+        };
+        self.sinks.iter().all(|sink| has_all(sink) || sink.parked.is_parked())
     }
 
     /// Nothing is left to do for anyone, of a log that ends at an offset.

@@ -6,16 +6,8 @@ use super::demo::erp::Scale;
 use super::demo::setup;
 use super::world::{World, eventually};
 
-/// The answer of a command that must go well.
-async fn said(world: &World, arguments: &[&str]) -> String {
-    let output = world.command(arguments).await;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
 async fn letters(world: &World) -> Vec<Value> {
-    let text = said(world, &["dead-letters", "list", "--json"]).await;
+    let text = world.said(&["dead-letters", "list", "--json"]).await;
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     answer["letters"].as_array().expect("a list").clone()
 }
@@ -56,22 +48,22 @@ async fn refused_rows_are_mended_given_up_or_sent_again_one_by_one_while_others_
         listed.iter().find(of).expect("listed")["id"].as_str().expect("an id").to_owned()
     };
     let [mended, dropped, again] = [0, 1, 2].map(|at| id(&before[at].1));
-    let shown = said(&world, &["dead-letters", "show", &mended]).await;
+    let shown = world.said(&["dead-letters", "show", &mended]).await;
     assert!(shown.contains("closed_site") && shown.contains(&format!("name = {}", renamed[0])), "{shown}");
 
     // Whatever is done about one, the others stay as they are.
     let refusal = world.command(&["dead-letters", "edit", &mended, "--set", "location_id=X"]).await;
     let text = String::from_utf8_lossy(&refusal.stderr).into_owned();
     assert!(text.contains("location_id: is a part of the key"), "{text}");
-    said(&world, &["dead-letters", "edit", &mended, "--set", "name=Mended", "--note", "typo"]).await;
+    world.said(&["dead-letters", "edit", &mended, "--set", "name=Mended", "--note", "typo"]).await;
     eventually("the mended one got through", || async { letters(&world).await.len() == 2 }).await;
-    said(&world, &["dead-letters", "drop", &dropped, "--note", "closed for good"]).await;
+    world.said(&["dead-letters", "drop", &dropped, "--note", "closed for good"]).await;
     assert_eq!(letters(&world).await.len(), 1);
-    said(&world, &["dead-letters", "retry", &again]).await;
+    world.said(&["dead-letters", "retry", &again]).await;
     let tried = || async { letters(&world).await[0]["attempts"].as_u64() > Some(1) };
     eventually("it is refused once more", tried).await;
     poison(&world, &[]).await;
-    said(&world, &["dead-letters", "retry", "--code", "closed_site"]).await;
+    world.said(&["dead-letters", "retry", "--code", "closed_site"]).await;
     eventually("nothing is refused", || async { letters(&world).await.is_empty() }).await;
     let names: Vec<String> = sites(&world).await.into_iter().map(|(_, name)| name).collect();
     assert_eq!(names, ["Mended", before[1].1.as_str(), renamed[2].as_str()]);

@@ -75,6 +75,14 @@ impl World {
             .expect("the command runs")
     }
 
+    /// The answer of a command that must go well.
+    pub(crate) async fn said(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
     /// Has a command refused with a reason.
     pub(crate) async fn assert_refused(&self, arguments: &[&str], wanted: &str) {
         let output = self.command(arguments).await;

@@ -17,11 +17,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::AsArray;
+use arrow::datatypes::UInt8Type;
 use serde::{Deserialize, Serialize};
 use syncline_journal::{Commit, Durability, Space, Store};
 use syncline_schemas::delta::{self, DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::entity;
-use syncline_schemas::ident::Version;
+use syncline_schemas::ident::{LogOffset, Version};
 use syncline_schemas::keycode;
 use syncline_schemas::rowcode::Rows;
 use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
@@ -91,6 +92,8 @@ struct State {
     /// By entity and encoded key.
     rows: HashMap<String, HashMap<Vec<u8>, RefusedRow>>,
     unlisted: u64,
+    /// The sink's cursor.
+    confirmed: LogOffset,
     /// When retryable rows are sent again, and the pause before.
     due: Option<Instant>,
     pause: Duration,
@@ -99,7 +102,7 @@ struct State {
 
 /// What happens during one write.
 #[derive(Default)]
-struct Pass {
+pub(super) struct Pass {
     /// True where refused rows are sent again.
     again: bool,
     /// True where that is because it is time, so that all retryable ones are.
@@ -121,8 +124,14 @@ impl State {
         self.rows.values().flat_map(HashMap::values).any(|row| row.retryable)
     }
 
+    /// True where all deltas up to the row's version are confirmed. Sent before them, a row of a load would have its lane
+    /// look as if they had arrived.
+    fn may_go(&self, row: &RefusedRow) -> bool {
+        row.version.parse::<Version>().is_ok_and(|version| version.offset() <= self.confirmed)
+    }
+
     fn any_asked(&self) -> bool {
-        self.rows.values().flat_map(HashMap::values).any(|row| row.asked)
+        self.rows.values().flat_map(HashMap::values).any(|row| row.asked && self.may_go(row))
     }
 
     fn schedule(&mut self, pause: Duration) {
@@ -158,6 +167,28 @@ fn keys(batch: &DeltaBatch) -> Result<Option<Rows>, SinkError> {
 fn version(batch: &DeltaBatch, row: usize) -> Option<Version> {
     let bytes = batch.rows.column(1).as_fixed_size_binary_opt()?.value(row);
     Some(Version::from_bytes(bytes.try_into().ok()?))
+}
+
+/// Looks at what is read: a listed key among it is about to be delivered.
+fn observe(
+    rows: &HashMap<String, HashMap<Vec<u8>, RefusedRow>>,
+    batch: &DeltaBatch,
+    pass: &mut Pass,
+) -> Result<(), SinkError> {
+    let Some(listed) = rows.get(&batch.entity).filter(|listed| !listed.is_empty()) else { return Ok(()) };
+    let Some(keys) = keys(batch)? else { return Ok(()) };
+    let operations = batch.rows.column(0).as_primitive_opt::<UInt8Type>();
+    for row in 0..keys.len() {
+        // Nothing is delivered of a key that is kept.
+        if operations.is_some_and(|operations| operations.value(row) == delta::KEEP) {
+            continue;
+        }
+        if let Some((key, version)) = listed.get_key_value(keys.row(row)).zip(version(batch, row)) {
+            let newest = pass.read.entry((batch.entity.clone(), key.0.clone())).or_insert(version);
+            *newest = version.max(*newest);
+        }
+    }
+    Ok(())
 }
 
 /// The first rows of a sink's list.
@@ -229,6 +260,15 @@ impl Refused {
         }
     }
 
+    /// Deltas up to there have arrived.
+    pub(super) fn confirm(&self, upto: LogOffset) {
+        let mut state = self.lock();
+        state.confirmed = upto;
+        if state.any_asked() {
+            self.wake.notify_one();
+        }
+    }
+
     /// A write begins; `again` where it sends refused rows.
     pub(super) fn begin(&self, again: bool) {
         let mut state = self.lock();
@@ -236,41 +276,60 @@ impl Refused {
         state.pass = Pass { again, timed, ..Pass::default() };
     }
 
+    /// Deltas are sent once more, whatever the target knows of their versions.
+    pub(super) fn begin_once_more(&self) {
+        self.lock().pass = Pass { again: true, ..Pass::default() };
+    }
+
     /// Looks at what is read for the write under way: a listed key among it is about to be delivered.
     pub(super) fn observe(&self, batch: &DeltaBatch) -> Result<(), SinkError> {
         let mut state = self.lock();
         let State { rows, pass, .. } = &mut *state;
-        let Some(listed) = rows.get(&batch.entity).filter(|listed| !listed.is_empty()) else { return Ok(()) };
-        let Some(keys) = keys(batch)? else { return Ok(()) };
-        for row in 0..keys.len() {
-            if let Some((key, version)) = listed.get_key_value(keys.row(row)).zip(version(batch, row)) {
-                let newest = pass.read.entry((batch.entity.clone(), key.0.clone())).or_insert(version);
-                *newest = version.max(*newest);
-            }
-        }
-        Ok(())
+        observe(rows, batch, pass)
+    }
+
+    /// The same for a load, which goes on beside the writes.
+    pub(super) fn observe_pass(&self, batch: &DeltaBatch, pass: &mut Pass) -> Result<(), SinkError> {
+        observe(&self.lock().rows, batch, pass)
     }
 
     /// Writes refused rows down.
     pub(super) fn keep(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
-        let mut commit = Commit::new();
         let mut state = self.lock();
+        let mut pass = std::mem::take(&mut state.pass);
+        let kept = self.keep_in(&mut state, rejects, &mut pass);
+        state.pass = pass;
+        kept
+    }
+
+    /// The same for a load.
+    pub(super) fn keep_pass(&self, rejects: Vec<Reject>, pass: &mut Pass) -> Result<(), SinkError> {
+        self.keep_in(&mut self.lock(), rejects, pass)
+    }
+
+    fn keep_in(&self, state: &mut State, rejects: Vec<Reject>, pass: &mut Pass) -> Result<(), SinkError> {
+        let mut commit = Commit::new();
         for reject in rejects {
-            self.log(&reject, &mut state.pass);
+            self.log(&reject, pass);
             let batch = DeltaBatch { entity: reject.entity, rows: reject.row };
             let Some(key) = keys(&batch)?.filter(|keys| !keys.is_empty()).map(|keys| keys.row(0).to_vec()) else {
                 state.unlisted += 1;
                 continue;
             };
             let name = (batch.entity.clone(), key);
-            if state.pass.touched.get(&name) == Some(&reject.version) {
-                state.pass.refused.insert(name);
+            if pass.touched.get(&name) == Some(&reject.version) {
+                pass.refused.insert(name);
                 continue;
             }
             // A write that is begun again refuses the row as it was before somebody changed it, or asked for it.
             let listed = state.rows.get(&name.0).and_then(|rows| rows.get(&name.1));
-            if !state.pass.again && listed.is_some_and(|row| row.asked && row.version == reject.version) {
-                state.pass.refused.insert(name);
+            if !pass.again && listed.is_some_and(|row| row.asked && row.version == reject.version) {
+                pass.refused.insert(name);
+                continue;
+            }
+            // A load refuses rows in the version of its cut; what is known of a later one counts.
+            if listed.is_some_and(|row| row.version > reject.version) {
+                pass.refused.insert(name);
                 continue;
             }
             let key = name.1;
@@ -299,7 +358,7 @@ impl Refused {
                 kept,
             };
             commit.put(Space::Sinks, self.place(&batch.entity, &key), compose(&head, &row));
-            state.pass.refused.insert((batch.entity.clone(), key.clone()));
+            pass.refused.insert((batch.entity.clone(), key.clone()));
             let retryable = head.retryable;
             state.rows.entry(batch.entity).or_default().insert(key, head);
             if retryable && state.due.is_none() {
@@ -323,7 +382,17 @@ impl Refused {
     /// The write is done, with so many refused rows: what was read and not refused has been delivered.
     pub(super) fn settle(&self, rejected: u64, commit: &mut Commit) {
         let mut state = self.lock();
-        let Pass { again, timed, touched, told, read, refused } = std::mem::take(&mut state.pass);
+        let pass = std::mem::take(&mut state.pass);
+        self.settle_in(&mut state, pass, rejected, commit);
+    }
+
+    /// The same of a load.
+    pub(super) fn settle_pass(&self, pass: Pass, rejected: u64, commit: &mut Commit) {
+        self.settle_in(&mut self.lock(), pass, rejected, commit);
+    }
+
+    fn settle_in(&self, state: &mut State, pass: Pass, rejected: u64, commit: &mut Commit) {
+        let Pass { again, timed, touched, told, read, refused } = pass;
         let mut settled = 0;
         for ((entity, key), version) in read {
             let place = self.place(&entity, &key);
@@ -373,13 +442,17 @@ pub(super) struct Again<'r>(pub(super) &'r Refused);
 impl DeltaSource for Again<'_> {
     fn read(&self, _: Span) -> Result<OutboxIter<'_>, SinkError> {
         let Self(refused) = self;
-        let timed = refused.lock().pass.timed;
+        let (timed, confirmed) = {
+            let state = refused.lock();
+            (state.pass.timed, state.confirmed)
+        };
         let pairs = refused.store.scan_prefix(Space::Sinks, &refused.prefix());
         let entries = pairs.map(move |pair| {
             let (_, value) = pair.map_err(|error| unreadable(&error))?;
             let (head, row) = parse(&value).ok_or_else(|| malformed(&refused.sink))?;
             let version: Version = head.version.parse()?;
-            let is_wanted = !row.is_empty() && (head.asked || head.retryable && timed);
+            let may_go = version.offset() <= confirmed;
+            let is_wanted = may_go && !row.is_empty() && (head.asked || head.retryable && timed);
             let deltas = if is_wanted { delta::decode(row)? } else { Vec::new() };
             deltas.iter().try_for_each(|batch| refused.observe(batch))?;
             Ok(OutboxEntry { offset: version.offset(), deltas })
