@@ -14,6 +14,8 @@ mod jobs;
 mod openapi;
 #[path = "planning/outbox.rs"]
 mod outbox;
+#[path = "planning/poison.rs"]
+mod poison;
 #[path = "planning/recovery.rs"]
 mod recovery;
 #[path = "planning/scripted.rs"]

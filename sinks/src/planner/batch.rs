@@ -6,13 +6,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 use syncline_schemas::entity::{Entity, Field};
 use syncline_schemas::ident::Version;
 
-use super::faults::Poison;
+use super::faults::{Faults, Poison};
+use super::problem::Refusal;
 use super::value;
 use crate::planning::contract::Rejected;
 
@@ -134,8 +136,18 @@ pub(super) fn read(entity: &Entity, body: &[u8], records: Records) -> Result<Bat
 }
 
 impl Batch {
-    /// Refuses the rows that are to be.
-    pub(super) fn refuse(&mut self, entity: &Entity, poison: &[Poison]) {
+    /// Refuses the rows that are to be, or the batch.
+    pub(super) fn refuse(&mut self, entity: &Entity, faults: &Faults) -> Result<(), Refusal> {
+        let before = self.rejects.len();
+        self.refuse_rows(entity, &faults.poison);
+        if faults.all_or_nothing && self.rejects.len() > before {
+            let detail = "some row is refused on purpose, and the others with it";
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "batch-refused", detail));
+        }
+        Ok(())
+    }
+
+    fn refuse_rows(&mut self, entity: &Entity, poison: &[Poison]) {
         if poison.is_empty() {
             return;
         }

@@ -9,7 +9,7 @@ use syncline_schemas::entity::{self, Entity};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::Records;
-use super::faults::Poison;
+use super::faults::Faults;
 use super::http::BODY_BYTES_MAX;
 use super::problem::Refusal;
 use super::stats::{Counters, PlannerCounts};
@@ -34,7 +34,7 @@ impl Intake {
         flow: &str,
         headers: &HeaderMap,
         body: &Bytes,
-        poison: &[Poison],
+        faults: &Faults,
     ) -> Result<String, Refusal> {
         let (place, entity) = find(flow)?;
         let head = Head::read(entity, headers)?;
@@ -48,7 +48,7 @@ impl Intake {
         let mut batch = encoding::as_json(entity, head.format, plain)
             .and_then(|body| batch::read(entity, &body, Records::Deltas))
             .map_err(|reason| Refusal::new(StatusCode::BAD_REQUEST, "malformed-batch", reason))?;
-        batch.refuse(entity, poison);
+        batch.refuse(entity, faults)?;
         let (reply, outcome) = oneshot::channel();
         let job = Job {
             flow: place,

@@ -29,6 +29,8 @@ pub struct Faults {
     pub defer_ms: u64,
     /// Rows that are refused one by one.
     pub poison: Vec<Poison>,
+    /// Whether a poisoned row has its whole batch refused, without a word on which row it was.
+    pub all_or_nothing: bool,
     /// Start of the random sequence: the same requests meet the same faults.
     pub seed: u64,
 }
@@ -59,6 +61,7 @@ impl Default for Faults {
             defer_rate: 0.0,
             defer_ms: 0,
             poison: Vec::new(),
+            all_or_nothing: false,
             seed: 0,
         }
     }

@@ -82,12 +82,12 @@ async fn deltas(
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let Some(planner) = planner.upgrade() else { return };
-            let poison = planner.dice.faults().poison;
-            planner.jobs.end(&id, planner.intake.receive(&flow, &headers, &body, &poison).await);
+            let faults = planner.dice.faults();
+            planner.jobs.end(&id, planner.intake.receive(&flow, &headers, &body, &faults).await);
         });
         return Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)]).into_response());
     }
-    let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults().poison).await;
+    let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults()).await;
     if planner.dice.loses_reply() {
         return Ok(planner.lose_reply());
     }

@@ -112,7 +112,7 @@ async fn part(
     let mut batch = encoding::as_json(entity, format, plain)
         .and_then(|body| batch::read(entity, &body, Records::Whole))
         .map_err(|reason| bad("malformed-batch", reason))?;
-    batch.refuse(entity, &planner.dice.faults().poison);
+    batch.refuse(entity, &planner.dice.faults()).map_err(IntoResponse::into_response)?;
     planner.step(Step::Part { flow: place, id, number, sha256, batch }).await
 }
 

@@ -192,7 +192,7 @@ fn read(secret: &SecretRef, name: &str) -> Result<Secret, Failure> {
 }
 
 fn unusable(reason: String) -> Failure {
-    Failure { verdict: Verdict::Unauthorized, reason, wait: None, job: None }
+    Failure { reason, ..Failure::of(Verdict::Unauthorized) }
 }
 
 /// Asks for a token. Client and secret go as HTTP Basic, which every server of RFC 6749 has to take (section 2.3.1).
@@ -222,7 +222,8 @@ async fn token(
             // It says 400 as well where the client or the scope is not to its liking (section 5.2).
             _ => Verdict::Unauthorized,
         };
-        return Err(told(Failure { verdict, reason: format!("answered {status}, no token"), wait, job: None }));
+        let reason = format!("answered {status}, no token");
+        return Err(told(Failure { reason, wait, ..Failure::of(verdict) }));
     }
     serde_json::from_slice(&body).map_err(|_| told(unusable("answered with something that is no token".to_owned())))
 }

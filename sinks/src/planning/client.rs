@@ -35,8 +35,24 @@ pub(super) enum Stop {
     TooLarge(SinkError),
     /// What was asked for is not there; the error is for where it should be.
     Gone(SinkError),
+    /// The target refuses the batch as a whole, for a reason in one word; the error is for where it is no batch.
+    Refused(SinkError, String),
     /// The write fails.
     Failed(SinkError),
+}
+
+impl Stop {
+    /// The error for whoever cannot do anything about it.
+    pub(super) fn into_error(self) -> SinkError {
+        match self {
+            Self::TooLarge(error) | Self::Gone(error) | Self::Refused(error, _) | Self::Failed(error) => error,
+            Self::Rewind => SinkError::Refused {
+                target: "target".to_owned(),
+                reason: "named a batch where there was none".to_owned(),
+                remedy: NOT_PDX.to_owned(),
+            },
+        }
+    }
 }
 
 impl From<SinkError> for Stop {
@@ -233,6 +249,7 @@ impl Client {
                 return Err(match failure.verdict {
                     Verdict::TooLarge => Stop::TooLarge(refused),
                     Verdict::Gone => Stop::Gone(refused),
+                    Verdict::BatchRefused => Stop::Refused(refused, failure.problem),
                     _ => Stop::Failed(refused),
                 });
             }
@@ -330,14 +347,14 @@ impl Client {
             let reason = format!("answered {status} with more than {ANSWER_BYTES_MAX} bytes");
             // Of a failure the status says enough.
             let verdict = if status == StatusCode::OK { Verdict::Endless } else { judge(status.as_u16(), "", wait) };
-            return Err(Failure { verdict, reason, wait, job: None });
+            return Err(Failure { reason, wait, ..Failure::of(verdict) });
         };
         if status == StatusCode::OK {
             return Ok(body);
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let verdict = judge(status.as_u16(), problem.name(), wait);
-        Err(Failure { verdict, reason: told(status, &problem), wait, job })
+        Err(Failure { verdict, reason: told(status, &problem), wait, job, problem: contract::word(problem.name()) })
     }
 }
 
@@ -383,7 +400,7 @@ pub(super) fn unanswered(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         reason = "no answer in time".to_owned();
     }
-    Failure { verdict, reason, wait: None, job: None }
+    Failure { reason, ..Failure::of(verdict) }
 }
 
 /// What an I/O error holds is not among its sources, and one can hold another.

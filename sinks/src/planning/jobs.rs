@@ -75,6 +75,12 @@ impl Client {
                             let reason = "failed to process a batch that is too large for it".to_owned();
                             return Err(Stop::TooLarge(SinkError::Refused { target, reason, remedy }));
                         }
+                        Verdict::BatchRefused => {
+                            let (target, code) = (job.to_string(), word(problem.name()));
+                            let reason = format!("failed to process a batch: {code}");
+                            let remedy = "compare the target's schema of this entity with ours".to_owned();
+                            return Err(Stop::Refused(SinkError::Refused { target, reason, remedy }, code));
+                        }
                         Verdict::RetryTransient | Verdict::Throttle | Verdict::Wait => return Ok(None),
                         _ => {}
                     }

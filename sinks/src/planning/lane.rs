@@ -14,6 +14,7 @@ use syncline_schemas::entity::Entity;
 use syncline_schemas::ident::Version;
 use uuid::Uuid;
 
+use super::bisect::Bisect;
 use super::body::{Correlation, RecordWriter};
 use super::client::{Batch, Client, Stop};
 use super::config::PlanningConfig;
@@ -26,6 +27,12 @@ use crate::{DeltaSource, Known, Reject, SinkError, Written};
 
 /// Our word for a row that the target answers with 413 although it travels alone.
 const TOO_LARGE: &str = "payload_too_large";
+
+/// Our word for a reason that the target does not name.
+const UNSPECIFIED: &str = "unspecified";
+
+/// Rows that are refused alone, one after the other and before anything was ever taken, until that is a fault of all.
+const ALONE_MAX: usize = 8;
 
 /// One partition of one flow.
 pub(super) struct Lane {
@@ -143,13 +150,14 @@ impl Lane {
         flow.stats.already_there(known as u64);
         let mut written = Written { rows: known as u64, ..Written::default() };
         let mut rest = rows.as_slice();
-        let mut correlation = Correlation::default();
+        let (mut correlation, mut bisect) = (Correlation::default(), Bisect::default());
         while let Some(first) = rest.first() {
             let epoch = first.version.epoch();
             // A new epoch counts its batches from 1 again.
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
             let id = batch_id(flow, self.partition, epoch, number);
-            let (filled, count) = fill(flow, Load { rows: rest, ..load }, &id, self.most, &mut correlation)?;
+            let (filled, count) =
+                fill(flow, Load { rows: rest, ..load }, &id, self.most.min(bisect.most()), &mut correlation)?;
             let Body { body, size } = filled;
             let batch = Batch { partition: self.partition, epoch, number, id, body };
             let sent = &rest[..count];
@@ -166,8 +174,17 @@ impl Lane {
                     rest = &rest[1..];
                     continue;
                 }
+                Err(Stop::Refused(error, code)) => {
+                    *self.accepted.get_mut() = false;
+                    if bisect.refused(count) {
+                        written.absorb(account_alone(flow, Load { rows: sent, ..load }, &bisect, error, code)?);
+                        rest = &rest[1..];
+                    }
+                    continue;
+                }
                 Err(stop) => return Err(stop),
             };
+            bisect.taken(count);
             self.most = self.most.saturating_mul(2);
             written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, size)?);
             *self.accepted.get_mut() = false;
@@ -263,13 +280,35 @@ fn account(flow: &Flow<'_>, receipt: &Receipt, sent: Load<'_>, bytes: usize) -> 
 pub(super) fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Option<Reject> {
     let code = Some(contract::word(&rejected.code)).filter(|code| !code.is_empty());
     let field = rejected.field.clone().filter(|name| flow.entity.field(name).is_some());
-    let code = code.unwrap_or_else(|| "unspecified".to_owned());
+    let code = code.unwrap_or_else(|| UNSPECIFIED.to_owned());
     Some(compose(flow, sent, *sent.rows.get(rejected.index)?, code, field, rejected.retryable))
 }
 
 /// Books a row that the target cannot take even alone; somebody may raise its limit.
 fn account_too_large(flow: &Flow<'_>, load: Load<'_>, row: RowRef) -> Result<Written, SinkError> {
     load.told.refused(vec![compose(flow, load, row, TOO_LARGE.to_owned(), None, true)])?;
+    flow.stats.rejected(1);
+    Ok(Written { rejected: 1, ..Written::default() })
+}
+
+/// Books a row that the target refuses although it travels alone, unless everything looks to be refused.
+///
+/// # Errors
+/// The refusal, where nothing at all has been taken since the start: then it is not about single rows.
+pub(super) fn account_alone(
+    flow: &Flow<'_>,
+    load: Load<'_>,
+    bisect: &Bisect,
+    error: SinkError,
+    code: String,
+) -> Result<Written, SinkError> {
+    let counts = flow.stats.read();
+    let Some(row) = load.rows.first().filter(|_| bisect.in_a_row() < ALONE_MAX || counts.rows + counts.loaded > 0)
+    else {
+        return Err(error);
+    };
+    let code = if code.is_empty() { UNSPECIFIED.to_owned() } else { code };
+    load.told.refused(vec![compose(flow, load, *row, code, None, false)])?;
     flow.stats.rejected(1);
     Ok(Written { rejected: 1, ..Written::default() })
 }

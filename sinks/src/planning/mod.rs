@@ -10,6 +10,7 @@
 //! - per key, versions arrive in rising order: a key has one lane, a lane one request under way;
 //! - nothing is sent twice after a crash: a lane resumes behind the version in the target's watermark;
 //! - a lost reply is repeated with the same bytes and the same `Idempotency-Key`;
+//! - of a batch that the target refuses as a whole the bad rows are searched for;
 //! - a row that the target refuses is told to [`DeltaSource::refused`]; the others go on;
 //! - a batch that is too large for the target is halved, down to the one row that does not fit by itself;
 //! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
@@ -21,6 +22,7 @@
 
 mod auth;
 mod backoff;
+mod bisect;
 pub(crate) mod body;
 mod chunk;
 mod client;
@@ -151,8 +153,8 @@ impl PlanningSink {
         for _ in 0..REWINDS_MAX {
             match self.attempt(span, deltas, again).await {
                 Ok(written) => return Ok(written),
-                Err(Stop::Failed(error) | Stop::TooLarge(error) | Stop::Gone(error)) => return Err(error),
                 Err(Stop::Rewind) => self.stats.rewinds(1),
+                Err(stop) => return Err(stop.into_error()),
             }
         }
         Err(SinkError::Refused {
@@ -289,12 +291,12 @@ impl Sink for PlanningSink {
             // A watermark is per lane and speaks of versions; no single offset follows from it.
             Ok(()) if known.notes.is_empty() => Ok(Recalled::Unknown),
             Ok(()) => Ok(Recalled::Everything),
-            Err(Stop::Failed(error) | Stop::TooLarge(error) | Stop::Gone(error)) => Err(error),
             Err(Stop::Rewind) => Err(SinkError::Refused {
                 target: self.config.url.to_string(),
                 reason: "answered the question for a watermark as if it were a batch".to_owned(),
                 remedy: "check that the sink's url is the base of a PDX/1 service, ending in /pdx/v1".to_owned(),
             }),
+            Err(stop) => Err(stop.into_error()),
         }
     }
 

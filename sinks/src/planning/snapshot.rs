@@ -28,6 +28,7 @@ use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
 use uuid::Uuid;
 
+use super::bisect::Bisect;
 use super::body::{Correlation, RecordWriter};
 use super::client::{Answer, Client, Stop, not_pdx};
 use super::config::PlanningConfig;
@@ -35,7 +36,7 @@ use super::contract::{self, Rejected};
 use super::deal::{self, RowRef};
 use super::digest::{Digest, Hasher};
 use super::fill::fill;
-use super::lane::{Flow, Load, reject};
+use super::lane::{Flow, Load, account_alone, reject};
 use super::stats::PlanningStats;
 use super::verdict::NOT_PDX;
 use crate::{DeltaSource, Filler, Image, Known, SinkError, Span, Written};
@@ -148,10 +149,7 @@ impl Filler for PlanningFiller {
             match load(flow, image, rows).await {
                 Ok(written) => return Ok(written),
                 Err(Stop::Gone(error)) => gone = Some(error),
-                Err(Stop::Failed(error) | Stop::TooLarge(error)) => return Err(error),
-                Err(Stop::Rewind) => {
-                    return Err(refused(&self.config.endpoint(&["flows", &entity.name]), "took a part for a batch"));
-                }
+                Err(stop) => return Err(stop.into_error()),
             }
         }
         Err(gone.unwrap_or_else(|| refused(&self.config.endpoint(&["flows", &entity.name]), "ended no snapshot")))
@@ -256,20 +254,29 @@ impl Snapshot<'_> {
             })
             .collect();
         let (mut rest, mut most, mut sent) = (rows.as_slice(), usize::MAX, Sent::default());
+        let mut bisect = Bisect::default();
         let mut number = None;
         while !rest.is_empty() {
             let load = Load { batch: &page, records: &records, rows: rest, told: self.rows, again: true };
             let of = *number.get_or_insert_with(|| self.parts.fetch_add(1, Ordering::Relaxed) + 1);
             let id = format!("{}-{of}", self.id);
-            let (body, count) = fill(&self.flow, load, &id, most, &mut Correlation::default())?;
+            let (body, count) = fill(&self.flow, load, &id, most.min(bisect.most()), &mut Correlation::default())?;
             let receipt = match self.put(of, &body.body).await {
                 Ok(receipt) => receipt,
                 Err(Stop::TooLarge(_)) if count > 1 => {
                     most = count / 2;
                     continue;
                 }
+                Err(Stop::Refused(error, code)) => {
+                    if bisect.refused(count) {
+                        sent.written.absorb(account_alone(&self.flow, load, &bisect, error, code)?);
+                        rest = &rest[1..];
+                    }
+                    continue;
+                }
                 Err(stop) => return Err(stop),
             };
+            bisect.taken(count);
             number = None;
             let (these, others) = rest.split_at(count);
             let mut refused = vec![false; count];

@@ -54,6 +54,15 @@ pub(super) struct Failure {
     pub(super) wait: Option<Duration>,
     /// Where to ask for what it works on.
     pub(super) job: Option<String>,
+    /// The target's word for it; empty where it has none.
+    pub(super) problem: String,
+}
+
+impl Failure {
+    /// One of which nothing more is known.
+    pub(super) const fn of(verdict: Verdict) -> Self {
+        Self { verdict, reason: String::new(), wait: None, job: None, problem: String::new() }
+    }
 }
 
 /// Judges a status with the name of its problem.
@@ -67,6 +76,10 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         // The body was damaged on its way.
         (400, DIGEST_MISMATCH) => Verdict::RetryTransient,
         (429 | 423, _) => Verdict::Throttle,
+        // The target is busy with itself and says so in its own way.
+        (409 | 422, "plan-run-in-progress" | "plan_run_in_progress" | "period-locked" | "period_locked") => {
+            Verdict::Throttle
+        }
         (503, _) if retry_after.is_some() => Verdict::Throttle,
         // What the method or the protocol lacks does not come by waiting; every other failure inside may pass, also the
         // 520s of proxies, 507 of a full disk and 529 of an overloaded service.
@@ -76,7 +89,7 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         (403, _) => Verdict::Auth,
         (413, _) => Verdict::TooLarge,
         (404 | 410, _) | (409, SNAPSHOT_INCOMPLETE) => Verdict::Gone,
-        (400 | 409 | 422, _) => Verdict::BatchRefused,
+        (400 | 422, _) => Verdict::BatchRefused,
         _ => Verdict::FatalConfig,
     }
 }
@@ -139,6 +152,8 @@ mod tests {
             (413, "", None, Verdict::TooLarge),
             (422, "", None, Verdict::BatchRefused),
             (422, KEY_REUSED, None, Verdict::FatalConfig),
+            (409, "plan_run_in_progress", None, Verdict::Throttle),
+            (409, "", None, Verdict::FatalConfig),
             (409, SEQUENCE_GAP, None, Verdict::Rewind),
             (409, REQUEST_IN_PROGRESS, None, Verdict::Wait),
             (409, FENCED_EPOCH, None, Verdict::Fenced),

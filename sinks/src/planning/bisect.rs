@@ -1,0 +1,84 @@
+//! The search for rows that make a target refuse the whole batch they are in, without a word on which.
+//!
+//! Rows are tried in order, so that keys keep theirs. Of a refused batch the first half comes next; where that is taken, the
+//! other half is known to hold a bad row and is not tried whole again. One bad row among n costs some log2 n requests.
+
+/// How the rows from the next one on stand.
+#[derive(Debug, Default)]
+pub(super) struct Bisect {
+    /// So many of them are known to hold a bad one; none where nothing is known.
+    bad: usize,
+    /// Rows found bad since a batch was taken.
+    in_a_row: usize,
+}
+
+impl Bisect {
+    /// How many rows to try at most.
+    pub(super) const fn most(&self) -> usize {
+        match self.bad {
+            0 => usize::MAX,
+            1 => 1,
+            bad => bad / 2,
+        }
+    }
+
+    /// So many rows were refused together; true where that is one alone, which is then passed over.
+    pub(super) const fn refused(&mut self, count: usize) -> bool {
+        self.bad = if count == 1 { 0 } else { count };
+        if count == 1 {
+            self.in_a_row += 1;
+        }
+        count == 1
+    }
+
+    /// So many rows were taken.
+    pub(super) const fn taken(&mut self, count: usize) {
+        self.bad = self.bad.saturating_sub(count);
+        self.in_a_row = 0;
+    }
+
+    /// Rows found bad one after the other.
+    pub(super) const fn in_a_row(&self) -> usize {
+        self.in_a_row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Sends rows in batches to a target that refuses what holds a bad one; gives the requests and what was passed over.
+    fn search(rows: usize, batch: usize, bad: &BTreeSet<usize>) -> (usize, BTreeSet<usize>) {
+        let (mut at, mut requests, mut found, mut bisect) = (0, 0, BTreeSet::new(), Bisect::default());
+        while at < rows {
+            let count = bisect.most().min(batch).min(rows - at);
+            requests += 1;
+            if bad.range(at..at + count).next().is_none() {
+                bisect.taken(count);
+            } else if bisect.refused(count) {
+                found.insert(at);
+            } else {
+                continue;
+            }
+            at += count;
+        }
+        (requests, found)
+    }
+
+    proptest! {
+        #[test]
+        fn every_bad_row_is_found_and_no_other_is_passed_over(
+            rows in 1_usize..3_000, batch in 1_usize..600, bad in prop::collection::btree_set(0_usize..3_000, 0..9)
+        ) {
+            let bad: BTreeSet<usize> = bad.into_iter().filter(|row| *row < rows).collect();
+            let (requests, found) = search(rows, batch, &bad);
+            prop_assert_eq!(&found, &bad);
+            let log2 = batch.next_power_of_two().trailing_zeros() as usize;
+            prop_assert!(requests <= rows.div_ceil(batch) + bad.len() * (2 * log2 + 2), "{} requests", requests);
+        }
+    }
+}
