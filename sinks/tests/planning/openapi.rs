@@ -87,8 +87,18 @@ async fn an_integrator_who_builds_by_the_description_builds_what_is_spoken() {
     target.sink().write(outbox.span(), &outbox).await.expect("delivered");
 
     let paths: Vec<&str> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
-    let asked =
-        ["/capabilities", "/flows/{flow}/deltas", "/flows/{flow}/watermark", "/jobs/{id}", "/jobs/{id}/rejects"];
+    let asked = [
+        "/capabilities",
+        "/flows/{flow}/deltas",
+        "/flows/{flow}/digest",
+        "/flows/{flow}/snapshots",
+        "/flows/{flow}/snapshots/{id}/parts/{number}",
+        "/flows/{flow}/snapshots/{id}:abort",
+        "/flows/{flow}/snapshots/{id}:commit",
+        "/flows/{flow}/watermark",
+        "/jobs/{id}",
+        "/jobs/{id}/rejects",
+    ];
     assert_eq!(paths, asked, "a path without a test here");
     assert_described(&document, "Capabilities", &target.get("/pdx/v1/capabilities").await);
     for partition in 0..4 {
@@ -135,4 +145,60 @@ async fn an_integrator_who_builds_by_the_description_builds_what_is_spoken() {
     let gap: Value = send(9).await.json().await.expect("a problem");
     assert_eq!(gap["expected"], 3);
     assert_described(&document, "Problem", &gap);
+}
+
+#[tokio::test]
+async fn a_full_load_and_its_digest_are_as_they_are_described() {
+    let target = Target::start(Faults::default()).await;
+    let document = document();
+    let schema = crate::outbox::canonical("uom").schema_id();
+    let ask = async |method: reqwest::Method, path: &str, body: Value| -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = target
+            .request(method, &format!("/pdx/v1/flows/uom/{path}"))
+            .header("content-type", "application/vnd.pdx.delta+json; v=1")
+            .header("idempotency-key", "\"load\"")
+            .header("content-digest", super::formats::digest(body.as_bytes()))
+            .header("pdx-schema", &schema);
+        request.body(body).send().await.expect("an answer").json().await.expect("JSON")
+    };
+    let (post, put) = (reqwest::Method::POST, reqwest::Method::PUT);
+    let cut = format!("00000001{}ffffffff", "0".repeat(16));
+    let begin = json!({ "cut": cut, "source": "test", "sweep": true });
+    assert_described(&document, "SnapshotBegin", &begin);
+    let open = ask(post.clone(), "snapshots", begin.clone()).await;
+    assert_described(&document, "Snapshot", &open);
+    assert_eq!(ask(post.clone(), "snapshots", begin).await, open, "asked again");
+    let id = open["id"].as_str().expect("an id");
+    let mut key = serde_json::Map::new();
+    for field in crate::outbox::canonical("uom").fields.iter().filter(|field| field.key) {
+        key.insert(field.name.clone(), json!("x"));
+    }
+    let keep = json!({ "op": "keep", "key": key });
+    let part = json!({ "batch": { "id": "p", "count": 1 }, "records": [keep] });
+    assert_described(&document, "Part", &part);
+    assert_described(
+        &document,
+        "PartReceipt",
+        &ask(put.clone(), &format!("snapshots/{id}/parts/2"), part.clone()).await,
+    );
+    let commit = json!({ "parts": 2, "records": 0, "digest": "0".repeat(32) });
+    assert_described(&document, "SnapshotCommit", &commit);
+    let refused = ask(post.clone(), &format!("snapshots/{id}:commit"), commit.clone()).await;
+    assert_described(&document, "Problem", &refused);
+    assert!(refused["type"].as_str().is_some_and(|kind| kind.ends_with("/snapshot-incomplete")), "{refused}");
+    ask(put.clone(), &format!("snapshots/{id}/parts/1"), part.clone()).await;
+    let other = json!({ "batch": { "id": "q", "count": 1 }, "records": part["records"] });
+    let reused = ask(put, &format!("snapshots/{id}/parts/1"), other).await;
+    assert!(reused["type"].as_str().is_some_and(|kind| kind.ends_with("/idempotency-key-reused")), "{reused}");
+    let ended = ask(post.clone(), &format!("snapshots/{id}:commit"), commit.clone()).await;
+    assert_described(&document, "SnapshotReceipt", &ended);
+    assert_eq!(ask(post.clone(), &format!("snapshots/{id}:commit"), commit).await, ended, "asked again");
+    ask(post, &format!("snapshots/{id}:abort"), Value::Null).await;
+    for query in ["", "?level=1", "?level=2&bucket=7"] {
+        assert_described(&document, "Digest", &target.get(&format!("/pdx/v1/flows/uom/digest{query}")).await);
+    }
+    for query in ["?level=2", "?level=2&bucket=4096", "?as_of=x"] {
+        assert_described(&document, "Problem", &target.get(&format!("/pdx/v1/flows/uom/digest{query}")).await);
+    }
 }
