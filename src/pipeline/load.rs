@@ -120,8 +120,11 @@ impl Order {
     }
 }
 
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// What lies under a kind of keys of a sink.
-fn all(store: &Store, sink: &str, kind: u8) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SinkError> {
+fn all(store: &Store, sink: &str, kind: u8) -> Result<Vec<Pair>, SinkError> {
     let pairs = store.scan_prefix(Space::Sinks, &place(sink, kind, b""));
     pairs.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(|it| unreadable(&it))).collect()
 }

@@ -71,7 +71,9 @@ async fn begin(
     check_schema(entity, text(&headers, SCHEMA)).map_err(IntoResponse::into_response)?;
     let begin: Begin = serde_json::from_slice(&body).map_err(|error| bad("malformed-snapshot", error.to_string()))?;
     let cut: Version = begin.cut.parse().map_err(|_| bad("malformed-snapshot", "cut: wanted 32 hex digits"))?;
-    check_scope(entity, &begin)?;
+    if let Some(fault) = scope_fault(entity, &begin) {
+        return Err(bad("malformed-snapshot", fault));
+    }
     let key = text(&headers, IDEMPOTENCY_KEY);
     let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).filter(|key| !key.is_empty());
     let idempotency_key =
@@ -79,15 +81,13 @@ async fn begin(
     planner.step(Step::Begin { flow: place, idempotency_key, cut, begin }).await
 }
 
-/// A scope that is not understood would sweep too much.
-fn check_scope(entity: &Entity, begin: &Begin) -> Result<(), Response> {
+/// What is wrong with a scope: one that is not understood would sweep too much.
+fn scope_fault(entity: &Entity, begin: &Begin) -> Option<String> {
     let key = &entity.fields[..entity.key_len()];
-    match begin.scope.iter().find(|(name, value)| {
+    let is_wrong = |(name, value): &(&String, &Value)| {
         !key.iter().any(|field| field.name == **name) || value.is_object() || value.is_array() || value.is_null()
-    }) {
-        Some((name, _)) => Err(bad("malformed-snapshot", format!("scope: {name} is no key field with one value"))),
-        None => Ok(()),
-    }
+    };
+    begin.scope.iter().find(is_wrong).map(|(name, _)| format!("scope: {name} is no key field with one value"))
 }
 
 async fn part(
