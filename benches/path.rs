@@ -29,8 +29,10 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 const SQL: &str = include_str!("backlog.sql");
 /// Connections that commit the steady load.
 const WRITERS: u32 = 4;
-/// Changes per second of the steady load, one per transaction.
+/// Transactions per second of the steady load.
 const STEADY: u32 = 1_000;
+/// Changes in each of them: one load after the other.
+const CHANGES: [u32; 2] = [1, 20];
 
 /// What one drain took.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +86,9 @@ async fn measure(rows: u64, rounds: u64, latency: Duration, parts: &str) -> Outc
     }
     report(&drains);
     if !latency.is_zero() {
-        bench.latency(latency).await?;
+        for changes in CHANGES {
+            bench.latency(latency, changes).await?;
+        }
     }
     bench.server.stop().await?;
     Ok(())
@@ -273,16 +277,17 @@ impl Bench {
     }
 
     /// A steady load on a daemon that has nothing else to do.
-    async fn latency(&self, length: Duration) -> Outcome<()> {
+    async fn latency(&self, length: Duration, changes: u32) -> Outcome<()> {
         self.rewind().await?;
         let planner = self.planner().await?;
         self.drain(&self.setup.drain(&self.password)).await?;
         let daemon = self.setup.daemon(&self.password).start()?;
         self.first_applied().await?;
-        let writers = (0..WRITERS).map(|writer| self.write(writer, length));
+        let writers = (0..WRITERS).map(|writer| self.write(writer, length, changes));
         futures::future::try_join_all(writers).await?;
         let status = self.status().await?;
-        println!("\n| at {STEADY} changes/s for {length:?} | rows | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|");
+        let rate = STEADY * changes;
+        println!("\n| at {rate} changes/s for {length:?} | rows | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|");
         for (what, lag) in [
             ("commit to durable", &status["sources"]["erp"]["lag"]),
             ("commit to applied at the planner", &status["sinks"]["planning"]["lag"]),
@@ -310,17 +315,17 @@ impl Bench {
             if arrived.unwrap_or_default() > 0 {
                 return Ok(());
             }
-            self.write(0, Duration::from_millis(4)).await?;
+            self.write(0, Duration::from_millis(4), 1).await?;
         }
     }
 
-    /// One connection that commits one change at each beat.
-    async fn write(&self, writer: u32, length: Duration) -> Outcome<()> {
+    /// One connection that commits some changes at each beat.
+    async fn write(&self, writer: u32, length: Duration, changes: u32) -> Outcome<()> {
         let session = server::connect(&self.server.connection(erp::DATABASE)).await?;
         let update = session
             .client
             .prepare(
-                "UPDATE meridian.stk_lot_level AS s SET qty_phys = s.qty_phys + 1 FROM bench.stock AS b WHERE b.n = $1 \
+                "UPDATE meridian.stk_lot_level AS s SET qty_phys = s.qty_phys + 1 FROM bench.stock AS b WHERE b.n BETWEEN $1 AND $2 \
                  AND (s.comp_cd, s.site_no, s.art_no, s.lot_no) = (b.comp_cd, b.site_no, b.art_no, b.lot_no)",
             )
             .await?;
@@ -330,7 +335,8 @@ impl Bench {
         while began.elapsed() < length {
             beats.tick().await;
             n += i64::from(WRITERS);
-            session.client.execute(&update, &[&(1 + n % 100_000)]).await?;
+            let first = 1 + n % 5_000 * i64::from(changes);
+            session.client.execute(&update, &[&first, &(first + i64::from(changes) - 1)]).await?;
         }
         Ok(())
     }

@@ -334,6 +334,9 @@ pub(crate) struct PlannerArgs {
     /// Share of requests that are applied and then not answered, 0 to 1.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) drop_reply_rate: f64,
+    /// Check and count rows, and keep none: to measure a sender.
+    #[arg(long)]
+    pub(crate) forget: bool,
     /// Milliseconds before each answer.
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub(crate) latency_ms: u64,

@@ -14,6 +14,7 @@ pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
         latency_ms: args.latency_ms,
         throttle_rate: args.throttle_rate,
         drop_reply_rate: args.drop_reply_rate,
+        forgets: args.forget,
         seed: args.seed,
         ..Faults::default()
     };

@@ -67,6 +67,8 @@ pub(super) struct Batch {
     pub(super) newest: Option<Version>,
     /// Keys of a load whose rows stay whatever they are: those that are kept on purpose, and those that are refused.
     pub(super) kept: Vec<String>,
+    /// Sound records that are not kept on purpose.
+    pub(super) forgotten: u64,
 }
 
 /// What a batch may hold.
@@ -76,6 +78,8 @@ pub(super) enum Records {
     Deltas,
     /// Upserts, and keys to be kept.
     Whole,
+    /// None here; they are counted where they are.
+    Uncounted,
 }
 
 /// A record that is sound.
@@ -95,7 +99,8 @@ pub(super) struct Change {
 /// Why it is no batch at all.
 pub(super) fn read(entity: &Entity, body: &[u8], records: Records) -> Result<Batch, String> {
     let body: Body<'_> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if let Some(count) = body.batch.count.filter(|count| *count != body.records.len()) {
+    let counted = body.batch.count.filter(|_| records != Records::Uncounted);
+    if let Some(count) = counted.filter(|count| *count != body.records.len()) {
         return Err(format!("batch.count is {count}, there are {} records", body.records.len()));
     }
     let mut batch = Batch {
@@ -107,6 +112,7 @@ pub(super) fn read(entity: &Entity, body: &[u8], records: Records) -> Result<Bat
         rejects: Vec::new(),
         newest: body.records.iter().filter_map(Record::version).max(),
         kept: Vec::new(),
+        forgotten: 0,
     };
     for (index, record) in body.records.iter().enumerate() {
         let key = || key_of(entity, record);
@@ -145,6 +151,11 @@ impl Batch {
             return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "batch-refused", detail));
         }
         Ok(())
+    }
+
+    /// Counts the records that are sound, and keeps none.
+    pub(super) fn forget(&mut self) {
+        self.forgotten += std::mem::take(&mut self.changes).len() as u64;
     }
 
     fn refuse_rows(&mut self, entity: &Entity, poison: &[Poison]) {

@@ -45,10 +45,17 @@ impl Intake {
         }
         let _claim = self.in_progress.claim(&head.idempotency_key)?;
         let plain = encoding::decompressed(headers, body, BODY_BYTES_MAX)?;
-        let mut batch = encoding::as_json(entity, head.format, plain)
-            .and_then(|body| batch::read(entity, &body, Records::Deltas))
-            .map_err(|reason| Refusal::new(StatusCode::BAD_REQUEST, "malformed-batch", reason))?;
+        let malformed = |reason| Refusal::new(StatusCode::BAD_REQUEST, "malformed-batch", reason);
+        let mut batch = match head.format {
+            Format::Arrow if faults.forgets => encoding::counted(entity, &plain).map_err(malformed)?,
+            format => encoding::as_json(entity, format, plain)
+                .and_then(|body| batch::read(entity, &body, Records::Deltas))
+                .map_err(malformed)?,
+        };
         batch.refuse(entity, faults)?;
+        if faults.forgets {
+            batch.forget();
+        }
         let (reply, outcome) = oneshot::channel();
         let job = Job {
             flow: place,

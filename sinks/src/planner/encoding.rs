@@ -2,11 +2,14 @@
 
 use std::io::Read;
 
+use arrow::array::AsArray;
 use arrow::ipc::reader::StreamReader;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use syncline_schemas::entity::Entity;
+use syncline_schemas::ident::Version;
 
+use super::batch::{self, Batch, Records};
 use super::problem::Refusal;
 use crate::SinkError;
 use crate::planning::body::{Correlation, RecordWriter};
@@ -75,7 +78,24 @@ pub(super) fn as_json(entity: &Entity, format: Format, body: Bytes) -> Result<By
     }
 }
 
-fn rows(entity: &Entity, body: &[u8]) -> Result<Vec<u8>, String> {
+/// An Arrow stream of which the rows are counted and nothing else is looked at.
+pub(super) fn counted(entity: &Entity, body: &[u8]) -> Result<Batch, String> {
+    let (reader, head) = open(entity, body)?;
+    let described = format!("{{\"batch\":{head},\"records\":[]}}");
+    let mut batch = batch::read(entity, described.as_bytes(), Records::Uncounted)?;
+    for rows in reader {
+        let rows = rows.map_err(|error| error.to_string())?;
+        batch.received += rows.num_rows() as u64;
+        let newest = rows.num_rows().checked_sub(1).map(|last| rows.column(1).as_fixed_size_binary().value(last));
+        let newest = newest.and_then(|newest| newest.try_into().ok()).map(Version::from_bytes);
+        batch.newest = batch.newest.max(newest);
+    }
+    batch.forgotten = batch.received;
+    Ok(batch)
+}
+
+/// The stream, and the batch that its schema tells of.
+fn open<'b>(entity: &Entity, body: &'b [u8]) -> Result<(StreamReader<&'b [u8]>, String), String> {
     let reader = StreamReader::try_new(body, None).map_err(|error| error.to_string())?;
     let schema = reader.schema();
     let head = schema.metadata().get(BATCH_METADATA).ok_or("the schema has no metadata batch")?;
@@ -86,6 +106,12 @@ fn rows(entity: &Entity, body: &[u8]) -> Result<Vec<u8>, String> {
     if columns(&schema) != columns(&wanted) {
         return Err("the columns are not those of the entity".to_owned());
     }
+    let head = head.clone();
+    Ok((reader, head))
+}
+
+fn rows(entity: &Entity, body: &[u8]) -> Result<Vec<u8>, String> {
+    let (reader, head) = open(entity, body)?;
     let mut out = format!("{{\"batch\":{head},\"records\":[").into_bytes();
     let mut is_first = true;
     for batch in reader {

@@ -31,6 +31,8 @@ pub struct Faults {
     pub poison: Vec<Poison>,
     /// Whether a poisoned row has its whole batch refused, without a word on which row it was.
     pub all_or_nothing: bool,
+    /// Whether rows are checked and counted, and not kept: to measure a sender. Arrow is not taken apart either.
+    pub forgets: bool,
     /// Start of the random sequence: the same requests meet the same faults.
     pub seed: u64,
 }
@@ -62,6 +64,7 @@ impl Default for Faults {
             defer_ms: 0,
             poison: Vec::new(),
             all_or_nothing: false,
+            forgets: false,
             seed: 0,
         }
     }

@@ -211,8 +211,12 @@ impl<'c> Writer<'c> {
 
     /// Applies changes by version: higher replaces, equal and lower change nothing.
     pub(super) fn apply(&mut self, flow: i64, batch: &Batch, fresh: bool) -> rusqlite::Result<PlannerCounts> {
-        let mut counts =
-            PlannerCounts { records: batch.received, rejected: batch.rejects.len() as u64, ..PlannerCounts::default() };
+        let mut counts = PlannerCounts {
+            records: batch.received,
+            applied: batch.forgotten,
+            rejected: batch.rejects.len() as u64,
+            ..PlannerCounts::default()
+        };
         let (mut live, mut tombstones) = (0_i64, 0_i64);
         let mut newest: Option<Version> = None;
         for change in &batch.changes {
