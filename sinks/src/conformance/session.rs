@@ -145,7 +145,7 @@ impl<'w> Session<'w> {
         let seen = watermark.last_version.and_then(|version| version.parse::<Version>().ok());
         if let Some(seen) = seen.filter(|seen| seen.epoch() == EPOCH && seen.offset().0 > self.offset) {
             // The clock was set back since; versions must still rise.
-            self.offset = seen.offset().next().0;
+            self.offset = seen.offset().0.saturating_add(1);
         }
         Ok(())
     }

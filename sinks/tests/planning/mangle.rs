@@ -158,7 +158,7 @@ impl Passed {
     }
 }
 
-const HIGHEST: &str = "00000001fffffffffffffffffffffffe";
+const HIGHEST: &str = "00000001f00000000000000000000000";
 
 impl Mangler {
     /// Changes a request, or answers it at once.
