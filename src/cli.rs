@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Write the planning contract for whoever builds a receiver, or compare it with an older one.
     Schemas(SchemasArgs),
     /// Run the reference receiver of the planning contract, or try one of your own.
-    Planner(PlannerArgs),
+    Planner(Box<PlannerArgs>),
     /// Show everything at work on a private PostgreSQL with a sample distributor.
     Demo(DemoArgs),
 }
@@ -416,4 +416,33 @@ pub(crate) struct DemoArgs {
     /// Opening books and a day in small, for tests.
     #[arg(long, hide = true)]
     pub(crate) small: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_receiver_still_starts_with_its_own_flags_and_a_trial_takes_none_of_them() {
+        let parsed = |line: &str| Cli::try_parse_from(line.split(' '));
+        let planner = |line: &str| match parsed(line).map(|cli| cli.command) {
+            Ok(Command::Planner(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        };
+        let serves = planner("syncline planner --listen 127.0.0.1:0 --db p.db --token-file t");
+        assert!(serves.command.is_none() && serves.serve.listen.port() == 0);
+        assert_eq!(serves.serve.token_file, Some(PathBuf::from("t")));
+        assert!(planner("syncline planner").command.is_none());
+        let tries =
+            planner("syncline planner verify http://h/pdx/v1 --entity item --entity location --signing-key-file k");
+        let Some(PlannerCommand::Verify(args)) = tries.command else { panic!("no trial") };
+        assert_eq!((args.entity.len(), args.company.as_str(), args.force), (2, "SYNCLINE-VERIFY", false));
+        for line in [
+            "syncline planner --listen 127.0.0.1:0 verify http://h/pdx/v1",
+            "syncline planner verify http://h/pdx/v1 --token-file t --basic-file b",
+            "syncline planner verify",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
 }

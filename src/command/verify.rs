@@ -121,6 +121,44 @@ mod tests {
 
     use super::*;
 
+    fn args() -> VerifyArgs {
+        VerifyArgs {
+            url: String::new(),
+            entity: Vec::new(),
+            company: String::new(),
+            force: false,
+            token_file: None,
+            basic_file: None,
+            api_key: None,
+            signing_key_file: None,
+            ca: None,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn a_proof_is_read_from_its_file_or_refused_before_anything_is_sent() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        assert_eq!(auth(&args()).expect("none asked"), Auth::None);
+        let basic = |text: &str| VerifyArgs { basic_file: Some(file("basic", text)), ..args() };
+        let Ok(Auth::Basic { user, password }) = auth(&basic("me:hunter:2\n")) else { panic!("user and password") };
+        assert_eq!((user.as_str(), password.read().expect("given").reveal()), ("me", "hunter:2"));
+        for text in ["me\n", ""] {
+            let error = auth(&basic(text)).expect_err("no password").to_string();
+            assert!(error.contains("basic") && !error.contains("me\n"), "{error}");
+        }
+        let key = format!("X-Key={}", file("key", "k").display());
+        let with_key = auth(&VerifyArgs { api_key: Some(key), ..args() }).expect("a header");
+        assert!(matches!(with_key, Auth::Header { name, .. } if name == "X-Key"));
+        assert!(auth(&VerifyArgs { api_key: Some("X-Key".to_owned()), ..args() }).is_err(), "no file");
+        assert!(auth(&VerifyArgs { token_file: Some(dir.path().join("none")), ..args() }).is_err(), "no such file");
+    }
+
     #[test]
     fn a_failed_check_says_what_was_sent_what_came_and_what_was_asked() {
         let failure = Failure { sent: "a batch".to_owned(), got: "500".to_owned() };

@@ -247,10 +247,18 @@ async fn clear(session: &mut Session<'_>) -> Verdict {
         bytes_most = (max_bytes / 1_024).max(1);
     }
     for batch in rows.chunks(most.min(bytes_most)) {
-        let left = session.written.clone();
-        if let Err(stop) = session.apply(batch).await {
-            session.written = left;
-            return Err(stop);
+        let before = session.written.clone();
+        let verdict = match session.apply(batch).await {
+            Ok(receipt) if receipt.stale == 0 => Ok(()),
+            Ok(receipt) => fail(
+                format!("the deletes of {} rows, newer than all that was sent", batch.len()),
+                format!("{}; rows of higher versions than any that was sent stay", session::counts(&receipt)),
+            ),
+            Err(stop) => Err(stop),
+        };
+        if verdict.is_err() {
+            session.written = before;
+            return verdict;
         }
     }
     Ok(())
@@ -263,5 +271,50 @@ fn left(session: &Session<'_>) -> String {
     match rows {
         0 => format!("{name}: tombstones of company {company}, and {place}; no row"),
         rows => format!("{name}: up to {rows} rows of company {company}, and {place}; run again, or delete them there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The checks of a section as the manual lists them.
+    fn listed(section: &str) -> String {
+        let all = [&CAPABILITIES, &ALONE].into_iter().chain(cases()).chain([&CLEARED]);
+        let rows = all.filter(|case| case.section == section).map(|case| {
+            let grade = if case.grade == Grade::Must { "must" } else { "should" };
+            format!("| `{}` | {grade} | {} |\n", case.name, case.asks)
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_manual_lists_every_check_with_what_it_asks() {
+        let manual = include_str!("../../../docs/targets.md");
+        let all = [&CAPABILITIES, &ALONE].into_iter().chain(cases()).chain([&CLEARED]);
+        let mut sections: Vec<&str> = all.map(|case| case.section).collect();
+        sections.sort_unstable();
+        sections.dedup();
+        for section in sections {
+            assert!(manual.contains(&format!("### {section}\n")), "no heading {section}");
+            assert!(manual.contains(&listed(section)), "under {section} should be:\n{}", listed(section));
+        }
+    }
+
+    #[test]
+    fn every_entity_that_can_be_tried_has_rows_in_every_form() {
+        let tried = entity::all().iter().filter(|entity| told_by(entity).is_some());
+        let mut many = 0;
+        for entity in tried {
+            let maker = Maker { entity, company: COMPANY.to_owned() };
+            let version = syncline_schemas::ident::Version::new(EPOCH, syncline_schemas::ident::LogOffset(1), 1);
+            let rows = [maker.upsert("a", version), maker.delete("b", version)];
+            let head = rows::Head { id: "b", source: SOURCE, partitions: 1 };
+            for format in [crate::planning::Format::Json, crate::planning::Format::Arrow] {
+                rows::body(entity, &head, &rows, format).unwrap_or_else(|error| panic!("{}: {error}", entity.name));
+            }
+            many += 1;
+        }
+        assert!(many >= 20, "{many}");
     }
 }

@@ -101,7 +101,8 @@ impl Wire {
         proved: bool,
     ) -> Result<Answer, Stop> {
         let sent = format!("{method} {url}");
-        let mut was_paused = false;
+        // Whether the pause that was asked for last was kept.
+        let mut was_kept = false;
         for attempt in 1.. {
             let mut request = self.probe.request(method.clone(), url.clone());
             for (name, value) in headers {
@@ -114,10 +115,12 @@ impl Wire {
             let last = attempt == ATTEMPTS_MAX;
             let pause = match answered {
                 Ok(answer) if matches!(answer.status, 429 | 503) && !last => {
+                    let asked = answer.retry_after();
                     self.pauses.asked += 1;
-                    self.pauses.broken += u64::from(std::mem::replace(&mut was_paused, true));
-                    self.pauses.unnamed += u64::from(answer.status == 429 && answer.retry_after().is_none());
-                    answer.retry_after().unwrap_or(PAUSE)
+                    self.pauses.broken += u64::from(was_kept);
+                    self.pauses.unnamed += u64::from(answer.status == 429 && asked.is_none());
+                    was_kept = asked.is_some_and(|asked| asked <= PAUSE_MAX);
+                    asked.unwrap_or(PAUSE)
                 }
                 Ok(answer) if matches!(answer.status, 500 | 502 | 504) && !last => PAUSE,
                 Ok(answer) => return Ok(answer),
