@@ -50,8 +50,8 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     /// Write the planning contract for whoever builds a receiver, or compare it with an older one.
     Schemas(SchemasArgs),
-    /// Run the reference receiver of the planning contract.
-    Planner(PlannerArgs),
+    /// Run the reference receiver of the planning contract, or try one of your own.
+    Planner(Box<PlannerArgs>),
     /// Show everything at work on a private PostgreSQL with a sample distributor.
     Demo(DemoArgs),
 }
@@ -318,7 +318,22 @@ pub(crate) enum SchemasCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PlannerArgs {
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    #[command(subcommand)]
+    pub(crate) command: Option<PlannerCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlannerCommand {
+    /// Try whether a receiver keeps the planning contract, with rows of a company of its own; code 1 where it does not.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:7080", value_name = "HOST:PORT")]
     pub(crate) listen: SocketAddr,
@@ -343,6 +358,54 @@ pub(crate) struct PlannerArgs {
     /// Seed of the faults.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Let in who sends the bearer token that this file holds.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Let in who sends this user and password: the file holds both with a colon between.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) basic_file: Option<PathBuf>,
+    /// Let in who sends the key that this file holds in X-Api-Key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Give tokens at /oauth2/token for this client and secret, with a colon between, and let in who sends one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_file: Option<PathBuf>,
+    /// Let in who signs requests with the key that this file holds: whsec_ and base64.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signing_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The base of the receiver, as in http://127.0.0.1:7080/pdx/v1.
+    pub(crate) url: String,
+    /// With rows of this entity; can be given several times. One that suits where none is given.
+    #[arg(long, value_name = "ENTITY")]
+    pub(crate) entity: Vec<String>,
+    /// The company of all rows; no other is touched.
+    #[arg(long, default_value = syncline_sinks::conformance::COMPANY, value_name = "COMPANY")]
+    pub(crate) company: String,
+    /// Also an entity that another source writes.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// A file that holds the bearer token.
+    #[arg(long, value_name = "FILE", group = "proof")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A file that holds user and password with a colon between.
+    #[arg(long, value_name = "FILE", group = "proof")]
+    pub(crate) basic_file: Option<PathBuf>,
+    /// A header and a file that holds its value, as in X-Api-Key=/etc/key.
+    #[arg(long, value_name = "HEADER=FILE", group = "proof")]
+    pub(crate) api_key: Option<String>,
+    /// A file that holds the key with which requests are signed, beside any of the others.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signing_key_file: Option<PathBuf>,
+    /// A file with the authorities that TLS trusts instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -356,4 +419,33 @@ pub(crate) struct DemoArgs {
     /// Opening books and a day in small, for tests.
     #[arg(long, hide = true)]
     pub(crate) small: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_receiver_still_starts_with_its_own_flags_and_a_trial_takes_none_of_them() {
+        let parsed = |line: &str| Cli::try_parse_from(line.split(' '));
+        let planner = |line: &str| match parsed(line).map(|cli| cli.command) {
+            Ok(Command::Planner(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        };
+        let serves = planner("syncline planner --listen 127.0.0.1:0 --db p.db --token-file t");
+        assert!(serves.command.is_none() && serves.serve.listen.port() == 0);
+        assert_eq!(serves.serve.token_file, Some(PathBuf::from("t")));
+        assert!(planner("syncline planner").command.is_none());
+        let tries =
+            planner("syncline planner verify http://h/pdx/v1 --entity item --entity location --signing-key-file k");
+        let Some(PlannerCommand::Verify(args)) = tries.command else { panic!("no trial") };
+        assert_eq!((args.entity.len(), args.company.as_str(), args.force), (2, "SYNCLINE-VERIFY", false));
+        for line in [
+            "syncline planner --listen 127.0.0.1:0 verify http://h/pdx/v1",
+            "syncline planner verify http://h/pdx/v1 --token-file t --basic-file b",
+            "syncline planner verify",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
 }

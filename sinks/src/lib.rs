@@ -5,9 +5,11 @@
 //!
 //! - [`planning`]: batches of row images with versions over HTTP (the PDX/1 contract);
 //! - [`planner`]: the reference receiver of that contract, with a SQLite file inside and fault knobs;
+//! - [`conformance`]: checks for whoever builds a receiver of that contract;
 //! - [`lake`]: Delta tables of the current rows and of every version, on disk or in object storage;
 //! - [`discard`]: counts and drops, to measure everything before it.
 
+pub mod conformance;
 pub mod discard;
 mod entities;
 mod error;

@@ -4,12 +4,16 @@
 mod auth;
 #[path = "planning/check.rs"]
 mod check;
+#[path = "planning/conformance.rs"]
+mod conformance;
 #[path = "planning/contract.rs"]
 mod contract;
 #[path = "planning/formats.rs"]
 mod formats;
 #[path = "planning/jobs.rs"]
 mod jobs;
+#[path = "planning/mangle.rs"]
+mod mangle;
 #[path = "planning/openapi.rs"]
 mod openapi;
 #[path = "planning/outbox.rs"]

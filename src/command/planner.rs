@@ -1,14 +1,25 @@
-//! `syncline planner`: the reference receiver until a signal.
+//! `syncline planner`: the reference receiver until a signal, and `planner verify` for receivers of others.
 
+use std::path::Path;
+
+use syncline_schemas::secret::{Secret, SecretRef};
 use syncline_sinks::planner::{Access, Faults, PlannerConfig, serve};
 use tracing::info;
 
-use super::CommandError;
 use super::signals::Signals;
-use crate::cli::PlannerArgs;
+use super::{CommandError, verify};
+use crate::cli::{PlannerArgs, PlannerCommand, ServeArgs};
+
+/// Serves, or tries who serves.
+pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
+    match &args.command {
+        Some(PlannerCommand::Verify(args)) => verify::run(args).await,
+        None => receive(&args.serve).await,
+    }
+}
 
 /// Serves until SIGTERM or SIGINT.
-pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
+async fn receive(args: &ServeArgs) -> Result<(), CommandError> {
     let faults = Faults {
         error_rate: args.error_rate,
         latency_ms: args.latency_ms,
@@ -18,7 +29,8 @@ pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
         seed: args.seed,
         ..Faults::default()
     };
-    let config = PlannerConfig { listen: args.listen, db: args.db.clone(), faults, access: Access::default() };
+    let access = access(args)?;
+    let config = PlannerConfig { listen: args.listen, db: args.db.clone(), faults, access };
     let mut signals = Signals::listen()?;
     let mut running = serve(config).await?;
     let base = format!("http://{}/pdx/v1", running.addr);
@@ -28,4 +40,28 @@ pub(crate) async fn run(args: &PlannerArgs) -> Result<(), CommandError> {
         _ = signals.received() => {}
     }
     Ok(running.shutdown().await?)
+}
+
+/// What senders must prove.
+fn access(args: &ServeArgs) -> Result<Access, CommandError> {
+    let read = |path: &Option<_>| path.as_deref().map(secret).transpose();
+    Ok(Access {
+        token: read(&args.token_file)?,
+        basic: read(&args.basic_file)?,
+        api_key: read(&args.api_key_file)?,
+        client: read(&args.client_file)?,
+        signing_key: read(&args.signing_key_file)?,
+    })
+}
+
+/// Reads a secret that must not be empty: an empty one would let everybody in.
+pub(super) fn secret(path: &Path) -> Result<Secret, CommandError> {
+    let place = path.display();
+    match SecretRef::File(path.to_owned()).read() {
+        Ok(secret) if secret.reveal().is_empty() => {
+            Err(CommandError::Usage(format!("{place} is empty; write the secret into it")))
+        }
+        Ok(secret) => Ok(secret),
+        Err(error) => Err(CommandError::Usage(format!("{place}: {error}; name a file that holds the secret"))),
+    }
 }

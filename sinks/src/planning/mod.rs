@@ -36,6 +36,7 @@ mod gate;
 mod jobs;
 mod json;
 mod lane;
+pub(crate) mod probe;
 mod reached;
 pub(crate) mod snapshot;
 mod stats;
