@@ -131,7 +131,7 @@ const SINK: [Family<Sink>; 12] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const PLANNING: [Family<PlanningCounts>; 9] = [
+const PLANNING: [Family<PlanningCounts>; 10] = [
     counter("syncline_planning_requests_total", "Attempts to ask or to deliver.", |it| number(it.requests)),
     counter("syncline_planning_throttled_total", "Times that the target asked to wait.", |it| number(it.throttled)),
     counter("syncline_planning_rewinds_total", "Writes begun again from the target's watermark.", |it| {
@@ -150,6 +150,9 @@ const PLANNING: [Family<PlanningCounts>; 9] = [
     }),
     gauge("syncline_planning_circuit_open", "1 while one request at a time asks whether the target is back.", |it| {
         truth(it.circuit_open)
+    }),
+    gauge("syncline_planning_in_maintenance", "1 while deliveries wait for a maintenance window to end.", |it| {
+        truth(it.in_maintenance)
     }),
 ];
 

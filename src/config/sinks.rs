@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{LakeConfig, S3Options};
-use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles};
+use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles, Windows};
 use syncline_sinks::{EntityPatterns, SinkError};
 
 use super::Faults;
@@ -69,6 +69,7 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     let tls = tls(section, folder, faults);
     let rate = rate(section, faults);
     let in_flight = section.count("in_flight", faults);
+    let maintenance = maintenance(section, faults);
     let formats = [("json", Format::Json), ("ndjson", Format::Ndjson), ("arrow", Format::Arrow)];
     let format = section.choice("format", &formats, faults);
     let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
@@ -81,7 +82,7 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     config.max_bytes = max_bytes.unwrap_or(config.max_bytes);
     config.timeout = timeout.unwrap_or(config.timeout);
     (config.auth, config.signing_key, config.tls) = (auth, signing_key, tls);
-    (config.rate, config.in_flight) = (rate, in_flight);
+    (config.rate, config.in_flight, config.maintenance) = (rate, in_flight, maintenance);
     (config.format, config.compression) = (format.unwrap_or_default(), compression.unwrap_or_default());
     // What the sink would refuse at its start is refused here, with its line and beside the other faults.
     match config.check() {
@@ -140,6 +141,21 @@ fn tls(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> TlsFile
         section.fault_of("tls", faults, "needs certificate and key, or neither");
     }
     TlsFiles { ca: ca.map(file), identity: certificate.map(file).zip(key.map(file)) }
+}
+
+/// `maintenance = { zone = "Europe/Berlin", windows = ["Mon-Fri 22:00-23:30"] }`.
+fn maintenance(section: &mut Section<'_>, faults: &mut Faults) -> Option<Windows> {
+    let mut found = section.section("maintenance", faults)?;
+    let zone = found.text("zone", faults).map_or_else(|| "UTC".to_owned(), |zone| zone.value);
+    let windows = found.texts("windows", faults).map(|windows| windows.value).unwrap_or_default();
+    found.finish(faults);
+    match Windows::parse(&zone, &windows) {
+        Ok(windows) => Some(windows),
+        Err(reason) => {
+            section.fault_of("maintenance", faults, &reason);
+            None
+        }
+    }
 }
 
 /// `rate = "5/s"`.

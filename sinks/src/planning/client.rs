@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use chrono::Utc;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use syncline_schemas::entity::{Criticality, Entity};
 
@@ -22,6 +23,9 @@ use crate::SinkError;
 /// 8 MiB: a receipt that refuses every row of the largest batch, a sentence each. An answer without an end must not take
 /// the daemon's memory.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// How often it is looked whether a time to wait is over.
+const CLOCK_LOOKED_AT: Duration = Duration::from_secs(5);
 
 /// Jobs of one batch of which the target knows nothing when it is asked.
 const JOBS_LOST_MAX: usize = 5;
@@ -234,6 +238,7 @@ impl Client {
         let mut backoff = Backoff::new();
         let mut failing_since: Option<Instant> = None;
         loop {
+            self.keep_out_of_maintenance(stats).await;
             stats.requests(1);
             let answered = self.attempt(&request).await;
             let (limit, is_open) = self.gate.stands();
@@ -271,6 +276,24 @@ impl Client {
             tracing::debug!(url = %url, reason = %failure.reason, pause_ms = pause.as_millis(), "asking again");
             tokio::time::sleep(pause).await;
             stats.retries(1);
+        }
+    }
+
+    /// Waits while the target is to be left alone.
+    async fn keep_out_of_maintenance(&self, stats: &PlanningStats) {
+        let Some(windows) = &self.config.maintenance else { return };
+        let mut is_told = false;
+        while let Some(end) = windows.end(Utc::now()) {
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::debug!(url = %self.config.url, until = %end, "in maintenance, nothing is sent");
+                stats.observe_maintenance(true);
+            }
+            // Whoever sets the clock sets it for us as well.
+            let left = (end - Utc::now()).to_std().unwrap_or_default();
+            tokio::time::sleep(left.min(CLOCK_LOOKED_AT)).await;
+        }
+        if is_told {
+            stats.observe_maintenance(false);
         }
     }
 

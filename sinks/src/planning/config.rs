@@ -10,6 +10,7 @@ use super::auth::Auth;
 use super::connect::TlsFiles;
 use super::contract;
 use super::gate::Rate;
+use super::windows::Windows;
 use crate::{EntityPatterns, SinkError};
 
 /// Partitions of a flow where the configuration names none: enough to hide a round trip of some ms from 50,000 rows/s.
@@ -99,6 +100,8 @@ pub struct PlanningConfig {
     pub timeout: Duration,
     /// How long a batch is tried before the pump hears of it. Waiting that the target asked for does not count.
     pub patience: Duration,
+    /// When the target is left alone.
+    pub maintenance: Option<Windows>,
     /// How to prove who we are.
     pub auth: Auth,
     /// The key with which requests are signed, beside that.
@@ -126,6 +129,7 @@ impl PlanningConfig {
             compression: Compression::default(),
             timeout: TIMEOUT,
             patience: PATIENCE,
+            maintenance: None,
             auth: Auth::None,
             signing_key: None,
             tls: TlsFiles::default(),

@@ -41,6 +41,7 @@ mod reached;
 pub(crate) mod snapshot;
 mod stats;
 mod verdict;
+mod windows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -66,6 +67,7 @@ use lane::{Flow, Lane, Load, parse_note_name};
 use reached::Reached;
 use snapshot::PlanningFiller;
 pub use stats::{PlanningCounts, PlanningStats};
+pub use windows::Windows;
 
 /// How often a write begins again because the target expects another batch, before that is a fault.
 const REWINDS_MAX: u32 = 5;

@@ -20,6 +20,7 @@ pub struct PlanningStats {
     swept: AtomicU64,
     in_flight_limit: AtomicU64,
     circuit_open: AtomicBool,
+    in_maintenance: AtomicBool,
 }
 
 /// One reading of [`PlanningStats`].
@@ -55,6 +56,8 @@ pub struct PlanningCounts {
     pub in_flight_limit: u64,
     /// True while the target has failed so often that one request at a time asks for it.
     pub circuit_open: bool,
+    /// True while requests wait for the end of a maintenance window.
+    pub in_maintenance: bool,
 }
 
 macro_rules! adders {
@@ -70,6 +73,11 @@ macro_rules! adders {
                 self.circuit_open.store(circuit_open, Ordering::Relaxed);
             }
 
+            /// Notes whether requests wait for the end of a maintenance window.
+            pub(super) fn observe_maintenance(&self, waits: bool) {
+                self.in_maintenance.store(waits, Ordering::Relaxed);
+            }
+
             /// Reads all counters.
             #[must_use]
             pub fn read(&self) -> PlanningCounts {
@@ -77,6 +85,7 @@ macro_rules! adders {
                     $($name: self.$name.load(Ordering::Relaxed),)*
                     in_flight_limit: self.in_flight_limit.load(Ordering::Relaxed),
                     circuit_open: self.circuit_open.load(Ordering::Relaxed),
+                    in_maintenance: self.in_maintenance.load(Ordering::Relaxed),
                 }
             }
         }
