@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use syncline_schemas::delta::{DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_sinks::planner::Faults;
-use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::planning::{PlanningSink, Windows};
 use syncline_sinks::{Class, Known, Recalled, Sink as _, SinkError, Span};
 
 use crate::outbox::{Change, Outbox, canonical, rows};
@@ -328,4 +328,25 @@ async fn a_span_larger_than_memory_is_read_only_as_fast_as_it_is_delivered() {
     sink.write(outbox.span(), &outbox).await.expect_err("a target that always fails");
     let read = outbox.read.load(Ordering::Relaxed);
     assert!(read <= 20, "{read} of 100 entries were read before the first was delivered");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_while_the_target_is_in_maintenance() {
+    let target = Target::start(Faults::default()).await;
+    let outbox = balances(1, 10);
+    let mut config = target.config();
+    // Twelve hours around now, in whole hours.
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let hour = since.as_secs() / 3_600 % 24;
+    let window = format!("{:02}:00-{:02}:00", (hour + 18) % 24, (hour + 6) % 24);
+    config.maintenance = Some(Windows::parse("UTC", &[window]).expect("a window"));
+    let mut sink = PlanningSink::new(config).expect("a sink");
+    let stats = sink.stats();
+    let written = tokio::select! {
+        written = sink.write(outbox.span(), &outbox) => Some(written),
+        () = crate::target::eventually(|| async { stats.read().in_maintenance }) => None,
+    };
+    assert!(written.is_none() && stats.read().requests == 0);
+    assert_eq!(target.stat("requests").await, 0);
+    sink.check().await.expect("it can be asked by hand");
 }
