@@ -184,6 +184,10 @@ fn chosen(announced: &Announced, wanted: &[String]) -> Result<Vec<&'static Entit
         if told_by(entity).is_none() {
             return fault(format!("{name} has no key under a company; name another"));
         }
+        if announced.flows.is_empty() {
+            // That is a finding by itself, and nothing can be tried.
+            return Ok(Vec::new());
+        }
         if !announced.flows.contains_key(name) {
             return fault(format!("the target does not announce {name}; it has {}", names(announced)));
         }

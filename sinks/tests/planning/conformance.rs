@@ -4,7 +4,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::Value;
 use syncline_schemas::secret::{Secret, SecretRef};
 use syncline_sinks::conformance::{COMPANY, Conformance, Grade, Outcome, Report, verify};
-use syncline_sinks::planner::{Access, Faults};
+use syncline_sinks::planner::{Access, Faults, Poison};
 use syncline_sinks::planning::{Auth, PlanningConfig};
 use syncline_sinks::{Class, Sink as _};
 
@@ -156,12 +156,35 @@ async fn a_flow_that_a_pipeline_writes_is_left_alone_and_no_trial_fences_it() {
 }
 
 #[tokio::test]
+async fn a_row_that_cites_what_may_come_is_to_be_refused_for_now_and_not_for_ever() {
+    let poison = |retryable| {
+        let (field, value, code) = ("base_uom", "SYNCLINE-NOWHERE", "unknown_uom");
+        let (field, value, code) = (field.to_owned(), value.to_owned(), code.to_owned());
+        Faults { poison: vec![Poison { field, value, code, retryable }], ..Faults::default() }
+    };
+    for (retryable, wanted) in [(true, vec![]), (false, vec!["unknown-reference-retryable"])] {
+        let target = Target::start(poison(retryable)).await;
+        let base = mangle::serve(Mistake::None, target.running.addr, None).await;
+        let config = PlanningConfig::new(base.parse().expect("a URL"), "test");
+        let report = verify(conformance(config), |_| ()).await.expect("it answers");
+        assert_eq!(failed(&report), wanted, "{report:#?}");
+        assert!(report.is_conformant(), "a sender can live with it");
+        assert!(!skipped(&report).iter().any(|(check, _)| *check == "unknown-reference-retryable"));
+    }
+}
+
+#[tokio::test]
 async fn whoever_does_not_answer_or_has_no_such_entity_is_told_so_at_once() {
     let target = Target::start(Faults::default()).await;
     let mut unknown = conformance(target.config());
     unknown.entities = vec!["itme".to_owned()];
     let error = verify(unknown, |_| ()).await.expect_err("no such entity").to_string();
     assert!(error.contains("there is no entity itme"), "{error}");
+    target.running.require(Access { token: Some(Secret::new("hunter2")), ..Access::default() });
+    let mut stranger = conformance(target.config());
+    stranger.entities = vec!["item".to_owned()];
+    let report = verify(stranger, |_| ()).await.expect("it answers");
+    assert_eq!((failed(&report), report.is_conformant()), (vec!["capabilities"], false));
     let config = target.config();
     target.running.shutdown().await.expect("a clean stop");
     let error = verify(conformance(config), |_| ()).await.expect_err("nobody is there");

@@ -96,7 +96,9 @@ async fn pass(State(mangler): State<Arc<Mangler>>, request: Request) -> Response
     let body = to_bytes(body, 100 << 20).await.expect("a body").to_vec();
     let path = parts.uri.path_and_query().expect("a path").to_string();
     let mut passed = Passed { method: parts.method, path, headers: parts.headers, body };
-    let answered = match mangler.before(&mut passed) {
+    let at_once =
+        if passed.path.contains("/snapshots") { mangler.before_load(&mut passed) } else { mangler.before(&mut passed) };
+    let answered = match at_once {
         Some(answered) => answered,
         None => {
             let mut answered = mangler.forward(&passed).await;
@@ -220,6 +222,24 @@ impl Mangler {
             Mistake::RefusesWhatItAnnounces if passed.header("content-encoding") == "zstd" => {
                 return Some(problem(415, "unsupported-encoding"));
             }
+            Mistake::NamesNoPause if passed.is_deltas() => {
+                memory.count += 1;
+                return (memory.count == 2).then(|| problem(429, "slow-down"));
+            }
+            Mistake::FailsJobs if passed.is_deltas() && passed.headers.contains_key("prefer") => {
+                let mut accepted = good(&Value::Null);
+                accepted.status = StatusCode::ACCEPTED;
+                return Some(accepted);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// The same for requests of a load.
+    fn before_load(&self, passed: &mut Passed) -> Option<Answered> {
+        let memory = &mut *self.memory.lock().expect("no panic");
+        match self.mistake {
             Mistake::SweepsYounger if passed.path.ends_with("/snapshots") => {
                 passed.edit(|body| body["cut"] = HIGHEST.into());
             }
@@ -247,15 +267,6 @@ impl Mangler {
                 passed.edit(|body| body["parts"] = parts.into());
             }
             Mistake::AbortsNothing if passed.path.ends_with(":abort") => return Some(good(&Value::Null)),
-            Mistake::NamesNoPause if passed.is_deltas() => {
-                memory.count += 1;
-                return (memory.count == 2).then(|| problem(429, "slow-down"));
-            }
-            Mistake::FailsJobs if passed.is_deltas() && passed.headers.contains_key("prefer") => {
-                let mut accepted = good(&Value::Null);
-                accepted.status = StatusCode::ACCEPTED;
-                return Some(accepted);
-            }
             _ => {}
         }
         None
