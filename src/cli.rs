@@ -319,6 +319,12 @@ pub(crate) struct PlannerArgs {
     /// Seed of the faults.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Who is told of published planning outputs, as in http://127.0.0.1:7070/hooks/outputs/plan.
+    #[arg(long, value_name = "URL", requires = "outputs_hook_key")]
+    pub(crate) outputs_hook: Vec<reqwest::Url>,
+    /// The file with the key that signs what they are told: whsec_ and base64.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) outputs_hook_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

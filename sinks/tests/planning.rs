@@ -14,6 +14,8 @@ mod jobs;
 mod openapi;
 #[path = "planning/outbox.rs"]
 mod outbox;
+#[path = "planning/outputs.rs"]
+mod outputs;
 #[path = "planning/recovery.rs"]
 mod recovery;
 #[path = "planning/scripted.rs"]

@@ -9,6 +9,7 @@
 use std::fmt::Write as _;
 
 use super::{Action, Criticality, Entity, Field, FieldType, Kind, Merge};
+use crate::outputs::OUTPUTS;
 
 /// Exact decimals travel as strings, so that no reader makes a float of them; the digits are those of `Decimal(28, s)`.
 fn decimal_pattern(scale: usize) -> String {
@@ -122,6 +123,13 @@ pub fn openapi() -> String {
             "[RECORDS]",
             &format!("[{}]", list(|entity| format!("{{ \"$ref\": \"json/{}.schema.json\" }}", entity.name))),
         )
+        .replace("[OUTPUTS]", &format!("[{}]", OUTPUTS.map(quoted).join(", ")))
+        .replace("[OUTPUT_ROWS]", &format!("[{}]", OUTPUTS.map(output_row).join(", ")))
+}
+
+/// A row of an output: all fields of its entity side by side.
+fn output_row(output: &str) -> String {
+    object(&super::get(output).expect("a test holds that every output is an entity").fields)
 }
 
 /// The documentation page of all entities, in Markdown.

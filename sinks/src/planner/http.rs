@@ -23,7 +23,7 @@ use super::faults::{Dice, Fate, Faults};
 use super::jobs::Jobs;
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
-use super::{read, store};
+use super::{outputs, read, store};
 use crate::planning::{Compression, Format};
 
 /// Largest body taken; ten times what a careful sender sends.
@@ -39,6 +39,7 @@ pub(super) struct Planner {
     pub(super) jobs: Jobs,
     pub(super) intake: Intake,
     pub(super) dice: Dice,
+    pub(super) hooks: Arc<outputs::Hooks>,
 }
 
 type Shared = State<Arc<Planner>>;
@@ -51,9 +52,11 @@ pub(super) fn router(planner: Arc<Planner>) -> Router {
         .route("/flows/{flow}/watermark", get(watermark))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/rejects", get(rejects))
+        .merge(outputs::contract())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
         .nest("/pdx/v1", pdx)
+        .merge(outputs::routes())
         .route("/oauth2/token", post(token))
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/entities", get(entities))
@@ -88,15 +91,19 @@ async fn deltas(
     }
     let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults().poison).await;
     if planner.dice.loses_reply() {
-        planner.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
-        // The connection breaks where the body should be.
-        let lost = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("reply lost on purpose")) });
-        return Ok(Body::from_stream(lost).into_response());
+        return Ok(lost_reply(&planner));
     }
     match answered {
         Ok(receipt) => Ok(json_text(receipt)),
         Err(refusal) => Err(refusal.into_response()),
     }
+}
+
+/// The connection breaks where the body should be.
+pub(super) fn lost_reply(planner: &Planner) -> Response {
+    planner.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
+    let lost = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("reply lost on purpose")) });
+    Body::from_stream(lost).into_response()
 }
 
 async fn job(State(planner): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Response> {
@@ -240,7 +247,7 @@ async fn set_faults(State(planner): Shared, Json(faults): Json<Faults>) -> Resul
 
 impl Planner {
     /// Lets a request meet its fate.
-    async fn fate(&self) -> Result<(), Response> {
+    pub(super) async fn fate(&self) -> Result<(), Response> {
         let (latency, fate) = self.dice.roll();
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
@@ -260,7 +267,7 @@ impl Planner {
     }
 
     /// Reads on a connection of its own, beside the writer.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {

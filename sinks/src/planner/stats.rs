@@ -25,6 +25,8 @@ pub struct PlannerCounts {
     pub went_backwards: u64,
     /// Batches that were accepted to be processed later.
     pub deferred: u64,
+    /// Requests for pages of planning outputs that named a cycle: what was pulled, without what was only asked after.
+    pub output_pages: u64,
     /// Requests answered with an injected fault, lost replies included.
     pub faults: u64,
 }
@@ -40,6 +42,7 @@ pub(super) struct Counters {
     replays: AtomicU64,
     went_backwards: AtomicU64,
     deferred: AtomicU64,
+    output_pages: AtomicU64,
     faults: AtomicU64,
 }
 
@@ -59,4 +62,16 @@ macro_rules! counters {
     };
 }
 
-counters!(requests, records, applied, unchanged, stale, rejected, replays, went_backwards, deferred, faults);
+counters!(
+    requests,
+    records,
+    applied,
+    unchanged,
+    stale,
+    rejected,
+    replays,
+    went_backwards,
+    deferred,
+    output_pages,
+    faults
+);

@@ -33,9 +33,11 @@ mod gate;
 mod jobs;
 mod json;
 mod lane;
+mod outputs;
 mod reached;
 mod stats;
 mod verdict;
+pub mod webhook;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,6 +60,7 @@ pub use config::{Compression, Format, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIEN
 pub use connect::TlsFiles;
 pub use gate::Rate;
 use lane::{Flow, Lane, Load, parse_note_name};
+pub use outputs::{NoPage, OutputsClient};
 use reached::Reached;
 pub use stats::{PlanningCounts, PlanningStats};
 
