@@ -20,6 +20,7 @@ mod housekeeping;
 pub(crate) mod lag;
 mod memory;
 mod outbox;
+pub(crate) mod outputs;
 pub(crate) mod refused;
 pub(crate) mod rehearse;
 mod replay;
