@@ -283,8 +283,11 @@ pub(crate) struct SchemasArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemasCommand {
-    /// Write the OpenAPI description and the JSON Schema of each entity into a folder.
+    /// Write the OpenAPI and AsyncAPI descriptions and the JSON Schema of each entity into a folder.
     Export {
+        /// Only this description, with the schemas that it refers to.
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<ContractFormat>,
         /// Where to.
         dir: PathBuf,
     },
@@ -294,6 +297,15 @@ pub(crate) enum SchemasCommand {
         #[arg(long, value_name = "DIR")]
         against: PathBuf,
     },
+}
+
+/// A description of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ContractFormat {
+    /// What is asked and answered: `openapi.json`.
+    Openapi,
+    /// What is said without being asked for: `asyncapi.json`.
+    Asyncapi,
 }
 
 #[derive(Debug, Args)]

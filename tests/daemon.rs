@@ -12,6 +12,7 @@ mod daemon {
     mod lake;
     mod letters;
     mod memory;
+    mod outputs;
     mod ready;
     mod refusals;
     mod replay;

@@ -27,6 +27,12 @@ pub fn is_genuine(key: &str, headers: SignedHeaders<'_>, body: &[u8], now_s: u64
     now_s.abs_diff(at) <= SIGNED_WITHIN_S && contract::is_signed(&key, headers.id, at, body, headers.signature)
 }
 
+/// The signature of a message, as its header has it; none where the key is none.
+#[must_use]
+pub fn sign(key: &str, id: &str, timestamp_s: u64, body: &[u8]) -> Option<String> {
+    Some(contract::signature(&contract::signing_key(key)?, id, timestamp_s, body))
+}
+
 /// True for a text that can be such a key.
 #[must_use]
 pub fn is_key(text: &str) -> bool {

@@ -55,6 +55,11 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
     {
         found.push(format!("{at} is {value}"));
     }
+    if let Some(word) = schema.get("const")
+        && word != value
+    {
+        found.push(format!("{at} is {value}"));
+    }
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if value.get(name).is_none() {
             found.push(format!("{at}.{name} is missing"));

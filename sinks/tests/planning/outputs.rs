@@ -164,7 +164,11 @@ async fn a_reader_is_told_of_a_cycle_until_he_has_heard_and_can_see_who_told_him
     let messages = messages.lock().expect("sound").clone();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let mut ids = BTreeSet::new();
+    let described: Value = serde_json::from_str(include_str!("../../../schemas/asyncapi.json")).expect("JSON");
     for (headers, body) in &messages {
+        assert_described(&described, "OutputsAvailable", &serde_json::from_slice(body).expect("JSON"));
+        let named = webhook::HEADERS.map(|name| (name.to_owned(), headers[name].to_str().expect("text").into()));
+        assert_described(&described, "Signature", &Value::Object(named.into_iter().collect()));
         let [id, timestamp, signature] = webhook::HEADERS.map(|name| headers[name].to_str().expect("text"));
         ids.insert(id);
         let headers = SignedHeaders { id, timestamp, signature };

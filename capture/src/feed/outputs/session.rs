@@ -3,7 +3,7 @@
 //! ```text
 //! log holds        platform's newest        what happens
 //! all, half        any                      first the rest, as after `syncline replay --reread`
-//! half a cycle     any                      first the rest: the same cycle from its start, or the newest where it is gone
+//! half a cycle     any                      first the rest: the same cycle from its start, or the newest where it is gone or broken
 //! a cycle          the same                 nothing; all that was published before the question is in the log
 //! a cycle          another one              it is pulled, whole
 //! a cycle          none                     nothing: what was published last stays in force
@@ -233,14 +233,16 @@ impl<'a> Session<'a> {
         let Some(at) = self.tables.iter().position(|table| table.output == output) else { return Ok(Round::Nothing) };
         info!(source = %self.config.source, output, cycle, "finishing a cycle that is half in the log");
         let mut ended = self.pull(at, cycle);
-        if matches!(ended, Err(Unpulled::Gone(_))) {
+        // What cannot be ended with its own cycle is ended with the next one, which makes up for what came of it.
+        if matches!(ended, Err(Unpulled::Gone(_) | Unpulled::Failed(CaptureError::Output { .. }))) {
             ended = match newest(self.config, self.pages.as_mut(), self.tables[at].output, self.stop) {
-                Ok(Some(newest)) => self.pull(at, &newest.id),
+                Ok(Some(newest)) if newest.id != cycle => self.pull(at, &newest.id),
                 Ok(None) => {
                     let reason =
                         format!("cycle {cycle} of {output} is half in the log, and the platform has none any more");
                     Err(away(self.config, reason).into())
                 }
+                Ok(Some(_)) => ended,
                 Err(unpulled) => Err(unpulled),
             };
         }

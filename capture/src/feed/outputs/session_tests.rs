@@ -358,6 +358,27 @@ fn a_platform_that_contradicts_itself_or_the_contract_stops_the_source_by_name()
 }
 
 #[test]
+fn a_cycle_that_cannot_be_read_is_made_good_by_the_next_one() {
+    let world = World::new(&["forecast"]);
+    world.platform.publish("forecast", "w1", &SEVEN);
+    world.drain().expect("drains");
+    world.platform.publish("forecast", "w2", &OTHERS);
+    world.platform.spoil(Some(|page| {
+        if page["cycle_id"] == "w2" && page["next"].is_null() {
+            page["rows"][0]["qty"] = 4711.into();
+        }
+    }));
+    for _ in 0..2 {
+        world.drain().expect_err("its last page cannot be read, however often");
+    }
+    world.assert_holds("outputs.forecast", &SEVEN);
+    world.platform.publish("forecast", "w3", &[("x", 3)]);
+    world.drain().expect("drains");
+    world.assert_holds("outputs.forecast", &[("x", 3)]);
+    assert_eq!(world.log.states().len(), 2, "nobody saw anything of the one between");
+}
+
+#[test]
 fn all_outputs_are_read_again_in_one_transaction_wherever_that_breaks_off() {
     for calls in 0..30 {
         let world = World::new(&["forecast", "safety_stock", "replenishment_recommendation"]);

@@ -11,7 +11,7 @@ use syncline_schemas::outputs::{AVAILABLE, OutputsAvailable, Pointer};
 use syncline_schemas::secret::Secret;
 use url::Url;
 
-use crate::planning::contract::{self, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+use crate::planning::webhook;
 
 /// How long a reader may take to say that it was told.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,16 +72,17 @@ impl Hooks {
 /// Sends one message until it is taken or its attempts are used up. Its id stays, its time is that of the attempt.
 async fn tell(http: reqwest::Client, hook: OutputsHook, body: Bytes) {
     let id = format!("msg_{}", uuid::Uuid::new_v4().simple());
-    let key = contract::signing_key(hook.key.reveal()).unwrap_or_default();
     let mut pause = Duration::from_secs(1);
     for _ in 0..ATTEMPTS {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let Some(signature) = webhook::sign(hook.key.reveal(), &id, now, &body) else { break };
+        let [id_header, timestamp, signature_header] = webhook::HEADERS;
         let sent = http
             .post(hook.url.clone())
             .header("content-type", "application/json")
-            .header(WEBHOOK_ID, &id)
-            .header(WEBHOOK_TIMESTAMP, now)
-            .header(WEBHOOK_SIGNATURE, contract::signature(&key, &id, now, &body))
+            .header(id_header, &id)
+            .header(timestamp, now)
+            .header(signature_header, signature)
             .body(body.clone());
         if sent.send().await.is_ok_and(|answer| answer.status().is_success()) {
             return;
