@@ -130,13 +130,7 @@ fn messages(section: &mut Section<'_>, faults: &mut Faults) -> Option<Prefixes> 
     Prefixes::parse(&messages.value).map_err(|error| messages.fault(faults, format!(": {error}"))).ok()
 }
 
-pub(super) fn read(
-    name: &str,
-    mut section: Section<'_>,
-    folder: &Path,
-    data_dir: &Path,
-    faults: &mut Faults,
-) -> Option<SourceConfig> {
+fn check_name(name: &str, section: &Section<'_>, faults: &mut Faults) {
     if name == SEEDS {
         section.fault(faults, "has the name of the CSV files of [seeds]; choose another");
     }
@@ -144,6 +138,16 @@ pub(super) fn read(
     if !name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-')) {
         section.fault(faults, "has a name that is no good for a folder; use letters, digits, _ and -");
     }
+}
+
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    folder: &Path,
+    data_dir: &Path,
+    faults: &mut Faults,
+) -> Option<SourceConfig> {
+    check_name(name, &section, faults);
     // Everything is asked for before anything is given up, so that one run shows every fault.
     let kind = section.required_text("type", faults);
     if kind.as_ref().is_some_and(|kind| kind.value == "planning_outputs") {

@@ -25,13 +25,16 @@ const LIMITS: FrameLimits = FrameLimits { rows: 3, bytes: 1 << 20 };
 /// Items with their quantities.
 type Rows = BTreeMap<String, u32>;
 
+/// Changes a page.
+type Spoil = fn(&mut Value);
+
 #[derive(Default)]
 struct Published {
     cycles: BTreeMap<String, Vec<(String, Rows)>>,
     /// Pages of cycles that were named.
     pulled: usize,
     /// Changes a page on its way.
-    spoil: Option<fn(&mut Value)>,
+    spoil: Option<Spoil>,
 }
 
 #[derive(Clone, Default)]
@@ -50,7 +53,7 @@ impl Platform {
         }
     }
 
-    fn spoil(&self, spoil: Option<fn(&mut Value)>) {
+    fn spoil(&self, spoil: Option<Spoil>) {
         self.0.lock().unwrap().spoil = spoil;
     }
 
@@ -327,7 +330,7 @@ fn a_cycle_that_is_half_in_the_log_is_finished_though_nobody_wants_its_output_an
 
 #[test]
 fn a_platform_that_contradicts_itself_or_the_contract_stops_the_source_by_name() {
-    let spoilt: [(fn(&mut Value), &str); 6] = [
+    let spoilt: [(Spoil, &str); 6] = [
         (|page| page["row_count"] = 6.into(), "cycle w1: has more rows than the 6 it tells"),
         (|page| page["row_count"] = 8.into(), "cycle w1: ends after 7 of 8 rows"),
         (|page| page["rows"][0]["qty"] = 4711.into(), "row 1 of cycle w1: field qty is of another type"),
