@@ -272,3 +272,25 @@ async fn a_value_of_a_wrong_type_stops_the_source_by_the_name_of_its_field() {
     assert!(ok && world.holds(1..3, "w3").await, "{text}");
     world.planner.stop().await.expect("the planner stops");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_are_read_again_for_changed_mappings_and_only_what_differs_is_delivered() {
+    let world = PlanWorld::new("1s").await;
+    world.publish("cycle=w1", &rows(0..20)).await;
+    let (ok, text) = world.command(&["run", "--drain"]).await;
+    assert!(ok && world.holds(0..20, "w1").await, "{text}");
+    let applied = world.stat("applied").await;
+    let mapping = world.setup.dir.join("mappings/plan/forecast.sql");
+    fs::write(&mapping, format!("{MAPPING}WHERE  item_id <> '7'\n")).expect("write the mapping");
+    let (ok, text) = world.command(&["replay", "--reread"]).await;
+    assert!(ok, "{text}");
+    let (ok, text) = world.command(&["run", "--drain"]).await;
+    assert!(ok, "{text}");
+    let held = world.delivered().await;
+    assert!(held.len() == 19 && !held.contains_key("7"), "{held:?}");
+    assert_eq!(world.stat("applied").await, applied + 1, "one row is gone, and no other was told again");
+    world.publish("cycle=w2", &rows(10..12)).await;
+    let (ok, text) = world.command(&["run", "--drain"]).await;
+    assert!(ok && world.holds(10..12, "w2").await, "{text}");
+    world.planner.stop().await.expect("the planner stops");
+}
