@@ -164,7 +164,7 @@ async fn a_reader_is_told_of_a_cycle_until_he_has_heard_and_can_see_who_told_him
     let messages = messages.lock().expect("sound").clone();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let mut ids = BTreeSet::new();
-    let described: Value = serde_json::from_str(include_str!("../../../schemas/asyncapi.json")).expect("JSON");
+    let described = events();
     for (headers, body) in &messages {
         assert_described(&described, "OutputsAvailable", &serde_json::from_slice(body).expect("JSON"));
         let named = webhook::HEADERS.map(|name| (name.to_owned(), headers[name].to_str().expect("text").into()));
@@ -180,4 +180,43 @@ async fn a_reader_is_told_of_a_cycle_until_he_has_heard_and_can_see_who_told_him
         assert!(!String::from_utf8_lossy(body).contains("4711"), "a pointer holds no rows");
     }
     assert_eq!((messages.len(), ids.len()), (2, 1), "once for the draft and its end, and the same at each attempt");
+}
+
+fn events() -> Value {
+    serde_json::from_str(include_str!("../../../schemas/asyncapi.json")).expect("JSON")
+}
+
+/// Every `$ref` in a value.
+fn references<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
+    match value {
+        Value::Object(members) => {
+            found.extend(members.get("$ref").and_then(Value::as_str));
+            members.values().for_each(|member| references(member, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_gateway_finds_every_message_that_the_description_of_events_names() {
+    let events = events();
+    let mut found = Vec::new();
+    references(&events, &mut found);
+    for reference in found {
+        let is_there = match reference.strip_prefix('#') {
+            Some(pointer) => events.pointer(pointer).is_some(),
+            None => std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas").join(reference).is_file(),
+        };
+        assert!(is_there, "{reference}");
+    }
+    let entities = syncline_schemas::entity::all();
+    let messages = events["components"]["messages"].as_object().expect("messages");
+    assert_eq!(messages.len(), 1 + 2 * entities.len());
+    for entity in entities {
+        for op in ["upsert", "delete"] {
+            let wanted = format!("pdx.{}.{op}.v{}", entity.name, entity.version.0);
+            assert_eq!(messages[&format!("{}.{op}", entity.name)]["name"], wanted);
+        }
+    }
 }
