@@ -316,6 +316,12 @@ pub(crate) struct PlannerArgs {
     /// The SQLite file that keeps what was received.
     #[arg(long, default_value = "planner.db", value_name = "FILE")]
     pub(crate) db: PathBuf,
+    /// Who is told of published planning outputs, as in http://127.0.0.1:7070/hooks/outputs/plan.
+    #[arg(long, value_name = "URL", requires = "outputs_hook_key")]
+    pub(crate) outputs_hook: Vec<reqwest::Url>,
+    /// The file with the key that signs what they are told: whsec_ and base64.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) outputs_hook_key: Option<PathBuf>,
     /// Share of requests answered with 500, 0 to 1.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) error_rate: f64,
@@ -331,12 +337,6 @@ pub(crate) struct PlannerArgs {
     /// Seed of the faults.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Who is told of published planning outputs, as in http://127.0.0.1:7070/hooks/outputs/plan.
-    #[arg(long, value_name = "URL", requires = "outputs_hook_key")]
-    pub(crate) outputs_hook: Vec<reqwest::Url>,
-    /// The file with the key that signs what they are told: whsec_ and base64.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) outputs_hook_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -21,9 +21,10 @@ use super::deltas::{Intake, find};
 use super::encoding::{COMPRESSIONS, FORMATS};
 use super::faults::{Dice, Fate, Faults};
 use super::jobs::Jobs;
+use super::outputs;
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
-use super::{outputs, read, store};
+use super::{read, store};
 use crate::planning::{Compression, Format};
 
 /// Largest body taken; ten times what a careful sender sends.
@@ -52,10 +53,9 @@ pub(super) fn router(planner: Arc<Planner>) -> Router {
         .route("/flows/{flow}/watermark", get(watermark))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/rejects", get(rejects))
-        .merge(outputs::contract())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
-        .nest("/pdx/v1", pdx)
+        .nest("/pdx/v1", pdx.merge(outputs::contract()))
         .merge(outputs::routes())
         .route("/oauth2/token", post(token))
         .route("/", get(|| async { Html(include_str!("page.html")) }))
@@ -91,19 +91,12 @@ async fn deltas(
     }
     let answered = planner.intake.receive(&flow, &headers, &body, &planner.dice.faults().poison).await;
     if planner.dice.loses_reply() {
-        return Ok(lost_reply(&planner));
+        return Ok(planner.lose_reply());
     }
     match answered {
         Ok(receipt) => Ok(json_text(receipt)),
         Err(refusal) => Err(refusal.into_response()),
     }
-}
-
-/// The connection breaks where the body should be.
-pub(super) fn lost_reply(planner: &Planner) -> Response {
-    planner.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
-    let lost = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("reply lost on purpose")) });
-    Body::from_stream(lost).into_response()
 }
 
 async fn job(State(planner): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Response> {
@@ -264,6 +257,14 @@ impl Planner {
         }
         self.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
         Err(response)
+    }
+
+    /// An answer that breaks off.
+    pub(super) fn lose_reply(&self) -> Response {
+        self.intake.counters.add(&PlannerCounts { faults: 1, ..PlannerCounts::default() });
+        // The connection breaks where the body should be.
+        let lost = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("reply lost on purpose")) });
+        Body::from_stream(lost).into_response()
     }
 
     /// Reads on a connection of its own, beside the writer.

@@ -5,9 +5,9 @@
 //! by name. It counts what must never happen (`went_backwards`) and misbehaves on demand ([`Faults`]).
 //!
 //! ```text
+//! /pdx/v1/outputs/{output}?cycle=&cursor=
 //! /pdx/v1/capabilities   /pdx/v1/flows/{flow}/deltas   /pdx/v1/flows/{flow}/watermark?partition=
 //! /pdx/v1/jobs/{id}   /pdx/v1/jobs/{id}/rejects?cursor=
-//! /pdx/v1/outputs/{output}?cycle=&cursor=
 //! /                      a page for people
 //! /entities              [{entity, rows, tombstones, max_version}]
 //! /entities/{flow}       ?after=&limit=&tombstones=true  ->  {rows: [{key, version, deleted, data}], next}

@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::outputs::{OUTPUTS, OutputPage, is_cycle_id};
 
-use super::http::{BODY_BYTES_MAX, Planner, lost_reply};
+use super::http::{BODY_BYTES_MAX, Planner};
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
 use super::value;
@@ -75,7 +75,7 @@ async fn page(
     planner.fate().await?;
     let page = find_page(&planner, &output, of).await.map_err(IntoResponse::into_response)?;
     if planner.dice.loses_reply() {
-        return Ok(lost_reply(&planner));
+        return Ok(planner.lose_reply());
     }
     Ok(Json(page).into_response())
 }
