@@ -294,3 +294,26 @@ async fn outputs_are_read_again_for_changed_mappings_and_only_what_differs_is_de
     assert!(ok && world.holds(10..12, "w2").await, "{text}");
     world.planner.stop().await.expect("the planner stops");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_cycle_that_is_gone_before_it_was_pulled_whole_reach_no_target() {
+    let world = PlanWorld::new("1s").await;
+    world.publish("cycle=w1", &rows(0..10)).await;
+    let (ok, text) = world.command(&["run", "--drain"]).await;
+    assert!(ok, "{text}");
+    world.publish("cycle=w2&more=true", &rows(5..12_000)).await;
+    world.publish("cycle=w2", &rows(12_000..40_000)).await;
+    world.set_faults(&json!({ "latency_ms": 100 })).await;
+    let mut daemon = world.daemon();
+    eventually("a part of it is in the log", || async { world.source().await["reads"].as_u64() > Some(0) }).await;
+    kill(&mut daemon).await;
+    world.set_faults(&json!({})).await;
+    // More than the planner keeps.
+    for cycle in 3..12 {
+        world.publish(&format!("cycle=w{cycle}"), &rows(5..20)).await;
+    }
+    let (ok, text) = world.command(&["run", "--drain"]).await;
+    assert!(ok && world.holds(5..20, "w11").await, "{text}");
+    assert_eq!(world.stat("applied").await, 10 + 15 + 5, "what was half there was told to nobody");
+    world.planner.stop().await.expect("the planner stops");
+}
