@@ -304,8 +304,11 @@ pub(crate) struct SchemasArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemasCommand {
-    /// Write the OpenAPI description and the JSON Schema of each entity into a folder.
+    /// Write the OpenAPI and AsyncAPI descriptions and the JSON Schema of each entity into a folder.
     Export {
+        /// Only this description, with the schemas that it refers to.
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<ContractFormat>,
         /// Where to.
         dir: PathBuf,
     },
@@ -315,6 +318,15 @@ pub(crate) enum SchemasCommand {
         #[arg(long, value_name = "DIR")]
         against: PathBuf,
     },
+}
+
+/// A description of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ContractFormat {
+    /// What is asked and answered: `openapi.json`.
+    Openapi,
+    /// What is said without being asked for: `asyncapi.json`.
+    Asyncapi,
 }
 
 #[derive(Debug, Args)]
@@ -340,6 +352,12 @@ pub(crate) struct ServeArgs {
     /// The SQLite file that keeps what was received.
     #[arg(long, default_value = "planner.db", value_name = "FILE")]
     pub(crate) db: PathBuf,
+    /// Who is told of published planning outputs, as in http://127.0.0.1:7070/hooks/outputs/plan.
+    #[arg(long, value_name = "URL", requires = "outputs_hook_key")]
+    pub(crate) outputs_hook: Vec<reqwest::Url>,
+    /// The file with the key that signs what they are told: whsec_ and base64.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) outputs_hook_key: Option<PathBuf>,
     /// Share of requests answered with 500, 0 to 1.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) error_rate: f64,

@@ -13,6 +13,7 @@ mod daemon {
     mod letters;
     mod loads;
     mod memory;
+    mod outputs;
     mod ready;
     mod refusals;
     mod replay;

@@ -157,6 +157,20 @@ pub enum CaptureError {
         /// All that is wrong with them.
         faults: Vec<FileFault>,
     },
+    /// What a planning platform published cannot be read as the contract has it.
+    #[error(
+        "source {source_id}: output {output}: {place}: {reason}; have the platform publish a cycle that keeps to PDX/1, then start the daemon again"
+    )]
+    Output {
+        /// The source.
+        source_id: SourceId,
+        /// The entity.
+        output: String,
+        /// Which cycle, page or row.
+        place: String,
+        /// What is wrong with it, never a value.
+        reason: String,
+    },
     /// A transaction was being received while it was in progress, and cannot be. It comes again.
     #[error(
         "source {source_id}: a transaction cannot be received while it is in progress: {reason}; for an hour they come when they are committed"

@@ -7,6 +7,8 @@
 //! - what they mean: [`entity::Entity`], read from `canonical/*.toml`, from which the Arrow schema, the JSON Schema
 //!   and the documentation table are derived.
 //!
+//! Beside them stand the planning [`outputs`], which come the other way.
+//!
 //! Everything here is pure: no files beyond the embedded definitions, no clock, no I/O.
 
 mod bytes;
@@ -17,6 +19,7 @@ pub mod frame;
 pub mod ident;
 mod ipc;
 pub mod keycode;
+pub mod outputs;
 pub mod rowcode;
 pub mod secret;
 pub mod table;

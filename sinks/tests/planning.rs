@@ -18,6 +18,8 @@ mod mangle;
 mod openapi;
 #[path = "planning/outbox.rs"]
 mod outbox;
+#[path = "planning/outputs.rs"]
+mod outputs;
 #[path = "planning/poison.rs"]
 mod poison;
 #[path = "planning/recovery.rs"]

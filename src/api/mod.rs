@@ -12,8 +12,9 @@
 //! are handled and orders given from its own machine only. The first four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
 //! values, and what operators say of them, are asked for by name: [`rows`], [`letters`] and [`orders`]; [`replay`] says what other mappings would change,
-//! [`snapshot`] has a table read anew.
+//! [`snapshot`] has a table read anew. Planning platforms say by [`hooks`] that they have published something.
 
+pub(crate) mod hooks;
 pub(crate) mod letters;
 mod metrics;
 pub(crate) mod orders;
@@ -65,6 +66,8 @@ pub(crate) struct Facts {
     pub(crate) store: Store,
     /// How long a row may wait for a master before it is listed as an exception.
     pub(crate) park_ttl: Duration,
+    /// Who may say that there is something to read.
+    pub(crate) hooks: Vec<hooks::Hook>,
 }
 
 /// The ends of a connection.
@@ -110,6 +113,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .merge(rows::routes())
         .merge(letters::routes())
         .merge(orders::routes())
+        .merge(hooks::routes())
         .merge(ready::routes())
         .merge(replay::routes())
         .merge(snapshot::routes())

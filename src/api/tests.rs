@@ -23,7 +23,14 @@ impl Daemon {
         let journal = Journal::open(folder.path(), Limits::default()).expect("opens");
         let status = Arc::new(Status::new(Instant::now(), &["erp".to_owned()], &[sink.to_owned()]));
         let (log, store) = (journal.log.clone(), journal.store.clone());
-        let facts = Arc::new(Facts { name: "north".to_owned(), status, log, store, park_ttl: Duration::ZERO });
+        let facts = Arc::new(Facts {
+            name: "north".to_owned(),
+            status,
+            log,
+            store,
+            park_ttl: Duration::ZERO,
+            hooks: Vec::new(),
+        });
         Self { facts, _journal: journal, _folder: folder }
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
+use syncline_capture::feed::outputs::{self as planning_outputs, Newest};
 use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
 use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity, SnapshotMode};
 use syncline_capture::{CaptureError, StopSignal};
@@ -20,8 +21,9 @@ use syncline_transform::mapping::{Mapping, left_out};
 
 use super::CommandError;
 use crate::cli::CheckArgs;
-use crate::config::{self, Config, SinkConfig, SinkKind, SourceConfig};
+use crate::config::{self, Config, OutputsSource, SinkConfig, SinkKind, SourceConfig};
 use crate::figures::bytes_text;
+use crate::pipeline::outputs;
 
 /// Prints the findings, or the scripts for the DBA.
 pub(crate) async fn run(config: Config, args: &CheckArgs) -> Result<(), CommandError> {
@@ -176,6 +178,7 @@ async fn check_source(source: &SourceConfig, begins: bool, tables: &mut Tables, 
             check_server(config, &part, findings).await;
         }
         SourceConfig::Seeds(config) => check_files(config, &part, findings).await,
+        SourceConfig::Outputs(source) => check_outputs(source, &part, findings).await,
     }
     let is_fit = findings.errors == errors_before;
     match table_schemas(source, begins).await {
@@ -220,6 +223,26 @@ async fn check_files(source: &SeedsConfig, part: &str, findings: &mut Findings) 
     }
     for fault in faults {
         findings.say(Grade::Error, part, fault);
+    }
+}
+
+/// The newest cycle of each output, as the platform says.
+async fn check_outputs(source: &OutputsSource, part: &str, findings: &mut Findings) {
+    let reader = outputs::reader(source);
+    let url = reader.url.clone();
+    let asked = tokio::task::spawn_blocking(move || planning_outputs::check(&reader, &StopSignal::default()));
+    match joined(asked.await) {
+        Ok(found) => {
+            for Newest { output, cycle } in found {
+                let text = cycle
+                    .map_or("nothing is published yet".to_owned(), |(id, rows)| format!("cycle {id}, {rows} rows"));
+                findings.say(Grade::Ok, part, format_args!("{url}, output {output}: {text}"));
+            }
+        }
+        Err(error) => {
+            let text = error.to_string();
+            findings.say(Grade::Error, part, text.strip_prefix(&format!("{part}: ")).unwrap_or(&text));
+        }
     }
 }
 

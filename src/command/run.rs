@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::CommandError;
 use super::signals::Signals;
-use crate::api::{self, Facts};
+use crate::api::{self, Facts, hooks};
 use crate::cli::{RunArgs, SummaryFormat};
 use crate::config::{Config, SourceConfig};
 use crate::pipeline::status::Status;
@@ -27,10 +27,11 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
     let (name, listen, park_ttl) = (config.name.clone(), config.listen, config.park_ttl);
+    let hooks = hooks::of(&config);
     let pipeline = Pipeline::start(config, Arc::clone(&status))?;
     let store = pipeline.store.clone();
     let log = pipeline.log.clone();
-    let facts = Facts { name, status: Arc::clone(&status), log, store: store.clone(), park_ttl };
+    let facts = Facts { name, status: Arc::clone(&status), log, store: store.clone(), park_ttl, hooks };
     let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
     let outcome = tokio::select! {
@@ -67,6 +68,10 @@ fn set_drain(config: &mut Config, args: &RunArgs) -> Result<bool, CommandError> 
             }
             Some(SourceConfig::Seeds(_)) => {
                 let reason = "seeds have no position to wait for; any drain loads what is in their folder";
+                return Err(CommandError::Usage(format!("--until {text}: {reason}")));
+            }
+            Some(SourceConfig::Outputs(_)) => {
+                let reason = "planning outputs have no position to wait for; any drain pulls the newest cycles";
                 return Err(CommandError::Usage(format!("--until {text}: {reason}")));
             }
             None => return Err(CommandError::Usage(format!("--until {text}: there is no [sources.{name}] section"))),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use syncline_schemas::entity::{self, documents};
 
 use super::CommandError;
-use crate::cli::{SchemasArgs, SchemasCommand};
+use crate::cli::{ContractFormat, SchemasArgs, SchemasCommand};
 
 /// The folder of JSON Schemas, as the OpenAPI description refers to it.
 const FOLDER: &str = "json";
@@ -20,9 +20,9 @@ const ENDING: &str = ".schema.json";
 /// Writes the contract, or compares it with an older one.
 pub(crate) fn run(args: &SchemasArgs) -> Result<(), CommandError> {
     match &args.command {
-        SchemasCommand::Export { dir } => {
-            export(dir).map_err(|error| named(dir, &error))?;
-            println!("wrote openapi.json and {} schemas to {}", entity::all().len(), dir.display());
+        SchemasCommand::Export { format, dir } => {
+            let files = export(dir, *format).map_err(|error| named(dir, &error))?;
+            println!("wrote {} and {} schemas to {}", files.join(", "), entity::all().len(), dir.display());
             Ok(())
         }
         SchemasCommand::Check { against } => {
@@ -49,13 +49,22 @@ fn named(path: &Path, error: &io::Error) -> CommandError {
     CommandError::Usage(format!("{}: {error}", path.display()))
 }
 
-fn export(dir: &Path) -> io::Result<()> {
+/// Writes one description or both; gives their names.
+fn export(dir: &Path, format: Option<ContractFormat>) -> io::Result<Vec<&'static str>> {
+    let mut files = Vec::new();
     fs::create_dir_all(dir.join(FOLDER))?;
-    fs::write(dir.join("openapi.json"), documents::openapi())?;
+    let descriptions: [(_, _, fn() -> String); 2] = [
+        (ContractFormat::Openapi, "openapi.json", documents::openapi),
+        (ContractFormat::Asyncapi, "asyncapi.json", documents::asyncapi),
+    ];
+    for (_, name, text) in descriptions.into_iter().filter(|(of, ..)| format.is_none_or(|format| format == *of)) {
+        fs::write(dir.join(name), text())?;
+        files.push(name);
+    }
     for entity in entity::all() {
         fs::write(dir.join(FOLDER).join(format!("{}{ENDING}", entity.name)), documents::json_schema(entity))?;
     }
-    Ok(())
+    Ok(files)
 }
 
 /// The schemas of a folder by entity: in it, or in its folder [`FOLDER`].
@@ -207,7 +216,9 @@ mod tests {
     #[test]
     fn what_is_exported_reads_back_and_a_folder_without_schemas_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        export(folder.path()).expect("written");
+        assert_eq!(export(folder.path(), Some(ContractFormat::Asyncapi)).expect("written"), ["asyncapi.json"]);
+        assert!(!folder.path().join("openapi.json").exists());
+        assert_eq!(export(folder.path(), None).expect("written"), ["openapi.json", "asyncapi.json"]);
         assert_eq!(read(folder.path()).expect("read"), schemas());
         assert_eq!(read(&folder.path().join(FOLDER)).expect("read"), schemas());
         let against = tempfile::tempdir().expect("a folder").path().join("none");

@@ -3,6 +3,7 @@
 //! serde stops at the first fault, so sections are read by hand through [`section::Section`], which also refuses every
 //! key that nobody asked for: a mistyped setting must never be a setting that silently has no effect.
 
+mod outputs;
 mod section;
 mod seeds;
 mod sinks;
@@ -19,6 +20,7 @@ use syncline_schemas::ident::SEEDS;
 use syncline_transform::fold::{ShapeChange, ShapePolicy};
 use syncline_transform::mapping::Mapping;
 
+pub(crate) use self::outputs::OutputsSource;
 use self::section::{Document, Found, Section};
 pub(crate) use self::sinks::{SinkConfig, SinkKind};
 pub(crate) use self::sources::SourceConfig;

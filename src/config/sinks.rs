@@ -94,7 +94,7 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
 }
 
 /// One of the ways to prove who we are.
-fn auth(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Auth {
+pub(super) fn auth(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Auth {
     let ways: Vec<&str> = ["token", "basic", "api_key", "oauth2"].into_iter().filter(|way| section.has(way)).collect();
     if let [_, second, ..] = ways[..] {
         section.fault_of(second, faults, &format!("stands beside {}; a target is told once who we are", ways[0]));
@@ -132,7 +132,7 @@ fn auth(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Auth {
 }
 
 /// `tls = { ca = "ca.pem", certificate = "client.pem", key = "client.key" }`.
-fn tls(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> TlsFiles {
+pub(super) fn tls(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> TlsFiles {
     let Some(mut tls) = section.section("tls", faults) else { return TlsFiles::default() };
     let [ca, certificate, key] = ["ca", "certificate", "key"].map(|name| tls.text(name, faults));
     tls.finish(faults);
@@ -159,7 +159,7 @@ fn maintenance(section: &mut Section<'_>, faults: &mut Faults) -> Option<Windows
 }
 
 /// `rate = "5/s"`.
-fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rate> {
+pub(super) fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rate> {
     let text = section.text("rate", faults)?;
     let rate = text.value.split_once('/').and_then(|(count, per)| {
         let per = match per.trim() {
@@ -223,7 +223,7 @@ fn lake_url(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Op
     Url::from_directory_path(path).ok()
 }
 
-fn url(section: &mut Section<'_>, key: &str, required: bool, faults: &mut Faults) -> Option<Found<Url>> {
+pub(super) fn url(section: &mut Section<'_>, key: &str, required: bool, faults: &mut Faults) -> Option<Found<Url>> {
     let text = if required { section.required_text(key, faults)? } else { section.text(key, faults)? };
     match Url::parse(&text.value) {
         Ok(url) => Some(text.map(url)),

@@ -1,8 +1,9 @@
-//! Sources: `[sources.<name>]`, each a database, and the one of `[seeds]`.
+//! Sources: `[sources.<name>]`, each a database or a planning platform, and the one of `[seeds]`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use syncline_capture::feed::outputs;
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::postgres::{
     self, Columns, DrainTo, LogGap, Mapped, PostgresConfig, Prefixes, SnapshotMode, SpecialValues, SpoolConfig,
@@ -15,8 +16,8 @@ use syncline_schemas::secret::Secret;
 use syncline_schemas::table::TableSchema;
 use syncline_transform::mapping::Mapping;
 
-use super::Faults;
 use super::section::Section;
+use super::{Faults, OutputsSource};
 
 /// Tables copied at the same time unless told otherwise: enough to keep a small server's cores busy, not more.
 const COPY_WORKERS: usize = 4;
@@ -32,6 +33,7 @@ const SPOOL_MAX: u64 = 10 << 30;
 pub(crate) enum SourceConfig {
     Postgres(Box<PostgresConfig>),
     Seeds(SeedsConfig),
+    Outputs(Box<OutputsSource>),
 }
 
 impl SourceConfig {
@@ -40,6 +42,7 @@ impl SourceConfig {
         match self {
             Self::Postgres(config) => &config.source,
             Self::Seeds(config) => &config.source,
+            Self::Outputs(source) => &source.id,
         }
     }
 
@@ -49,6 +52,7 @@ impl SourceConfig {
         match self {
             Self::Postgres(config) => postgres::table_schemas(config, begins, stop),
             Self::Seeds(config) => seeds::table_schemas(config),
+            Self::Outputs(source) => Ok(outputs::table_schemas(&source.id, &source.outputs)),
         }
     }
 
@@ -57,6 +61,7 @@ impl SourceConfig {
         match self {
             Self::Postgres(_) => postgres::begin_again(position),
             Self::Seeds(_) => seeds::begin_again(position, now_us),
+            Self::Outputs(_) => outputs::begin_again(position),
         }
     }
 
@@ -78,6 +83,7 @@ impl SourceConfig {
         match self {
             Self::Postgres(config) => config.drain_to = Some(DrainTo::CurrentEnd),
             Self::Seeds(config) => config.drain = true,
+            Self::Outputs(source) => source.drain = true,
         }
     }
 }
@@ -124,13 +130,7 @@ fn messages(section: &mut Section<'_>, faults: &mut Faults) -> Option<Prefixes> 
     Prefixes::parse(&messages.value).map_err(|error| messages.fault(faults, format!(": {error}"))).ok()
 }
 
-pub(super) fn read(
-    name: &str,
-    mut section: Section<'_>,
-    folder: &Path,
-    data_dir: &Path,
-    faults: &mut Faults,
-) -> Option<SourceConfig> {
+fn check_name(name: &str, section: &Section<'_>, faults: &mut Faults) {
     if name == SEEDS {
         section.fault(faults, "has the name of the CSV files of [seeds]; choose another");
     }
@@ -138,8 +138,23 @@ pub(super) fn read(
     if !name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-')) {
         section.fault(faults, "has a name that is no good for a folder; use letters, digits, _ and -");
     }
+}
+
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    folder: &Path,
+    data_dir: &Path,
+    faults: &mut Faults,
+) -> Option<SourceConfig> {
+    check_name(name, &section, faults);
     // Everything is asked for before anything is given up, so that one run shows every fault.
     let kind = section.required_text("type", faults);
+    if kind.as_ref().is_some_and(|kind| kind.value == "planning_outputs") {
+        let source = super::outputs::read(name, &mut section, folder, faults);
+        section.finish(faults);
+        return source.map(|source| SourceConfig::Outputs(Box::new(source)));
+    }
     let url = section.required_text("url", faults);
     let password = section.secret("password", folder, faults);
     let tables = section.texts("tables", faults);
@@ -160,7 +175,7 @@ pub(super) fn read(
     section.finish(faults);
     let kind = kind?;
     if kind.value != "postgres" {
-        kind.fault(faults, format!("is \"{}\"; this version reads \"postgres\"", kind.value));
+        kind.fault(faults, format!("is \"{}\"; this version reads \"postgres\" and \"planning_outputs\"", kind.value));
         return None;
     }
     let url = url?;

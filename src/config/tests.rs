@@ -30,6 +30,32 @@ fn faults(folder: &Path, sections: &[&str]) -> String {
 }
 
 #[test]
+fn a_source_of_planning_outputs_is_refused_with_every_fault_and_holds_no_setting_of_a_database() {
+    let folder = folder();
+    fs::write(folder.path().join("hook.key"), "hunter2!").expect("written");
+    let plan = |rest: &str| {
+        let base = "[sources.plan]\ntype = \"planning_outputs\"\nurl = \"http://127.0.0.1:7080/pdx/v1\"\n";
+        faults(folder.path(), &[&format!("{base}{rest}\n"), DISCARD])
+    };
+    let text = plan("outputs = [\"forecast\", \"item\"]\npoll_every = \"1ms\"\nslot = \"a\"");
+    assert!(text.contains("syncline.toml:4: sources.plan.outputs has \"item\"; outputs are forecast, "), "{text}");
+    assert!(text.contains("syncline.toml:5: sources.plan.poll_every is less than 100ms"), "{text}");
+    assert!(text.contains("syncline.toml:6: sources.plan.slot: unknown key"), "{text}");
+    let text = plan("webhook = { signing_key = { file = \"hook.key\" } }\ntoken = { env = \"NOT_SET_ANYWHERE\" }");
+    assert!(
+        text.contains("sources.plan.webhook has a signing_key that is no key") && !text.contains("hunter2"),
+        "{text}"
+    );
+    assert!(text.contains("NOT_SET_ANYWHERE, which is not set"), "{text}");
+    assert!(plan("webhook = {}").contains("sources.plan.webhook needs signing_key"));
+    let sound = "[sources.plan]\ntype = \"planning_outputs\"\nurl = \"http://127.0.0.1:7080/pdx/v1\"\n\
+                 outputs = [\"safety_stock\", \"forecast\", \"forecast\"]\n";
+    let config = read(folder.path(), &[sound, DISCARD]).expect("sound");
+    let [SourceConfig::Outputs(source)] = &config.sources[..] else { panic!("one source") };
+    assert_eq!((&source.outputs[..], source.webhook_key.is_none()), (&["forecast", "safety_stock"][..], true));
+}
+
+#[test]
 fn a_target_without_mappings_is_refused_since_it_would_never_get_a_row() {
     let folder = folder();
     let lake = "[sinks.lake]\ntype = \"lake\"\nurl = \"lake\"\n";

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syncline_capture::feed::seeds;
+use syncline_capture::feed::{outputs, seeds};
 use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, postgres};
 use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::frame::LogEntry;
@@ -111,7 +111,7 @@ impl Sources {
         Self { log, mappings, status, stop: StopSignal::default(), threads: Vec::new() }
     }
 
-    /// True for a database that goes on between two transactions: it asks for nothing but what follows.
+    /// True for a source that goes on between two transactions: it asks for nothing but what follows.
     pub(super) fn goes_on(&self, source: &SourceConfig) -> bool {
         let stands = resume(&self.log, source.id());
         !matches!(source, SourceConfig::Seeds(_)) && stands.is_some_and(|stands| stands.txn_end)
@@ -204,6 +204,10 @@ fn run(
     match config {
         SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, &source.requests, stop),
         SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
+        SourceConfig::Outputs(config) => {
+            let config = super::outputs::reader(config);
+            outputs::run(&config, resume, log, &source.progress, &source.requests, stop)
+        }
     }
 }
 

@@ -48,8 +48,8 @@ impl Fit {
                 SourceConfig::Postgres(config) => {
                     postgres::check(config).iter().all(|finding| finding.severity != Severity::Error)
                 }
-                // Their shapes are read from the very files.
-                SourceConfig::Seeds(_) => true,
+                // Their shapes are read from the very files, or follow from the contract.
+                SourceConfig::Seeds(_) | SourceConfig::Outputs(_) => true,
             };
             // Of a source that cannot be read that is the better reason, and the reader gives it.
             return if is_readable { Err(refusal(config, &faults)) } else { Ok(()) };

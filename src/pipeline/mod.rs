@@ -21,6 +21,7 @@ pub(crate) mod lag;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod outbox;
+pub(crate) mod outputs;
 pub(crate) mod redeliver;
 pub(crate) mod refused;
 pub(crate) mod rehearse;

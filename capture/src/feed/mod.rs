@@ -1,3 +1,5 @@
-//! What reaches the log from files rather than from a database's own log.
+//! What reaches the log from files and services rather than from a database's own log.
 
+mod meta;
+pub mod outputs;
 pub mod seeds;

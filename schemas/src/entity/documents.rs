@@ -1,14 +1,16 @@
 //! What is derived from the entities for people and other programs: the JSON Schema of a PDX/1 record, the OpenAPI
-//! description of the contract and the documentation page.
+//! and AsyncAPI descriptions of the contract and the documentation page.
 //!
-//! All are committed (`schemas/json/<entity>.schema.json`, `schemas/openapi.json`, `docs/entities.md`) so that a reader needs no build; a test
+//! All are committed (`schemas/json/<entity>.schema.json`, `schemas/{openapi,asyncapi}.json`, `docs/entities.md`) so that a reader needs no build; a test
 //! compares them with the definitions, and `UPDATE_GENERATED=1 cargo test -p syncline-schemas` writes them anew.
 //!
 //! The JSON is written by hand: two levels of known shape do not need a serializer, and the order of fields stays ours.
 
 use std::fmt::Write as _;
 
+pub use super::asyncapi::asyncapi;
 use super::{Action, Criticality, Entity, Field, FieldType, Kind, Merge};
+use crate::outputs::OUTPUTS;
 
 /// Exact decimals travel as strings, so that no reader makes a float of them; the digits are those of `Decimal(28, s)`.
 fn decimal_pattern(scale: usize) -> String {
@@ -94,7 +96,7 @@ fn meaning(field: &Field) -> String {
 }
 
 /// A JSON string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
@@ -122,6 +124,13 @@ pub fn openapi() -> String {
             "[RECORDS]",
             &format!("[{}]", list(|entity| format!("{{ \"$ref\": \"json/{}.schema.json\" }}", entity.name))),
         )
+        .replace("[OUTPUTS]", &format!("[{}]", OUTPUTS.map(quoted).join(", ")))
+        .replace("[OUTPUT_ROWS]", &format!("[{}]", OUTPUTS.map(output_row).join(", ")))
+}
+
+/// A row of an output: all fields of its entity side by side.
+fn output_row(output: &str) -> String {
+    object(&super::get(output).expect("a test holds that every output is an entity").fields)
 }
 
 /// The documentation page of all entities, in Markdown.
@@ -282,7 +291,11 @@ mod tests {
 
     fn generated() -> Vec<(PathBuf, String)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut files = vec![(root.join("../docs/entities.md"), docs_table()), (root.join("openapi.json"), openapi())];
+        let mut files = vec![
+            (root.join("../docs/entities.md"), docs_table()),
+            (root.join("openapi.json"), openapi()),
+            (root.join("asyncapi.json"), asyncapi()),
+        ];
         for entity in super::super::all() {
             files.push((root.join(format!("json/{}.schema.json", entity.name)), json_schema(entity)));
         }

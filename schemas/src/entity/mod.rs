@@ -8,6 +8,7 @@
 //! of the key; measures are numeric and appear only in summed entities; derived fields are never keys; a reference gives
 //! the key of an entity that comes before its own.
 
+mod asyncapi;
 mod definition;
 pub mod documents;
 mod reference;

@@ -10,10 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use syncline_schemas::secret::Secret;
 
 use super::problem::Refusal;
-use crate::planning::contract::{self, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+use crate::planning::webhook::{self, SignedHeaders};
 
-/// A signature of another time may be a request that somebody caught (Standard Webhooks recommend five minutes).
-const SIGNED_WITHIN: u64 = 300;
 /// How long a token lasts.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -73,11 +71,9 @@ impl Guard {
             return refuse("a token of /oauth2/token that has not ended");
         }
         if let Some(key) = &access.signing_key {
-            let key = contract::signing_key(key.reveal()).unwrap_or_default();
-            let at = text(WEBHOOK_TIMESTAMP).parse::<u64>().unwrap_or_default();
+            let [id, timestamp, signature] = webhook::HEADERS.map(text);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let is_signed = contract::is_signed(&key, text(WEBHOOK_ID), at, body, text(WEBHOOK_SIGNATURE));
-            if now.abs_diff(at) > SIGNED_WITHIN || !is_signed {
+            if !webhook::is_genuine(key.reveal(), SignedHeaders { id, timestamp, signature }, body, now) {
                 return refuse("a signature of now by our key");
             }
         }

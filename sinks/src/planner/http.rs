@@ -21,6 +21,7 @@ use super::deltas::{Intake, find};
 use super::encoding::{COMPRESSIONS, FORMATS};
 use super::faults::{Dice, Fate, Faults};
 use super::jobs::Jobs;
+use super::outputs;
 use super::problem::Refusal;
 use super::stats::PlannerCounts;
 use super::{read, snapshots, store};
@@ -39,6 +40,7 @@ pub(super) struct Planner {
     pub(super) jobs: Jobs,
     pub(super) intake: Intake,
     pub(super) dice: Dice,
+    pub(super) hooks: Arc<outputs::Hooks>,
 }
 
 type Shared = State<Arc<Planner>>;
@@ -54,7 +56,8 @@ pub(super) fn router(planner: Arc<Planner>) -> Router {
         .merge(snapshots::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
-        .nest("/pdx/v1", pdx)
+        .nest("/pdx/v1", pdx.merge(outputs::contract()))
+        .merge(outputs::routes())
         .route("/oauth2/token", post(token))
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/entities", get(entities))

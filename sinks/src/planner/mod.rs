@@ -5,6 +5,7 @@
 //! by name. It counts what must never happen (`went_backwards`) and misbehaves on demand ([`Faults`]).
 //!
 //! ```text
+//! /pdx/v1/outputs/{output}?cycle=&cursor=
 //! /pdx/v1/capabilities   /pdx/v1/flows/{flow}/deltas   /pdx/v1/flows/{flow}/watermark?partition=
 //! /pdx/v1/jobs/{id}   /pdx/v1/jobs/{id}/rejects?cursor=
 //! /pdx/v1/flows/{flow}/snapshots   .../{id}/parts/{n}   .../{id}:commit   .../{id}:abort
@@ -13,6 +14,7 @@
 //! /entities              [{entity, rows, tombstones, max_version}]
 //! /entities/{flow}       ?after=&limit=&tombstones=true  ->  {rows: [{key, version, deleted, data}], next}
 //! /entities/{flow}/{key values, one segment each}  ->  one row, or its tombstone
+//! /outputs/{output}      POST ?cycle=  {rows: [...]}  publishes a cycle
 //! /stats                 counters since the start
 //! /faults                GET and POST
 //! /oauth2/token          a token for client credentials
@@ -26,6 +28,7 @@ mod faults;
 mod http;
 mod jobs;
 mod loads;
+mod outputs;
 mod problem;
 mod read;
 mod snapshots;
@@ -46,6 +49,7 @@ use crate::SinkError;
 pub use access::Access;
 use access::Guard;
 pub use faults::{Faults, Poison};
+pub use outputs::OutputsHook;
 pub use stats::PlannerCounts;
 
 /// Batches that wait for the writer before requests wait at the door.
@@ -70,6 +74,7 @@ pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
     guard: Arc<Guard>,
+    hooks: Arc<outputs::Hooks>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<Result<(), SinkError>>,
 }
@@ -100,6 +105,7 @@ pub async fn serve(config: PlannerConfig) -> Result<Running, SinkError> {
     let listener = TcpListener::bind(config.listen).await.map_err(fault)?;
     let addr = listener.local_addr().map_err(fault)?;
     let guard = Arc::new(Guard::new(config.access));
+    let hooks = outputs::Hooks::new(addr);
     let planner = Arc::new(http::Planner {
         db: config.db,
         guard: Arc::clone(&guard),
@@ -110,6 +116,7 @@ pub async fn serve(config: PlannerConfig) -> Result<Running, SinkError> {
             in_progress: deltas::InProgress::default(),
         },
         dice: faults::Dice::new(config.faults),
+        hooks: Arc::clone(&hooks),
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
@@ -131,13 +138,18 @@ pub async fn serve(config: PlannerConfig) -> Result<Running, SinkError> {
             _ => Err(fault("the writer panicked")),
         }
     });
-    Ok(Running { addr, guard, stop, server })
+    Ok(Running { addr, guard, hooks, stop, server })
 }
 
 impl Running {
     /// Asks senders for something else from now on.
     pub fn require(&self, access: Access) {
         self.guard.replace(access);
+    }
+
+    /// Tells these from now on of every cycle that is published.
+    pub fn announce_outputs_to(&self, hooks: Vec<OutputsHook>) {
+        self.hooks.replace(hooks);
     }
 
     /// Stops: no new requests, those under way are answered, the file is closed.

@@ -27,6 +27,8 @@ pub struct PlannerCounts {
     pub swept: u64,
     /// Batches that were accepted to be processed later.
     pub deferred: u64,
+    /// Requests for pages of planning outputs that named a cycle: what was pulled, without what was only asked after.
+    pub output_pages: u64,
     /// Requests answered with an injected fault, lost replies included.
     pub faults: u64,
 }
@@ -43,6 +45,7 @@ pub(super) struct Counters {
     went_backwards: AtomicU64,
     swept: AtomicU64,
     deferred: AtomicU64,
+    output_pages: AtomicU64,
     faults: AtomicU64,
 }
 
@@ -62,4 +65,17 @@ macro_rules! counters {
     };
 }
 
-counters!(requests, records, applied, unchanged, stale, rejected, replays, went_backwards, swept, deferred, faults);
+counters!(
+    requests,
+    records,
+    applied,
+    unchanged,
+    stale,
+    rejected,
+    replays,
+    went_backwards,
+    swept,
+    deferred,
+    output_pages,
+    faults
+);

@@ -77,6 +77,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, SinkError> {
         )
         .map_err(fault)?;
     connection.execute_batch(SCHEMA).map_err(fault)?;
+    connection.execute_batch(super::outputs::SCHEMA).map_err(fault)?;
     for entity in entity::all() {
         connection.execute("INSERT OR IGNORE INTO flows (name) VALUES (?1)", [&entity.name]).map_err(fault)?;
     }

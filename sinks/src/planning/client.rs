@@ -174,7 +174,7 @@ impl Client {
     }
 
     /// As [`Self::persist`], of a question that is answered at once.
-    async fn ask(&self, url: &Url, stats: &PlanningStats) -> Result<Bytes, Stop> {
+    pub(super) async fn ask(&self, url: &Url, stats: &PlanningStats) -> Result<Bytes, Stop> {
         match self.persist(url, stats, || self.http().get(url.clone())).await? {
             Answer::Body(body) => Ok(body),
             Answer::Job(_) => {

@@ -36,11 +36,13 @@ mod gate;
 mod jobs;
 mod json;
 mod lane;
+mod outputs;
 pub(crate) mod probe;
 mod reached;
 pub(crate) mod snapshot;
 mod stats;
 mod verdict;
+pub mod webhook;
 mod windows;
 
 use std::collections::HashMap;
@@ -64,6 +66,7 @@ pub use config::{Compression, Format, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIEN
 pub use connect::TlsFiles;
 pub use gate::Rate;
 use lane::{Flow, Lane, Load, parse_note_name};
+pub use outputs::{NoPage, OutputsClient};
 use reached::Reached;
 use snapshot::PlanningFiller;
 pub use stats::{PlanningCounts, PlanningStats};

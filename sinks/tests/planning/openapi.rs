@@ -7,7 +7,7 @@ use syncline_sinks::planner::Faults;
 use crate::outbox::Outbox;
 use crate::target::Target;
 
-fn document() -> Value {
+pub(crate) fn document() -> Value {
     serde_json::from_str(include_str!("../../../schemas/openapi.json")).expect("JSON")
 }
 
@@ -55,6 +55,11 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
     {
         found.push(format!("{at} is {value}"));
     }
+    if let Some(word) = schema.get("const")
+        && word != value
+    {
+        found.push(format!("{at} is {value}"));
+    }
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if value.get(name).is_none() {
             found.push(format!("{at}.{name} is missing"));
@@ -72,7 +77,7 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
     }
 }
 
-fn assert_described(document: &Value, schema: &str, value: &Value) {
+pub(crate) fn assert_described(document: &Value, schema: &str, value: &Value) {
     let mut found = Vec::new();
     faults(document, &document["components"]["schemas"][schema], value, schema, &mut found);
     assert!(found.is_empty(), "{found:?}: {value}");
@@ -87,6 +92,7 @@ async fn an_integrator_who_builds_by_the_description_builds_what_is_spoken() {
     target.sink().write(outbox.span(), &outbox).await.expect("delivered");
 
     let paths: Vec<&str> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
+    // The pages of planning outputs are looked at in `outputs`.
     let asked = [
         "/capabilities",
         "/flows/{flow}/deltas",
@@ -98,6 +104,7 @@ async fn an_integrator_who_builds_by_the_description_builds_what_is_spoken() {
         "/flows/{flow}/watermark",
         "/jobs/{id}",
         "/jobs/{id}/rejects",
+        "/outputs/{output}",
     ];
     assert_eq!(paths, asked, "a path without a test here");
     assert_described(&document, "Capabilities", &target.get("/pdx/v1/capabilities").await);

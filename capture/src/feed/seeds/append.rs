@@ -15,10 +15,11 @@ use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_schemas::table::TableSchema;
 use tracing::debug;
 
-use super::change::{Changes, Stamp};
+use super::change::Changes;
 use super::kept::{self, Kept, misfit};
 use super::position::{Cut, Entry, SeedsPosition};
 use super::table;
+use crate::feed::meta::Stamp;
 use crate::progress::{OpCounts, now_us};
 use crate::{CaptureError, LogSink, Progress, StopSignal};
 

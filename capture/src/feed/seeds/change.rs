@@ -5,19 +5,15 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BinaryArray, DictionaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array,
-    UInt32Array, new_null_array,
-};
+use arrow::array::{Array, RecordBatch, new_null_array};
 use arrow::compute::interleave;
-use arrow::datatypes::UInt32Type;
 use arrow::error::ArrowError;
 use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::table::TableSchema;
 
 use super::table::Table;
+use crate::feed::meta::{self, Stamp};
 
 /// Changes of one table, all in one shape: that of its new content.
 pub(super) struct Changes {
@@ -25,13 +21,6 @@ pub(super) struct Changes {
     new: Table,
     /// Deletes with rows of the old content, all others with rows of the new one.
     rows: Vec<(Op, usize)>,
-}
-
-/// What all rows of a change carry.
-pub(super) struct Stamp<'a> {
-    pub(super) commit_us: i64,
-    /// For lineage.
-    pub(super) position: &'a str,
 }
 
 impl Changes {
@@ -115,21 +104,11 @@ impl Changes {
                 }
             });
         }
-        columns.extend(meta(rows, ord, stamp)?);
+        columns.extend(meta::columns(rows.iter().map(|(op, _)| *op as u8).collect(), ord, stamp)?);
         Ok(TableBatch {
             table: schema.table.clone(),
             schema_version: schema.version,
             rows: RecordBatch::try_new(schema.batch_schema(), columns)?,
         })
     }
-}
-
-fn meta(rows: &[(Op, usize)], ord: u32, stamp: &Stamp<'_>) -> Result<[ArrayRef; 5], ArrowError> {
-    let ops: UInt8Array = rows.iter().map(|(op, _)| *op as u8).collect::<Vec<_>>().into();
-    let ords: UInt32Array = (ord..).take(rows.len()).collect::<Vec<_>>().into();
-    let commits = TimestampMicrosecondArray::from(vec![stamp.commit_us; rows.len()]).with_timezone("UTC");
-    let position = Arc::new(StringArray::from(vec![stamp.position]));
-    let positions = DictionaryArray::<UInt32Type>::try_new(UInt32Array::from(vec![0; rows.len()]), position)?;
-    let absent = BinaryArray::new_null(rows.len());
-    Ok([Arc::new(ops), Arc::new(ords), Arc::new(commits), Arc::new(positions), Arc::new(absent)])
 }
