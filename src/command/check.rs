@@ -14,6 +14,7 @@ use syncline_schemas::ident::SourceId;
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::profile::ProfileSink;
 use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::{Mapping, left_out};
@@ -274,6 +275,11 @@ async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
             let url = config.url.to_string();
             PlanningSink::new(*config)?.check().await?;
             Ok(format!("{url} answers and takes what is configured"))
+        }
+        SinkKind::Profile(config) => {
+            let url = config.target.url.to_string();
+            ProfileSink::new(*config)?.check().await?;
+            Ok(format!("{url} answers and has a place for what is configured"))
         }
         SinkKind::Lake(config) => {
             let url = config.url.to_string();

@@ -7,6 +7,7 @@ use reqwest::Url;
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{LakeConfig, S3Options};
 use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles};
+use syncline_sinks::profile::{Profile, ProfileConfig};
 use syncline_sinks::{EntityPatterns, SinkError};
 
 use super::Faults;
@@ -23,6 +24,7 @@ pub(crate) struct SinkConfig {
 #[derive(Debug)]
 pub(crate) enum SinkKind {
     Planning(Box<PlanningConfig>),
+    Profile(Box<ProfileConfig>),
     Lake(Box<LakeConfig>),
     Discard,
 }
@@ -30,6 +32,7 @@ pub(crate) enum SinkKind {
 #[derive(Clone, Copy)]
 enum Kind {
     Planning,
+    Profile,
     Lake,
     Discard,
 }
@@ -43,13 +46,15 @@ pub(super) fn read(
     faults: &mut Faults,
 ) -> Option<SinkConfig> {
     if !section.has("type") {
-        section.fault(faults, "needs type: \"planning\", \"lake\" or \"discard\"");
+        section.fault(faults, "needs type: \"planning\", \"profile\", \"lake\" or \"discard\"");
         return None;
     }
-    let kinds = [("planning", Kind::Planning), ("lake", Kind::Lake), ("discard", Kind::Discard)];
+    let kinds =
+        [("planning", Kind::Planning), ("profile", Kind::Profile), ("lake", Kind::Lake), ("discard", Kind::Discard)];
     let kind = section.choice("type", &kinds, faults)?;
     let kind = match kind {
         Kind::Planning => planning(&mut section, folder, pipeline, faults),
+        Kind::Profile => profile(&mut section, folder, pipeline, faults),
         Kind::Lake => lake(&mut section, folder, &data_dir.join("scratch").join(name), pipeline, faults),
         Kind::Discard => Some(SinkKind::Discard),
     };
@@ -90,6 +95,50 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
         Err(error) => section.fault(faults, error.to_string()),
     }
     Some(SinkKind::Planning(Box::new(config)))
+}
+
+fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<SinkKind> {
+    let profile = section.required_text("profile", faults).and_then(|name| open_profile(&name, folder, faults));
+    let url = url(section, "url", true, faults);
+    let entities = entities(section, faults);
+    let timeout = section.duration("timeout", faults);
+    let patience = section.duration("patience", faults);
+    let auth = auth(section, folder, faults);
+    let signing_key = section.secret_ref("signing_key", folder, faults);
+    let tls = tls(section, folder, faults);
+    let rate = rate(section, faults);
+    let in_flight = section.count("in_flight", faults);
+    let mut target = PlanningConfig::new(url?.value, pipeline);
+    target.entities = entities?;
+    target.timeout = timeout.unwrap_or(target.timeout);
+    target.patience = patience.unwrap_or(target.patience);
+    (target.auth, target.signing_key, target.tls) = (auth, signing_key, tls);
+    (target.rate, target.in_flight) = (rate, in_flight);
+    let config = ProfileConfig::new(target, profile?).and_then(|config| config.check().map(|()| config));
+    match config {
+        Ok(config) => Some(SinkKind::Profile(Box::new(config))),
+        Err(SinkError::Setting { setting, reason }) => {
+            section.fault_of(setting, faults, &reason);
+            None
+        }
+        Err(error) => {
+            section.fault(faults, error.to_string());
+            None
+        }
+    }
+}
+
+/// The faults of a profile have places of their own.
+fn open_profile(name: &Found<String>, folder: &Path, faults: &mut Faults) -> Option<Profile> {
+    let found = Profile::open(&name.value, folder).map_err(|found| {
+        if !name.value.ends_with(".toml") {
+            return found.faults.iter().for_each(|(_, fault)| name.fault(faults, fault));
+        }
+        for (line, fault) in &found.faults {
+            faults.add(0, format!("{}:{line}: {fault}", found.file));
+        }
+    });
+    found.ok()
 }
 
 /// One of the ways to prove who we are.
@@ -145,15 +194,7 @@ fn tls(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> TlsFile
 /// `rate = "5/s"`.
 fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rate> {
     let text = section.text("rate", faults)?;
-    let rate = text.value.split_once('/').and_then(|(count, per)| {
-        let per = match per.trim() {
-            "s" => 1,
-            "min" => 60,
-            "h" => 3_600,
-            _ => return None,
-        };
-        Some(Rate { count: count.trim().parse().ok().filter(|count| *count > 0)?, per: Duration::from_secs(per) })
-    });
+    let rate = text.value.parse().ok();
     if rate.is_none() {
         text.fault(faults, format!("is \"{}\"; it is requests per s, min or h, as in \"5/s\"", text.value));
     }

@@ -136,7 +136,7 @@ pub(crate) struct SinkStatus {
     pub(crate) refused: AtomicU64,
     /// Those rows themselves, from when the sink is at work.
     pub(crate) letters: OnceLock<Arc<Refused>>,
-    /// What a planning sink counts.
+    /// What a sink counts that asks over HTTP.
     pub(crate) planning: OnceLock<Arc<PlanningStats>>,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
