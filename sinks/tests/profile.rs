@@ -2,6 +2,8 @@
 
 #[path = "profile/cloudevents.rs"]
 mod cloudevents;
+#[path = "profile/files.rs"]
+mod files;
 #[path = "profile/frepple.rs"]
 mod frepple;
 #[path = "profile/frepple_target.rs"]

@@ -99,22 +99,24 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
 
 fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<SinkKind> {
     let profile = section.required_text("profile", faults).and_then(|name| open_profile(&name, folder, faults));
-    let url = url(section, "url", true, faults);
     let entities = entities(section, faults);
-    let timeout = section.duration("timeout", faults);
-    let patience = section.duration("patience", faults);
-    let auth = auth(section, folder, faults);
-    let signing_key = section.secret_ref("signing_key", folder, faults);
-    let tls = tls(section, folder, faults);
-    let rate = rate(section, faults);
-    let in_flight = section.count("in_flight", faults);
-    let mut target = PlanningConfig::new(url?.value, pipeline);
+    let is_files = profile.as_ref().map(Profile::writes_files);
+    // Of a profile that cannot be read nobody knows which settings it takes: none is called unknown then.
+    let s3 = if is_files == Some(false) { S3Options::default() } else { s3(section, folder, faults) };
+    let target = match is_files {
+        Some(true) => lake_url(section, folder, faults).map(|url| PlanningConfig::new(url, pipeline)),
+        Some(false) => service(section, folder, pipeline, faults),
+        None => {
+            service(section, folder, pipeline, &mut Faults::default());
+            None
+        }
+    };
+    let mut target = target?;
     target.entities = entities?;
-    target.timeout = timeout.unwrap_or(target.timeout);
-    target.patience = patience.unwrap_or(target.patience);
-    (target.auth, target.signing_key, target.tls) = (auth, signing_key, tls);
-    (target.rate, target.in_flight) = (rate, in_flight);
-    let config = ProfileConfig::new(target, profile?).and_then(|config| config.check().map(|()| config));
+    let config = ProfileConfig::new(target, profile?).and_then(|mut config| {
+        config.s3 = s3;
+        config.check().map(|()| config)
+    });
     match config {
         Ok(config) => Some(SinkKind::Profile(Box::new(config))),
         Err(SinkError::Setting { setting, reason }) => {
@@ -126,6 +128,24 @@ fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mu
             None
         }
     }
+}
+
+/// How a service is reached that a profile speaks to.
+fn service(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<PlanningConfig> {
+    let url = url(section, "url", true, faults);
+    let timeout = section.duration("timeout", faults);
+    let patience = section.duration("patience", faults);
+    let auth = auth(section, folder, faults);
+    let signing_key = section.secret_ref("signing_key", folder, faults);
+    let tls = tls(section, folder, faults);
+    let rate = rate(section, faults);
+    let in_flight = section.count("in_flight", faults);
+    let mut target = PlanningConfig::new(url?.value, pipeline);
+    target.timeout = timeout.unwrap_or(target.timeout);
+    target.patience = patience.unwrap_or(target.patience);
+    (target.auth, target.signing_key, target.tls) = (auth, signing_key, tls);
+    (target.rate, target.in_flight) = (rate, in_flight);
+    Some(target)
 }
 
 /// The faults of a profile have places of their own.
@@ -212,20 +232,24 @@ fn lake(
     let entities = entities(section, faults);
     let flush_every = section.duration("flush_every", faults);
     let flush_rows = section.count("flush_rows", faults);
-    let s3 = S3Options {
-        endpoint: self::url(section, "endpoint", false, faults).map(|found| found.value),
-        region: section.text("region", faults).map(|found| found.value),
-        allow_http: section.flag("allow_http", faults).unwrap_or(false),
-        access_key_id: section.secret("access_key_id", folder, faults).map(Secret::new),
-        secret_access_key: section.secret("secret_access_key", folder, faults).map(Secret::new),
-        session_token: section.secret("session_token", folder, faults).map(Secret::new),
-    };
+    let s3 = s3(section, folder, faults);
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
     config.entities = entities?;
     config.flush_every = flush_every.unwrap_or(config.flush_every);
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
     config.s3 = s3;
     Some(SinkKind::Lake(Box::new(config)))
+}
+
+fn s3(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> S3Options {
+    S3Options {
+        endpoint: self::url(section, "endpoint", false, faults).map(|found| found.value),
+        region: section.text("region", faults).map(|found| found.value),
+        allow_http: section.flag("allow_http", faults).unwrap_or(false),
+        access_key_id: section.secret("access_key_id", folder, faults).map(Secret::new),
+        secret_access_key: section.secret("secret_access_key", folder, faults).map(Secret::new),
+        session_token: section.secret("session_token", folder, faults).map(Secret::new),
+    }
 }
 
 /// A lake's URL; a plain path means a local folder, relative to the configuration file.
@@ -235,7 +259,7 @@ fn lake_url(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Op
         return match Url::parse(&text.value) {
             Ok(url) if matches!(url.scheme(), "file" | "s3") => Some(url),
             Ok(url) => {
-                text.fault(faults, format!("has the scheme {}; a lake is file:// or s3://", url.scheme()));
+                text.fault(faults, format!("has the scheme {}; files lie under file:// or s3://", url.scheme()));
                 None
             }
             Err(error) => {

@@ -12,6 +12,7 @@ use super::accept_errors::{self, Confirm};
 use super::cloudevents::{self, Events};
 use super::definition::Delete;
 use super::document::{Faults, Table};
+use super::file_drop::{self, Files};
 use super::frepple;
 use super::sheet::{Row, Sheet};
 use crate::{Known, Recalled, SinkError, Span, Written};
@@ -21,6 +22,7 @@ pub(super) const SHIPPED: &[(&str, &str)] = &[
     ("frepple", include_str!("shipped/frepple.toml")),
     ("relex", include_str!("shipped/relex.toml")),
     ("cloudevents", include_str!("shipped/cloudevents.toml")),
+    ("files", include_str!("shipped/files.toml")),
 ];
 
 /// What a profile says about its dialect.
@@ -29,6 +31,7 @@ pub(super) enum Speech {
     Frepple,
     AcceptErrors(Confirm),
     CloudEvents(Events),
+    FileDrop(Files),
 }
 
 #[derive(Clone, Copy)]
@@ -36,10 +39,15 @@ enum Name {
     Frepple,
     AcceptErrors,
     CloudEvents,
+    FileDrop,
 }
 
-const NAMES: [(&str, Name); 3] =
-    [("frepple", Name::Frepple), ("accept_errors", Name::AcceptErrors), ("cloudevents", Name::CloudEvents)];
+const NAMES: [(&str, Name); 4] = [
+    ("frepple", Name::Frepple),
+    ("accept_errors", Name::AcceptErrors),
+    ("cloudevents", Name::CloudEvents),
+    ("file_drop", Name::FileDrop),
+];
 
 impl Speech {
     pub(super) fn read(root: &mut Table<'_>, faults: &mut Faults) -> Option<Self> {
@@ -51,17 +59,18 @@ impl Speech {
             Name::Frepple => Some(Self::Frepple),
             Name::AcceptErrors => Confirm::read(root, faults).map(Self::AcceptErrors),
             Name::CloudEvents => Some(Self::CloudEvents(Events::read(root, faults))),
+            Name::FileDrop => Some(Self::FileDrop(Files::read(root, faults))),
         }
     }
 
     /// True where rows go into files.
     pub(super) const fn writes_files(&self) -> bool {
-        false
+        matches!(self, Self::FileDrop(_))
     }
 
     /// True where a flow may leave out what its rows look like.
     pub(super) const fn takes_all_fields(&self) -> bool {
-        matches!(self, Self::CloudEvents(_))
+        matches!(self, Self::CloudEvents(_) | Self::FileDrop(_))
     }
 
     /// What can become of a deleted row.
@@ -69,7 +78,7 @@ impl Speech {
         match self {
             Self::Frepple => &["delete", "set_zero", "keep"],
             Self::AcceptErrors(_) => &["set_zero", "keep"],
-            Self::CloudEvents(_) => &["delete", "keep"],
+            Self::CloudEvents(_) | Self::FileDrop(_) => &["delete", "keep"],
         }
     }
 
@@ -77,7 +86,7 @@ impl Speech {
     pub(super) const fn delete_by_itself(&self) -> Option<Delete> {
         match self {
             Self::Frepple | Self::AcceptErrors(_) => None,
-            Self::CloudEvents(_) => Some(Delete::Remove),
+            Self::CloudEvents(_) | Self::FileDrop(_) => Some(Delete::Remove),
         }
     }
 
@@ -93,6 +102,7 @@ impl Speech {
             Self::Frepple => frepple::read_flow(table, entity, words, faults),
             Self::AcceptErrors(_) => accept_errors::read_flow(table, entity, words, faults),
             Self::CloudEvents(_) => cloudevents::read_flow(table, entity, words, faults),
+            Self::FileDrop(_) => file_drop::read_flow(table, entity, words, faults),
         }
     }
 }

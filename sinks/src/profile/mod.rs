@@ -16,13 +16,16 @@ mod cloudevents;
 mod definition;
 mod dialect;
 mod document;
+mod drop_file;
 mod expr;
+mod file_drop;
 mod frepple;
 mod known;
 mod sheet;
 mod wire;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +34,8 @@ use async_trait::async_trait;
 use syncline_schemas::entity::Entity;
 use syncline_schemas::ident::{LogOffset, Version};
 
+use crate::lake::store::Place;
+use crate::lake::{LakeConfig, S3Options};
 use crate::planning::chunk::Chunk;
 use crate::planning::deal::join;
 use crate::planning::{PlanningConfig, PlanningStats};
@@ -41,11 +46,17 @@ use definition::Flow;
 pub use definition::Profile;
 use dialect::{Speech, Voice};
 pub use document::ProfileFaults;
+use file_drop::FileDrop;
+use frepple::Frepple;
 use sheet::Sheet;
 use wire::Wire;
 
 /// Rows that end the wait for more. The lanes of a platform that is polled for each batch would otherwise idle.
 const MAX_ROWS: usize = 65_536;
+
+/// Rows that end the wait for a file early, and how long that is where the profile does not say.
+const FILE_ROWS: usize = 500_000;
+const FILE_EVERY: Duration = Duration::from_secs(60);
 
 /// Settings of a profile sink.
 #[derive(Debug, Clone)]
@@ -54,6 +65,8 @@ pub struct ProfileConfig {
     pub target: PlanningConfig,
     /// What to say to it.
     pub profile: Arc<Profile>,
+    /// How an `s3://` store is reached, where the profile writes files.
+    pub s3: S3Options,
 }
 
 impl ProfileConfig {
@@ -70,7 +83,11 @@ impl ProfileConfig {
             return Err(SinkError::Setting { setting: "entities", reason });
         }
         target.entities = EntityPatterns::new(both)?;
-        Ok(Self { target, profile: Arc::new(profile) })
+        if profile.writes_files() {
+            // One file after the other, and rows of each in version order.
+            target.partitions = 1;
+        }
+        Ok(Self { target, profile: Arc::new(profile), s3: S3Options::default() })
     }
 
     /// Checks what types cannot.
@@ -78,7 +95,31 @@ impl ProfileConfig {
     /// # Errors
     /// [`SinkError::Setting`] with the setting's name and what it should be.
     pub fn check(&self) -> Result<(), SinkError> {
+        if self.profile.writes_files() {
+            return self.place().map(drop);
+        }
         self.target.check()
+    }
+
+    fn place(&self) -> Result<Place, SinkError> {
+        let mut place = LakeConfig::new(self.target.url.clone(), &self.target.pipeline, PathBuf::new());
+        place.s3 = self.s3.clone();
+        Place::open(&place)
+    }
+
+    fn build(&self) -> Result<(Box<dyn Voice>, Arc<PlanningStats>), SinkError> {
+        let pipeline = self.target.pipeline.clone();
+        if let Speech::FileDrop(files) = &self.profile.speech {
+            return Ok((Box::new(FileDrop::new(self.place()?, files.clone(), pipeline)), Arc::default()));
+        }
+        let wire = Wire::new(self.target.clone())?;
+        let stats = Arc::clone(&wire.stats);
+        let voice: Box<dyn Voice> = match &self.profile.speech {
+            Speech::Frepple | Speech::FileDrop(_) => Box::new(Frepple::new(wire)),
+            Speech::AcceptErrors(confirm) => Box::new(AcceptErrors::new(wire, confirm.clone(), pipeline)),
+            Speech::CloudEvents(events) => Box::new(CloudEvents::new(wire, events.clone(), pipeline)),
+        };
+        Ok((voice, stats))
     }
 }
 
@@ -100,14 +141,7 @@ impl ProfileSink {
     /// [`SinkError::Setting`] for a setting that cannot be used.
     pub fn new(config: ProfileConfig) -> Result<Self, SinkError> {
         config.check()?;
-        let wire = Wire::new(config.target.clone())?;
-        let stats = Arc::clone(&wire.stats);
-        let pipeline = config.target.pipeline.clone();
-        let voice: Box<dyn Voice> = match &config.profile.speech {
-            Speech::Frepple => Box::new(frepple::Frepple::new(wire)),
-            Speech::AcceptErrors(confirm) => Box::new(AcceptErrors::new(wire, confirm.clone(), pipeline)),
-            Speech::CloudEvents(events) => Box::new(CloudEvents::new(wire, events.clone(), pipeline)),
-        };
+        let (voice, stats) = config.build()?;
         Ok(Self { config, voice, stats, reached: HashMap::new(), constants: HashMap::new() })
     }
 
@@ -162,7 +196,8 @@ impl ProfileSink {
         let mut ends = Vec::with_capacity(count);
         for (lane, reached) in dealt.lanes.iter_mut().zip(reached.iter()) {
             ends.push(lane.last().map(|row| row.version).max(*reached));
-            if !again {
+            // Files hold a span as a whole or nothing of it.
+            if !again && !profile.writes_files() {
                 let known = lane.partition_point(|row| Some(row.version) <= *reached);
                 self.stats.already_there(known as u64);
                 written.rows += known as u64;
@@ -199,6 +234,9 @@ impl Sink for ProfileSink {
     }
 
     fn batching(&self) -> Batching {
-        Batching { max_rows: MAX_ROWS, linger: Duration::ZERO }
+        match &self.config.profile.speech {
+            Speech::FileDrop(files) => Batching { max_rows: FILE_ROWS, linger: files.every.unwrap_or(FILE_EVERY) },
+            _ => Batching { max_rows: MAX_ROWS, linger: Duration::ZERO },
+        }
     }
 }
