@@ -8,6 +8,8 @@ mod files;
 mod frepple;
 #[path = "profile/frepple_target.rs"]
 mod frepple_target;
+#[path = "profile/ibp.rs"]
+mod ibp;
 #[path = "profile/outbox.rs"]
 mod outbox;
 #[path = "profile/relex.rs"]

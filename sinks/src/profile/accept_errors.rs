@@ -4,7 +4,7 @@
 //! all pages, until they have not changed for some polls, and only then it counts as delivered. What such a platform finds
 //! even later nobody can know; that is why the number of polls is the profile's.
 //!
-//! The id of a batch follows from its rows, so that a repeat is known as one. Its timestamp follows from their versions: it
+//! The id of a batch follows from its rows and their versions, so that a repeat is known as one. Its timestamp follows from their versions: it
 //! never falls, also not after the state was rebuilt.
 //!
 //! An error that names no row has its batch halved and sent again, which an upsert allows, until the row is alone.
@@ -26,8 +26,8 @@ use super::document::{Faults, Table};
 use super::sheet::{Row, Sheet};
 use super::wire::{self, Item, TOO_LARGE, Wire};
 use crate::planning::client::Stop;
-use crate::planning::contract::{sha256, word};
-use crate::{Known, Recalled, SinkError, Written};
+use crate::planning::contract::word;
+use crate::{Known, Recalled, SinkError, Span, Written};
 
 /// Polls without a change after which a batch is settled, where the profile does not say.
 const SETTLE_POLLS: usize = 3;
@@ -134,11 +134,13 @@ pub(super) struct AcceptErrors {
     wire: Wire,
     confirm: Confirm,
     pipeline: String,
+    /// Tells a later attempt with refused rows from the first one.
+    salt: String,
 }
 
 impl AcceptErrors {
     pub(super) const fn new(wire: Wire, confirm: Confirm, pipeline: String) -> Self {
-        Self { wire, confirm, pipeline }
+        Self { wire, confirm, pipeline, salt: String::new() }
     }
 
     async fn converge(&self, sheet: &Sheet<'_>, items: &[Item]) -> Result<Written, Stop> {
@@ -168,7 +170,7 @@ impl AcceptErrors {
     async fn post(&self, sheet: &Sheet<'_>, batch: &[&Item]) -> Result<Posted, Stop> {
         let url = self.wire.url(&sheet.flow.path)?;
         let data = wire::array(batch);
-        let id = batch_id(&self.pipeline, &sheet.entity.name, &data);
+        let id = wire::batch_id(&format!("{}{}", self.pipeline, self.salt), sheet, batch);
         let head = format!("{{\"meta\":{{\"batch_id\":\"{id}\",\"timestamp\":{}}},\"data\":", timestamp(batch));
         let body = Bytes::from([head.as_bytes(), &data, b"}"].concat());
         let takes = |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 422);
@@ -285,12 +287,6 @@ impl AcceptErrors {
     }
 }
 
-/// The same rows have the same id, whoever sends them again.
-fn batch_id(pipeline: &str, flow: &str, data: &[u8]) -> Uuid {
-    let name = [format!("{pipeline}\n{flow}\n").as_bytes(), &sha256(data)].concat();
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
-}
-
 /// Rises with the versions of rows: the epoch, and behind it 40 bits of the log's offset. Below 2^53, which every reader of JSON
 /// keeps, for 8,000 epochs.
 fn timestamp(batch: &[&Item]) -> u64 {
@@ -302,6 +298,11 @@ fn timestamp(batch: &[&Item]) -> u64 {
 impl Voice for AcceptErrors {
     async fn recall(&mut self, _: &Known) -> Result<Recalled, SinkError> {
         Ok(Recalled::Unknown)
+    }
+
+    async fn begin(&mut self, _: Span, again: bool) -> Result<(), SinkError> {
+        self.salt = if again { wire::salt() } else { String::new() };
+        Ok(())
     }
 
     async fn deliver(&mut self, sheet: &Sheet<'_>, lanes: Vec<Vec<Row>>) -> Result<Written, SinkError> {

@@ -14,6 +14,7 @@ use super::definition::Delete;
 use super::document::{Faults, Table};
 use super::file_drop::{self, Files};
 use super::frepple;
+use super::odata_tx::{self, Transactions};
 use super::sheet::{Row, Sheet};
 use crate::{Known, Recalled, SinkError, Span, Written};
 
@@ -22,6 +23,7 @@ pub(super) const SHIPPED: &[(&str, &str)] = &[
     ("frepple", include_str!("shipped/frepple.toml")),
     ("relex", include_str!("shipped/relex.toml")),
     ("cloudevents", include_str!("shipped/cloudevents.toml")),
+    ("ibp", include_str!("shipped/ibp.toml")),
     ("files", include_str!("shipped/files.toml")),
 ];
 
@@ -32,6 +34,7 @@ pub(super) enum Speech {
     AcceptErrors(Confirm),
     CloudEvents(Events),
     FileDrop(Files),
+    ODataTx(Transactions),
 }
 
 #[derive(Clone, Copy)]
@@ -40,13 +43,15 @@ enum Name {
     AcceptErrors,
     CloudEvents,
     FileDrop,
+    ODataTx,
 }
 
-const NAMES: [(&str, Name); 4] = [
+const NAMES: [(&str, Name); 5] = [
     ("frepple", Name::Frepple),
     ("accept_errors", Name::AcceptErrors),
     ("cloudevents", Name::CloudEvents),
     ("file_drop", Name::FileDrop),
+    ("odata_tx", Name::ODataTx),
 ];
 
 impl Speech {
@@ -59,6 +64,7 @@ impl Speech {
             Name::Frepple => Some(Self::Frepple),
             Name::AcceptErrors => Confirm::read(root, faults).map(Self::AcceptErrors),
             Name::CloudEvents => Some(Self::CloudEvents(Events::read(root, faults))),
+            Name::ODataTx => Transactions::read(root, faults).map(Self::ODataTx),
             Name::FileDrop => Some(Self::FileDrop(Files::read(root, faults))),
         }
     }
@@ -77,7 +83,7 @@ impl Speech {
     pub(super) const fn deletes(&self) -> &'static [&'static str] {
         match self {
             Self::Frepple => &["delete", "set_zero", "keep"],
-            Self::AcceptErrors(_) => &["set_zero", "keep"],
+            Self::AcceptErrors(_) | Self::ODataTx(_) => &["set_zero", "keep"],
             Self::CloudEvents(_) | Self::FileDrop(_) => &["delete", "keep"],
         }
     }
@@ -85,7 +91,7 @@ impl Speech {
     /// What becomes of it where nobody says.
     pub(super) const fn delete_by_itself(&self) -> Option<Delete> {
         match self {
-            Self::Frepple | Self::AcceptErrors(_) => None,
+            Self::Frepple | Self::AcceptErrors(_) | Self::ODataTx(_) => None,
             Self::CloudEvents(_) | Self::FileDrop(_) => Some(Delete::Remove),
         }
     }
@@ -102,6 +108,7 @@ impl Speech {
             Self::Frepple => frepple::read_flow(table, entity, words, faults),
             Self::AcceptErrors(_) => accept_errors::read_flow(table, entity, words, faults),
             Self::CloudEvents(_) => cloudevents::read_flow(table, entity, words, faults),
+            Self::ODataTx(_) => odata_tx::read_flow(table, entity, words, faults),
             Self::FileDrop(_) => file_drop::read_flow(table, entity, words, faults),
         }
     }

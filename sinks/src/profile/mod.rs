@@ -21,6 +21,7 @@ mod expr;
 mod file_drop;
 mod frepple;
 mod known;
+mod odata_tx;
 mod sheet;
 mod wire;
 
@@ -48,6 +49,7 @@ use dialect::{Speech, Voice};
 pub use document::ProfileFaults;
 use file_drop::FileDrop;
 use frepple::Frepple;
+use odata_tx::ODataTx;
 use sheet::Sheet;
 use wire::Wire;
 
@@ -117,6 +119,7 @@ impl ProfileConfig {
         let voice: Box<dyn Voice> = match &self.profile.speech {
             Speech::Frepple | Speech::FileDrop(_) => Box::new(Frepple::new(wire)),
             Speech::AcceptErrors(confirm) => Box::new(AcceptErrors::new(wire, confirm.clone(), pipeline)),
+            Speech::ODataTx(says) => Box::new(ODataTx::new(wire, says.clone(), pipeline)),
             Speech::CloudEvents(events) => Box::new(CloudEvents::new(wire, events.clone(), pipeline)),
         };
         Ok((voice, stats))

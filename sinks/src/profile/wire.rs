@@ -6,10 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode, Url};
+use uuid::Uuid;
 
 use super::sheet::{Row, Sheet};
 use crate::SinkError;
 use crate::planning::client::{Client, Reply, Stop, Takes};
+use crate::planning::contract::sha256;
 use crate::planning::{PlanningConfig, PlanningStats};
 
 /// Our word for a row that the target answers with 413 although it travels alone.
@@ -184,6 +186,22 @@ pub(super) fn cut<'i>(items: &'i [&'i Item], max_records: usize, max_bytes: usiz
         batches.push(&items[begin..]);
     }
     batches
+}
+
+/// The id of rows that travel together: the same for the same rows in the same versions, whoever sends them again. Without the
+/// versions a value that comes back to what it was would look like a repeat of the first time.
+pub(super) fn batch_id(pipeline: &str, sheet: &Sheet<'_>, items: &[&Item]) -> Uuid {
+    let mut name = format!("{pipeline}\n{}\n", sheet.entity.name).into_bytes();
+    for item in items {
+        name.extend_from_slice(item.row.version.as_bytes());
+        name.extend_from_slice(&item.json);
+    }
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, &sha256(&name))
+}
+
+/// Tells a later attempt with refused rows from the one that was refused: it is no repeat.
+pub(super) fn salt() -> String {
+    format!("\nagain {}", Uuid::new_v4())
 }
 
 /// `[row, row]`.
