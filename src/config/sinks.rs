@@ -1,7 +1,6 @@
 //! `[sinks.<name>]`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;

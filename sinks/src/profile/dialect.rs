@@ -88,6 +88,11 @@ impl Speech {
         }
     }
 
+    /// True where a row is deleted at the path that its key ends.
+    pub(super) const fn deletes_by_path(&self) -> bool {
+        matches!(self, Self::Frepple)
+    }
+
     /// What becomes of it where nobody says.
     pub(super) const fn delete_by_itself(&self) -> Option<Delete> {
         match self {

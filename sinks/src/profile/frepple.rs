@@ -76,6 +76,33 @@ enum Way {
     Clear,
 }
 
+/// Rows that are to be sent one way.
+struct Task<'i> {
+    way: Way,
+    items: Vec<&'i Item>,
+    /// The first half of what was refused; the other lies beneath it.
+    is_left: bool,
+    /// The other half of a batch whose first half was taken: what is wrong is in here, and need not be asked for.
+    is_bad: bool,
+}
+
+impl<'i> Task<'i> {
+    const fn new(way: Way, items: Vec<&'i Item>) -> Self {
+        Self { way, items, is_left: false, is_bad: false }
+    }
+
+    /// The second half and the first, which is sent first; `is_left` where one bad row was the reason.
+    fn halves(&self, is_left: bool) -> [Self; 2] {
+        let (left, right) = self.items.split_at(self.items.len() / 2);
+        [Self::new(self.way, right.to_vec()), Self { is_left, ..Self::new(self.way, left.to_vec()) }]
+    }
+}
+
+/// True where rows of known keys are updated and others created.
+fn is_by_key(flow: &Flow) -> bool {
+    flow.words.get(UPSERT).is_some_and(|way| way == KNOWN_KEY)
+}
+
 /// What the target said about a batch.
 enum Said {
     Taken,
@@ -120,7 +147,7 @@ impl Frepple {
     async fn lane(&self, sheet: &Sheet<'_>, lane: Vec<Row>) -> Result<Written, Stop> {
         let flow = sheet.flow;
         let items: Vec<Item> = lane.into_iter().map(|row| Item { json: sheet.json(&row), row }).collect();
-        let by_key = flow.words.get(UPSERT).is_some_and(|way| way == KNOWN_KEY);
+        let by_key = is_by_key(flow);
         let (gone, here): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.row.deleted);
         let (update, create): (Vec<&Item>, Vec<&Item>) = {
             let known = self.known();
@@ -149,39 +176,49 @@ impl Frepple {
     async fn converge(&self, sheet: &Sheet<'_>, way: Way, batch: &[&Item]) -> Result<Written, Stop> {
         let mut written = Written::default();
         let mut turns: HashMap<usize, u32> = HashMap::new();
-        let mut open: Vec<(Way, Vec<&Item>)> = vec![(way, batch.to_vec())];
-        while let Some((way, items)) = open.pop() {
+        let mut open = vec![Task::new(way, batch.to_vec())];
+        while let Some(task) = open.pop() {
+            let Task { way, items, .. } = &task;
             let [first, rest @ ..] = items.as_slice() else { continue };
-            let is_alone = rest.is_empty();
-            let halves = |open: &mut Vec<(Way, Vec<_>)>| {
-                let (left, right) = items.split_at(items.len() / 2);
-                open.push((way, right.to_vec()));
-                open.push((way, left.to_vec()));
-            };
-            match self.send(sheet, way, &items).await? {
+            let said = if task.is_bad { Said::No } else { self.send(sheet, *way, items).await? };
+            match said {
                 Said::Taken => {
-                    self.learn(sheet, &items);
+                    self.learn(sheet, items);
                     written.absorb(self.wire.book(items.len(), items.iter().map(|item| item.json.len()).sum()));
+                    if let Some(right) = open.last_mut().filter(|_| task.is_left) {
+                        right.is_bad = true;
+                    }
                 }
-                Said::Missing if way == Way::Clear && is_alone => {
+                Said::Missing if *way == Way::Clear && rest.is_empty() => {
                     self.known().forget(&sheet.entity.name, &first.row.key);
                     written.absorb(self.wire.book(1, 0));
                 }
                 // All at once: what is there nonetheless is told row by row, and goes back.
-                Said::Missing if way == Way::Update => {
-                    self.turn(sheet, &mut turns, &items)?;
-                    open.push((Way::Create, items));
+                Said::Missing if *way == Way::Update => {
+                    self.turn(sheet, &mut turns, items)?;
+                    open.push(Task::new(Way::Create, items.clone()));
                 }
                 Said::Rows(faults) if faults.iter().any(Option::is_some) => {
-                    written.absorb(self.sort_out(sheet, way, &items, &faults, &mut turns, &mut open)?);
+                    written.absorb(self.sort_out(sheet, *way, items, &faults, &mut turns, &mut open)?);
                 }
-                Said::TooLarge if is_alone => {
+                Said::TooLarge if rest.is_empty() => {
                     written.absorb(self.wire.refuse(sheet, &first.row, TOO_LARGE, None, true)?);
                 }
-                Said::Missing | Said::Rows(_) | Said::No if is_alone => {
+                // It may be there already, and the target does not say so.
+                Said::No
+                    if rest.is_empty()
+                        && *way == Way::Create
+                        && is_by_key(sheet.flow)
+                        && !turns.contains_key(&first.row.at) =>
+                {
+                    self.turn(sheet, &mut turns, items)?;
+                    open.push(Task::new(Way::Update, items.clone()));
+                }
+                Said::Missing | Said::Rows(_) | Said::No if rest.is_empty() => {
                     written.absorb(self.wire.refuse(sheet, &first.row, REFUSED, None, false)?);
                 }
-                Said::Missing | Said::Rows(_) | Said::No | Said::TooLarge => halves(&mut open),
+                Said::Rows(_) | Said::No => open.extend(task.halves(true)),
+                Said::Missing | Said::TooLarge => open.extend(task.halves(false)),
             }
         }
         Ok(written)
@@ -195,10 +232,10 @@ impl Frepple {
         items: &[&'i Item],
         faults: &[Option<Fault>],
         turns: &mut HashMap<usize, u32>,
-        open: &mut Vec<(Way, Vec<&'i Item>)>,
+        open: &mut Vec<Task<'i>>,
     ) -> Result<Written, SinkError> {
         let mut written = Written::default();
-        let by_key = sheet.flow.words.get(UPSERT).is_some_and(|way| way == KNOWN_KEY);
+        let by_key = is_by_key(sheet.flow);
         let (mut good, mut there) = (Vec::new(), Vec::new());
         for (item, fault) in items.iter().zip(faults) {
             match fault {
@@ -211,8 +248,8 @@ impl Frepple {
             }
         }
         self.turn(sheet, turns, &there)?;
-        open.push((way, good));
-        open.push((Way::Update, there));
+        open.push(Task::new(way, good));
+        open.push(Task::new(Way::Update, there));
         Ok(written)
     }
 
@@ -243,8 +280,7 @@ impl Frepple {
     }
 
     fn learn(&self, sheet: &Sheet<'_>, items: &[&Item]) {
-        let by_key = sheet.flow.words.get(UPSERT).is_some_and(|way| way == KNOWN_KEY);
-        if !by_key {
+        if !is_by_key(sheet.flow) {
             return;
         }
         let mut known = self.known();

@@ -19,6 +19,7 @@ mod document;
 mod drop_file;
 mod expr;
 mod file_drop;
+mod flow;
 mod frepple;
 mod known;
 mod odata_tx;

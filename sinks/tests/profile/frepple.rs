@@ -14,11 +14,10 @@ use crate::outbox::{Change, Outbox, delete, upsert};
 use crate::server::{Choices, Faults, Server};
 
 fn sink(server: &Server<Frepple>) -> ProfileSink {
-    let mut profile = Profile::open("frepple", Path::new("")).expect("shipped");
+    let profile = Profile::open("frepple", Path::new("")).expect("shipped");
     let mut config = server.config();
     // The rate of the profile is for a real one.
     config.rate = Some("100000/s".parse().expect("a rate"));
-    profile = profile.clone();
     ProfileSink::new(ProfileConfig::new(config, profile).expect("entities")).expect("a sink")
 }
 
@@ -37,6 +36,38 @@ fn stock(item: &str, available: &str) -> Change {
     upsert("inventory_balance", &[("item_id", item), ("location_id", "BER"), ("available", available)])
 }
 
+fn line(id: &str, open: &str, class: &str) -> Change {
+    upsert(
+        "sales_order_line",
+        &[
+            ("order_id", "S 1"),
+            ("line_id", id),
+            ("item_id", "4711"),
+            ("location_id", "BER"),
+            ("order_class", class),
+            ("qty_open", open),
+            ("status", "partial"),
+            ("requested_date", "2026-06-01"),
+        ],
+    )
+}
+
+fn purchase(order: &str, open: &str) -> Change {
+    upsert(
+        "purchase_order_line",
+        &[
+            ("po_id", order),
+            ("line_id", "1"),
+            ("item_id", "4711"),
+            ("location_id", "BER"),
+            ("supplier_id", "ACME"),
+            ("qty_open", open),
+            ("status", "sent"),
+            ("need_by", "2026-06-09"),
+        ],
+    )
+}
+
 async fn write(sink: &mut ProfileSink, span: Span, outbox: &Outbox) -> Written {
     sink.write(span, outbox).await.unwrap_or_else(|error| panic!("{error}"))
 }
@@ -45,21 +76,6 @@ async fn write(sink: &mut ProfileSink, span: Span, outbox: &Outbox) -> Written {
 async fn every_model_gets_its_rows_exactly_and_only_what_is_open_is_demand() {
     let server = Server::start(Frepple { post_updates: true, ..Frepple::default() }).await;
     let mut outbox = Outbox::default();
-    let line = |id: &str, open: &str, class: &str| {
-        upsert(
-            "sales_order_line",
-            &[
-                ("order_id", "S 1"),
-                ("line_id", id),
-                ("item_id", "4711"),
-                ("location_id", "BER"),
-                ("order_class", class),
-                ("qty_open", open),
-                ("status", "partial"),
-                ("requested_date", "2026-06-01"),
-            ],
-        )
-    };
     // Facts stand before their masters here, and arrive behind them.
     outbox.push(&[
         stock("4711", "110.5"),
@@ -71,19 +87,7 @@ async fn every_model_gets_its_rows_exactly_and_only_what_is_open_is_demand() {
         line("1", "5", "normal"),
         line("2", "0", "normal"),
         line("3", "5", "return"),
-        upsert(
-            "purchase_order_line",
-            &[
-                ("po_id", "P1"),
-                ("line_id", "1"),
-                ("item_id", "4711"),
-                ("location_id", "BER"),
-                ("supplier_id", "ACME"),
-                ("qty_open", "40"),
-                ("status", "sent"),
-                ("need_by", "2026-06-09"),
-            ],
-        ),
+        purchase("P1", "40"),
         upsert(
             "supplier_item",
             &[("supplier_id", "ACME"), ("item_id", "4711"), ("lead_time_days", "14"), ("moq", "12.5"), ("price", "3")],
@@ -186,6 +190,25 @@ async fn one_bad_row_holds_up_no_other_and_is_found_in_few_requests() {
         }
         assert_eq!(server.platform(|target| target.keys("item").len()), 255);
     }
+}
+
+#[tokio::test]
+async fn rows_that_are_there_already_are_updated_also_where_the_target_does_not_say_why_it_refused_them() {
+    let server = Server::start(Frepple { is_mute: true, ..Frepple::default() }).await;
+    server.platform(|target| {
+        for i in [3, 30] {
+            let row = json!({"name": format!("i{i}"), "description": "theirs"});
+            let rows = target.rows.entry("item").or_default();
+            rows.insert(format!("i{i}"), row.as_object().expect("an object").clone());
+        }
+    });
+    let mut outbox = Outbox::default();
+    outbox.push(&(0..40).map(|i| item(&format!("i{i}"), "ours")).collect::<Vec<_>>());
+    let written = write(&mut sink(&server), outbox.span(), &outbox).await;
+    assert_eq!((written.rows, written.rejected), (40, 0), "{:?}", outbox.refused());
+    server.platform(|target| {
+        assert!((0..40).all(|i| target.value("item", &format!("i{i}"), "description") == "ours"));
+    });
 }
 
 #[tokio::test]

@@ -220,7 +220,8 @@ impl Frepple {
         }
         let has_lookup = sent.iter().all(|row| row.contains_key(model.lookup));
         let all_there = keys.iter().all(|key| held.contains_key(key));
-        if twice || (!creates && !(has_lookup && all_there)) {
+        let finds_all = creates || (has_lookup && all_there);
+        if twice || !finds_all {
             return refused(StatusCode::BAD_REQUEST, &json!(["Could not find all objects to update."]));
         }
         for (key, row) in keys.into_iter().zip(sent) {
