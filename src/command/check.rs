@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Access, access, statvfs};
 use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
@@ -277,8 +278,11 @@ async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
             Ok(format!("{url} answers and takes what is configured"))
         }
         SinkKind::Profile(config) => {
+            let mut config = *config;
             let url = config.target.url.to_string();
-            ProfileSink::new(*config)?.check().await?;
+            // Whoever checks wants to know how it is now.
+            config.target.patience = Duration::ZERO;
+            ProfileSink::new(config)?.check().await?;
             Ok(format!("{url} answers and has a place for what is configured"))
         }
         SinkKind::Lake(config) => {

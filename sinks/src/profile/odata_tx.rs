@@ -13,7 +13,7 @@
 //! A transaction that fails because of rows that its messages name is made again without them; where they name none, it is
 //! halved down to the row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -289,11 +289,11 @@ impl ODataTx {
         let reply = self.wire.send(Method::GET, &url, &headers, None, |status| status.is_success()).await?;
         let answer = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
         let messages = answer.pointer(&self.says.items).and_then(Value::as_array).cloned().unwrap_or_default();
-        let mut named = BTreeMap::new();
+        let (places, mut named) = (places(items), BTreeMap::new());
         for message in &messages {
             let code = message.pointer(&self.says.code).and_then(Value::as_str).map(word);
             let code = code.filter(|code| !code.is_empty()).unwrap_or_else(|| REFUSED.to_owned());
-            named.extend(place_of(message, items).map(|at| (at, code)));
+            named.extend(key_of(message, sheet).and_then(|key| places.get(&key)).map(|at| (*at, code)));
         }
         Ok(Ended::Refused { named, others_are_there: self.says.partial.contains(&state), code: word(&state) })
     }
@@ -336,13 +336,17 @@ impl ODataTx {
     }
 }
 
-/// The row of which a message repeats the whole key.
-fn place_of(message: &Value, items: &[&Item]) -> Option<usize> {
-    items.iter().position(|item| {
-        let key = serde_json::from_str::<Value>(&item.row.key).unwrap_or_default();
-        let mut members = key.as_object().into_iter().flatten().peekable();
-        members.peek().is_some() && members.all(|(name, value)| message.get(name) == Some(value))
-    })
+/// The places of rows by their keys, in a form in which the key that a message repeats is looked up.
+fn places(items: &[&Item]) -> HashMap<String, usize> {
+    let key = |item: &&Item| serde_json::from_str::<Value>(&item.row.key).unwrap_or_default().to_string();
+    items.iter().enumerate().map(|(at, item)| (key(item), at)).collect()
+}
+
+/// The key that a message repeats, where it does so as a whole.
+fn key_of(message: &Value, sheet: &Sheet<'_>) -> Option<String> {
+    let names = sheet.flow.key.iter().map(|member| &sheet.flow.members[*member].name);
+    let members = names.map(|name| Some((name.clone(), message.get(name)?.clone())));
+    Some(Value::Object(members.collect::<Option<_>>()?).to_string())
 }
 
 #[async_trait]
