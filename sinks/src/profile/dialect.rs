@@ -10,7 +10,7 @@ use syncline_schemas::entity::Entity;
 
 use super::accept_errors::{self, Confirm};
 use super::cloudevents::{self, Events};
-use super::definition::Delete;
+use super::definition::{Delete, Flow};
 use super::document::{Faults, Table};
 use super::file_drop::{self, Files};
 use super::frepple;
@@ -134,7 +134,7 @@ pub(super) trait Voice: Send {
     /// Takes up what is remembered, and asks the target what it holds where it can be asked.
     async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError>;
 
-    /// A write of a span begins; `again` where rows that were refused are sent once more.
+    /// A write of a span begins; `_again` where rows that were refused are sent once more.
     async fn begin(&mut self, _span: Span, _again: bool) -> Result<(), SinkError> {
         Ok(())
     }
@@ -146,5 +146,5 @@ pub(super) trait Voice: Send {
     async fn end(&mut self) -> Result<Written, SinkError>;
 
     /// Asks whether the target takes what is configured; delivers nothing.
-    async fn check(&self, flows: &[super::definition::Flow]) -> Result<(), SinkError>;
+    async fn check(&self, flows: &[Flow]) -> Result<(), SinkError>;
 }

@@ -110,18 +110,16 @@ impl ProfileConfig {
         Place::open(&place)
     }
 
+    /// The dialect at work, and what it counts.
     fn build(&self) -> Result<(Box<dyn Voice>, Arc<PlanningStats>), SinkError> {
-        let pipeline = self.target.pipeline.clone();
-        if let Speech::FileDrop(files) = &self.profile.speech {
-            return Ok((Box::new(FileDrop::new(self.place()?, files.clone(), pipeline)), Arc::default()));
-        }
-        let wire = Wire::new(self.target.clone())?;
-        let stats = Arc::clone(&wire.stats);
+        let (pipeline, stats) = (self.target.pipeline.clone(), Arc::<PlanningStats>::default());
+        let wire = || Wire::new(self.target.clone(), Arc::clone(&stats));
         let voice: Box<dyn Voice> = match &self.profile.speech {
-            Speech::Frepple | Speech::FileDrop(_) => Box::new(Frepple::new(wire)),
-            Speech::AcceptErrors(confirm) => Box::new(AcceptErrors::new(wire, confirm.clone(), pipeline)),
-            Speech::ODataTx(says) => Box::new(ODataTx::new(wire, says.clone(), pipeline)),
-            Speech::CloudEvents(events) => Box::new(CloudEvents::new(wire, events.clone(), pipeline)),
+            Speech::Frepple => Box::new(Frepple::new(wire()?)),
+            Speech::AcceptErrors(confirm) => Box::new(AcceptErrors::new(wire()?, confirm.clone(), pipeline)),
+            Speech::ODataTx(says) => Box::new(ODataTx::new(wire()?, says.clone(), pipeline)),
+            Speech::CloudEvents(events) => Box::new(CloudEvents::new(wire()?, events.clone(), pipeline)),
+            Speech::FileDrop(files) => Box::new(FileDrop::new(self.place()?, files.clone(), pipeline)),
         };
         Ok((voice, stats))
     }

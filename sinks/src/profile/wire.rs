@@ -31,13 +31,13 @@ pub(super) struct Item {
 pub(super) struct Wire {
     client: Client,
     base: String,
-    pub(super) stats: Arc<PlanningStats>,
+    stats: Arc<PlanningStats>,
 }
 
 impl Wire {
-    pub(super) fn new(config: PlanningConfig) -> Result<Self, SinkError> {
+    pub(super) fn new(config: PlanningConfig, stats: Arc<PlanningStats>) -> Result<Self, SinkError> {
         let base = config.url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client: Client::new(config)?, base, stats: Arc::default() })
+        Ok(Self { client: Client::new(config)?, base, stats })
     }
 
     /// The URL of a path of the profile, which begins with `/`.

@@ -52,7 +52,7 @@ fn line(id: &str, open: &str, class: &str) -> Change {
     )
 }
 
-fn purchase(order: &str, open: &str) -> Change {
+fn purchase(order: &str, open: &str, status: &str) -> Change {
     upsert(
         "purchase_order_line",
         &[
@@ -62,7 +62,7 @@ fn purchase(order: &str, open: &str) -> Change {
             ("location_id", "BER"),
             ("supplier_id", "ACME"),
             ("qty_open", open),
-            ("status", "sent"),
+            ("status", status),
             ("need_by", "2026-06-09"),
         ],
     )
@@ -87,7 +87,9 @@ async fn every_model_gets_its_rows_exactly_and_only_what_is_open_is_demand() {
         line("1", "5", "normal"),
         line("2", "0", "normal"),
         line("3", "5", "return"),
-        purchase("P1", "40"),
+        purchase("P1", "40", "sent"),
+        // Closed short: nobody waits for the rest.
+        purchase("P2", "3", "closed"),
         upsert(
             "supplier_item",
             &[("supplier_id", "ACME"), ("item_id", "4711"), ("lead_time_days", "14"), ("moq", "12.5"), ("price", "3")],
@@ -99,13 +101,14 @@ async fn every_model_gets_its_rows_exactly_and_only_what_is_open_is_demand() {
     ]);
     let mut sink = sink(&server);
     let written = write(&mut sink, outbox.span(), &outbox).await;
-    assert_eq!((written.rows, written.rejected), (12, 0), "{:?}", outbox.refused());
+    assert_eq!((written.rows, written.rejected), (13, 0), "{:?}", outbox.refused());
     server.platform(|target| {
         assert_eq!(target.value("item", "4711", "cost"), "1.12345679", "rounded to what it takes");
         assert_eq!(target.value("buffer", "4711 @ BER", "onhand"), "110.5");
         assert_eq!(target.value("buffer", "4711 @ BER", "minimum"), "7");
         assert_eq!(target.keys("demand"), ["S 1:1"], "neither what is delivered nor a return");
         assert_eq!(target.value("demand", "S 1:1", "due"), "2026-06-01T00:00:00");
+        assert_eq!(target.keys("purchaseorder"), ["P1:1"]);
         assert_eq!(target.value("purchaseorder", "P1:1", "quantity"), "40");
         let terms = "4711 @ ACME @  @ 1970-01-01T00:00:00";
         assert_eq!(target.value("itemsupplier", terms, "leadtime"), "14 00:00:00");
