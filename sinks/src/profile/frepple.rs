@@ -7,7 +7,8 @@
 //! whoever was wrong.
 //!
 //! A row that the target does not take must not hold up the others. It mostly says which one that is, by an array of errors
-//! beside the rows; where it does not, the batch is halved down to it: at most 2 log2(n) more requests for one bad row in n.
+//! beside the rows; where it does not, the batch is halved down to it: at most 2 log2(n) more requests for one bad row in n, and
+//! one that sees whether it is there already.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
