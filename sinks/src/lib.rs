@@ -4,6 +4,7 @@
 //! to the sink together with a way to read it; the sink never sees the journal, and one sink never sees another.
 //!
 //! - [`planning`]: batches of row images with versions over HTTP (the PDX/1 contract);
+//! - [`profile`]: the same rows for platforms that speak other dialects, as a file says;
 //! - [`planner`]: the reference receiver of that contract, with a SQLite file inside and fault knobs;
 //! - [`conformance`]: checks for whoever builds a receiver of that contract;
 //! - [`lake`]: Delta tables of the current rows and of every version, on disk or in object storage;
@@ -16,6 +17,7 @@ mod error;
 pub mod lake;
 pub mod planner;
 pub mod planning;
+pub mod profile;
 mod random;
 mod seam;
 

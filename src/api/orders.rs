@@ -9,8 +9,8 @@
 //! A target keeps the newest version of each key, so nothing that is sent twice does harm; what `full` takes away cannot be
 //! brought back, so only this machine may order it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -26,7 +26,7 @@ use super::letters::changed_from_here;
 use super::rows::{known_host, refused};
 use super::{Facts, fresh};
 use crate::pipeline::lag;
-use crate::pipeline::load::{Carried, Order, carried, orders};
+use crate::pipeline::load::{Carried, ORDERS, Order, carried, orders};
 use crate::pipeline::outbox::Outbox;
 use crate::pipeline::redeliver;
 
@@ -78,6 +78,7 @@ impl Asked {
             entity: entity.cloned(),
             key: self.key.clone(),
             sweep: self.full,
+            needed: false,
             span,
             at_ms,
             note: self.note.clone(),
@@ -150,7 +151,7 @@ async fn order(State(facts): State<Arc<Facts>>, Path(name): Path<String>, Json(a
         };
         let confirmed = LogOffset(sink.cursor.load(Ordering::Acquire));
         let orders = asked.orders(delivered, &facts.log, &facts.store, confirmed)?;
-        give(&facts.store, &name, &orders)?;
+        give(&facts.store, &name, &orders, Commit::new())?;
         let pending = orders.len() as u64;
         sink.loads.fetch_add(pending, Ordering::AcqRel);
         sink.ordered.notify_one();
@@ -164,9 +165,11 @@ async fn order(State(facts): State<Arc<Facts>>, Path(name): Path<String>, Json(a
     }
 }
 
-/// Writes orders down, for whoever carries them out.
-pub(crate) fn give(store: &Store, sink: &str, orders: &[Order]) -> Result<(), String> {
-    let mut commit = Commit::new();
-    orders.iter().for_each(|order| order.put(sink, &mut commit));
+/// Writes orders down as part of a commit, for whoever carries them out.
+pub(crate) fn give(store: &Store, sink: &str, orders: &[Order], mut commit: Commit) -> Result<(), String> {
+    let _one_at_a_time = ORDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for order in orders {
+        order.clone().added_to(store, sink).map_err(|error| error.to_string())?.put(sink, &mut commit);
+    }
     store.commit(commit, Durability::Synced).map_err(|error| error.to_string())
 }

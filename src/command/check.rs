@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Access, access, statvfs};
 use syncline_capture::feed::outputs::{self as planning_outputs, Newest};
@@ -15,6 +16,7 @@ use syncline_schemas::ident::SourceId;
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
 use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::profile::ProfileSink;
 use syncline_sinks::{Class as SinkClass, SinkError};
 use syncline_transform::MappingFault;
 use syncline_transform::mapping::{Mapping, left_out};
@@ -297,6 +299,14 @@ async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
             let url = config.url.to_string();
             PlanningSink::new(*config)?.check().await?;
             Ok(format!("{url} answers and takes what is configured"))
+        }
+        SinkKind::Profile(config) => {
+            let mut config = *config;
+            let url = config.target.url.to_string();
+            // Whoever checks wants to know how it is now.
+            config.target.patience = Duration::ZERO;
+            ProfileSink::new(config)?.check().await?;
+            Ok(format!("{url} answers and has a place for what is configured"))
         }
         SinkKind::Lake(config) => {
             let url = config.url.to_string();

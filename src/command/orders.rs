@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use syncline_journal::{Journal, JournalError, Limits};
+use syncline_journal::{Commit, Journal, JournalError, Limits};
 use syncline_schemas::ident::LogOffset;
 
 use super::CommandError;
@@ -69,11 +69,14 @@ fn write_down(config: &Config, sink: &str, asked: &Asked) -> Result<Orders, Comm
     };
     let confirmed = memory::cursor(&journal.store, sink)?.unwrap_or(LogOffset::START);
     let orders = asked.orders(&delivered, &journal.log, &journal.store, confirmed).map_err(CommandError::Usage)?;
+    let mut commit = Commit::new();
+    let mut orders = orders;
     if asked.full && asked.entities.is_empty() {
         // What the target was thought to hold counts no more.
-        memory::forget(&journal.store, sink)?;
+        memory::forget(&journal.store, sink, &mut commit)?;
+        orders.iter_mut().for_each(|order| order.needed = true);
     }
-    give(&journal.store, sink, &orders).map_err(CommandError::Usage)?;
+    give(&journal.store, sink, &orders, commit).map_err(CommandError::Usage)?;
     Ok(Orders { pending: orders, carried_out: Vec::new() })
 }
 
@@ -102,8 +105,9 @@ fn listed(orders: &Orders) -> String {
         return out;
     }
     let pending = orders.pending.iter().map(|order| ["pending".to_owned(), told(order), String::new(), String::new()]);
-    let carried = orders.carried_out.iter().map(|Carried { order, rows, refused, .. }| {
-        ["done".to_owned(), told(order), grouped(*rows), grouped(*refused)]
+    let carried = orders.carried_out.iter().map(|Carried { order, rows, refused, failed, .. }| {
+        let state = failed.as_ref().map_or_else(|| "done".to_owned(), |why| format!("failed: {why}"));
+        [state, told(order), grouped(*rows), grouped(*refused)]
     });
     align(&mut out, &["STATE", "WHAT", "ROWS", "REFUSED"], carried.chain(pending).map(Vec::from));
     out

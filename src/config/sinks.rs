@@ -1,12 +1,12 @@
 //! `[sinks.<name>]`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{LakeConfig, S3Options};
 use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles, Windows};
+use syncline_sinks::profile::{Profile, ProfileConfig};
 use syncline_sinks::{EntityPatterns, SinkError};
 
 use super::Faults;
@@ -23,6 +23,7 @@ pub(crate) struct SinkConfig {
 #[derive(Debug)]
 pub(crate) enum SinkKind {
     Planning(Box<PlanningConfig>),
+    Profile(Box<ProfileConfig>),
     Lake(Box<LakeConfig>),
     Discard,
 }
@@ -30,6 +31,7 @@ pub(crate) enum SinkKind {
 #[derive(Clone, Copy)]
 enum Kind {
     Planning,
+    Profile,
     Lake,
     Discard,
 }
@@ -43,13 +45,15 @@ pub(super) fn read(
     faults: &mut Faults,
 ) -> Option<SinkConfig> {
     if !section.has("type") {
-        section.fault(faults, "needs type: \"planning\", \"lake\" or \"discard\"");
+        section.fault(faults, "needs type: \"planning\", \"profile\", \"lake\" or \"discard\"");
         return None;
     }
-    let kinds = [("planning", Kind::Planning), ("lake", Kind::Lake), ("discard", Kind::Discard)];
+    let kinds =
+        [("planning", Kind::Planning), ("profile", Kind::Profile), ("lake", Kind::Lake), ("discard", Kind::Discard)];
     let kind = section.choice("type", &kinds, faults)?;
     let kind = match kind {
         Kind::Planning => planning(&mut section, folder, pipeline, faults),
+        Kind::Profile => profile(&mut section, folder, pipeline, faults),
         Kind::Lake => lake(&mut section, folder, &data_dir.join("scratch").join(name), pipeline, faults),
         Kind::Discard => Some(SinkKind::Discard),
     };
@@ -91,6 +95,70 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
         Err(error) => section.fault(faults, error.to_string()),
     }
     Some(SinkKind::Planning(Box::new(config)))
+}
+
+fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<SinkKind> {
+    let profile = section.required_text("profile", faults).and_then(|name| open_profile(&name, folder, faults));
+    let entities = entities(section, faults);
+    let is_files = profile.as_ref().map(Profile::writes_files);
+    // Of a profile that cannot be read nobody knows which settings it takes: none is called unknown then.
+    let s3 = if is_files == Some(false) { S3Options::default() } else { s3(section, folder, faults) };
+    let target = match is_files {
+        Some(true) => lake_url(section, folder, faults).map(|url| PlanningConfig::new(url, pipeline)),
+        Some(false) => service(section, folder, pipeline, faults),
+        None => {
+            service(section, folder, pipeline, &mut Faults::default());
+            None
+        }
+    };
+    let mut target = target?;
+    target.entities = entities?;
+    let config = ProfileConfig::new(target, profile?).and_then(|mut config| {
+        config.s3 = s3;
+        config.check().map(|()| config)
+    });
+    match config {
+        Ok(config) => Some(SinkKind::Profile(Box::new(config))),
+        Err(SinkError::Setting { setting, reason }) => {
+            section.fault_of(setting, faults, &reason);
+            None
+        }
+        Err(error) => {
+            section.fault(faults, error.to_string());
+            None
+        }
+    }
+}
+
+/// How a service is reached that a profile speaks to.
+fn service(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<PlanningConfig> {
+    let url = url(section, "url", true, faults);
+    let timeout = section.duration("timeout", faults);
+    let patience = section.duration("patience", faults);
+    let auth = auth(section, folder, faults);
+    let signing_key = section.secret_ref("signing_key", folder, faults);
+    let tls = tls(section, folder, faults);
+    let rate = rate(section, faults);
+    let in_flight = section.count("in_flight", faults);
+    let mut target = PlanningConfig::new(url?.value, pipeline);
+    target.timeout = timeout.unwrap_or(target.timeout);
+    target.patience = patience.unwrap_or(target.patience);
+    (target.auth, target.signing_key, target.tls) = (auth, signing_key, tls);
+    (target.rate, target.in_flight) = (rate, in_flight);
+    Some(target)
+}
+
+/// The faults of a profile have places of their own.
+fn open_profile(name: &Found<String>, folder: &Path, faults: &mut Faults) -> Option<Profile> {
+    let found = Profile::open(&name.value, folder).map_err(|found| {
+        if !name.value.ends_with(".toml") {
+            return found.faults.iter().for_each(|(_, fault)| name.fault(faults, fault));
+        }
+        for (line, fault) in &found.faults {
+            faults.add(0, format!("{}:{line}: {fault}", found.file));
+        }
+    });
+    found.ok()
 }
 
 /// One of the ways to prove who we are.
@@ -161,15 +229,7 @@ fn maintenance(section: &mut Section<'_>, faults: &mut Faults) -> Option<Windows
 /// `rate = "5/s"`.
 pub(super) fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rate> {
     let text = section.text("rate", faults)?;
-    let rate = text.value.split_once('/').and_then(|(count, per)| {
-        let per = match per.trim() {
-            "s" => 1,
-            "min" => 60,
-            "h" => 3_600,
-            _ => return None,
-        };
-        Some(Rate { count: count.trim().parse().ok().filter(|count| *count > 0)?, per: Duration::from_secs(per) })
-    });
+    let rate = text.value.parse().ok();
     if rate.is_none() {
         text.fault(faults, format!("is \"{}\"; it is requests per s, min or h, as in \"5/s\"", text.value));
     }
@@ -187,20 +247,24 @@ fn lake(
     let entities = entities(section, faults);
     let flush_every = section.duration("flush_every", faults);
     let flush_rows = section.count("flush_rows", faults);
-    let s3 = S3Options {
-        endpoint: self::url(section, "endpoint", false, faults).map(|found| found.value),
-        region: section.text("region", faults).map(|found| found.value),
-        allow_http: section.flag("allow_http", faults).unwrap_or(false),
-        access_key_id: section.secret("access_key_id", folder, faults).map(Secret::new),
-        secret_access_key: section.secret("secret_access_key", folder, faults).map(Secret::new),
-        session_token: section.secret("session_token", folder, faults).map(Secret::new),
-    };
+    let s3 = s3(section, folder, faults);
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
     config.entities = entities?;
     config.flush_every = flush_every.unwrap_or(config.flush_every);
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
     config.s3 = s3;
     Some(SinkKind::Lake(Box::new(config)))
+}
+
+fn s3(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> S3Options {
+    S3Options {
+        endpoint: self::url(section, "endpoint", false, faults).map(|found| found.value),
+        region: section.text("region", faults).map(|found| found.value),
+        allow_http: section.flag("allow_http", faults).unwrap_or(false),
+        access_key_id: section.secret("access_key_id", folder, faults).map(Secret::new),
+        secret_access_key: section.secret("secret_access_key", folder, faults).map(Secret::new),
+        session_token: section.secret("session_token", folder, faults).map(Secret::new),
+    }
 }
 
 /// A lake's URL; a plain path means a local folder, relative to the configuration file.
@@ -210,7 +274,7 @@ fn lake_url(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Op
         return match Url::parse(&text.value) {
             Ok(url) if matches!(url.scheme(), "file" | "s3") => Some(url),
             Ok(url) => {
-                text.fault(faults, format!("has the scheme {}; a lake is file:// or s3://", url.scheme()));
+                text.fault(faults, format!("has the scheme {}; files lie under file:// or s3://", url.scheme()));
                 None
             }
             Err(error) => {

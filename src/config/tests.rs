@@ -133,3 +133,31 @@ fn a_source_whose_name_leads_out_of_its_folder_is_refused() {
         assert!(faults.contains("is no good for a folder"), "{name}: {faults}");
     }
 }
+
+#[test]
+fn faults_of_a_profile_are_told_with_its_own_lines_beside_those_of_the_sink() {
+    let folder = folder();
+    let sink = |profile: &str, rest: &str| {
+        format!("[sinks.fp]\ntype = \"profile\"\nprofile = \"{profile}\"\nurl = \"http://127.0.0.1:8000\"\n{rest}")
+    };
+    let read = |sink: &str| read(folder.path(), &[SOURCE, MAPPINGS, sink]).map(|_| ());
+    read(&sink("frepple", "basic = { user = \"u\", password = { file = \"mappings/erp/supplier.sql\" } }\n"))
+        .expect("sound");
+    let text = read(&sink("freple", "")).expect_err("no such profile");
+    assert!(text.contains("syncline.toml:8: sinks.fp.profile is no profile; write one of frepple"), "{text}");
+    let text = read(&sink("frepple", "entities = [\"price\"]\n")).expect_err("no flow for it");
+    assert!(text.contains("sinks.fp.entities has nothing that frepple has a flow for; there are item, "), "{text}");
+    fs::write(
+        folder.path().join("own.toml"),
+        "dialect = \"frepple\"\n[flow.item]\npath = \"/i/\"\nkey = [\"n\"]\nrow = { n = \"nr\" }\n",
+    )
+    .expect("written");
+    let text = read(&sink("own.toml", "retries = 3\n")).expect_err("two files with faults");
+    for part in [
+        "own.toml:5: flow.item.row.n names nr, which item has not",
+        "own.toml:2: flow.item needs delete",
+        ":10: sinks.fp.retries: unknown key",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}

@@ -92,6 +92,9 @@ impl Pump {
     async fn run(mut self) {
         let status = Arc::clone(&self.status);
         let sink = &status.sinks[self.index];
+        if self.sink.filler().is_some() {
+            let _ = sink.loadable.set(Claim::new(self.sink.identity(), &self.mapped).mapped());
+        }
         let mut backoff = Backoff::new();
         let mut memory = None;
         loop {
@@ -190,11 +193,9 @@ impl Pump {
     fn load(&self, refused: &Arc<Refused>) -> JoinSet<SinkError> {
         let mut loads = JoinSet::new();
         if let Some(filler) = self.sink.filler() {
-            // Of a sink that begins again they are the same.
-            let delivered = Claim::new(self.sink.identity(), &self.mapped).mapped();
-            let _ = self.status.sinks[self.index].loadable.set(delivered);
             let (store, status) = (self.store.clone(), Arc::clone(&self.status));
-            loads.spawn(Loader { store, status, index: self.index, refused: Arc::clone(refused), filler }.run());
+            let log = self.log.clone();
+            loads.spawn(Loader { log, store, status, index: self.index, refused: Arc::clone(refused), filler }.run());
         }
         loads
     }
@@ -204,18 +205,15 @@ impl Pump {
         for order in load::orders(&self.store, &sink.name)? {
             let Some(deltas) = Redelivery::of(&order, &self.store, refused) else { continue };
             refused.begin_once_more();
-            let written = match self.sink.retry(&deltas).await {
-                Ok(written) => written,
-                // They went since the order was given: what is left of it can be ordered anew.
-                Err(error @ SinkError::Outbox { .. }) => {
-                    warn!(sink = sink.name, %error, "deltas that are to be sent once more are gone");
-                    Written::default()
-                }
-                Err(error) => return Err(error),
+            let outcome = if deltas.is_gone()? {
+                Err("its deltas are gone since".to_owned())
+            } else {
+                let written = self.sink.retry(&deltas).await?;
+                let counts = (deltas.rows.load(Ordering::Relaxed), written.rejected);
+                memory.retried(written)?;
+                Ok(counts)
             };
-            let (rows, rejected) = (deltas.rows.load(Ordering::Relaxed), written.rejected);
-            memory.retried(written)?;
-            order.carried(&sink.name, rows, rejected, &self.store)?;
+            order.carried(&sink.name, outcome, &self.store)?;
             sink.refused.store(refused.count(), Ordering::Relaxed);
         }
         let left = load::orders(&self.store, &sink.name)?.len();

@@ -63,7 +63,9 @@ fn delivered(status: &Status) -> LogOffset {
 
 fn clean(log: &Log, store: &Store, delivered: LogOffset, folded: LogOffset, kept: Kept) -> Result<(), JournalError> {
     // Of deltas the age is that of the entries that they came of.
-    let unwanted = if kept.deltas.is_zero() { delivered } else { log.aged(delivered, kept.deltas)? };
+    let aged = if kept.deltas.is_zero() { delivered } else { log.aged(delivered, kept.deltas)? };
+    // The log may be gone beyond what a sink has: it is trimmed by what is folded.
+    let unwanted = aged.min(delivered);
     Outbox::new(store.clone()).trim(unwanted)?;
     let aged = log.aged(folded, kept.log)?;
     if aged >= log.first() {
@@ -98,6 +100,19 @@ mod tests {
             journal.log.wait_durable(last, Duration::from_secs(60)).expect("durable");
         }
         journal
+    }
+
+    #[test]
+    fn deltas_that_a_sink_lacks_stay_however_far_the_log_is_trimmed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = journal(folder.path(), 20);
+        journal.log.trim(LogOffset(15)).expect("trims");
+        assert!(journal.log.first() > LogOffset(5));
+        for deltas in [Duration::ZERO, DAY] {
+            let kept = Kept { deltas, ..KEPT };
+            clean(&journal.log, &journal.store, LogOffset(4), LogOffset(20), kept).expect("cleans");
+            assert!(Outbox::new(journal.store.clone()).trimmed().expect("reads") <= LogOffset(4), "{deltas:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! The third finds out an older copy of the data folder. Its target stands beyond the log's end; but capture goes on while
 //! the sink is parked, so after some time and a restart the log would have grown past it with other rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use syncline_journal::{Commit, Durability, JournalError, Space, Store};
@@ -47,8 +47,8 @@ pub(super) struct Remembered {
     pub(super) known: Known,
     /// What the target was claimed to hold at the last start.
     pub(super) claim: Option<Claim>,
-    /// True where something is to be loaded.
-    pub(super) ordered: bool,
+    /// Entities that are ordered to be loaded whole.
+    pub(super) ordered: BTreeSet<String>,
 }
 
 /// Where a sink goes on.
@@ -60,6 +60,8 @@ pub(super) struct Resumed {
     cursor: LogOffset,
     /// What its target lacks and deltas no longer bring.
     load: Vec<Order>,
+    /// True where the target counts as having everything from here on, since all of it is loaded.
+    anew: bool,
 }
 
 /// Kinds of keys in [`Space::Sinks`].
@@ -85,8 +87,7 @@ pub(crate) fn cursor(store: &Store, sink: &str) -> Result<Option<LogOffset>, Jou
 }
 
 /// Forgets what a sink's target was thought to hold, so that it begins like a new one; no daemon may run.
-pub(crate) fn forget(store: &Store, sink: &str) -> Result<(), JournalError> {
-    let mut commit = Commit::new();
+pub(crate) fn forget(store: &Store, sink: &str, commit: &mut Commit) -> Result<(), JournalError> {
     for name in [cursor_name(sink), delivered_name(sink)] {
         commit.delete(Space::Cursors, name.into_bytes());
     }
@@ -95,7 +96,7 @@ pub(crate) fn forget(store: &Store, sink: &str) -> Result<(), JournalError> {
             commit.delete(Space::Sinks, pair?.0.to_vec());
         }
     }
-    store.commit(commit, Durability::Synced)
+    Ok(())
 }
 
 impl Memory {
@@ -165,7 +166,7 @@ impl Memory {
                 notes: self.notes()?,
             },
             claim: self.claim()?,
-            ordered: load::orders(&self.store, &self.sink)?.iter().any(|order| order.span.is_none() && order.sweep),
+            ordered: load::ordered_whole(&self.store, &self.sink)?,
         })
     }
 
@@ -175,6 +176,9 @@ impl Memory {
             let mut commit = Commit::new();
             commit.put_cursor(&cursor_name(&self.sink), resumed.cursor.0);
             resumed.load.iter().for_each(|order| order.put(&self.sink, &mut commit));
+            if resumed.anew {
+                commit.put_cursor(&delivered_name(&self.sink), resumed.at.0);
+            }
             commit.delete(Space::Cursors, self.end_name());
             commit.put(Space::Sinks, self.key(CLAIM, b""), serde_json::to_vec(claim).expect("a claim is plain data"));
             self.commit(commit, Durability::Synced)?;
@@ -251,19 +255,26 @@ impl Remembered {
             );
         }
         if let (None, LogOffset::START, Some(folded)) = (self.cursor, at, loadable)
-            && (trimmed > LogOffset::START || self.ordered)
+            && (trimmed > LogOffset::START || !self.ordered.is_empty())
         {
             // Nothing of it was ever delivered, and deltas alone no longer bring all of it.
-            let load = if self.ordered { Vec::new() } else { claim.mapped() };
-            return Ok(Resumed { at: folded, cursor: folded, load: orders(load) });
+            let load = claim.mapped().into_iter().filter(|entity| !self.ordered.contains(entity)).collect();
+            return Ok(Resumed { at: folded, cursor: folded, load: orders(load), anew: true });
         }
         if at < trimmed {
             return refused(
                 format!("it stands at {at}, and deltas up to {trimmed} were delivered elsewhere and removed"),
-                "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot",
+                match loadable {
+                    Some(_) => {
+                        "stop the daemon and have `syncline replay SINK --full` send it everything, or restore it to what it was"
+                    }
+                    None => {
+                        "restore the target to what it was, or start with an empty data_dir to fill it from a snapshot"
+                    }
+                },
             );
         }
-        Ok(Resumed { at, cursor: ours, load: orders(load) })
+        Ok(Resumed { at, cursor: ours, load: orders(load), anew: false })
     }
 }
 
@@ -273,8 +284,6 @@ fn orders(entities: Vec<String>) -> Vec<Order> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use syncline_journal::Limits;
     use syncline_sinks::Identity;
 
@@ -282,7 +291,7 @@ mod tests {
 
     fn remembered(cursor: Option<u64>) -> Remembered {
         let cursor = cursor.map(LogOffset);
-        Remembered { cursor, delivered: LogOffset(100), known: Known::default(), claim: None, ordered: false }
+        Remembered { cursor, delivered: LogOffset(100), known: Known::default(), claim: None, ordered: BTreeSet::new() }
     }
 
     fn claim() -> Claim {
@@ -315,16 +324,19 @@ mod tests {
             let identity = Identity { kind: "planning", target: "http://a".to_owned(), entities };
             Claim::new(identity, &BTreeSet::from(["item".to_owned()]))
         };
-        let begin = |ordered, trimmed, loadable: Option<u64>| {
+        let begin = |ordered: &[&str], trimmed, loadable: Option<u64>| {
+            let ordered = ordered.iter().map(|entity| (*entity).to_owned()).collect();
             let began = Remembered { ordered, ..remembered(None) };
             began.resume("planning", &claim, Recalled::Unknown, LogOffset(trimmed), loadable.map(LogOffset))
         };
-        let resumed = begin(false, 70, Some(90)).expect("is loaded");
+        let resumed = begin(&[], 70, Some(90)).expect("is loaded");
         assert_eq!((resumed.at, resumed.load), (LogOffset(90), vec![Order::whole("item")]));
-        assert_eq!(begin(false, 0, Some(90)).expect("all deltas are there").at, LogOffset::START);
-        let asked = begin(true, 0, Some(90)).expect("is loaded");
+        assert_eq!(begin(&[], 0, Some(90)).expect("all deltas are there").at, LogOffset::START);
+        let asked = begin(&["item"], 0, Some(90)).expect("is loaded");
         assert_eq!((asked.at, asked.load), (LogOffset(90), Vec::new()), "what was asked for is written down already");
-        assert!(begin(false, 70, None).is_err(), "a lake has no loads");
+        let other = begin(&["kit"], 0, Some(90)).expect("is loaded");
+        assert_eq!(other.load, vec![Order::whole("item")], "nobody asked for it, and deltas do not bring it");
+        assert!(begin(&[], 70, None).is_err(), "a lake has no loads");
     }
 
     #[test]

@@ -41,7 +41,8 @@ use syncline_journal::{Journal, JournalError, Limits, Log, OpenLog, Store};
 use syncline_schemas::ident::SourceId;
 use syncline_sinks::discard::Discard;
 use syncline_sinks::lake::LakeSink;
-use syncline_sinks::planning::PlanningSink;
+use syncline_sinks::planning::{PlanningSink, PlanningStats};
+use syncline_sinks::profile::ProfileSink;
 use syncline_sinks::{Sink, SinkError};
 use syncline_transform::TransformError;
 use thiserror::Error;
@@ -223,15 +224,21 @@ impl Pipeline {
 }
 
 fn build_sink(sink: SinkConfig, status: &Status) -> Result<(String, Box<dyn Sink>), PipelineError> {
-    let planning = |built: PlanningSink| -> Box<dyn Sink> {
+    let count = |stats: Arc<PlanningStats>| {
         for known in status.sinks.iter().filter(|known| known.name == sink.name) {
             // Each sink is built once.
-            let _ = known.planning.set(built.stats());
+            let _ = known.planning.set(Arc::clone(&stats));
         }
-        Box::new(built)
     };
     let built: Result<Box<dyn Sink>, SinkError> = match sink.kind {
-        SinkKind::Planning(config) => PlanningSink::new(*config).map(planning),
+        SinkKind::Planning(config) => PlanningSink::new(*config).map(|sink| {
+            count(sink.stats());
+            Box::new(sink) as _
+        }),
+        SinkKind::Profile(config) => ProfileSink::new(*config).map(|sink| {
+            count(sink.stats());
+            Box::new(sink) as _
+        }),
         SinkKind::Lake(config) => LakeSink::new(*config).map(|sink| Box::new(sink) as _),
         SinkKind::Discard => Ok(Box::new(Discard)),
     };

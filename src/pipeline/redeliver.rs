@@ -17,7 +17,7 @@ use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Sp
 use syncline_transform::fold;
 
 use super::load::Order;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, unreadable};
 use super::refused::Refused;
 
 /// The deltas that an order names.
@@ -46,6 +46,11 @@ impl<'r> Redelivery<'r> {
             key,
             rows: AtomicU64::new(0),
         })
+    }
+
+    /// True where the outbox no longer holds all of them.
+    pub(super) fn is_gone(&self) -> Result<bool, SinkError> {
+        Ok(self.outbox.trimmed().map_err(|error| unreadable(&error))? > self.span.after)
     }
 
     fn narrowed(&self, batch: DeltaBatch) -> Result<Option<DeltaBatch>, SinkError> {

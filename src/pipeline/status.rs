@@ -136,13 +136,13 @@ pub(crate) struct SinkStatus {
     pub(crate) refused: AtomicU64,
     /// Those rows themselves, from when the sink is at work.
     pub(crate) letters: OnceLock<Arc<Refused>>,
-    /// What a planning sink counts.
+    /// What a sink counts that asks over HTTP.
     pub(crate) planning: OnceLock<Arc<PlanningStats>>,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
     /// Orders of what is to be sent beside the deltas that are not carried out.
     pub(crate) loads: AtomicU64,
-    /// The entities that can be loaded whole, from when the sink is at work; never of one that takes deltas alone.
+    /// The entities that can be loaded whole, once its thread runs; never of one that takes deltas alone.
     pub(crate) loadable: OnceLock<Vec<String>>,
     /// Somebody has ordered one.
     pub(crate) ordered: Notify,

@@ -2,11 +2,11 @@
 
 use std::ops::RangeBounds;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use fjall::Readable;
 
-use super::{Bytes, Scan, Space, Spaces, Store, classify, parse_cursor};
+use super::{Bytes, GENERATION, Scan, Space, Spaces, Store, classify, parse_cursor};
 use crate::error::JournalError;
 
 /// A moment of the store; clones are the same one. Drop it soon: what it sees is kept on disk.
@@ -21,9 +21,19 @@ impl Store {
     /// This moment, of the generation that counts.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let current = self.current();
-        let moment = current.inner.database.snapshot();
-        Snapshot { moment, spaces: Arc::clone(&current.spaces), path: self.inner.path.clone() }
+        loop {
+            // Held, so that no switch falls between the two.
+            let current = self.inner.current.read().unwrap_or_else(PoisonError::into_inner);
+            let moment = self.inner.database.snapshot();
+            let snapshot = Snapshot { moment, spaces: Arc::clone(&current), path: self.inner.path.clone() };
+            drop(current);
+            // One whose commit is visible and that has not put its spaces in place yet is waited for.
+            let counts = snapshot.cursor(GENERATION).ok().flatten().unwrap_or_default();
+            if counts <= snapshot.spaces.generation {
+                return snapshot;
+            }
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -69,12 +69,12 @@ fn fault(target: &str, doing: &str, error: &(dyn Error + 'static)) -> SinkError 
 }
 
 /// A failed request to the store.
-pub(super) fn store(target: &str, doing: &str, error: &object_store::Error) -> SinkError {
+pub(crate) fn store(target: &str, doing: &str, error: &object_store::Error) -> SinkError {
     fault(target, doing, error)
 }
 
 /// A failed read or write of a Parquet file: broken content is definite, the rest is the store's.
-pub(super) fn parquet(target: &str, doing: &str, error: &ParquetError) -> SinkError {
+pub(crate) fn parquet(target: &str, doing: &str, error: &ParquetError) -> SinkError {
     match error {
         ParquetError::External(_) => fault(target, doing, error),
         _ => SinkError::Refused {

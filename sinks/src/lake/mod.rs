@@ -24,7 +24,7 @@ mod config;
 mod cut;
 mod datafile;
 mod durable;
-mod fault;
+pub(crate) mod fault;
 mod flush;
 mod history;
 mod leaf;
@@ -33,7 +33,7 @@ mod reader;
 mod runs;
 mod shape;
 mod stats;
-mod store;
+pub(crate) mod store;
 mod table;
 
 use std::collections::BTreeMap;

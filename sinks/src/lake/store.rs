@@ -22,14 +22,14 @@ const RETRY_FOR: Duration = Duration::from_secs(30);
 
 /// An opened lake.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(crate) struct Place {
     url: Url,
     root: Arc<dyn ObjectStore>,
     folder: Path,
 }
 
 impl Place {
-    pub(super) fn open(config: &LakeConfig) -> Result<Self, SinkError> {
+    pub(crate) fn open(config: &LakeConfig) -> Result<Self, SinkError> {
         let url = folder_url(&config.url);
         let setting = |reason: String| SinkError::Setting { setting: "url", reason };
         let root: Arc<dyn ObjectStore> = match url.scheme() {
@@ -49,7 +49,7 @@ impl Place {
     }
 
     /// The lake's URL, for messages.
-    pub(super) fn target(&self) -> &str {
+    pub(crate) fn target(&self) -> &str {
         self.url.as_str()
     }
 
@@ -59,7 +59,7 @@ impl Place {
     }
 
     /// The lake's own files.
-    pub(super) fn files(&self) -> Arc<dyn ObjectStore> {
+    pub(crate) fn files(&self) -> Arc<dyn ObjectStore> {
         self.below("")
     }
 
@@ -79,7 +79,7 @@ impl Place {
     }
 
     /// Removes what earlier processes left half written in a local folder. A bucket has a lifecycle rule for that.
-    pub(super) async fn sweep(&self) {
+    pub(crate) async fn sweep(&self) {
         let folder = (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten();
         if let Some(folder) = folder {
             let files = durable::sweep(folder).await;
@@ -92,7 +92,7 @@ impl Place {
     /// Tries what exactly-once stands on: of two puts that must create one name, the second has to fail.
     ///
     /// Some S3 servers accept `If-None-Match: *` and ignore it; two writers would then overwrite each other's commits.
-    pub(super) async fn try_conditional_put(&self) -> Result<(), SinkError> {
+    pub(crate) async fn try_conditional_put(&self) -> Result<(), SinkError> {
         let files = self.files();
         let name = Path::from(format!("_syncline/probe-{}", Uuid::new_v4()));
         let create = |text: &'static str| {

@@ -21,7 +21,8 @@ pub struct PlannerCounts {
     pub rejected: u64,
     /// Batches answered again, or sent again under another key.
     pub replays: u64,
-    /// Records of a new batch that were older than the one held: the sender broke the order of a key. Must stay 0.
+    /// Records of a new batch that were older than the one held: the sender broke the order of a key. Must stay 0, but for
+    /// what is sent once more on purpose; rows that a full load overtook are not among them.
     pub went_backwards: u64,
     /// Rows that full loads took away.
     pub swept: u64,

@@ -4,15 +4,24 @@
 //! other half is known to hold a bad row and is not tried whole again. One bad row among n costs some log2 n requests.
 
 /// How the rows from the next one on stand.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Bisect {
     /// So many of them are known to hold a bad one; none where nothing is known.
     bad: usize,
-    /// Rows found bad since a batch was taken.
+    /// Rows found bad since a batch was taken, also in earlier runs of rows.
     in_a_row: usize,
 }
 
 impl Bisect {
+    pub(super) const fn new() -> Self {
+        Self { bad: 0, in_a_row: 0 }
+    }
+
+    /// Another run of rows begins, of which nothing is known.
+    pub(super) const fn begin(&mut self) {
+        self.bad = 0;
+    }
+
     /// How many rows to try at most.
     pub(super) const fn most(&self) -> usize {
         match self.bad {
@@ -53,7 +62,7 @@ mod tests {
 
     /// Sends rows in batches to a target that refuses what holds a bad one; gives the requests and what was passed over.
     fn search(rows: usize, batch: usize, bad: &BTreeSet<usize>) -> (usize, BTreeSet<usize>) {
-        let (mut at, mut requests, mut found, mut bisect) = (0, 0, BTreeSet::new(), Bisect::default());
+        let (mut at, mut requests, mut found, mut bisect) = (0, 0, BTreeSet::new(), Bisect::new());
         while at < rows {
             let count = bisect.most().min(batch).min(rows - at);
             requests += 1;

@@ -12,7 +12,7 @@ use crate::{EntityPatterns, OutboxIter, SinkError};
 const CHUNK_ROWS: usize = 20_000;
 
 /// The deltas of a run of entries.
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     /// Per canonical entity, in the order of delivery: masters before the facts that cite them.
     flows: Vec<Vec<RecordBatch>>,
 }
@@ -22,7 +22,7 @@ impl Chunk {
     ///
     /// # Errors
     /// What the outbox says, and [`SinkError::Shape`] for an entity that is not canonical.
-    pub(super) fn read(entries: &mut OutboxIter<'_>, wanted: &EntityPatterns) -> Result<Option<Self>, SinkError> {
+    pub(crate) fn read(entries: &mut OutboxIter<'_>, wanted: &EntityPatterns) -> Result<Option<Self>, SinkError> {
         let mut chunk = Self { flows: vec![Vec::new(); entity::all().len()] };
         let mut rows = 0;
         while rows < CHUNK_ROWS {
@@ -42,7 +42,7 @@ impl Chunk {
     }
 
     /// The batches of each entity that has some.
-    pub(super) fn flows(&self) -> impl Iterator<Item = (&'static Entity, &[RecordBatch])> {
+    pub(crate) fn flows(&self) -> impl Iterator<Item = (&'static Entity, &[RecordBatch])> {
         entity::all()
             .iter()
             .zip(&self.flows)

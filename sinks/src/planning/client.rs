@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use chrono::Utc;
+use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use syncline_schemas::entity::{Criticality, Entity};
 
@@ -32,7 +33,7 @@ const JOBS_LOST_MAX: usize = 5;
 
 /// Why a delivery stopped.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// The target expects another batch: begin again from its watermark.
     Rewind,
     /// The target takes less at once; the error is for where nothing smaller can be sent.
@@ -47,7 +48,7 @@ pub(super) enum Stop {
 
 impl Stop {
     /// The error for whoever cannot do anything about it.
-    pub(super) fn into_error(self) -> SinkError {
+    pub(crate) fn into_error(self) -> SinkError {
         match self {
             Self::TooLarge(error) | Self::Gone(error) | Self::Refused(error, _) | Self::Failed(error) => error,
             Self::Rewind => SinkError::Refused {
@@ -81,6 +82,16 @@ pub(super) enum Answer {
     Job(String),
 }
 
+/// An answer as it came, whatever its status.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Statuses that a caller reads itself; every other one is judged.
+pub(crate) type Takes = fn(StatusCode) -> bool;
+
 /// Made anew where the files of TLS were replaced.
 struct Connections {
     http: reqwest::Client,
@@ -98,7 +109,7 @@ struct Had {
 }
 
 /// A connection pool to one target.
-pub(super) struct Client {
+pub(crate) struct Client {
     http: RwLock<Connections>,
     config: PlanningConfig,
     prover: Prover,
@@ -110,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// [`SinkError::Setting`] where TLS cannot start.
-    pub(super) fn new(config: PlanningConfig) -> Result<Self, SinkError> {
+    pub(crate) fn new(config: PlanningConfig) -> Result<Self, SinkError> {
         let held = config.tls.read();
         let connected = held.and_then(|held| Ok(Connections { http: connections(&config, &held)?, held, edition: 0 }));
         Ok(Self {
@@ -121,7 +132,7 @@ impl Client {
         })
     }
 
-    pub(super) fn http(&self) -> reqwest::Client {
+    pub(crate) fn http(&self) -> reqwest::Client {
         self.http.read().unwrap_or_else(PoisonError::into_inner).http.clone()
     }
 
@@ -207,14 +218,13 @@ impl Client {
     pub(super) async fn capabilities(&self) -> Result<Capabilities, SinkError> {
         let url = self.config.endpoint(&["capabilities"]);
         let target = url.to_string();
-        let body =
-            self.attempt(&|| self.http().get(url.clone())).await.map_err(|Failure { verdict, reason, .. }| {
-                match verdict.remedy() {
-                    Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
-                    None => SinkError::Unavailable { target, reason },
-                }
-            })?;
-        serde_json::from_slice(&body).map_err(|error| not_pdx(&url, "capabilities", &error))
+        let body = self.attempt(&|| self.http().get(url.clone()), is_ok).await.map_err(
+            |Failure { verdict, reason, .. }| match verdict.remedy() {
+                Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
+                None => SinkError::Unavailable { target, reason },
+            },
+        )?;
+        serde_json::from_slice(&body.body).map_err(|error| not_pdx(&url, "capabilities", &error))
     }
 
     /// UUIDv5 over everything that makes a batch this batch.
@@ -235,17 +245,48 @@ impl Client {
         stats: &PlanningStats,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Answer, Stop> {
+        let answered = self.repeat(url, stats, request, is_ok).await?;
+        Ok(answered.map_or_else(Answer::Job, |reply| Answer::Body(reply.body)))
+    }
+
+    /// As [`Self::persist`], for a target that says more with its statuses: those that the caller takes are its own to read.
+    ///
+    /// # Errors
+    /// [`Stop`] as for a batch.
+    pub(crate) async fn call(
+        &self,
+        url: &Url,
+        stats: &PlanningStats,
+        request: impl Fn() -> RequestBuilder,
+        takes: Takes,
+    ) -> Result<Reply, Stop> {
+        self.repeat(url, stats, request, takes).await?.map_err(|_| {
+            let target = url.to_string();
+            let (reason, remedy) =
+                ("accepted a request for later".to_owned(), "use a profile that follows it".to_owned());
+            Stop::Failed(SinkError::Refused { target, reason, remedy })
+        })
+    }
+
+    /// Gives the answer, or where to ask for what the target works on.
+    async fn repeat(
+        &self,
+        url: &Url,
+        stats: &PlanningStats,
+        request: impl Fn() -> RequestBuilder,
+        takes: Takes,
+    ) -> Result<Result<Reply, String>, Stop> {
         let mut backoff = Backoff::new();
         let mut failing_since: Option<Instant> = None;
         loop {
             self.keep_out_of_maintenance(stats).await;
             stats.requests(1);
-            let answered = self.attempt(&request).await;
+            let answered = self.attempt(&request, takes).await;
             let (limit, is_open) = self.gate.stands();
             stats.observe_gate(limit, is_open);
             let failure = match answered {
-                Ok(body) => return Ok(Answer::Body(body)),
-                Err(Failure { job: Some(location), .. }) => return Ok(Answer::Job(location)),
+                Ok(reply) => return Ok(Ok(reply)),
+                Err(Failure { job: Some(location), .. }) => return Ok(Err(location)),
                 Err(failure) => failure,
             };
             if let Some(remedy) = failure.verdict.remedy() {
@@ -298,14 +339,14 @@ impl Client {
     }
 
     /// Sends a request, and once more where other credentials may be at hand by now.
-    async fn attempt(&self, request: &impl Fn() -> RequestBuilder) -> Result<Bytes, Failure> {
-        match self.send(request()).await {
+    async fn attempt(&self, request: &impl Fn() -> RequestBuilder, takes: Takes) -> Result<Reply, Failure> {
+        match self.send(request(), takes).await {
             (had, Err(Failure { verdict: Verdict::Unauthorized, .. })) if self.prover.renew(had.proof).await => {}
             (had, Err(Failure { verdict: Verdict::Tls | Verdict::RetryTransient, .. }))
                 if self.connect_again(had.connections) => {}
             (_, answered) => return answered.map_err(|failure| self.that_may_mend(failure)),
         }
-        self.send(request()).await.1.map_err(|failure| self.that_may_mend(failure))
+        self.send(request(), takes).await.1.map_err(|failure| self.that_may_mend(failure))
     }
 
     /// Where secrets lie in files, one that is refused may be about to be replaced: it is waited for, as for a target that is down.
@@ -323,10 +364,10 @@ impl Client {
     }
 
     /// Sends a request when its turn comes; says what it had.
-    async fn send(&self, request: RequestBuilder) -> (Had, Result<Bytes, Failure>) {
+    async fn send(&self, request: RequestBuilder, takes: Takes) -> (Had, Result<Reply, Failure>) {
         let pass = self.gate.enter().await;
         let mut had = Had::default();
-        let answered = self.exchange(request, &mut had).await;
+        let answered = self.exchange(request, &mut had, takes).await;
         pass.end(match &answered {
             Ok(_) => Outcome::Answered,
             Err(Failure { verdict: Verdict::Throttle, wait, .. }) => Outcome::Throttled(*wait),
@@ -349,7 +390,7 @@ impl Client {
         true
     }
 
-    async fn exchange(&self, request: RequestBuilder, had: &mut Had) -> Result<Bytes, Failure> {
+    async fn exchange(&self, request: RequestBuilder, had: &mut Had, takes: Takes) -> Result<Reply, Failure> {
         let http = {
             let now = self.http.read().unwrap_or_else(PoisonError::into_inner);
             had.connections = now.edition;
@@ -358,27 +399,30 @@ impl Client {
         let mut request = request.build().map_err(|error| unanswered(&error))?;
         had.proof = self.prover.prove(&http, &mut request).await?;
         let response = http.execute(request).await.map_err(|error| unanswered(&error))?;
-        let status = response.status();
-        let wait = response
-            .headers()
+        let (status, headers) = (response.status(), response.headers().clone());
+        let wait = headers
             .get(reqwest::header::RETRY_AFTER)
             .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
-        let location = response.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
+        let location = headers.get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
         let job = location.filter(|_| status == StatusCode::ACCEPTED).map(str::to_owned);
         // A body that breaks off is a lost reply, whatever its status was.
         let Some(body) = bounded(response).await.map_err(|error| unanswered(&error))? else {
             let reason = format!("answered {status} with more than {ANSWER_BYTES_MAX} bytes");
             // Of a failure the status says enough.
-            let verdict = if status == StatusCode::OK { Verdict::Endless } else { judge(status.as_u16(), "", wait) };
+            let verdict = if takes(status) { Verdict::Endless } else { judge(status.as_u16(), "", wait) };
             return Err(Failure { reason, wait, ..Failure::of(verdict) });
         };
-        if status == StatusCode::OK {
-            return Ok(body);
+        if takes(status) {
+            return Ok(Reply { status, headers, body });
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let verdict = judge(status.as_u16(), problem.name(), wait);
         Err(Failure { verdict, reason: told(status, &problem), wait, job, problem: contract::word(problem.name()) })
     }
+}
+
+fn is_ok(status: StatusCode) -> bool {
+    status == StatusCode::OK
 }
 
 /// Reads an answer; none where there is more of it than of any receipt.

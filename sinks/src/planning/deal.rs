@@ -35,7 +35,7 @@ pub(super) struct Dealt {
 ///
 /// # Errors
 /// [`SinkError::Shape`] where a batch is not shaped as the entity says.
-pub(super) fn join(entity: &Entity, batches: &[RecordBatch]) -> Result<RecordBatch, SinkError> {
+pub(crate) fn join(entity: &Entity, batches: &[RecordBatch]) -> Result<RecordBatch, SinkError> {
     let wanted = entity.delta_schema();
     for rows in batches {
         check(entity, &wanted, rows, &[delta::UPSERT, delta::DELETE])?;

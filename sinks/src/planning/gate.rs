@@ -25,6 +25,23 @@ pub struct Rate {
     pub per: Duration,
 }
 
+impl std::str::FromStr for Rate {
+    type Err = ();
+
+    /// `5/s`, `600/min` or `1000/h`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (count, per) = text.split_once('/').ok_or(())?;
+        let per = match per.trim() {
+            "s" => 1,
+            "min" => 60,
+            "h" => 3_600,
+            _ => return Err(()),
+        };
+        let count = count.trim().parse().ok().filter(|count| *count > 0).ok_or(())?;
+        Ok(Self { count, per: Duration::from_secs(per) })
+    }
+}
+
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {

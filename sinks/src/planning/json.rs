@@ -87,7 +87,7 @@ impl JsonColumn<'_> {
 }
 
 /// Appends a JSON string.
-pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn put_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut plain = 0;
@@ -113,7 +113,7 @@ pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends lower-case hex digits.
-pub(super) fn put_hex(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         out.push(DIGITS[usize::from(byte >> 4)]);
@@ -122,7 +122,7 @@ pub(super) fn put_hex(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a decimal as a string in its shortest exact form.
-fn put_decimal(value: i128, scale: usize, out: &mut Vec<u8>) {
+pub(crate) fn put_decimal(value: i128, scale: usize, out: &mut Vec<u8>) {
     out.push(b'"');
     if value < 0 {
         out.push(b'-');
@@ -151,7 +151,7 @@ fn put_decimal(value: i128, scale: usize, out: &mut Vec<u8>) {
 }
 
 /// Appends an instant, microseconds since 1970, as a string.
-pub(super) fn put_instant(micros: i64, out: &mut Vec<u8>) {
+pub(crate) fn put_instant(micros: i64, out: &mut Vec<u8>) {
     const DAY: i64 = 86_400_000_000;
     let of_day = micros.rem_euclid(DAY);
     out.push(b'"');
@@ -169,7 +169,7 @@ pub(super) fn put_instant(micros: i64, out: &mut Vec<u8>) {
 }
 
 /// Appends `2026-05-26` for days since 1970; years beyond four digits carry a sign and six digits, as ISO 8601 expands.
-fn put_date(days: i64, out: &mut Vec<u8>) {
+pub(crate) fn put_date(days: i64, out: &mut Vec<u8>) {
     // Howard Hinnant's civil_from_days: eras of 400 years that begin in March, so that the leap day is the last one.
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);

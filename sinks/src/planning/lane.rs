@@ -31,8 +31,8 @@ const TOO_LARGE: &str = "payload_too_large";
 /// Our word for a reason that the target does not name.
 const UNSPECIFIED: &str = "unspecified";
 
-/// Rows that are refused alone, one after the other and before anything was ever taken, until that is a fault of all.
-const ALONE_MAX: usize = 8;
+/// Rows of a lane that are refused alone, one after the other and without one that is taken, until that is a fault of all.
+const ALONE_MAX: usize = 20;
 
 /// One partition of one flow.
 pub(super) struct Lane {
@@ -52,6 +52,7 @@ pub(super) struct Lane {
     unsettled: BTreeSet<Version>,
     /// Rows that the target takes at once, as far as it has shown; grows again with every batch that passes.
     most: usize,
+    bisect: Bisect,
 }
 
 /// What all lanes of a flow share.
@@ -101,6 +102,7 @@ impl Lane {
             accepted: AtomicBool::new(false),
             unsettled: BTreeSet::new(),
             most: usize::MAX,
+            bisect: Bisect::new(),
         }
     }
 
@@ -150,14 +152,15 @@ impl Lane {
         flow.stats.already_there(known as u64);
         let mut written = Written { rows: known as u64, ..Written::default() };
         let mut rest = rows.as_slice();
-        let (mut correlation, mut bisect) = (Correlation::default(), Bisect::default());
+        self.bisect.begin();
+        let mut correlation = Correlation::default();
         while let Some(first) = rest.first() {
             let epoch = first.version.epoch();
             // A new epoch counts its batches from 1 again.
             let number = if epoch > reached.epoch { 1 } else { reached.batch + 1 };
             let id = batch_id(flow, self.partition, epoch, number);
             let (filled, count) =
-                fill(flow, Load { rows: rest, ..load }, &id, self.most.min(bisect.most()), &mut correlation)?;
+                fill(flow, Load { rows: rest, ..load }, &id, self.most.min(self.bisect.most()), &mut correlation)?;
             let Body { body, size } = filled;
             let batch = Batch { partition: self.partition, epoch, number, id, body };
             let sent = &rest[..count];
@@ -176,15 +179,21 @@ impl Lane {
                 }
                 Err(Stop::Refused(error, code)) => {
                     *self.accepted.get_mut() = false;
-                    if bisect.refused(count) {
-                        written.absorb(account_alone(flow, Load { rows: sent, ..load }, &bisect, error, code)?);
+                    if self.bisect.refused(count) {
+                        written.absorb(account_alone(
+                            flow,
+                            Load { rows: sent, ..load },
+                            self.bisect.in_a_row(),
+                            error,
+                            code,
+                        )?);
                         rest = &rest[1..];
                     }
                     continue;
                 }
                 Err(stop) => return Err(stop),
             };
-            bisect.taken(count);
+            self.bisect.taken(count);
             self.most = self.most.saturating_mul(2);
             written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, size)?);
             *self.accepted.get_mut() = false;
@@ -225,18 +234,7 @@ impl Lane {
             reason: format!("partition {}: {reason}", self.partition),
             remedy: remedy.to_owned(),
         };
-        if let Some(other) = watermark.source.as_ref().filter(|source| **source != flow.config.pipeline) {
-            return Err(refuse(
-                format!("is written by pipeline {other:?}, this one is {:?}", flow.config.pipeline),
-                "keep the pipeline's name over restarts, and let one pipeline write a flow",
-            ));
-        }
-        if let Some(other) = watermark.partitions.filter(|partitions| *partitions != flow.config.partitions) {
-            return Err(refuse(
-                format!("was dealt over {other} partitions, the sink is set to {}", flow.config.partitions),
-                "set the sink's partitions back, or deliver to an empty target",
-            ));
-        }
+        foreign(flow, watermark)?;
         let reached = Reached::read(watermark)?;
         if reached.is_behind(&self.acknowledged) {
             return Err(refuse(
@@ -252,6 +250,28 @@ impl Lane {
         self.trusted = true;
         Ok(reached)
     }
+}
+
+/// Refuses a partition that somebody else writes, or that was dealt otherwise.
+pub(super) fn foreign(flow: &Flow<'_>, watermark: &Watermark) -> Result<(), SinkError> {
+    let refuse = |reason: String, remedy: &str| {
+        let target = flow.config.endpoint(&["flows", &flow.entity.name]).to_string();
+        let (reason, remedy) = (format!("partition {}: {reason}", watermark.partition), remedy.to_owned());
+        Err(SinkError::Refused { target, reason, remedy })
+    };
+    if let Some(other) = watermark.source.as_ref().filter(|source| **source != flow.config.pipeline) {
+        return refuse(
+            format!("is written by pipeline {other:?}, this one is {:?}", flow.config.pipeline),
+            "keep the pipeline's name over restarts, and let one pipeline write a flow",
+        );
+    }
+    if let Some(other) = watermark.partitions.filter(|partitions| *partitions != flow.config.partitions) {
+        return refuse(
+            format!("was dealt over {other} partitions, the sink is set to {}", flow.config.partitions),
+            "set the sink's partitions back, or deliver to an empty target",
+        );
+    }
+    Ok(())
 }
 
 /// The same for every attempt, also of another process.
@@ -285,28 +305,24 @@ pub(super) fn reject(flow: &Flow<'_>, rejected: &Rejected, sent: Load<'_>) -> Op
 }
 
 /// Books a row that the target cannot take even alone; somebody may raise its limit.
-fn account_too_large(flow: &Flow<'_>, load: Load<'_>, row: RowRef) -> Result<Written, SinkError> {
+pub(super) fn account_too_large(flow: &Flow<'_>, load: Load<'_>, row: RowRef) -> Result<Written, SinkError> {
     load.told.refused(vec![compose(flow, load, row, TOO_LARGE.to_owned(), None, true)])?;
     flow.stats.rejected(1);
     Ok(Written { rejected: 1, ..Written::default() })
 }
 
-/// Books a row that the target refuses although it travels alone, unless everything looks to be refused.
+/// Books a row that the target refuses although it travels alone.
 ///
 /// # Errors
-/// The refusal, where nothing at all has been taken since the start: then it is not about single rows.
+/// The refusal, after too many of them in a row: then it is not about single rows.
 pub(super) fn account_alone(
     flow: &Flow<'_>,
     load: Load<'_>,
-    bisect: &Bisect,
+    in_a_row: usize,
     error: SinkError,
     code: String,
 ) -> Result<Written, SinkError> {
-    let counts = flow.stats.read();
-    let Some(row) = load.rows.first().filter(|_| bisect.in_a_row() < ALONE_MAX || counts.rows + counts.loaded > 0)
-    else {
-        return Err(error);
-    };
+    let Some(row) = load.rows.first().filter(|_| in_a_row < ALONE_MAX) else { return Err(error) };
     let code = if code.is_empty() { UNSPECIFIED.to_owned() } else { code };
     load.told.refused(vec![compose(flow, load, *row, code, None, false)])?;
     flow.stats.rejected(1);

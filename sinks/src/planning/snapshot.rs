@@ -14,16 +14,18 @@
 //!
 //! Parts are independent of each other and repeated with the same bytes; a snapshot that is interrupted is begun anew.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, UInt8Array, UInt64Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::UInt8Type;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
-use syncline_schemas::delta::UPSERT;
+use syncline_schemas::delta::{KEEP, UPSERT};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
 use uuid::Uuid;
@@ -36,7 +38,7 @@ use super::contract::{self, Rejected};
 use super::deal::{self, RowRef};
 use super::digest::{Digest, Hasher};
 use super::fill::fill;
-use super::lane::{Flow, Load, account_alone, reject};
+use super::lane::{Flow, Load, account_alone, account_too_large, foreign, reject};
 use super::stats::PlanningStats;
 use super::verdict::NOT_PDX;
 use crate::{DeltaSource, Filler, Image, Known, SinkError, Span, Written};
@@ -160,8 +162,32 @@ fn refused(url: &Url, reason: &str) -> SinkError {
     SinkError::Refused { target: url.to_string(), reason: reason.to_owned(), remedy: NOT_PDX.to_owned() }
 }
 
+fn row_refs(page: &RecordBatch) -> Vec<RowRef> {
+    let versions = page.column(1).as_fixed_size_binary();
+    let of = |row: usize| Version::from_bytes(versions.value(row).try_into().expect("check_image() saw 16 bytes"));
+    (0..page.num_rows()).map(|row| RowRef { version: of(row), row }).collect()
+}
+
+/// Rows of a page as keys that are to be kept.
+fn as_kept(page: &RecordBatch, rows: &[usize]) -> Result<RecordBatch, SinkError> {
+    let taken = take_record_batch(page, &UInt64Array::from_iter_values(rows.iter().map(|row| *row as u64)))?;
+    let mut columns = taken.columns().to_vec();
+    columns[0] = Arc::new(UInt8Array::from(vec![KEEP; rows.len()]));
+    Ok(RecordBatch::try_new(taken.schema(), columns)?)
+}
+
+/// Refuses to fill a flow that somebody else writes: our rows would replace his, and the sweep take the others.
+async fn ensure_ours(flow: Flow<'_>) -> Result<(), Stop> {
+    for partition in 0..flow.config.partitions {
+        let watermark = flow.client.watermark(flow.entity, partition, flow.stats).await?;
+        foreign(&flow, &watermark)?;
+    }
+    Ok(())
+}
+
 /// Loads once, from the first part to the commit.
 async fn load(flow: Flow<'_>, image: &Image, rows: &dyn DeltaSource) -> Result<Written, Stop> {
+    ensure_ours(flow).await?;
     let collection = flow.config.endpoint(&["flows", &flow.entity.name, "snapshots"]);
     let (cut, source) = (image.cut.to_string(), flow.config.pipeline.clone());
     let begin = Begin { cut, source, sweep: image.sweep, scope: serde_json::Map::new() };
@@ -240,24 +266,41 @@ fn answer<T: serde::de::DeserializeOwned>(url: &Url, answer: Answer, what: &'sta
 }
 
 impl Snapshot<'_> {
-    /// Sends the rows of a page, in as many parts as the limits want.
+    /// Sends the rows of a page; those that are refused alone by their keys, since what the target has of them is to stay.
     async fn send(&self, page: RecordBatch) -> Result<Sent, Stop> {
-        let Flow { entity, .. } = self.flow;
-        deal::check_image(entity, &page)?;
-        let records = RecordWriter::new(entity, &page)?;
-        let mut hasher = Hasher::new(entity, &page)?;
-        let (ops, versions) = (page.column(0).as_primitive::<UInt8Type>(), page.column(1).as_fixed_size_binary());
-        let rows: Vec<RowRef> = (0..page.num_rows())
-            .map(|row| {
-                let version = versions.value(row).try_into().expect("check_image() saw 16 bytes");
-                RowRef { version: Version::from_bytes(version), row }
-            })
-            .collect();
-        let (mut rest, mut most, mut sent) = (rows.as_slice(), usize::MAX, Sent::default());
-        let mut bisect = Bisect::default();
+        deal::check_image(self.flow.entity, &page)?;
         let mut number = None;
-        while !rest.is_empty() {
-            let load = Load { batch: &page, records: &records, rows: rest, told: self.rows, again: true };
+        let mut alone = Vec::new();
+        let mut sent = self.send_rows(&page, &mut number, &mut alone).await?;
+        if !alone.is_empty() {
+            let kept = as_kept(&page, &alone)?;
+            let mut again = Vec::new();
+            sent.absorb(self.send_rows(&kept, &mut number, &mut again).await?);
+            if !again.is_empty() {
+                let url = &self.url;
+                return Err(
+                    refused(url, "refuses keys that are to be kept, so that their rows would be deleted").into()
+                );
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends rows in as many parts as the limits want. A number that was taken and did not go out is left for the next.
+    async fn send_rows(
+        &self,
+        page: &RecordBatch,
+        number: &mut Option<u64>,
+        alone: &mut Vec<usize>,
+    ) -> Result<Sent, Stop> {
+        let records = RecordWriter::new(self.flow.entity, page)?;
+        let mut hasher = Hasher::new(self.flow.entity, page)?;
+        let ops = page.column(0).as_primitive::<UInt8Type>();
+        let rows = row_refs(page);
+        let (mut rest, mut most, mut sent) = (rows.as_slice(), usize::MAX, Sent::default());
+        let mut bisect = Bisect::new();
+        while let Some(first) = rest.first() {
+            let load = Load { batch: page, records: &records, rows: rest, told: self.rows, again: true };
             let of = *number.get_or_insert_with(|| self.parts.fetch_add(1, Ordering::Relaxed) + 1);
             let id = format!("{}-{of}", self.id);
             let (body, count) = fill(&self.flow, load, &id, most.min(bisect.most()), &mut Correlation::default())?;
@@ -267,9 +310,16 @@ impl Snapshot<'_> {
                     most = count / 2;
                     continue;
                 }
+                Err(Stop::TooLarge(_)) => {
+                    sent.written.absorb(account_too_large(&self.flow, load, *first)?);
+                    alone.push(first.row);
+                    rest = &rest[1..];
+                    continue;
+                }
                 Err(Stop::Refused(error, code)) => {
                     if bisect.refused(count) {
-                        sent.written.absorb(account_alone(&self.flow, load, &bisect, error, code)?);
+                        sent.written.absorb(account_alone(&self.flow, load, bisect.in_a_row(), error, code)?);
+                        alone.push(first.row);
                         rest = &rest[1..];
                     }
                     continue;
@@ -277,15 +327,10 @@ impl Snapshot<'_> {
                 Err(stop) => return Err(stop),
             };
             bisect.taken(count);
-            number = None;
+            *number = None;
             let (these, others) = rest.split_at(count);
-            let mut refused = vec![false; count];
-            receipt.rejects.iter().for_each(|rejected| {
-                if let Some(refused) = refused.get_mut(rejected.index) {
-                    *refused = true;
-                }
-            });
-            for (row, _) in these.iter().zip(&refused).filter(|(_, refused)| !**refused) {
+            let refused: HashSet<usize> = receipt.rejects.iter().map(|rejected| rejected.index).collect();
+            for (_, row) in these.iter().enumerate().filter(|(at, _)| !refused.contains(at)) {
                 if ops.value(row.row) == UPSERT {
                     sent.digest += Digest::of(hasher.hash(row.row));
                 }

@@ -63,7 +63,7 @@ pub struct PlanningCounts {
 macro_rules! adders {
     ($($name:ident),*) => {
         impl PlanningStats {
-            $(pub(super) fn $name(&self, count: u64) {
+            $(pub(crate) fn $name(&self, count: u64) {
                 self.$name.fetch_add(count, Ordering::Relaxed);
             })*
 

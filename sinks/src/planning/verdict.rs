@@ -89,6 +89,10 @@ pub(super) fn judge(status: u16, problem: &str, retry_after: Option<Duration>) -
         (403, _) => Verdict::Auth,
         (413, _) => Verdict::TooLarge,
         (404 | 410, _) | (409, SNAPSHOT_INCOMPLETE) => Verdict::Gone,
+        // It is about the request, and every other would be refused as well.
+        (400 | 422, "bad-header" | "unsupported-schema" | "malformed-batch" | "malformed-snapshot") => {
+            Verdict::FatalConfig
+        }
         (400 | 422, _) => Verdict::BatchRefused,
         _ => Verdict::FatalConfig,
     }
@@ -152,6 +156,7 @@ mod tests {
             (413, "", None, Verdict::TooLarge),
             (422, "", None, Verdict::BatchRefused),
             (422, KEY_REUSED, None, Verdict::FatalConfig),
+            (422, "unsupported-schema", None, Verdict::FatalConfig),
             (409, "plan_run_in_progress", None, Verdict::Throttle),
             (409, "", None, Verdict::FatalConfig),
             (409, SEQUENCE_GAP, None, Verdict::Rewind),

@@ -113,6 +113,8 @@ pub(super) struct Pass {
     /// Newest version of each listed key that was read.
     read: HashMap<(String, Vec<u8>), Version>,
     refused: HashSet<(String, Vec<u8>)>,
+    /// Keys of a load whose rows stay as they are.
+    kept: HashSet<Vec<u8>>,
 }
 
 impl State {
@@ -181,6 +183,7 @@ fn observe(
     for row in 0..keys.len() {
         // Nothing is delivered of a key that is kept.
         if operations.is_some_and(|operations| operations.value(row) == delta::KEEP) {
+            pass.kept.extend(listed.get_key_value(keys.row(row)).map(|(key, _)| key.clone()));
             continue;
         }
         if let Some((key, version)) = listed.get_key_value(keys.row(row)).zip(version(batch, row)) {
@@ -391,8 +394,28 @@ impl Refused {
         self.settle_in(&mut self.lock(), pass, rejected, commit);
     }
 
+    /// Gives rows of an entity up that a full load has not met: the source has them no more, and sent again they would be back.
+    pub(super) fn give_up_swept(&self, entity: &str, cut: Version, pass: &mut Pass) -> Result<(), SinkError> {
+        let mut state = self.lock();
+        let Some(rows) = state.rows.get_mut(entity) else { return Ok(()) };
+        let cut = cut.to_string();
+        let is_gone = |key: &Vec<u8>, row: &RefusedRow| {
+            let name = (entity.to_owned(), key.clone());
+            let met = pass.read.contains_key(&name) || pass.refused.contains(&name) || pass.kept.contains(key);
+            row.version <= cut && !met
+        };
+        let gone: Vec<Vec<u8>> =
+            rows.iter().filter(|(key, row)| is_gone(key, row)).map(|(key, _)| key.clone()).collect();
+        let mut commit = Commit::new();
+        for key in gone {
+            commit.delete(Space::Sinks, self.place(entity, &key));
+            rows.remove(&key);
+        }
+        self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))
+    }
+
     fn settle_in(&self, state: &mut State, pass: Pass, rejected: u64, commit: &mut Commit) {
-        let Pass { again, timed, touched, told, read, refused } = pass;
+        let Pass { again, timed, touched, told, read, refused, kept: _ } = pass;
         let mut settled = 0;
         for ((entity, key), version) in read {
             let place = self.place(&entity, &key);
