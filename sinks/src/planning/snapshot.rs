@@ -330,12 +330,18 @@ impl Snapshot<'_> {
             *number = None;
             let (these, others) = rest.split_at(count);
             let refused: HashSet<usize> = receipt.rejects.iter().map(|rejected| rejected.index).collect();
+            let before = sent.digest.count;
             for (_, row) in these.iter().enumerate().filter(|(at, _)| !refused.contains(at)) {
                 if ops.value(row.row) == UPSERT {
                     sent.digest += Digest::of(hasher.hash(row.row));
                 }
             }
-            sent.written.absorb(self.account(&receipt, Load { rows: these, ..load }, body.size)?);
+            sent.written.absorb(self.account(
+                &receipt,
+                Load { rows: these, ..load },
+                body.size,
+                sent.digest.count - before,
+            )?);
             rest = others;
         }
         Ok(sent)
@@ -363,15 +369,14 @@ impl Snapshot<'_> {
         answer(&url, client.persist(&url, stats, request).await?, "the receipt of a part")
     }
 
-    /// Books a part, and tells the rows that were refused.
-    fn account(&self, receipt: &PartReceipt, sent: Load<'_>, bytes: usize) -> Result<Written, SinkError> {
+    /// Books a part with so many rows, and tells those that were refused.
+    fn account(&self, receipt: &PartReceipt, sent: Load<'_>, bytes: usize, rows: u64) -> Result<Written, SinkError> {
         let rejects: Vec<_> =
             receipt.rejects.iter().filter_map(|rejected| reject(&self.flow, rejected, sent)).collect();
         let rejected = rejects.len() as u64;
         if rejected > 0 {
             self.rows.refused(rejects)?;
         }
-        let rows = (sent.rows.len() as u64).saturating_sub(rejected);
         self.flow.stats.loaded(rows);
         self.flow.stats.bytes(bytes as u64);
         self.flow.stats.rejected(rejected);
