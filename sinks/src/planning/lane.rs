@@ -193,20 +193,10 @@ impl Lane {
                 }
                 Err(stop) => return Err(stop),
             };
-            self.bisect.taken(count);
-            self.most = self.most.saturating_mul(2);
             written.absorb(account(flow, &receipt, Load { rows: sent, ..load }, size)?);
-            *self.accepted.get_mut() = false;
-            for row in sent {
-                self.unsettled.remove(&row.version);
-            }
             let version = reached.version.max(sent.last().map(|row| row.version));
             reached = Reached { epoch, batch: number, version };
-            self.reached = Some(reached);
-            // In the target's own words: it is compared with what it says later.
-            let version = receipt.watermark.last_version.as_ref().and_then(|text| text.parse().ok());
-            self.acknowledged = Reached { version, ..reached };
-            self.unremembered = true;
+            self.acknowledge(reached, sent, &receipt);
             rest = &rest[count..];
         }
         // What is not among these rows was replaced by a newer version of its key.
@@ -214,6 +204,21 @@ impl Lane {
             self.unsettled.retain(|version| *version > last.version);
         }
         Ok(written)
+    }
+
+    /// The target has taken a batch.
+    fn acknowledge(&mut self, reached: Reached, sent: &[RowRef], receipt: &Receipt) {
+        self.bisect.taken(sent.len());
+        self.most = self.most.saturating_mul(2);
+        *self.accepted.get_mut() = false;
+        for row in sent {
+            self.unsettled.remove(&row.version);
+        }
+        self.reached = Some(reached);
+        // In the target's own words: it is compared with what it says later.
+        let version = receipt.watermark.last_version.as_ref().and_then(|text| text.parse().ok());
+        self.acknowledged = Reached { version, ..reached };
+        self.unremembered = true;
     }
 
     /// Asks the target where it is, if that is not known.
