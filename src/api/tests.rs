@@ -125,7 +125,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
             "parked_mappings": [], "parked": null,
         },
         "sinks": { "planning": {
-            "cursor": 6, "behind": 3, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0,
+            "cursor": 6, "behind": 3, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0, "loads": 0,
             "lag_ms": 0, "last_lag_ms": 14, "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": null,
         } },
     });

@@ -266,6 +266,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), Limits::default()).expect("opens");
         let refused = Refused::open(&store, "planning").expect("opens");
+        refused.confirm(LogOffset(1));
         let row = items(LogOffset(1), &[1]).rows;
         refused.keep(vec![reject(row.clone())]).expect("kept");
         let id = || refused.letters(|_| true)[0].id.clone();
