@@ -58,8 +58,8 @@ pub struct OutputPage<R> {
     #[serde(default)]
     pub published_at: Option<String>,
     /// Rows of the whole cycle: whoever has read another number has not read it whole.
-    #[serde(default)]
-    pub row_count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_count: Option<u64>,
     /// Rows in the entity's own fields, key fields beside the others.
     pub rows: Vec<R>,
     /// The `cursor` of the next page; none at the end.

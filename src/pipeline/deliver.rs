@@ -208,10 +208,19 @@ impl Pump {
             let outcome = if deltas.is_gone()? {
                 Err("its deltas are gone since".to_owned())
             } else {
-                let written = self.sink.retry(&deltas).await?;
-                let counts = (deltas.rows.load(Ordering::Relaxed), written.rejected);
-                memory.retried(written)?;
-                Ok(counts)
+                match self.sink.retry(&deltas).await {
+                    Ok(written) => {
+                        let counts = (deltas.rows.load(Ordering::Relaxed), written.rejected);
+                        memory.retried(written)?;
+                        Ok(counts)
+                    }
+                    // They were confirmed long ago, so they may go while they are read.
+                    Err(SinkError::Outbox { .. }) if deltas.is_gone()? => {
+                        refused.begin(false);
+                        Err("its deltas are gone since".to_owned())
+                    }
+                    Err(error) => return Err(error),
+                }
             };
             order.carried(&sink.name, outcome, &self.store)?;
             sink.refused.store(refused.count(), Ordering::Relaxed);

@@ -142,7 +142,8 @@ impl Order {
         let mut commit = Commit::new();
         let place = self.place(sink);
         let standing = store.get(Space::Sinks, &place).map_err(|error| unreadable(&error))?;
-        if standing.is_some_and(|standing| *standing == *self.encode()) {
+        let standing = standing.and_then(|standing| serde_json::from_slice::<Self>(&standing).ok());
+        if standing.as_ref() == Some(&self) {
             commit.delete(Space::Sinks, place.clone());
         }
         let done_ms = u64::try_from(lag::now_us() / 1_000).unwrap_or_default();
@@ -272,11 +273,12 @@ impl Loader {
             pass: Mutex::new(Pass::default()),
         };
         let image = Image { entity: name, cut: cut.version(), sweep: order.sweep };
+        let listed = self.refused.listed(&entity.name, cut.version());
         info!(sink = self.status.sinks[self.index].name, entity = entity.name, at = %cut.folded, "loading all rows");
         let written = self.filler.fill(&image, &rows).await?;
-        let mut pass = rows.pass.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let pass = rows.pass.into_inner().unwrap_or_else(PoisonError::into_inner);
         if order.sweep {
-            self.refused.give_up_swept(&entity.name, cut.version(), &mut pass)?;
+            self.refused.give_up_swept(&entity.name, &listed, &pass)?;
         }
         let mut commit = Commit::new();
         self.refused.settle_pass(pass, written.rejected, &mut commit);

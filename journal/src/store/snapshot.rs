@@ -3,11 +3,16 @@
 use std::ops::RangeBounds;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use fjall::Readable;
 
 use super::{Bytes, GENERATION, Scan, Space, Spaces, Store, classify, parse_cursor};
 use crate::error::JournalError;
+
+/// A switch puts its spaces in place within microseconds of its commit, unless the disk failed in between.
+const SWITCH_LOOK: Duration = Duration::from_micros(100);
+const SWITCH_LOOKS_MAX: u32 = 10_000;
 
 /// A moment of the store; clones are the same one. Drop it soon: what it sees is kept on disk.
 #[derive(Clone)]
@@ -21,6 +26,7 @@ impl Store {
     /// This moment, of the generation that counts.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let mut looks = 0;
         loop {
             // Held, so that no switch falls between the two.
             let current = self.inner.current.read().unwrap_or_else(PoisonError::into_inner);
@@ -29,10 +35,11 @@ impl Store {
             drop(current);
             // One whose commit is visible and that has not put its spaces in place yet is waited for.
             let counts = snapshot.cursor(GENERATION).ok().flatten().unwrap_or_default();
-            if counts <= snapshot.spaces.generation {
+            looks += 1;
+            if counts <= snapshot.spaces.generation || looks > SWITCH_LOOKS_MAX {
                 return snapshot;
             }
-            std::thread::yield_now();
+            std::thread::sleep(SWITCH_LOOK);
         }
     }
 }

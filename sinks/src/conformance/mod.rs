@@ -238,7 +238,7 @@ async fn alone(session: &mut Session<'_>, force: bool) -> Verdict {
 
 /// Deletes everything that was written.
 async fn clear(session: &mut Session<'_>) -> Verdict {
-    let mut rows: Vec<_> = session.written.values().cloned().collect();
+    let mut rows: Vec<_> = session.ever.values().cloned().collect();
     for row in &mut rows {
         row.op = rows::Op::Delete;
         row.data.clear();
@@ -251,7 +251,6 @@ async fn clear(session: &mut Session<'_>) -> Verdict {
         bytes_most = (max_bytes / 1_024).max(1);
     }
     for batch in rows.chunks(most.min(bytes_most)) {
-        let before = session.written.clone();
         let verdict = match session.apply(batch).await {
             Ok(receipt) if receipt.stale == 0 => Ok(()),
             Ok(receipt) => fail(
@@ -260,9 +259,9 @@ async fn clear(session: &mut Session<'_>) -> Verdict {
             ),
             Err(stop) => Err(stop),
         };
-        if verdict.is_err() {
-            session.written = before;
-            return verdict;
+        verdict?;
+        for row in batch {
+            session.ever.remove(&row.key_text());
         }
     }
     Ok(())
@@ -270,7 +269,7 @@ async fn clear(session: &mut Session<'_>) -> Verdict {
 
 fn left(session: &Session<'_>) -> String {
     let (name, company) = (&session.entity().name, &session.maker.company);
-    let rows = session.written.len();
+    let rows = session.ever.len();
     let place = format!("partition {PARTITION} at epoch={EPOCH}; batch={}", session.next.saturating_sub(1));
     match rows {
         0 => format!("{name}: tombstones of company {company}, and {place}; no row"),

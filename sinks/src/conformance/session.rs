@@ -65,6 +65,8 @@ pub(super) struct Session<'w> {
     row: u32,
     /// Keys that may have a row now.
     pub(super) written: BTreeMap<String, Row>,
+    /// Whatever it may ever have held of ours, and was not seen to delete at the end.
+    pub(super) ever: BTreeMap<String, Row>,
     /// None until it was tried.
     pub(super) digests: Option<bool>,
     pub(super) loads: Option<bool>,
@@ -100,6 +102,7 @@ impl<'w> Session<'w> {
             offset: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
             row: 0,
             written: BTreeMap::new(),
+            ever: BTreeMap::new(),
             digests: None,
             loads: None,
             scopes: None,
@@ -211,7 +214,10 @@ impl<'w> Session<'w> {
     pub(super) fn note(&mut self, rows: &[Row]) {
         for row in rows {
             match row.op {
-                Op::Upsert => drop(self.written.insert(row.key_text(), row.clone())),
+                Op::Upsert => {
+                    self.written.insert(row.key_text(), row.clone());
+                    self.ever.insert(row.key_text(), row.clone());
+                }
                 Op::Delete => drop(self.written.remove(&row.key_text())),
                 Op::Keep => {}
             }

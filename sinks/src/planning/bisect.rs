@@ -10,11 +10,14 @@ pub(super) struct Bisect {
     bad: usize,
     /// Rows found bad since a batch was taken, also in earlier runs of rows.
     in_a_row: usize,
+    /// What the flow had taken when they began, and the last of them.
+    since: u64,
+    last: u64,
 }
 
 impl Bisect {
     pub(super) const fn new() -> Self {
-        Self { bad: 0, in_a_row: 0 }
+        Self { bad: 0, in_a_row: 0, since: 0, last: 0 }
     }
 
     /// Another run of rows begins, of which nothing is known.
@@ -34,19 +37,26 @@ impl Bisect {
     /// So many rows were refused together; true where that is one alone, which is then passed over.
     pub(super) const fn refused(&mut self, count: usize) -> bool {
         self.bad = if count == 1 { 0 } else { count };
-        if count == 1 {
+        count == 1
+    }
+
+    /// A row was found bad; `taken` is what the target has taken of the flow, in any lane. One row in many versions is one.
+    pub(super) const fn found(&mut self, key: u64, taken: u64) {
+        if self.since != taken {
+            (self.since, self.in_a_row, self.last) = (taken, 0, 0);
+        }
+        if self.in_a_row == 0 || self.last != key {
             self.in_a_row += 1;
         }
-        count == 1
+        self.last = key;
     }
 
     /// So many rows were taken.
     pub(super) const fn taken(&mut self, count: usize) {
         self.bad = self.bad.saturating_sub(count);
-        self.in_a_row = 0;
     }
 
-    /// Rows found bad one after the other.
+    /// Different rows found bad one after the other, with nothing of the flow taken in between.
     pub(super) const fn in_a_row(&self) -> usize {
         self.in_a_row
     }
@@ -76,6 +86,17 @@ mod tests {
             at += count;
         }
         (requests, found)
+    }
+
+    #[test]
+    fn a_hot_row_and_a_flow_that_goes_on_elsewhere_are_no_fault_of_all() {
+        let mut bisect = Bisect::new();
+        (0..50).for_each(|_| bisect.found(7, 0));
+        assert_eq!(bisect.in_a_row(), 1);
+        (0..5).for_each(|key| bisect.found(key, 0));
+        assert_eq!(bisect.in_a_row(), 6);
+        bisect.found(9, 1);
+        assert_eq!(bisect.in_a_row(), 1, "another lane was let through");
     }
 
     proptest! {

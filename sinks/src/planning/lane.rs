@@ -7,12 +7,13 @@
 //! What the target acknowledged is remembered, also over restarts: a watermark behind it means that rows were lost there.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use syncline_schemas::entity::Entity;
 use syncline_schemas::ident::Version;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::bisect::Bisect;
 use super::body::{Correlation, RecordWriter};
@@ -31,7 +32,8 @@ const TOO_LARGE: &str = "payload_too_large";
 /// Our word for a reason that the target does not name.
 const UNSPECIFIED: &str = "unspecified";
 
-/// Rows of a lane that are refused alone, one after the other and without one that is taken, until that is a fault of all.
+/// Rows of a lane that are refused alone, one after the other and with nothing of the flow taken in between, until that is
+/// a fault of all.
 const ALONE_MAX: usize = 20;
 
 /// One partition of one flow.
@@ -63,6 +65,8 @@ pub(super) struct Flow<'a> {
     pub(super) config: &'a PlanningConfig,
     pub(super) stats: &'a PlanningStats,
     pub(super) known: &'a Known,
+    /// Rows of the flow that the target has taken since the start.
+    pub(super) taken: &'a AtomicU64,
 }
 
 /// Rows on their way: where they lie, and which of them are a lane's.
@@ -180,13 +184,8 @@ impl Lane {
                 Err(Stop::Refused(error, code)) => {
                     *self.accepted.get_mut() = false;
                     if self.bisect.refused(count) {
-                        written.absorb(account_alone(
-                            flow,
-                            Load { rows: sent, ..load },
-                            self.bisect.in_a_row(),
-                            error,
-                            code,
-                        )?);
+                        let alone = Load { rows: sent, ..load };
+                        written.absorb(account_alone(flow, alone, &mut self.bisect, error, code)?);
                         rest = &rest[1..];
                     }
                     continue;
@@ -293,6 +292,7 @@ fn account(flow: &Flow<'_>, receipt: &Receipt, sent: Load<'_>, bytes: usize) -> 
         sent.told.refused(rejects)?;
     }
     let rows = (sent.rows.len() as u64).saturating_sub(rejected);
+    flow.taken.fetch_add(rows, Ordering::Relaxed);
     flow.stats.rows(rows);
     flow.stats.bytes(bytes as u64);
     flow.stats.rejected(rejected);
@@ -323,11 +323,15 @@ pub(super) fn account_too_large(flow: &Flow<'_>, load: Load<'_>, row: RowRef) ->
 pub(super) fn account_alone(
     flow: &Flow<'_>,
     load: Load<'_>,
-    in_a_row: usize,
+    bisect: &mut Bisect,
     error: SinkError,
     code: String,
 ) -> Result<Written, SinkError> {
-    let Some(row) = load.rows.first().filter(|_| in_a_row < ALONE_MAX) else { return Err(error) };
+    let Some(row) = load.rows.first() else { return Err(error) };
+    bisect.found(xxh3_64(load.records.key(row.row).as_bytes()), flow.taken.load(Ordering::Relaxed));
+    if bisect.in_a_row() > ALONE_MAX {
+        return Err(error);
+    }
     let code = if code.is_empty() { UNSPECIFIED.to_owned() } else { code };
     load.told.refused(vec![compose(flow, load, *row, code, None, false)])?;
     flow.stats.rejected(1);

@@ -47,6 +47,7 @@ mod windows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -84,6 +85,8 @@ pub struct PlanningSink {
     client: Arc<Client>,
     stats: Arc<PlanningStats>,
     lanes: HashMap<&'static str, Vec<Lane>>,
+    /// Rows that the target has taken of each flow.
+    taken: HashMap<&'static str, AtomicU64>,
     /// As it was when this process began.
     known: Option<Known>,
     /// True from the start of a write to its good end: what lanes know is not to be trusted otherwise.
@@ -102,6 +105,7 @@ impl PlanningSink {
             config,
             stats: Arc::default(),
             lanes: HashMap::new(),
+            taken: HashMap::new(),
             known: None,
             unfinished: false,
         })
@@ -195,7 +199,8 @@ impl PlanningSink {
 
     /// Asks every lane that was ever acknowledged whether the target still holds that.
     async fn recall_lanes(&mut self, known: &Known) -> Result<(), Stop> {
-        let Self { client, config, stats, lanes, known: began, unfinished } = self;
+        let Self { client, config, stats, lanes, known: began, unfinished, .. } = self;
+        let taken = AtomicU64::new(0);
         let began = &*began.get_or_insert_with(|| known.clone());
         lanes.values_mut().flatten().for_each(Lane::forget);
         *unfinished = false;
@@ -211,7 +216,7 @@ impl PlanningSink {
         let mut recalls: Vec<BoxFuture<'_, Result<(), Stop>>> = Vec::new();
         for (name, of_entity) in lanes.iter_mut() {
             let Some(entity) = entity::get(name) else { continue };
-            let flow = Flow { entity, client, config, stats, known: began };
+            let flow = Flow { entity, client, config, stats, known: began, taken: &taken };
             for lane in of_entity.iter_mut().filter(|lane| lane.is_acknowledged()) {
                 recalls.push(async move { lane.recall(&flow).await.map(drop) }.boxed());
             }
@@ -233,7 +238,8 @@ impl PlanningSink {
         self.stats.coalesced(dealt.coalesced);
         let records = RecordWriter::new(entity, &rows)?;
         let known = self.known.get_or_insert_default();
-        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, known };
+        let taken = self.taken.entry(&entity.name).or_default();
+        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, known, taken };
         let lanes = lanes_of(&mut self.lanes, entity, &self.config);
         let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
         let parts = try_join_all(busy.map(|(lane, of_lane)| {

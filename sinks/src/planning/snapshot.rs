@@ -119,6 +119,8 @@ struct Snapshot<'a> {
     url: Url,
     id: String,
     rows: &'a dyn DeltaSource,
+    /// Whether what is not sent is deleted at the end.
+    sweeps: bool,
     /// The last part that the target has taken, or will.
     parts: AtomicU64,
 }
@@ -144,8 +146,15 @@ impl Filler for PlanningFiller {
             let reason = "is not canonical; a newer Syncline wrote it".to_owned();
             return Err(SinkError::Shape { entity: image.entity.clone(), reason });
         };
-        let known = Known::default();
-        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, known: &known };
+        let (known, taken) = (Known::default(), AtomicU64::new(0));
+        let flow = Flow {
+            entity,
+            client: &self.client,
+            config: &self.config,
+            stats: &self.stats,
+            known: &known,
+            taken: &taken,
+        };
         let mut gone = None;
         for _ in 0..ATTEMPTS_MAX {
             match load(flow, image, rows).await {
@@ -205,7 +214,7 @@ async fn load(flow: Flow<'_>, image: &Image, rows: &dyn DeltaSource) -> Result<W
     if let Ok(mut path) = url.path_segments_mut() {
         path.push(&open.id);
     }
-    let snapshot = Snapshot { flow, url, id: open.id, rows, parts: AtomicU64::new(0) };
+    let snapshot = Snapshot { flow, url, id: open.id, rows, sweeps: image.sweep, parts: AtomicU64::new(0) };
     let every = Span { after: LogOffset::START, upto: LogOffset(u64::MAX) };
     let pages = rows.read(every)?.flat_map(|entry| match entry {
         Ok(entry) => entry.deltas.into_iter().map(|delta| Ok(delta.rows)).collect(),
@@ -272,18 +281,25 @@ impl Snapshot<'_> {
         let mut number = None;
         let mut alone = Vec::new();
         let mut sent = self.send_rows(&page, &mut number, &mut alone).await?;
-        if !alone.is_empty() {
+        // Without a sweep nothing happens to what is not sent, and a number that was taken goes to nobody.
+        if !alone.is_empty() && (self.sweeps || number.is_some()) {
             let kept = as_kept(&page, &alone)?;
-            let mut again = Vec::new();
-            sent.absorb(self.send_rows(&kept, &mut number, &mut again).await?);
-            if !again.is_empty() {
-                let url = &self.url;
-                return Err(
-                    refused(url, "refuses keys that are to be kept, so that their rows would be deleted").into()
-                );
-            }
+            sent.absorb(self.keep(&kept, &mut number).await?);
         }
         Ok(sent)
+    }
+
+    /// Sends keys that are to be kept: together, or one by one where that is refused.
+    async fn keep(&self, kept: &RecordBatch, number: &mut Option<u64>) -> Result<Sent, Stop> {
+        let mut refused = Vec::new();
+        let sent = self.send_rows(kept, number, &mut refused).await?;
+        if refused.is_empty() && number.is_none() {
+            return Ok(sent);
+        }
+        let (target, reason) = (self.url.to_string(), "refuses a key, and that it is to be kept as well".to_owned());
+        let remedy =
+            "mend the row whose refusal is listed last in `syncline dead-letters`, or order the rows without --full";
+        Err(SinkError::Refused { target, reason, remedy: remedy.to_owned() }.into())
     }
 
     /// Sends rows in as many parts as the limits want. A number that was taken and did not go out is left for the next.
@@ -318,7 +334,12 @@ impl Snapshot<'_> {
                 }
                 Err(Stop::Refused(error, code)) => {
                     if bisect.refused(count) {
-                        sent.written.absorb(account_alone(&self.flow, load, bisect.in_a_row(), error, code)?);
+                        if ops.value(first.row) == KEEP {
+                            alone.push(first.row);
+                            rest = &rest[1..];
+                            continue;
+                        }
+                        sent.written.absorb(account_alone(&self.flow, load, &mut bisect, error, code)?);
                         alone.push(first.row);
                         rest = &rest[1..];
                     }
@@ -377,6 +398,7 @@ impl Snapshot<'_> {
         if rejected > 0 {
             self.rows.refused(rejects)?;
         }
+        self.flow.taken.fetch_add(rows, Ordering::Relaxed);
         self.flow.stats.loaded(rows);
         self.flow.stats.bytes(bytes as u64);
         self.flow.stats.rejected(rejected);

@@ -394,22 +394,32 @@ impl Refused {
         self.settle_in(&mut self.lock(), pass, rejected, commit);
     }
 
-    /// Gives rows of an entity up that a full load has not met: the source has them no more, and sent again they would be back.
-    pub(super) fn give_up_swept(&self, entity: &str, cut: Version, pass: &mut Pass) -> Result<(), SinkError> {
+    /// Rows of an entity that are refused in versions up to one.
+    pub(super) fn listed(&self, entity: &str, upto: Version) -> Vec<(Vec<u8>, String)> {
+        let upto = upto.to_string();
+        let state = self.lock();
+        let rows = state.rows.get(entity).into_iter().flatten().filter(|(_, row)| row.version <= upto);
+        rows.map(|(key, row)| (key.clone(), row.version.clone())).collect()
+    }
+
+    /// Gives those of some rows up that a full load has not met: the source has them no more, and sent again they would be
+    /// back.
+    pub(super) fn give_up_swept(
+        &self,
+        entity: &str,
+        listed: &[(Vec<u8>, String)],
+        pass: &Pass,
+    ) -> Result<(), SinkError> {
         let mut state = self.lock();
         let Some(rows) = state.rows.get_mut(entity) else { return Ok(()) };
-        let cut = cut.to_string();
-        let is_gone = |key: &Vec<u8>, row: &RefusedRow| {
-            let name = (entity.to_owned(), key.clone());
-            let met = pass.read.contains_key(&name) || pass.refused.contains(&name) || pass.kept.contains(key);
-            row.version <= cut && !met
-        };
-        let gone: Vec<Vec<u8>> =
-            rows.iter().filter(|(key, row)| is_gone(key, row)).map(|(key, _)| key.clone()).collect();
         let mut commit = Commit::new();
-        for key in gone {
-            commit.delete(Space::Sinks, self.place(entity, &key));
-            rows.remove(&key);
+        for (key, version) in listed {
+            let name = (entity.to_owned(), key.clone());
+            let is_met = pass.read.contains_key(&name) || pass.refused.contains(&name) || pass.kept.contains(key);
+            if !is_met && rows.get(key).is_some_and(|row| row.version == *version) {
+                commit.delete(Space::Sinks, self.place(entity, key));
+                rows.remove(key);
+            }
         }
         self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))
     }

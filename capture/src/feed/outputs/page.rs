@@ -55,7 +55,9 @@ pub(super) fn read<'a>(output: &str, bytes: &'a [u8]) -> Result<Page<'a>, String
         (Some(id), Some(published_at)) if is_cycle_id(&id) => {
             let published_us = column::instant(&published_at)
                 .map_err(|Wanted(what)| format!("has a published_at that is wanted as {what}"))?;
-            Some(Cycle { id, published_at, published_us, row_count: page.row_count })
+            // Without it an empty page would say that every row is gone.
+            let row_count = page.row_count.ok_or_else(|| "lacks row_count".to_owned())?;
+            Some(Cycle { id, published_at, published_us, row_count })
         }
         (Some(_), None) => return Err("lacks published_at".to_owned()),
         (Some(_), Some(_)) => {

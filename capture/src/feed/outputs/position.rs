@@ -37,6 +37,9 @@ pub(super) enum OutputsPosition {
 /// # Errors
 /// What is wrong with the position.
 pub fn begin_again(position: &Position) -> Result<Position, String> {
+    if position.is_start() {
+        return Ok(OutputsPosition::Again(Done::new()).encode());
+    }
     match OutputsPosition::decode(position)? {
         OutputsPosition::Whole(_) | OutputsPosition::Again(_) => Ok(OutputsPosition::Again(Done::new()).encode()),
         OutputsPosition::Cut { output, .. } => {

@@ -18,6 +18,9 @@ use crate::feed::meta::{self, Stamp};
 use crate::progress::{OpCounts, now_us};
 use crate::{CaptureError, LogSink, Progress, StopSignal};
 
+/// Rows of a page: some hundred bytes each, well below what an answer may have.
+const PAGE_ROWS: u32 = 2_000;
+
 /// Limits of a frame; tests shrink them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FrameLimits {
@@ -103,7 +106,12 @@ impl Puller<'_> {
         let mut read = 0_u64;
         let mut pending = Pending { columns: self.table.columns(), rows: 0, bytes: 0 };
         loop {
-            let of = PageOf { output: self.table.output, cycle: Some(id), cursor: cursor.as_deref(), limit: None };
+            let of = PageOf {
+                output: self.table.output,
+                cycle: Some(id),
+                cursor: cursor.as_deref(),
+                limit: Some(PAGE_ROWS),
+            };
             let bytes = match ask(self.config, pages, of, self.stop) {
                 // A part of it is in the log, so that another session has to finish this.
                 Err(Unpulled::Gone(error)) if cycle.is_some() => {

@@ -7,10 +7,12 @@
 //! a cycle          the same                 nothing; all that was published before the question is in the log
 //! a cycle          another one              it is pulled, whole
 //! a cycle          none                     nothing: what was published last stays in force
+//! anything         one that breaks rules    nothing more: the next one is waited for, and what is wrong is a problem of the source
 //! ```
 //!
 //! It asks every `poll_every`, and at once when the bell rings or somebody waits for a proof, but never in a hot loop.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -124,6 +126,16 @@ pub(super) struct Session<'a> {
     wanted: Vec<Request>,
     /// All outputs are being read again, in one transaction.
     again: bool,
+    /// A cycle of which the log holds a part: no other output may come before its end.
+    cut: Option<(String, String)>,
+    /// A cycle that breaks the contract, and how: it is not pulled again.
+    broken: Option<(usize, String, String)>,
+    /// When the cycles that this session pulled were published.
+    published: BTreeMap<&'static str, i64>,
+    /// An older cycle is given out as the newest.
+    backwards: Option<String>,
+    /// The log has a frame of this source.
+    has_frames: bool,
 }
 
 /// A transaction that the log holds a part of.
@@ -156,29 +168,61 @@ impl<'a> Session<'a> {
         limits: FrameLimits,
     ) -> Self {
         let tables = config.outputs.iter().map(|output| Table::new(&config.source, output)).collect();
-        let (done, wanted, again) = (Done::new(), Vec::new(), false);
-        Self { config, pages, log, progress, requests, stop, limits, tables, done, wanted, again }
+        Self {
+            config,
+            pages,
+            log,
+            progress,
+            requests,
+            stop,
+            limits,
+            tables,
+            done: Done::new(),
+            wanted: Vec::new(),
+            again: false,
+            cut: None,
+            broken: None,
+            published: BTreeMap::new(),
+            backwards: None,
+            has_frames: false,
+        }
     }
 
     pub(super) fn run(mut self, resume: Option<&Resume>) -> Result<Outcome, CaptureError> {
-        let open = self.resume(resume)?;
-        self.progress.enter(if self.done.is_empty() { State::Snapshot } else { State::Streaming });
-        let finished = match open {
-            Some(Open::Cycle { output, cycle }) => self.finish(&output, &cycle)?,
-            Some(Open::All) => self.read_again()?,
-            None => Round::Nothing,
-        };
-        if finished == Round::Stopped {
-            return Ok(Outcome::Stopped);
+        match self.resume(resume)? {
+            Some(Open::Cycle { output, cycle }) => self.cut = Some((output, cycle)),
+            Some(Open::All) => self.again = true,
+            None => {}
         }
+        self.progress.enter(if self.done.is_empty() { State::Snapshot } else { State::Streaming });
         while !self.stop.is_stopped() {
             let asked = (Instant::now(), now_us());
-            match self.round()? {
-                Round::Stopped => break,
-                // What was published meanwhile is asked for before anything is proved.
-                Round::Pulled => continue,
-                Round::Nothing => {}
+            let step = if self.again {
+                self.read_again()
+            } else if let Some((output, cycle)) = self.cut.clone() {
+                self.finish(&output, &cycle)
+            } else {
+                self.round()
+            };
+            match step {
+                // The next cycle may be sound, and what was published last stays in force until then.
+                Err(error @ CaptureError::Output { .. }) if !self.config.drain => {
+                    self.progress.set_problem(Some(error.to_string()));
+                    self.pause(asked.0);
+                    continue;
+                }
+                Err(error) => return Err(error),
+                Ok(Round::Stopped) => break,
+                Ok(Round::Pulled) => {
+                    self.progress.set_problem(None);
+                    // What was published meanwhile is asked for before anything is proved.
+                    self.pause_until(asked.0 + self.gap());
+                    continue;
+                }
+                Ok(Round::Nothing) => {}
             }
+            self.progress.set_problem(self.backwards.take());
+            self.begin_with_nothing()?;
             self.progress.enter(State::Streaming);
             self.progress.prove(asked.1, self.log.durable()?);
             if self.config.drain {
@@ -189,10 +233,32 @@ impl<'a> Session<'a> {
         Ok(Outcome::Stopped)
     }
 
+    /// Says in the log that nothing was published yet: others wait until a source has been read whole.
+    fn begin_with_nothing(&mut self) -> Result<(), CaptureError> {
+        if !std::mem::replace(&mut self.has_frames, true) {
+            let end = self.end_transaction()?;
+            self.wait_durable(end)?;
+        }
+        Ok(())
+    }
+
+    /// A frame without rows, which ends whatever is open.
+    fn end_transaction(&self) -> Result<LogOffset, CaptureError> {
+        let frame = Frame {
+            source: self.config.source.clone(),
+            position: OutputsPosition::Whole(self.done.clone()).encode(),
+            captured_at: now_us(),
+            txn_end: true,
+            batches: Vec::new(),
+        };
+        self.log.append(LogEntry::Frame(frame))
+    }
+
     /// Takes up where the log stands, and puts the shapes of all tables there; what is half in the log.
     pub(super) fn resume(&mut self, resume: Option<&Resume>) -> Result<Option<Open>, CaptureError> {
         let mut open = None;
         if let Some(resume) = resume.filter(|resume| !resume.position.is_start()) {
+            self.has_frames = true;
             let position = OutputsPosition::decode(&resume.position).map_err(|reason| self.misfit(reason))?;
             (self.done, open) = match position {
                 OutputsPosition::Whole(done) => (done, None),
@@ -269,14 +335,7 @@ impl<'a> Session<'a> {
             }
         }
         self.again = false;
-        let frame = Frame {
-            source: self.config.source.clone(),
-            position: OutputsPosition::Whole(self.done.clone()).encode(),
-            captured_at: now_us(),
-            txn_end: true,
-            batches: Vec::new(),
-        };
-        let end = self.log.append(LogEntry::Frame(frame))?;
+        let end = self.end_transaction()?;
         Ok(if self.wait_durable(end)? { Round::Pulled } else { Round::Stopped })
     }
 
@@ -308,11 +367,18 @@ impl<'a> Session<'a> {
             if self.done.get(output) == Some(&newest.id) && !is_wanted {
                 continue;
             }
+            if self.published.get(output).is_some_and(|held| newest.published_us < *held) {
+                let (id, at) = (&newest.id, &newest.published_at);
+                self.backwards =
+                    Some(format!("{output}: cycle {id} of {at} is given out as the newest, and a later one was"));
+                continue;
+            }
             let ended = self.pull(at, &newest.id);
             match self.ended(ended)? {
                 Round::Stopped => return Ok(Round::Stopped),
                 other => came = other,
             }
+            self.published.insert(output, newest.published_us);
         }
         for request in std::mem::take(&mut self.wanted) {
             let known: Vec<String> = self.tables.iter().map(|table| table.schema.table.to_string()).collect();
@@ -323,23 +389,40 @@ impl<'a> Session<'a> {
 
     /// Puts a cycle into the log and waits until it is durable.
     fn pull(&mut self, at: usize, cycle: &str) -> Result<(), Unpulled> {
-        let Self { config, log, progress, stop, limits, again, .. } = *self;
-        let table = &self.tables[at];
-        let puller = Puller { config, log, progress, stop, limits, table, done: &self.done, again };
-        let wanted = &mut self.wanted;
-        let mut begun = || {
-            for request in wanted.extract_if(.., |request| request.table == table.schema.table) {
-                request.answer(Ok(()));
-            }
-        };
-        let end = puller.pull(self.pages.as_mut(), cycle, &mut begun)?;
+        if let Some((_, _, reason)) = self.broken.as_ref().filter(|(of, id, _)| *of == at && id == cycle) {
+            let output = self.tables[at].output;
+            return Err(broken(&self.config.source, output, format!("cycle {cycle}"), reason.clone()).into());
+        }
+        let pulled = self.put(at, cycle);
+        if let Err(Unpulled::Failed(CaptureError::Output { reason, .. })) = &pulled {
+            self.broken = Some((at, cycle.to_owned(), reason.clone()));
+        }
+        let end = pulled?;
         if !self.wait_durable(end)? {
             return Err(Unpulled::Stopped);
         }
+        self.cut = None;
         let output = self.tables[at].output;
         self.done.insert(output.to_owned(), cycle.to_owned());
         info!(source = %self.config.source, output, cycle, "a cycle of planning is in the log");
         Ok(())
+    }
+
+    fn put(&mut self, at: usize, cycle: &str) -> Result<LogOffset, Unpulled> {
+        let Self { config, log, progress, stop, limits, again, .. } = *self;
+        let table = &self.tables[at];
+        let puller = Puller { config, log, progress, stop, limits, table, done: &self.done, again };
+        let (wanted, cut, has_frames) = (&mut self.wanted, &mut self.cut, &mut self.has_frames);
+        let mut begun = || {
+            *has_frames = true;
+            if !again {
+                *cut = Some((table.output.to_owned(), cycle.to_owned()));
+            }
+            for request in wanted.extract_if(.., |request| request.table == table.schema.table) {
+                request.answer(Ok(()));
+            }
+        };
+        puller.pull(self.pages.as_mut(), cycle, &mut begun)
     }
 
     /// False where it was stopped before.
@@ -354,9 +437,20 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// What lies between two questions at least.
+    fn gap(&self) -> Duration {
+        POLL_GAP.min(self.config.poll_every)
+    }
+
+    fn pause_until(&self, until: Instant) {
+        while !self.stop.is_stopped() && Instant::now() < until {
+            thread::sleep(STOP_POLL.min(self.config.poll_every));
+        }
+    }
+
     /// Waits until it is time to ask again.
     fn pause(&self, asked: Instant) {
-        let (earliest, until) = (asked + POLL_GAP.min(self.config.poll_every), asked + self.config.poll_every);
+        let (earliest, until) = (asked + self.gap(), asked + self.config.poll_every);
         while !self.stop.is_stopped() {
             let now = Instant::now();
             let is_called = || self.config.bell.take() || self.progress.take_wish() || self.requests.is_waiting();

@@ -9,7 +9,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::UInt8Type;
 use serde_json::{Value, json};
 use syncline_schemas::frame::{Frame, LogEntry, Op};
-use syncline_schemas::ident::{LogOffset, SourceId};
+use syncline_schemas::ident::{LogOffset, Position, SourceId};
 use syncline_schemas::outputs::PageOf;
 
 use super::config::{NoPage, OutputsApi, OutputsConfig, Pages};
@@ -80,7 +80,7 @@ impl Pages for Platform {
         let mut page = match found {
             Some((id, rows)) => {
                 let after: usize = of.cursor.map_or(0, |cursor| cursor.parse().unwrap());
-                let limit = of.limit.map_or(PAGE, |limit| limit as usize);
+                let limit = of.limit.map_or(PAGE, |limit| PAGE.min(limit as usize));
                 let some: Vec<Value> = rows.iter().skip(after).take(limit).map(row).collect();
                 let last = after + some.len();
                 let next = (last < rows.len()).then(|| last.to_string());
@@ -426,4 +426,16 @@ fn a_table_is_read_anew_for_whoever_asks_and_nobody_waits_for_one_that_is_not_th
     });
     assert!(world.platform.pulled() > pulled, "it was pulled again");
     world.assert_holds("outputs.forecast", &SEVEN);
+}
+
+#[test]
+fn a_source_of_which_nothing_was_published_is_known_to_be_whole() {
+    let world = World::new(&["forecast"]);
+    world.drain().expect("drains");
+    let resume = world.log.resume().expect("stands");
+    assert!(resume.txn_end && !resume.position.is_start(), "others wait for that");
+    assert!(begin_again(&resume.position).is_ok() && begin_again(&Position::new(Vec::new())).is_ok());
+    let entries = world.log.frames().len();
+    world.drain().expect("drains");
+    assert_eq!(world.log.frames().len(), entries, "it is said once");
 }

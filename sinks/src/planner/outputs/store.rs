@@ -156,7 +156,7 @@ pub(super) fn page(
         output: output.to_owned(),
         cycle_id: Some(cycle_id),
         published_at: Some(published_at),
-        row_count: row_count.cast_unsigned(),
+        row_count: Some(row_count.cast_unsigned()),
         rows,
         next: (last < row_count).then(|| last.to_string()),
     }))
