@@ -119,6 +119,8 @@ async fn a_target_that_comes_later_has_everything_although_the_deltas_are_gone()
     .expect("a second planner");
     world.reconfigure("[sinks.planning]\n", "[sinks.planning]\nentities = [\"item\", \"location\"]\n");
     let daemon = world.daemon();
+    // Asked before it has its data folder, the command would take that itself.
+    eventually("the daemon answers", || async { world.status().await.is_some() }).await;
     let gone = || async {
         let output = world.command(&["replay", "planning", "--from", "0"]).await;
         String::from_utf8_lossy(&output.stderr).contains("are gone, and it is to begin behind 0")

@@ -267,9 +267,14 @@ async fn a_value_of_a_wrong_type_stops_the_source_by_the_name_of_its_field() {
         "source plan: output forecast: row 2 of cycle w2: field qty is of another type; wanted a decimal string";
     assert!(!ok && text.contains(wanted) && !text.contains("4711"), "{text}");
     assert!(world.holds(0..3, "w1").await, "what was published before stays in force");
+    // A daemon that stays is told of it, and goes on by itself once there is another.
+    let daemon = world.daemon();
+    let problem = || async { world.source().await["problem"].as_str().is_some_and(|it| it.contains("cycle w2")) };
+    eventually("it is said what is wrong", problem).await;
     world.publish("cycle=w3", &rows(1..3)).await;
-    let (ok, text) = world.command(&["run", "--drain"]).await;
-    assert!(ok && world.holds(1..3, "w3").await, "{text}");
+    eventually("the next cycle arrives", || async { world.holds(1..3, "w3").await }).await;
+    eventually("nothing is wrong any more", || async { world.source().await["problem"].is_null() }).await;
+    daemon.stop().await.expect("the daemon stops");
     world.planner.stop().await.expect("the planner stops");
 }
 

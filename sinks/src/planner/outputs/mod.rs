@@ -102,7 +102,7 @@ async fn find_page(planner: &Planner, output: &str, of: PageOf) -> Result<Output
             output: entity.name.clone(),
             cycle_id: None,
             published_at: None,
-            row_count: None,
+            row_count: Some(0),
             rows: Vec::new(),
             next: None,
         }),
