@@ -140,11 +140,12 @@ fn service(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mu
     let tls = tls(section, folder, faults);
     let rate = rate(section, faults);
     let in_flight = section.count("in_flight", faults);
+    let maintenance = maintenance(section, faults);
     let mut target = PlanningConfig::new(url?.value, pipeline);
     target.timeout = timeout.unwrap_or(target.timeout);
     target.patience = patience.unwrap_or(target.patience);
     (target.auth, target.signing_key, target.tls) = (auth, signing_key, tls);
-    (target.rate, target.in_flight) = (rate, in_flight);
+    (target.rate, target.in_flight, target.maintenance) = (rate, in_flight, maintenance);
     Some(target)
 }
 
