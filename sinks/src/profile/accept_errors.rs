@@ -18,6 +18,7 @@ use futures::future::try_join_all;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 use syncline_schemas::entity::Entity;
+use syncline_schemas::ident::Version;
 use uuid::Uuid;
 
 use super::definition::Flow;
@@ -37,6 +38,10 @@ const EVERY: Duration = Duration::from_secs(15);
 const SETTLE_MAX: Duration = Duration::from_secs(1_800);
 /// Pages of errors of one batch: more than any batch has rows.
 const PAGES_MAX: usize = 1_000;
+/// Steps of a timestamp from one epoch to the next.
+const EPOCH_STEP: u64 = 1_000_000;
+/// The highest whole number that every reader of JSON keeps.
+const STAMP_MAX: u64 = (1 << 53) - 1;
 /// Our word for a row that is refused without one.
 const REFUSED: &str = "refused";
 
@@ -199,7 +204,10 @@ impl AcceptErrors {
         next: &mut Vec<Vec<&'i Item>>,
     ) -> Result<Written, SinkError> {
         if let [only] = batch[..] {
-            return self.wire.refuse(sheet, &only.row, code, None, retryable);
+            return match retryable {
+                true => self.wire.refuse(sheet, &only.row, code, None, true),
+                false => self.wire.refuse_alone(sheet, &only.row, code),
+            };
         }
         let (left, right) = batch.split_at(batch.len() / 2);
         next.extend([left.to_vec(), right.to_vec()]);
@@ -277,7 +285,7 @@ impl AcceptErrors {
             }
         }
         let bytes = batch.iter().map(|item| item.json.len()).sum();
-        let mut written = self.wire.book(batch.len() - bad.len(), bytes);
+        let mut written = self.wire.book(sheet, batch.len() - bad.len(), bytes);
         for (index, error) in bad {
             let member = error.field.as_ref().and_then(|field| sheet.member(field));
             let retryable = self.confirm.retryable.contains(&error.code);
@@ -287,11 +295,14 @@ impl AcceptErrors {
     }
 }
 
-/// Rises with the versions of rows: the epoch, and behind it 40 bits of the log's offset. Below 2^53, which every reader of JSON
-/// keeps, for 8,000 epochs.
+/// Rises with the versions of rows: the epoch, which is the second in which the state was made, in millionths, and the log's offset.
+/// No log grows by a million entries a second, so a later epoch is always higher. Below 2^53, which every reader of JSON keeps.
 fn timestamp(batch: &[&Item]) -> u64 {
-    let newest = batch.iter().map(|item| item.row.version).max();
-    newest.map_or(0, |version| (u64::from(version.epoch()) << 40) | version.offset().0 & ((1 << 40) - 1))
+    batch.iter().map(|item| item.row.version).max().map_or(0, stamp)
+}
+
+fn stamp(version: Version) -> u64 {
+    (u64::from(version.epoch()) * EPOCH_STEP).saturating_add(version.offset().0).min(STAMP_MAX)
 }
 
 #[async_trait]
@@ -323,5 +334,22 @@ impl Voice for AcceptErrors {
         url.query_pairs_mut().append_pair(&self.confirm.parameter, &Uuid::nil().to_string());
         let takes = |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 422);
         self.wire.send(Method::GET, &url, &wire::json_headers(), None, takes).await.map(drop).map_err(Stop::into_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_schemas::ident::LogOffset;
+
+    use super::*;
+
+    #[test]
+    fn a_timestamp_never_falls_also_after_the_state_was_made_anew() {
+        let stamp = |epoch, offset| stamp(Version::new(epoch, LogOffset(offset), 7));
+        // Epochs are seconds: of 2026-05-26, and an hour later.
+        assert_eq!(stamp(1_779_789_601, 42), 1_779_789_601_000_042);
+        assert!(stamp(1_779_789_601, 43) > stamp(1_779_789_601, 42));
+        assert!(stamp(1_779_793_201, 1) > stamp(1_779_789_601, 3_000_000_000));
+        assert!(stamp(u32::MAX, 1 << 50) < 1 << 53);
     }
 }

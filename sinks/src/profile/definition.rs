@@ -3,7 +3,7 @@
 //! Everything is checked when it is read, against the canonical entities, so that no row finds a mistake of the profile:
 //! - a key reads key fields only, because a deleted row carries nothing else;
 //! - a key tells apart all rows that the entity does: a key field that it leaves out is named in `constant`, or pinned by
-//!   `where`. Two rows that met in one place there would take turns for ever.
+//!   `where` to one value. Two rows that met in one place there would take turns for ever.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,11 +58,11 @@ pub(super) struct Flow {
     pub(super) members: Vec<Member>,
     /// The members that tell rows apart there.
     pub(super) key: Vec<usize>,
-    /// Rows for which it does not hold are not there.
+    /// Of `where` what key fields alone decide: rows for which it does not hold are none of this flow.
+    pub(super) own: Option<Expr>,
+    /// The rest of it: rows for which it does not hold are not there.
     pub(super) keep: Option<Expr>,
-    /// True where key fields alone decide that.
-    pub(super) keep_by_key: bool,
-    /// Columns of the batch that hold one value in all rows.
+    /// Columns of the batch, of texts, that hold one value in all rows.
     pub(super) constant: Vec<usize>,
     pub(super) delete: Delete,
     pub(super) max_records: usize,
@@ -278,8 +278,19 @@ mod tests {
         assert!(text.contains("has a key without owner_id, stock_class: rows that differ in nothing else"), "{text}");
         let sound = flow("constant = [\"company_id\"]\nwhere = \"owner_id = '' and stock_class = ''\"\n");
         Profile::parse("p.toml", Path::new(""), &sound).expect("both are pinned");
+        // Where another field decides as well, a row of any class may be meant.
+        for loose in ["stock_class = '' or on_hand > 0", "stock_class >= ''"] {
+            let loose = format!("constant = [\"company_id\"]\nwhere = \"owner_id = '' and ({loose})\"\n");
+            let text = faults(&flow(&loose));
+            assert!(text.contains("has a key without stock_class: rows that differ"), "{text}");
+        }
         let text = faults(&flow("constant = [\"on_hand\"]\n"));
         assert!(text.contains("has on_hand, which is no field of the key"), "{text}");
+        let text = faults(
+            "dialect = \"frepple\"\n[flow.supplier_item]\npath = \"/t/\"\nkey = [\"i\"]\nrow = { i = \"item_id\" }\n\
+             constant = [\"company_id\", \"valid_from\"]\ndelete = { strategy = \"keep\" }\n",
+        );
+        assert!(text.contains("p.toml:6: flow.supplier_item.constant has valid_from, which is no text"), "{text}");
     }
 
     #[test]

@@ -83,7 +83,8 @@ struct Task<'i> {
     items: Vec<&'i Item>,
     /// The first half of what was refused; the other lies beneath it.
     is_left: bool,
-    /// The other half of a batch whose first half was taken: what is wrong is in here, and need not be asked for.
+    /// The other half of a batch whose first half was taken: what is wrong is in here, and need not be asked for
+    /// before it is one row: a row is refused only when it was sent by itself.
     is_bad: bool,
 }
 
@@ -181,18 +182,18 @@ impl Frepple {
         while let Some(task) = open.pop() {
             let Task { way, items, .. } = &task;
             let [first, rest @ ..] = items.as_slice() else { continue };
-            let said = if task.is_bad { Said::No } else { self.send(sheet, *way, items).await? };
+            let said = if task.is_bad && items.len() > 1 { Said::No } else { self.send(sheet, *way, items).await? };
             match said {
                 Said::Taken => {
                     self.learn(sheet, items);
-                    written.absorb(self.wire.book(items.len(), items.iter().map(|item| item.json.len()).sum()));
+                    written.absorb(self.wire.book(sheet, items.len(), items.iter().map(|item| item.json.len()).sum()));
                     if let Some(right) = open.last_mut().filter(|_| task.is_left) {
                         right.is_bad = true;
                     }
                 }
                 Said::Missing if *way == Way::Clear && rest.is_empty() => {
                     self.known().forget(&sheet.entity.name, &first.row.key);
-                    written.absorb(self.wire.book(1, 0));
+                    written.absorb(self.wire.book(sheet, 1, 0));
                 }
                 // All at once: what is there nonetheless is told row by row, and goes back.
                 Said::Missing if *way == Way::Update => {
@@ -216,7 +217,7 @@ impl Frepple {
                     open.push(Task::new(Way::Update, items.clone()));
                 }
                 Said::Missing | Said::Rows(_) | Said::No if rest.is_empty() => {
-                    written.absorb(self.wire.refuse(sheet, &first.row, REFUSED, None, false)?);
+                    written.absorb(self.wire.refuse_alone(sheet, &first.row, REFUSED)?);
                 }
                 Said::Rows(_) | Said::No => open.extend(task.halves(true)),
                 Said::Missing | Said::TooLarge => open.extend(task.halves(false)),
@@ -308,7 +309,7 @@ impl Frepple {
         }
         self.known().forget(&sheet.entity.name, &item.row.key);
         self.samples().retain(|sample| *sample != path);
-        Ok(self.wire.book(1, 0))
+        Ok(self.wire.book(sheet, 1, 0))
     }
 }
 

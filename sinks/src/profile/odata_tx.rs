@@ -305,7 +305,7 @@ impl ODataTx {
             let [first, rest @ ..] = items.as_slice() else { continue };
             let bytes = |items: &[&Item]| items.iter().map(|item| item.json.len()).sum();
             match self.transact(sheet, &items).await? {
-                Ended::Done => written.absorb(self.wire.book(items.len(), bytes(&items))),
+                Ended::Done => written.absorb(self.wire.book(sheet, items.len(), bytes(&items))),
                 Ended::Refused { named, others_are_there, .. } if !named.is_empty() => {
                     let mut others = Vec::new();
                     for (at, item) in items.iter().enumerate() {
@@ -315,13 +315,13 @@ impl ODataTx {
                         }
                     }
                     if others_are_there {
-                        written.absorb(self.wire.book(others.len(), bytes(&others)));
+                        written.absorb(self.wire.book(sheet, others.len(), bytes(&others)));
                     } else {
                         open.push(others);
                     }
                 }
                 Ended::Refused { code, .. } if rest.is_empty() => {
-                    written.absorb(self.wire.refuse(sheet, &first.row, &code, None, false)?);
+                    written.absorb(self.wire.refuse_alone(sheet, &first.row, &code)?);
                 }
                 Ended::TooLarge if rest.is_empty() => {
                     written.absorb(self.wire.refuse(sheet, &first.row, TOO_LARGE, None, true)?);
