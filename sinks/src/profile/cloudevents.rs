@@ -122,7 +122,11 @@ impl CloudEvents {
             while let Some(part) = open.pop() {
                 let is_refused = match self.send(sheet, part).await {
                     Ok(true) => {
-                        written.absorb(self.wire.book(sheet, part.len(), part.iter().map(|item| item.json.len()).sum()));
+                        written.absorb(self.wire.book(
+                            sheet,
+                            part.len(),
+                            part.iter().map(|item| item.json.len()).sum(),
+                        ));
                         continue;
                     }
                     Ok(false) => true,

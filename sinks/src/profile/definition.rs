@@ -167,7 +167,7 @@ fn read(file: &str, folder: &Path, document: &Document<'_>, faults: &mut Faults)
     }
     root.finish(faults);
     let speech = speech?;
-    let mut read = Vec::new();
+    let mut read: Vec<Flow> = Vec::new();
     for (name, table) in flows {
         let Some(entity) = entity::get(&name) else {
             let known: Vec<&str> = entity::all().iter().map(|entity| entity.name.as_str()).collect();
@@ -175,7 +175,15 @@ fn read(file: &str, folder: &Path, document: &Document<'_>, faults: &mut Faults)
             continue;
         };
         let scope = Scope { entity, tables: &tables, schemes: &schemes };
-        read.extend(flow::read(table, &scope, &speech, limits, faults));
+        let (line, place) = table.place();
+        let Some(flow) = flow::read(table, &scope, &speech, limits, faults) else { continue };
+        // Some stores do not tell upper and lower case apart.
+        let same = read.iter().find(|other| other.path.eq_ignore_ascii_case(&flow.path));
+        if let Some(other) = same.filter(|_| speech.writes_files()) {
+            let other = &other.entity.name;
+            faults.push((line, format!("{place} has the folder of flow.{other}, and would overwrite its files")));
+        }
+        read.push(flow);
     }
     // Masters before the facts that cite them.
     read.sort_by_key(|flow| entity::all().iter().position(|entity| entity.name == flow.entity.name));
@@ -208,10 +216,16 @@ fn scheme(mut table: Table<'_>, folder: &Path, faults: &mut Faults) -> Arc<TextT
     match read_bounded(&path) {
         Err(reason) => file.fault(faults, format!("names {}: {reason}", file.value)),
         Ok(text) => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             for (line, pair) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
                 match pair.split(',').map(str::trim).collect::<Vec<_>>()[..] {
                     [ours, theirs] if !ours.is_empty() && !theirs.is_empty() => {
-                        texts.entries.insert(ours.to_owned(), theirs.to_owned());
+                        if texts.entries.insert(ours.to_owned(), theirs.to_owned()).is_some() {
+                            file.fault(
+                                faults,
+                                format!("names {}, whose line {line} repeats an identifier", file.value),
+                            );
+                        }
                     }
                     _ => file.fault(faults, format!("names {}, whose line {line} is not ours,theirs", file.value)),
                 }
@@ -312,5 +326,14 @@ mod tests {
         std::fs::write(folder.path().join("pln.csv"), "4711,P1\n4712\n").expect("written");
         let text = Profile::parse("p.toml", folder.path(), profile).expect_err("half a line").to_string();
         assert!(text.contains("p.toml:3: xref.PLN.file names pln.csv, whose line 2 is not ours,theirs"), "{text}");
+        std::fs::write(folder.path().join("pln.csv"), "\u{feff}4711,P1\n4711,P2\n").expect("written");
+        let text = Profile::parse("p.toml", folder.path(), profile).expect_err("twice").to_string();
+        assert!(text.contains("pln.csv, whose line 2 repeats an identifier"), "{text}");
+    }
+
+    #[test]
+    fn flows_that_would_overwrite_each_others_files_are_refused() {
+        let text = faults("dialect = \"file_drop\"\n[flow.item]\n[flow.location]\nfolder = \"Item\"\n");
+        assert!(text.contains("p.toml:3: flow.location has the folder of flow.item"), "{text}");
     }
 }

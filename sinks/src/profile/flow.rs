@@ -138,7 +138,8 @@ fn constant(table: &mut Table<'_>, entity: &Entity, faults: &mut Faults) -> Vec<
     for name in &names.value {
         match entity.field(name).filter(|(_, field)| field.key) {
             Some((_, field)) if field.field_type.arrow() != DataType::Utf8 => {
-                names.fault(faults, format!("has {name}, which is no text; pin it with where, or take it into the key"));
+                names
+                    .fault(faults, format!("has {name}, which is no text; pin it with where, or take it into the key"));
             }
             Some((at, _)) => constant.push(SYSTEM_COLUMNS + at),
             None => names.fault(faults, format!("has {name}, which is no field of the key of {}", entity.name)),

@@ -288,6 +288,10 @@ impl Frepple {
         let mut known = self.known();
         items.iter().for_each(|item| known.learn(&sheet.entity.name, &item.row.key));
         drop(known);
+        // What we delete ourselves must not make the target look emptied.
+        if sheet.flow.delete == Delete::Remove {
+            return;
+        }
         let mut samples = self.samples();
         for item in items.iter().rev().take(SAMPLES) {
             if let Some(path) = single(sheet, &item.row).filter(|path| !samples.contains(path)) {
@@ -300,23 +304,28 @@ impl Frepple {
 
     /// Deletes a row; one that is not there is as good as deleted.
     async fn remove(&self, sheet: &Sheet<'_>, item: &Item) -> Result<Written, Stop> {
-        let Some(path) = single(sheet, &item.row) else { return Ok(Written::default()) };
-        let url = self.wire.url(&path)?;
+        let Some(path) = single(sheet, &item.row) else {
+            return Ok(self.wire.refuse(sheet, &item.row, INVALID, sheet.flow.key.first().copied(), false)?);
+        };
+        let (url, label) = (self.wire.url(&path)?, self.wire.url(&sheet.flow.path)?);
         let takes = |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 404 | 409 | 410);
-        let reply = self.wire.send(Method::DELETE, &url, &wire::json_headers(), None, takes).await?;
+        let reply = self.wire.ask_row(Method::DELETE, &url, &label, takes).await?;
         if matches!(reply.status.as_u16(), 400 | 409) {
             return Ok(self.wire.refuse(sheet, &item.row, STILL_CITED, None, true)?);
         }
         self.known().forget(&sheet.entity.name, &item.row.key);
-        self.samples().retain(|sample| *sample != path);
         Ok(self.wire.book(sheet, 1, 0))
     }
 }
 
-/// The path of a row by itself, where its key there is one field.
+/// The path of a row by itself, where its key there is one field and can end a path.
 fn single(sheet: &Sheet<'_>, row: &Row) -> Option<String> {
     let [member] = sheet.flow.key[..] else { return None };
     let key = sheet.columns[member].text(row.at)?;
+    // What a URL would leave out or read as another place.
+    if matches!(&*key, "" | "." | "..") || key.contains(char::is_control) {
+        return None;
+    }
     let mut url = Url::parse("http://localhost/").ok()?;
     url.path_segments_mut().ok()?.pop_if_empty().push(&key);
     Some(format!("{}{}/", sheet.flow.path, &url.path()[1..]))
@@ -377,8 +386,9 @@ impl Voice for Frepple {
         let remembered: Vec<String> = note.unwrap_or_default().lines().map(str::to_owned).collect();
         let takes = |status: StatusCode| status.is_success() || status == StatusCode::NOT_FOUND;
         for path in &remembered {
-            let url = self.wire.url(path)?;
-            let asked = self.wire.send(Method::GET, &url, &wire::json_headers(), None, takes).await;
+            let model = path.trim_end_matches('/').rsplit_once('/').map_or("", |(model, _)| model);
+            let (url, label) = (self.wire.url(path)?, self.wire.url(model)?);
+            let asked = self.wire.ask_row(Method::GET, &url, &label, takes).await;
             if asked.map_err(Stop::into_error)?.status.is_success() {
                 return Ok(Recalled::Unknown);
             }

@@ -207,7 +207,8 @@ impl<'a> Sheet<'a> {
             }
             if is_zero {
                 put_text(&self.flow.members[member].name, &mut out);
-                out.extend_from_slice(b":0");
+                let is_text = self.decimals == Decimals::Text && matches!(self.columns[member], Column::Decimal(..));
+                out.extend_from_slice(if is_text { b":\"0\"" } else { b":0" });
             } else {
                 self.put_member(member, row.at, &mut out);
             }

@@ -33,6 +33,8 @@ pub(super) struct Item {
 /// The way to one target.
 pub(super) struct Wire {
     client: Client,
+    /// As it is set, which is where a webhook listens; paths go below it.
+    whole: Url,
     base: String,
     stats: Arc<PlanningStats>,
     /// By flow: keys of rows that were refused alone and without a word on why, since rows of it were last taken.
@@ -42,7 +44,8 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(config: PlanningConfig, stats: Arc<PlanningStats>) -> Result<Self, SinkError> {
         let base = config.url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client: Client::new(config)?, base, stats, alone: Mutex::default() })
+        let whole = config.url.clone();
+        Ok(Self { client: Client::new(config)?, whole, base, stats, alone: Mutex::default() })
     }
 
     /// The URL of a path of the profile, which begins with `/`.
@@ -50,6 +53,9 @@ impl Wire {
     /// # Errors
     /// [`SinkError::Setting`] where they make no URL.
     pub(super) fn url(&self, path: &str) -> Result<Url, SinkError> {
+        if path.is_empty() {
+            return Ok(self.whole.clone());
+        }
         Url::parse(&format!("{}{path}", self.base)).map_err(|error| SinkError::Setting {
             setting: "url",
             reason: format!("{path} below it is no url: {error}"),
@@ -68,6 +74,25 @@ impl Wire {
         body: Option<Bytes>,
         takes: Takes,
     ) -> Result<Reply, Stop> {
+        self.exchange(method, (url, &without_query(url)), headers, body, takes).await
+    }
+
+    /// As [`Self::send`], of one row whose URL holds its key: errors and log lines have the label in its place.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(super) async fn ask_row(&self, method: Method, url: &Url, label: &Url, takes: Takes) -> Result<Reply, Stop> {
+        self.exchange(method, (url, label), &json_headers(), None, takes).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        (url, label): (&Url, &Url),
+        headers: &HeaderMap,
+        body: Option<Bytes>,
+        takes: Takes,
+    ) -> Result<Reply, Stop> {
         let request = || {
             let request = self.client.http().request(method.clone(), url.clone()).headers(headers.clone());
             match &body {
@@ -75,10 +100,10 @@ impl Wire {
                 None => request,
             }
         };
-        self.client.call(url, &self.stats, request, takes).await.map_err(|stop| match stop {
+        self.client.call(label, &self.stats, request, takes).await.map_err(|stop| match stop {
             Stop::TooLarge(error) => Stop::TooLarge(error),
             Stop::Failed(error) | Stop::Gone(error) | Stop::Refused(error, _) => Stop::Failed(reworded(error)),
-            Stop::Rewind => Stop::Failed(unexpected(url, StatusCode::CONFLICT)),
+            Stop::Rewind => Stop::Failed(unexpected(label, StatusCode::CONFLICT)),
         })
     }
 
@@ -165,9 +190,13 @@ pub(super) fn lacks(url: &Url, what: &str) -> SinkError {
 
 /// A URL without what a query may hold of a row.
 pub(super) fn bare(url: &Url) -> String {
+    without_query(url).to_string()
+}
+
+fn without_query(url: &Url) -> Url {
     let mut url = url.clone();
     url.set_query(None);
-    url.to_string()
+    url
 }
 
 /// What parts of a delivery did together.

@@ -251,7 +251,10 @@ async fn a_constant_is_remembered_and_rows_that_are_left_out_do_not_count() {
     let mut next = sink_of(&server, SOUND_STOCK);
     next.recall(&known).await.expect("remembered");
     let error = next.write(outbox.last(), &outbox).await.expect_err("two companies").to_string();
-    assert!(error.contains("inventory_balance.company_id is constant in the profile and has several values"), "{error}");
+    assert!(
+        error.contains("inventory_balance.company_id is constant in the profile and has several values"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
