@@ -26,6 +26,8 @@ struct Receiver {
     at_once_max: usize,
     /// Requests that it is too busy with its plan for.
     busy: usize,
+    /// Where it was told last.
+    path: String,
 }
 
 /// What the specification asks of an event.
@@ -55,6 +57,7 @@ impl Platform for Receiver {
         if asked.method == Method::OPTIONS {
             return StatusCode::METHOD_NOT_ALLOWED.into_response();
         }
+        asked.uri.path().clone_into(&mut self.path);
         let is_batch = asked.headers.get("content-type").is_some_and(|it| it == "application/cloudevents-batch+json");
         if asked.method != Method::POST || !is_batch {
             return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
@@ -127,6 +130,21 @@ async fn a_platform_that_takes_no_row_at_all_stops_the_sink_and_one_that_is_busy
         }
     }
     assert_eq!(outbox.refused().len(), 20);
+}
+
+#[tokio::test]
+async fn a_webhook_is_called_where_it_listens_to_the_last_slash() {
+    let server = Server::start(Receiver::default()).await;
+    for path in ["/hooks/", "/hooks"] {
+        let profile = Profile::open("cloudevents", Path::new("")).expect("shipped");
+        let mut config = server.config();
+        config.url.set_path(path);
+        let mut sink = ProfileSink::new(ProfileConfig::new(config, profile).expect("entities")).expect("a sink");
+        let mut outbox = Outbox::default();
+        outbox.push(&items(0..1));
+        sink.write(outbox.span(), &outbox).await.expect("delivered");
+        assert_eq!(server.platform(|receiver| receiver.path.clone()), path);
+    }
 }
 
 fn movement(id: &str, quantity: &str) -> Change {

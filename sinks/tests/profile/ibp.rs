@@ -94,7 +94,7 @@ impl Ibp {
             let is_bad = |row: &Map<String, Value>| self.poison.contains(&text(row, "PRDID"));
             let (bad, good): (Vec<_>, Vec<_>) = transaction.rows.iter().partition(|row| is_bad(row));
             let whole = bad.is_empty() || self.is_partial;
-            for row in good.into_iter().filter(|_| whole && !(self.is_odd && !bad.is_empty())) {
+            for row in good.into_iter().filter(|_| whole && (!self.is_odd || bad.is_empty())) {
                 let value = row["STOCK"].as_str().map_or_else(|| row["STOCK"].to_string(), str::to_owned);
                 self.rows.insert(text(row, "PRDID"), value);
             }

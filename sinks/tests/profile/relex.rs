@@ -56,6 +56,8 @@ struct Relex {
     timestamps: BTreeMap<String, u64>,
     /// Polls before which nothing is told.
     late: usize,
+    /// Polls in which it does not know what it has accepted.
+    unsure: usize,
     /// True where an error does not say of which row it is.
     is_vague: bool,
     poison: BTreeSet<String>,
@@ -112,6 +114,10 @@ impl Relex {
         let Some(accepted) = value("request_id").and_then(|id| self.accepted.get_mut(id)) else {
             return StatusCode::BAD_REQUEST.into_response();
         };
+        if self.unsure > 0 {
+            self.unsure -= 1;
+            return StatusCode::NOT_FOUND.into_response();
+        }
         accepted.polls += usize::from(page == 0);
         let shown: &[Value] = if accepted.polls > self.late { &accepted.errors } else { &[] };
         let mut answer = json!({"errors": shown.get(page).into_iter().collect::<Vec<_>>()});
@@ -153,7 +159,7 @@ fn stock(item: &str, quantity: &str) -> Change {
 
 #[tokio::test]
 async fn an_error_that_comes_late_is_told_before_the_batch_counts_as_delivered() {
-    let server = Server::start(Relex { late: 2, ..Relex::default() }).await;
+    let server = Server::start(Relex { late: 2, unsure: 3, ..Relex::default() }).await;
     server.platform(|target| target.poison.extend(["i7".to_owned(), "i9".to_owned()]));
     let mut outbox = Outbox::default();
     outbox.push(&(0..50).map(|i| item(&format!("i{i}"), "x")).collect::<Vec<_>>());
