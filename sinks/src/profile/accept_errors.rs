@@ -17,7 +17,8 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
-use syncline_schemas::entity::Entity;
+use syncline_schemas::entity::{Entity, Kind};
+use syncline_schemas::ident::Version;
 use uuid::Uuid;
 
 use super::definition::Flow;
@@ -25,7 +26,7 @@ use super::dialect::{self, Voice};
 use super::document::{Faults, Table};
 use super::sheet::{Row, Sheet};
 use super::wire::{self, Item, TOO_LARGE, Wire};
-use crate::planning::client::Stop;
+use crate::planning::client::{Stop, Takes};
 use crate::planning::contract::word;
 use crate::{Known, Recalled, SinkError, Span, Written};
 
@@ -35,8 +36,17 @@ const SETTLE_POLLS: usize = 3;
 const EVERY: Duration = Duration::from_secs(15);
 /// After so long a batch whose errors still change, or are more than pages can show, is given back to the pump.
 const SETTLE_MAX: Duration = Duration::from_secs(1_800);
-/// Pages of errors of one batch: more than any batch has rows.
-const PAGES_MAX: usize = 1_000;
+/// Batches that are asked for at the same time.
+const SETTLE_AT_ONCE: usize = 4;
+/// Polls in which a request that was accepted may not be known yet.
+const UNKNOWN_MAX: u32 = 20;
+/// Pages of errors that a batch has at most where it is small, and errors of each row of a larger one, were each a page.
+const PAGES_MIN: usize = 1_000;
+const ERRORS_OF_ROW: usize = 4;
+/// Steps of a timestamp from one epoch to the next.
+const EPOCH_STEP: u64 = 1_000_000;
+/// The highest whole number that every reader of JSON keeps.
+const STAMP_MAX: u64 = (1 << 53) - 1;
 /// Our word for a row that is refused without one.
 const REFUSED: &str = "refused";
 
@@ -104,10 +114,13 @@ impl Confirm {
 /// Reads what a flow says to this dialect; gives where its rows go.
 pub(super) fn read_flow(
     table: &mut Table<'_>,
-    _: &Entity,
+    entity: &Entity,
     _: &mut BTreeMap<&'static str, String>,
     faults: &mut Faults,
 ) -> Option<String> {
+    if entity.kind == Kind::Event {
+        table.fault(faults, "is a flow of events; this dialect has rows that replace each other");
+    }
     dialect::path(table, faults)
 }
 
@@ -158,7 +171,11 @@ impl AcceptErrors {
                     }
                 }
             }
-            let settled = try_join_all(accepted.iter().map(|(_, id)| self.settle(id))).await?;
+            let pages = PAGES_MIN.max(sheet.flow.max_records.saturating_mul(ERRORS_OF_ROW));
+            let mut settled = Vec::with_capacity(accepted.len());
+            for few in accepted.chunks(SETTLE_AT_ONCE) {
+                settled.extend(try_join_all(few.iter().map(|(_, id)| self.settle(id, pages))).await?);
+            }
             for ((batch, _), errors) in accepted.into_iter().zip(settled) {
                 written.absorb(self.account(sheet, batch, &errors, &mut next)?);
             }
@@ -199,7 +216,10 @@ impl AcceptErrors {
         next: &mut Vec<Vec<&'i Item>>,
     ) -> Result<Written, SinkError> {
         if let [only] = batch[..] {
-            return self.wire.refuse(sheet, &only.row, code, None, retryable);
+            return match retryable {
+                true => self.wire.refuse(sheet, &only.row, code, None, true),
+                false => self.wire.refuse_alone(sheet, &only.row, code),
+            };
         }
         let (left, right) = batch.split_at(batch.len() / 2);
         next.extend([left.to_vec(), right.to_vec()]);
@@ -207,38 +227,59 @@ impl AcceptErrors {
     }
 
     /// Reads the errors of a request until they rest.
-    async fn settle(&self, id: &str) -> Result<Vec<Told>, Stop> {
+    async fn settle(&self, id: &str, pages: usize) -> Result<Vec<Told>, Stop> {
         let mut url = self.wire.url(&self.confirm.path)?;
         url.query_pairs_mut().append_pair(&self.confirm.parameter, id);
-        let began = Instant::now();
-        let mut last = self.errors(&url).await?;
+        let mut last = self.first_errors(&url, pages).await?;
+        let mut changing_since = Instant::now();
         let mut unchanged = 0;
         while unchanged < self.confirm.settle_polls {
-            if began.elapsed() >= SETTLE_MAX.max(self.confirm.every * 20) {
+            if changing_since.elapsed() >= SETTLE_MAX.max(self.confirm.every * 20) {
                 let reason = "the errors of a batch still change".to_owned();
                 return Err(SinkError::Unavailable { target: wire::bare(&url), reason }.into());
             }
             tokio::time::sleep(self.confirm.every).await;
-            let errors = self.errors(&url).await?;
-            unchanged = if errors == last { unchanged + 1 } else { 0 };
+            let errors = self.errors(&url, pages, |it| it.is_success()).await?.unwrap_or_default();
+            if errors == last {
+                unchanged += 1;
+                changing_since = Instant::now();
+            } else {
+                unchanged = 0;
+            }
             last = errors;
         }
         Ok(last)
     }
 
-    /// All pages of the errors of a request, in an order of their own.
-    async fn errors(&self, first: &Url) -> Result<Vec<Told>, Stop> {
+    /// The errors of a request as soon as it is known, which can be later than it was accepted.
+    async fn first_errors(&self, url: &Url, pages: usize) -> Result<Vec<Told>, Stop> {
+        let takes = |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 404);
+        for _ in 0..UNKNOWN_MAX {
+            if let Some(errors) = self.errors(url, pages, takes).await? {
+                return Ok(errors);
+            }
+            tokio::time::sleep(self.confirm.every).await;
+        }
+        let reason = "does not know of a batch that it accepted; see that the path of confirm is right".to_owned();
+        Err(SinkError::Unavailable { target: wire::bare(url), reason }.into())
+    }
+
+    /// All pages of the errors of a request, in an order of their own; none of one that is not known.
+    async fn errors(&self, first: &Url, pages: usize, takes: Takes) -> Result<Option<Vec<Told>>, Stop> {
         let mut told = BTreeSet::new();
         let mut url = first.clone();
-        for _ in 0..PAGES_MAX {
-            let reply = self.wire.send(Method::GET, &url, &wire::json_headers(), None, |it| it.is_success()).await?;
+        for _ in 0..pages {
+            let reply = self.wire.send(Method::GET, &url, &wire::json_headers(), None, takes).await?;
+            if !reply.status.is_success() {
+                return Ok(None);
+            }
             let page = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
             let Some(items) = page.pointer(&self.confirm.items).and_then(Value::as_array) else {
                 return Err(Stop::Failed(wire::lacks(&url, &format!("a list at {}", self.confirm.items))));
             };
             told.extend(items.iter().map(|item| self.told(item)));
             let next = page.pointer(&self.confirm.next).and_then(Value::as_str).filter(|next| !next.is_empty());
-            let Some(next) = next else { return Ok(told.into_iter().collect()) };
+            let Some(next) = next else { return Ok(Some(told.into_iter().collect())) };
             // Whoever is elsewhere would be shown who we are.
             let next = first.join(next).ok().filter(|next| next.origin() == first.origin() && *next != url);
             url = next.ok_or_else(|| Stop::Failed(wire::lacks(first, "a next page of its own")))?;
@@ -277,7 +318,7 @@ impl AcceptErrors {
             }
         }
         let bytes = batch.iter().map(|item| item.json.len()).sum();
-        let mut written = self.wire.book(batch.len() - bad.len(), bytes);
+        let mut written = self.wire.book(sheet, batch.len() - bad.len(), bytes);
         for (index, error) in bad {
             let member = error.field.as_ref().and_then(|field| sheet.member(field));
             let retryable = self.confirm.retryable.contains(&error.code);
@@ -287,11 +328,14 @@ impl AcceptErrors {
     }
 }
 
-/// Rises with the versions of rows: the epoch, and behind it 40 bits of the log's offset. Below 2^53, which every reader of JSON
-/// keeps, for 8,000 epochs.
+/// Rises with the versions of rows: the epoch, which is the second in which the state was made, in millionths, and the log's offset.
+/// No log grows by a million entries a second, so a later epoch is always higher. Below 2^53, which every reader of JSON keeps.
 fn timestamp(batch: &[&Item]) -> u64 {
-    let newest = batch.iter().map(|item| item.row.version).max();
-    newest.map_or(0, |version| (u64::from(version.epoch()) << 40) | version.offset().0 & ((1 << 40) - 1))
+    batch.iter().map(|item| item.row.version).max().map_or(0, stamp)
+}
+
+fn stamp(version: Version) -> u64 {
+    (u64::from(version.epoch()) * EPOCH_STEP).saturating_add(version.offset().0).min(STAMP_MAX)
 }
 
 #[async_trait]
@@ -323,5 +367,22 @@ impl Voice for AcceptErrors {
         url.query_pairs_mut().append_pair(&self.confirm.parameter, &Uuid::nil().to_string());
         let takes = |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 422);
         self.wire.send(Method::GET, &url, &wire::json_headers(), None, takes).await.map(drop).map_err(Stop::into_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_schemas::ident::LogOffset;
+
+    use super::*;
+
+    #[test]
+    fn a_timestamp_never_falls_also_after_the_state_was_made_anew() {
+        let stamp = |epoch, offset| stamp(Version::new(epoch, LogOffset(offset), 7));
+        // Epochs are seconds: of 2026-05-26, and an hour later.
+        assert_eq!(stamp(1_779_789_601, 42), 1_779_789_601_000_042);
+        assert!(stamp(1_779_789_601, 43) > stamp(1_779_789_601, 42));
+        assert!(stamp(1_779_793_201, 1) > stamp(1_779_789_601, 3_000_000_000));
+        assert!(stamp(u32::MAX, 1 << 50) < 1 << 53);
     }
 }

@@ -120,17 +120,24 @@ impl CloudEvents {
             // The first part first: nothing of a key overtakes what came before it.
             let mut open = vec![batch];
             while let Some(part) = open.pop() {
-                let refused = match self.send(sheet, part).await {
+                let is_refused = match self.send(sheet, part).await {
                     Ok(true) => {
-                        written.absorb(self.wire.book(part.len(), part.iter().map(|item| item.json.len()).sum()));
+                        written.absorb(self.wire.book(
+                            sheet,
+                            part.len(),
+                            part.iter().map(|item| item.json.len()).sum(),
+                        ));
                         continue;
                     }
-                    Ok(false) => (REFUSED, false),
-                    Err(Stop::TooLarge(_)) => (TOO_LARGE, true),
+                    Ok(false) => true,
+                    Err(Stop::TooLarge(_)) => false,
                     Err(stop) => return Err(stop),
                 };
                 if let [only] = part {
-                    written.absorb(self.wire.refuse(sheet, &only.row, refused.0, None, refused.1)?);
+                    written.absorb(match is_refused {
+                        true => self.wire.refuse_alone(sheet, &only.row, REFUSED)?,
+                        false => self.wire.refuse(sheet, &only.row, TOO_LARGE, None, true)?,
+                    });
                 } else {
                     let (left, right) = part.split_at(part.len() / 2);
                     open.extend([right, left]);

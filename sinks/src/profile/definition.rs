@@ -3,7 +3,7 @@
 //! Everything is checked when it is read, against the canonical entities, so that no row finds a mistake of the profile:
 //! - a key reads key fields only, because a deleted row carries nothing else;
 //! - a key tells apart all rows that the entity does: a key field that it leaves out is named in `constant`, or pinned by
-//!   `where`. Two rows that met in one place there would take turns for ever.
+//!   `where` to one value. Two rows that met in one place there would take turns for ever.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,11 +58,11 @@ pub(super) struct Flow {
     pub(super) members: Vec<Member>,
     /// The members that tell rows apart there.
     pub(super) key: Vec<usize>,
-    /// Rows for which it does not hold are not there.
+    /// Of `where` what key fields alone decide: rows for which it does not hold are none of this flow.
+    pub(super) own: Option<Expr>,
+    /// The rest of it: rows for which it does not hold are not there.
     pub(super) keep: Option<Expr>,
-    /// True where key fields alone decide that.
-    pub(super) keep_by_key: bool,
-    /// Columns of the batch that hold one value in all rows.
+    /// Columns of the batch, of texts, that hold one value in all rows.
     pub(super) constant: Vec<usize>,
     pub(super) delete: Delete,
     pub(super) max_records: usize,
@@ -167,7 +167,7 @@ fn read(file: &str, folder: &Path, document: &Document<'_>, faults: &mut Faults)
     }
     root.finish(faults);
     let speech = speech?;
-    let mut read = Vec::new();
+    let mut read: Vec<Flow> = Vec::new();
     for (name, table) in flows {
         let Some(entity) = entity::get(&name) else {
             let known: Vec<&str> = entity::all().iter().map(|entity| entity.name.as_str()).collect();
@@ -175,7 +175,15 @@ fn read(file: &str, folder: &Path, document: &Document<'_>, faults: &mut Faults)
             continue;
         };
         let scope = Scope { entity, tables: &tables, schemes: &schemes };
-        read.extend(flow::read(table, &scope, &speech, limits, faults));
+        let (line, place) = table.place();
+        let Some(flow) = flow::read(table, &scope, &speech, limits, faults) else { continue };
+        // Some stores do not tell upper and lower case apart.
+        let same = read.iter().find(|other| other.path.eq_ignore_ascii_case(&flow.path));
+        if let Some(other) = same.filter(|_| speech.writes_files()) {
+            let other = &other.entity.name;
+            faults.push((line, format!("{place} has the folder of flow.{other}, and would overwrite its files")));
+        }
+        read.push(flow);
     }
     // Masters before the facts that cite them.
     read.sort_by_key(|flow| entity::all().iter().position(|entity| entity.name == flow.entity.name));
@@ -208,10 +216,16 @@ fn scheme(mut table: Table<'_>, folder: &Path, faults: &mut Faults) -> Arc<TextT
     match read_bounded(&path) {
         Err(reason) => file.fault(faults, format!("names {}: {reason}", file.value)),
         Ok(text) => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             for (line, pair) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
                 match pair.split(',').map(str::trim).collect::<Vec<_>>()[..] {
                     [ours, theirs] if !ours.is_empty() && !theirs.is_empty() => {
-                        texts.entries.insert(ours.to_owned(), theirs.to_owned());
+                        if texts.entries.insert(ours.to_owned(), theirs.to_owned()).is_some() {
+                            file.fault(
+                                faults,
+                                format!("names {}, whose line {line} repeats an identifier", file.value),
+                            );
+                        }
                     }
                     _ => file.fault(faults, format!("names {}, whose line {line} is not ours,theirs", file.value)),
                 }
@@ -278,8 +292,19 @@ mod tests {
         assert!(text.contains("has a key without owner_id, stock_class: rows that differ in nothing else"), "{text}");
         let sound = flow("constant = [\"company_id\"]\nwhere = \"owner_id = '' and stock_class = ''\"\n");
         Profile::parse("p.toml", Path::new(""), &sound).expect("both are pinned");
+        // Where another field decides as well, a row of any class may be meant.
+        for loose in ["stock_class = '' or on_hand > 0", "stock_class >= ''"] {
+            let loose = format!("constant = [\"company_id\"]\nwhere = \"owner_id = '' and ({loose})\"\n");
+            let text = faults(&flow(&loose));
+            assert!(text.contains("has a key without stock_class: rows that differ"), "{text}");
+        }
         let text = faults(&flow("constant = [\"on_hand\"]\n"));
         assert!(text.contains("has on_hand, which is no field of the key"), "{text}");
+        let text = faults(
+            "dialect = \"frepple\"\n[flow.supplier_item]\npath = \"/t/\"\nkey = [\"i\"]\nrow = { i = \"item_id\" }\n\
+             constant = [\"company_id\", \"valid_from\"]\ndelete = { strategy = \"keep\" }\n",
+        );
+        assert!(text.contains("p.toml:6: flow.supplier_item.constant has valid_from, which is no text"), "{text}");
     }
 
     #[test]
@@ -301,5 +326,14 @@ mod tests {
         std::fs::write(folder.path().join("pln.csv"), "4711,P1\n4712\n").expect("written");
         let text = Profile::parse("p.toml", folder.path(), profile).expect_err("half a line").to_string();
         assert!(text.contains("p.toml:3: xref.PLN.file names pln.csv, whose line 2 is not ours,theirs"), "{text}");
+        std::fs::write(folder.path().join("pln.csv"), "\u{feff}4711,P1\n4711,P2\n").expect("written");
+        let text = Profile::parse("p.toml", folder.path(), profile).expect_err("twice").to_string();
+        assert!(text.contains("pln.csv, whose line 2 repeats an identifier"), "{text}");
+    }
+
+    #[test]
+    fn flows_that_would_overwrite_each_others_files_are_refused() {
+        let text = faults("dialect = \"file_drop\"\n[flow.item]\n[flow.location]\nfolder = \"Item\"\n");
+        assert!(text.contains("p.toml:3: flow.location has the folder of flow.item"), "{text}");
     }
 }

@@ -93,6 +93,11 @@ impl<'d> Table<'d> {
         faults.push((self.document.line(self.at), format!("{path} {}", reason.as_ref())));
     }
 
+    /// Its line and its name.
+    pub(super) fn place(&self) -> (usize, String) {
+        (self.document.line(self.at), self.path.clone())
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.iter().any(|(name, _)| name.get_ref() == key)
     }

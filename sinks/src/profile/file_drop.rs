@@ -9,8 +9,9 @@
 //!
 //! - A file is put into its place when it is whole and durable; nobody sees half of one.
 //! - The trigger comes last: who waits for it finds everything that the manifest names.
-//! - The state decides, and outranks our cursor: what it covers is told, once, whatever breaks off behind it, and what it does not
+//! - The state decides, and outranks our cursor: what it covers is told whatever breaks off behind it, under the same name, and what it does not
 //!   cover has no manifest. So a span is never told again with other bounds. Data files without a manifest are what a crash left.
+//! - Rows that are sent again are called `<upto>-<upto>-again-<n>`, behind what is confirmed: a consumer loads them in their turn.
 //! - The same span gives the same names and the same bytes, so writing it twice equals once.
 //!
 //! Rows carry `_op` and `_version`; of a deleted one only the key has values. Files are deltas, in version order.
@@ -105,6 +106,9 @@ struct State {
     pipeline: String,
     epoch: u32,
     upto: u64,
+    /// How often rows were sent again.
+    #[serde(default)]
+    again: u64,
     /// What the last span that had rows is told by, until that is known to be there.
     #[serde(default)]
     pending: Option<Pending>,
@@ -131,20 +135,32 @@ struct Manifest<'m> {
     files: Vec<&'m Totals>,
 }
 
+/// A write under way.
+#[derive(Debug, Clone)]
+struct Writing {
+    /// What its files are called: names of later ones are greater.
+    name: String,
+    after: u64,
+    upto: u64,
+    /// How often rows were sent again, this time with them.
+    again: u64,
+    is_again: bool,
+}
+
 /// The dialect at work.
 pub(super) struct FileDrop {
     place: Place,
     files: Files,
     pipeline: String,
     epoch: u32,
-    span: Option<(Span, bool)>,
+    writing: Option<Writing>,
     /// Files of the span under way, by flow. A writer cannot be shared, and nobody does; the lock is never waited for.
     open: Mutex<Vec<(&'static str, DropFile)>>,
 }
 
 impl FileDrop {
     pub(super) const fn new(place: Place, files: Files, pipeline: String) -> Self {
-        Self { place, files, pipeline, epoch: 0, span: None, open: Mutex::new(Vec::new()) }
+        Self { place, files, pipeline, epoch: 0, writing: None, open: Mutex::new(Vec::new()) }
     }
 
     fn open(&mut self) -> &mut Vec<(&'static str, DropFile)> {
@@ -198,14 +214,6 @@ impl FileDrop {
     }
 }
 
-/// The name of a span: names of later ones are greater. Rows that are sent again have one of their own.
-fn name_of(span: Span, again: bool, first: Option<&str>) -> String {
-    if again {
-        return format!("again-{}", first.unwrap_or_default());
-    }
-    format!("{:020}-{:020}", span.after.0, span.upto.0)
-}
-
 #[async_trait]
 impl Voice for FileDrop {
     async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError> {
@@ -230,18 +238,31 @@ impl Voice for FileDrop {
     async fn begin(&mut self, span: Span, again: bool) -> Result<(), SinkError> {
         // What a write that was broken off has begun is nobody's.
         self.open().clear();
-        self.span = Some((span, again));
+        let state = self.state().await?;
+        let (upto, count) = state.as_ref().map_or((0, 0), |state| (state.upto, state.again));
+        if !again {
+            let (after, upto) = (span.after.0, span.upto.0);
+            let name = format!("{after:020}-{upto:020}");
+            self.writing = Some(Writing { name, after, upto, again: count, is_again: false });
+            return Ok(());
+        }
+        if let Some(state) = state {
+            self.settle(state).await?;
+        }
+        // Behind everything that is confirmed, and before whatever comes next.
+        let name = format!("{upto:020}-{upto:020}-again-{:010}", count + 1);
+        self.writing = Some(Writing { name, after: upto, upto, again: count + 1, is_again: true });
         Ok(())
     }
 
     async fn deliver(&mut self, sheet: &Sheet<'_>, lanes: Vec<Vec<Row>>) -> Result<Written, SinkError> {
         let mut rows: Vec<Row> = lanes.into_iter().flatten().collect();
         rows.sort_by_key(|row| row.version);
-        let (Some(first), Some((span, again))) = (rows.first(), self.span) else { return Ok(Written::default()) };
+        let Some(writing) = self.writing.as_ref().filter(|_| !rows.is_empty()) else { return Ok(Written::default()) };
+        let name = writing.name.clone();
         let at = match self.open().iter().position(|(flow, _)| *flow == sheet.entity.name) {
             Some(at) => at,
             None => {
-                let name = name_of(span, again, Some(&first.version.to_string()));
                 let path = format!("{}/{name}.{}", sheet.flow.path, self.files.format.extension());
                 let file = DropFile::create(&self.place, path, sheet, self.files.format)?;
                 self.open().push((&sheet.entity.name, file));
@@ -253,29 +274,23 @@ impl Voice for FileDrop {
     }
 
     async fn end(&mut self) -> Result<Written, SinkError> {
-        let Some((span, again)) = self.span.take() else { return Ok(Written::default()) };
+        let Some(Writing { name, after, upto, again, is_again }) = self.writing.take() else {
+            return Ok(Written::default());
+        };
         let mut totals = Vec::new();
         for (_, file) in std::mem::take(self.open()) {
             totals.push(file.finish().await?);
         }
-        let first = totals.iter().map(|totals| totals.first_version.as_str()).min();
-        let name = name_of(span, again, first);
-        let (after, upto) = if again { (0, 0) } else { (span.after.0, span.upto.0) };
         let pending = (!totals.is_empty()).then(|| {
             let (pipeline, epoch) = (self.pipeline.as_str(), self.epoch);
             let manifest = Manifest { pipeline, epoch, load: "delta", after, upto, files: totals.iter().collect() };
             let manifest = serde_json::to_value(&manifest).expect("plain data");
             Pending { path: format!("manifests/{name}.json"), manifest, trigger: self.trigger(&name) }
         });
-        match pending {
-            // Rows that are sent again move nothing.
-            Some(pending) if again => self.tell(&pending).await?,
-            None if again => {}
-            pending => {
-                let state = State { pipeline: self.pipeline.clone(), epoch: self.epoch, upto, pending };
-                self.put_json(STATE, &state).await?;
-                self.settle(state).await?;
-            }
+        if pending.is_some() || !is_again {
+            let state = State { pipeline: self.pipeline.clone(), epoch: self.epoch, upto, again, pending };
+            self.put_json(STATE, &state).await?;
+            self.settle(state).await?;
         }
         Ok(Written { bytes: totals.iter().map(|totals| totals.bytes).sum(), ..Written::default() })
     }

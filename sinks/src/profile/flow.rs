@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::DataType;
 use syncline_schemas::delta::SYSTEM_COLUMNS;
 use syncline_schemas::entity::Entity;
 
@@ -22,7 +23,11 @@ pub(super) fn read(
     let before = faults.len();
     let members = members(&mut table, scope, speech, faults);
     let key = key(&mut table, entity, &members, faults);
-    let keep = table.text("where", faults).and_then(|text| condition(&text, scope, faults));
+    let condition = table.text("where", faults).and_then(|text| condition(&text, scope, faults));
+    let conjuncts = condition.map(Expr::conjuncts).unwrap_or_default();
+    let pinned: Vec<usize> = conjuncts.iter().filter_map(Expr::pins).collect();
+    let (keep, own): (Vec<Expr>, Vec<Expr>) =
+        conjuncts.into_iter().partition(|condition| condition.names(&|at| !is_key(entity, at)));
     let constant = constant(&mut table, entity, faults);
     let delete = delete(&mut table, &members, &key, speech, faults);
     let mut words = BTreeMap::new();
@@ -30,10 +35,10 @@ pub(super) fn read(
     let flow = Flow {
         entity,
         path: path.unwrap_or_default(),
-        keep_by_key: keep.as_ref().is_some_and(|keep| !keep.names(&|at| !is_key(entity, at))),
         members,
         key,
-        keep,
+        own: all_of(own),
+        keep: all_of(keep),
         constant,
         delete,
         max_records: table.count("max_records", faults).unwrap_or(max_records),
@@ -41,7 +46,7 @@ pub(super) fn read(
         words,
     };
     if faults.len() == before {
-        tells_rows_apart(&table, &flow, faults);
+        tells_rows_apart(&table, &flow, &pinned, faults);
     }
     table.finish(faults);
     (faults.len() == before).then_some(flow)
@@ -108,6 +113,10 @@ fn is_key(entity: &Entity, at: usize) -> bool {
     (SYSTEM_COLUMNS..SYSTEM_COLUMNS + entity.key_len()).contains(&at)
 }
 
+fn all_of(conditions: Vec<Expr>) -> Option<Expr> {
+    conditions.into_iter().reduce(|left, right| Expr::And(Box::new(left), Box::new(right)))
+}
+
 fn condition(text: &Found<String>, scope: &Scope<'_>, faults: &mut Faults) -> Option<Expr> {
     match expr::parse(&text.value).and_then(|node| expr::compile(&node, scope)) {
         Ok((expr, Kind::Boolean)) => Some(expr),
@@ -128,6 +137,10 @@ fn constant(table: &mut Table<'_>, entity: &Entity, faults: &mut Faults) -> Vec<
     let mut constant = Vec::new();
     for name in &names.value {
         match entity.field(name).filter(|(_, field)| field.key) {
+            Some((_, field)) if field.field_type.arrow() != DataType::Utf8 => {
+                names
+                    .fault(faults, format!("has {name}, which is no text; pin it with where, or take it into the key"));
+            }
             Some((at, _)) => constant.push(SYSTEM_COLUMNS + at),
             None => names.fault(faults, format!("has {name}, which is no field of the key of {}", entity.name)),
         }
@@ -182,14 +195,14 @@ fn delete(table: &mut Table<'_>, members: &[Member], key: &[usize], speech: &Spe
 }
 
 /// Refuses a key under which several rows of ours would meet.
-fn tells_rows_apart(table: &Table<'_>, flow: &Flow, faults: &mut Faults) {
+fn tells_rows_apart(table: &Table<'_>, flow: &Flow, pinned: &[usize], faults: &mut Faults) {
     let lost: Vec<&str> = (0..flow.entity.key_len())
         .filter(|at| {
             let at = SYSTEM_COLUMNS + at;
             let is_named = |expr: &Expr| expr.names(&|named| named == at);
             !flow.constant.contains(&at)
                 && !flow.key.iter().any(|member| is_named(&flow.members[*member].expr))
-                && !flow.keep.as_ref().is_some_and(is_named)
+                && !pinned.contains(&at)
         })
         .map(|at| flow.entity.fields[at].name.as_str())
         .collect();
@@ -199,7 +212,7 @@ fn tells_rows_apart(table: &Table<'_>, flow: &Flow, faults: &mut Faults) {
             faults,
             format!(
                 "has a key without {fields}: rows that differ in nothing else would overwrite each other there; take \
-                 {fields} into the key, pin it with where, or name it in constant where it is always the same"
+                 {fields} into the key, pin it with where (as in field = 'value'), or name it in constant where it is always the same"
             ),
         );
     }

@@ -83,7 +83,8 @@ struct Task<'i> {
     items: Vec<&'i Item>,
     /// The first half of what was refused; the other lies beneath it.
     is_left: bool,
-    /// The other half of a batch whose first half was taken: what is wrong is in here, and need not be asked for.
+    /// The other half of a batch whose first half was taken: what is wrong is in here, and need not be asked for
+    /// before it is one row: a row is refused only when it was sent by itself.
     is_bad: bool,
 }
 
@@ -181,18 +182,18 @@ impl Frepple {
         while let Some(task) = open.pop() {
             let Task { way, items, .. } = &task;
             let [first, rest @ ..] = items.as_slice() else { continue };
-            let said = if task.is_bad { Said::No } else { self.send(sheet, *way, items).await? };
+            let said = if task.is_bad && items.len() > 1 { Said::No } else { self.send(sheet, *way, items).await? };
             match said {
                 Said::Taken => {
                     self.learn(sheet, items);
-                    written.absorb(self.wire.book(items.len(), items.iter().map(|item| item.json.len()).sum()));
+                    written.absorb(self.wire.book(sheet, items.len(), items.iter().map(|item| item.json.len()).sum()));
                     if let Some(right) = open.last_mut().filter(|_| task.is_left) {
                         right.is_bad = true;
                     }
                 }
                 Said::Missing if *way == Way::Clear && rest.is_empty() => {
                     self.known().forget(&sheet.entity.name, &first.row.key);
-                    written.absorb(self.wire.book(1, 0));
+                    written.absorb(self.wire.book(sheet, 1, 0));
                 }
                 // All at once: what is there nonetheless is told row by row, and goes back.
                 Said::Missing if *way == Way::Update => {
@@ -216,7 +217,7 @@ impl Frepple {
                     open.push(Task::new(Way::Update, items.clone()));
                 }
                 Said::Missing | Said::Rows(_) | Said::No if rest.is_empty() => {
-                    written.absorb(self.wire.refuse(sheet, &first.row, REFUSED, None, false)?);
+                    written.absorb(self.wire.refuse_alone(sheet, &first.row, REFUSED)?);
                 }
                 Said::Rows(_) | Said::No => open.extend(task.halves(true)),
                 Said::Missing | Said::TooLarge => open.extend(task.halves(false)),
@@ -287,6 +288,10 @@ impl Frepple {
         let mut known = self.known();
         items.iter().for_each(|item| known.learn(&sheet.entity.name, &item.row.key));
         drop(known);
+        // What we delete ourselves must not make the target look emptied.
+        if sheet.flow.delete == Delete::Remove {
+            return;
+        }
         let mut samples = self.samples();
         for item in items.iter().rev().take(SAMPLES) {
             if let Some(path) = single(sheet, &item.row).filter(|path| !samples.contains(path)) {
@@ -299,23 +304,28 @@ impl Frepple {
 
     /// Deletes a row; one that is not there is as good as deleted.
     async fn remove(&self, sheet: &Sheet<'_>, item: &Item) -> Result<Written, Stop> {
-        let Some(path) = single(sheet, &item.row) else { return Ok(Written::default()) };
-        let url = self.wire.url(&path)?;
+        let Some(path) = single(sheet, &item.row) else {
+            return Ok(self.wire.refuse(sheet, &item.row, INVALID, sheet.flow.key.first().copied(), false)?);
+        };
+        let (url, label) = (self.wire.url(&path)?, self.wire.url(&sheet.flow.path)?);
         let takes = |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 404 | 409 | 410);
-        let reply = self.wire.send(Method::DELETE, &url, &wire::json_headers(), None, takes).await?;
+        let reply = self.wire.ask_row(Method::DELETE, &url, &label, takes).await?;
         if matches!(reply.status.as_u16(), 400 | 409) {
             return Ok(self.wire.refuse(sheet, &item.row, STILL_CITED, None, true)?);
         }
         self.known().forget(&sheet.entity.name, &item.row.key);
-        self.samples().retain(|sample| *sample != path);
-        Ok(self.wire.book(1, 0))
+        Ok(self.wire.book(sheet, 1, 0))
     }
 }
 
-/// The path of a row by itself, where its key there is one field.
+/// The path of a row by itself, where its key there is one field and can end a path.
 fn single(sheet: &Sheet<'_>, row: &Row) -> Option<String> {
     let [member] = sheet.flow.key[..] else { return None };
     let key = sheet.columns[member].text(row.at)?;
+    // What a URL would leave out or read as another place.
+    if matches!(&*key, "" | "." | "..") || key.contains(char::is_control) {
+        return None;
+    }
     let mut url = Url::parse("http://localhost/").ok()?;
     url.path_segments_mut().ok()?.pop_if_empty().push(&key);
     Some(format!("{}{}/", sheet.flow.path, &url.path()[1..]))
@@ -376,8 +386,9 @@ impl Voice for Frepple {
         let remembered: Vec<String> = note.unwrap_or_default().lines().map(str::to_owned).collect();
         let takes = |status: StatusCode| status.is_success() || status == StatusCode::NOT_FOUND;
         for path in &remembered {
-            let url = self.wire.url(path)?;
-            let asked = self.wire.send(Method::GET, &url, &wire::json_headers(), None, takes).await;
+            let model = path.trim_end_matches('/').rsplit_once('/').map_or("", |(model, _)| model);
+            let (url, label) = (self.wire.url(path)?, self.wire.url(model)?);
+            let asked = self.wire.ask_row(Method::GET, &url, &label, takes).await;
             if asked.map_err(Stop::into_error)?.status.is_success() {
                 return Ok(Recalled::Unknown);
             }

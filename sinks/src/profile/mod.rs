@@ -61,6 +61,9 @@ const MAX_ROWS: usize = 65_536;
 const FILE_ROWS: usize = 500_000;
 const FILE_EVERY: Duration = Duration::from_secs(60);
 
+/// What stands before the name of a constant field in the note of its value.
+const CONSTANT: &str = "constant/";
+
 /// Settings of a profile sink.
 #[derive(Debug, Clone)]
 pub struct ProfileConfig {
@@ -132,8 +135,9 @@ pub struct ProfileSink {
     stats: Arc<PlanningStats>,
     /// How far each lane of a flow is, by this process.
     reached: HashMap<&'static str, Vec<Option<Version>>>,
-    /// Values of the fields that the profile says to be constant.
+    /// Values of the fields that the profile says to be constant, and how many of them are remembered.
     constants: HashMap<String, String>,
+    remembered: usize,
 }
 
 impl ProfileSink {
@@ -144,7 +148,7 @@ impl ProfileSink {
     pub fn new(config: ProfileConfig) -> Result<Self, SinkError> {
         config.check()?;
         let (voice, stats) = config.build()?;
-        Ok(Self { config, voice, stats, reached: HashMap::new(), constants: HashMap::new() })
+        Ok(Self { config, voice, stats, reached: HashMap::new(), constants: HashMap::new(), remembered: 0 })
     }
 
     /// The counters, to be read while it works.
@@ -175,6 +179,11 @@ impl ProfileSink {
             }
         }
         written.absorb(self.voice.end().await?);
+        if !again && self.constants.len() > self.remembered {
+            let note = |(name, value): (&String, &String)| (format!("{CONSTANT}{name}"), value.clone().into_bytes());
+            written.notes.extend(self.constants.iter().map(note));
+            self.remembered = self.constants.len();
+        }
         Ok(written)
     }
 
@@ -223,6 +232,12 @@ impl Sink for ProfileSink {
     }
 
     async fn recall(&mut self, known: &Known) -> Result<Recalled, SinkError> {
+        for (name, value) in &known.notes {
+            if let (Some(name), Ok(value)) = (name.strip_prefix(CONSTANT), std::str::from_utf8(value)) {
+                self.constants.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        self.remembered = self.constants.len();
         self.voice.recall(known).await
     }
 

@@ -40,6 +40,12 @@ const EVERY: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(1_800);
 /// Tokens that a request is refused with one after the other.
 const TOKENS_MAX: usize = 3;
+/// How often it is looked for a transaction whose commit was refused: it may be the repeat of one that was not.
+const LOOKS: usize = 3;
+/// Messages of a transaction, and pages of them, that are read: more would be of something else.
+const MESSAGES_OF_ROW: usize = 4;
+const MESSAGES_MIN: usize = 1_000;
+const PAGES_MAX: usize = 10_000;
 const REFUSED: &str = "refused";
 
 /// Words of a flow.
@@ -59,8 +65,11 @@ pub(super) struct Transactions {
     running: Vec<String>,
     done: Vec<String>,
     partial: Vec<String>,
-    /// JSON pointers: to the messages, and in one to its word.
+    /// States in which nothing of it is there; one that is in none of these lists stops the sink.
+    failed: Vec<String>,
+    /// JSON pointers: to the messages, to the next page of them, and in one to its word.
     items: String,
+    next: String,
     code: String,
     every: Duration,
     max_wait: Duration,
@@ -79,10 +88,11 @@ impl Transactions {
         let mut text = |name: &str, default: &str, faults: &mut Faults| {
             table.text(name, faults).map_or_else(|| default.to_owned(), |text| text.value)
         };
-        let [result, state, items, code] = [
+        let [result, state, items, next, code] = [
             ("result", "getExportResult"),
             ("state", "/d/results/0/Value"),
             ("items", "/d/results"),
+            ("next", "/d/__next"),
             ("code", "/Message"),
         ]
         .map(|(name, default)| text(name, default, faults));
@@ -95,10 +105,12 @@ impl Transactions {
             result,
             state,
             items,
+            next,
             code,
             running: words("running", &["PROCESSING", ""], faults),
             done: words("done", &["PROCESSED"], faults),
             partial: words("partial", &["PROCESSED_WITH_ERRORS"], faults),
+            failed: words("failed", &["ERROR", "FAILED"], faults),
             token_ttl: table.duration("token_ttl", faults).unwrap_or(TOKEN_TTL),
             every: table.duration("every", faults).unwrap_or(EVERY),
             max_wait: table.duration("max_wait", faults).unwrap_or(MAX_WAIT),
@@ -257,7 +269,7 @@ impl ODataTx {
             };
             if !reply.status.is_success() {
                 // What an earlier attempt has committed takes no more parts, and need not.
-                if self.state(&id).await?.is_some_and(|state| !state.is_empty()) {
+                if self.is_known(&id, part == parts.len()).await? {
                     break;
                 }
                 let code = REFUSED.to_owned();
@@ -265,6 +277,19 @@ impl ODataTx {
             }
         }
         self.follow(sheet, &id, items).await
+    }
+
+    /// True where a transaction is worked on that takes no more parts. Behind a commit that may take a while to be seen.
+    async fn is_known(&self, id: &str, was_commit: bool) -> Result<bool, Stop> {
+        for attempt in 0..if was_commit { LOOKS } else { 1 } {
+            if attempt > 0 {
+                tokio::time::sleep(self.says.every).await;
+            }
+            if self.state(id).await?.is_some_and(|state| !state.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn follow(&self, sheet: &Sheet<'_>, id: &str, items: &[&Item]) -> Result<Ended, Stop> {
@@ -283,19 +308,48 @@ impl ODataTx {
         if self.says.done.contains(&state) {
             return Ok(Ended::Done);
         }
-        let messages = sheet.flow.words.get(MESSAGES).map_or("", String::as_str);
-        let url = self.url(messages, &format!("$filter=Transactionid%20eq%20%27{id}%27&$format=json"))?;
-        let headers = wire::json_headers();
-        let reply = self.wire.send(Method::GET, &url, &headers, None, |status| status.is_success()).await?;
-        let answer = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
-        let messages = answer.pointer(&self.says.items).and_then(Value::as_array).cloned().unwrap_or_default();
-        let (places, mut named) = (places(items), BTreeMap::new());
-        for message in &messages {
+        let is_partial = self.says.partial.contains(&state);
+        if !is_partial && !self.says.failed.contains(&state) {
+            return Err(Stop::Failed(SinkError::Refused {
+                target: wire::bare(&self.url(&self.says.result, "")?),
+                reason: format!("ended a transaction as {:?}, which the profile does not know", word(&state)),
+                remedy: "say in [odata] of the profile whether that is done, partial, failed or running".to_owned(),
+            }));
+        }
+        let (places, mut named, mut all_matched) = (places(items), BTreeMap::new(), true);
+        for message in self.messages(sheet, id, items.len()).await? {
             let code = message.pointer(&self.says.code).and_then(Value::as_str).map(word);
             let code = code.filter(|code| !code.is_empty()).unwrap_or_else(|| REFUSED.to_owned());
-            named.extend(key_of(message, sheet).and_then(|key| places.get(&key)).map(|at| (*at, code)));
+            match key_of(&message, sheet).and_then(|key| places.get(&key)) {
+                Some(at) => drop(named.insert(*at, code)),
+                None => all_matched = false,
+            }
         }
-        Ok(Ended::Refused { named, others_are_there: self.says.partial.contains(&state), code: word(&state) })
+        Ok(Ended::Refused { named, others_are_there: is_partial && all_matched, code: word(&state) })
+    }
+
+    /// All messages of a transaction, page by page.
+    async fn messages(&self, sheet: &Sheet<'_>, id: &str, rows: usize) -> Result<Vec<Value>, Stop> {
+        let set = sheet.flow.words.get(MESSAGES).map_or("", String::as_str);
+        let first = self.url(set, &format!("$filter=Transactionid%20eq%20%27{id}%27&$format=json"))?;
+        let (headers, mut url, mut messages) = (wire::json_headers(), first.clone(), Vec::new());
+        let most = rows.saturating_mul(MESSAGES_OF_ROW).saturating_add(MESSAGES_MIN);
+        for _ in 0..PAGES_MAX {
+            let reply = self.wire.send(Method::GET, &url, &headers, None, |status| status.is_success()).await?;
+            let mut answer = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
+            if let Some(Value::Array(page)) = answer.pointer_mut(&self.says.items) {
+                messages.append(page);
+            }
+            let next = answer.pointer(&self.says.next).and_then(Value::as_str).filter(|next| !next.is_empty());
+            let Some(next) = next else { return Ok(messages) };
+            if messages.len() > most {
+                break;
+            }
+            // Whoever is elsewhere would be shown who we are.
+            let next = url.join(next).ok().filter(|next| next.origin() == first.origin() && *next != url);
+            url = next.ok_or_else(|| Stop::Failed(wire::lacks(&first, "a next page of its own")))?;
+        }
+        Err(Stop::Failed(wire::lacks(&first, "an end to its messages")))
     }
 
     async fn converge(&self, sheet: &Sheet<'_>, items: &[Item]) -> Result<Written, Stop> {
@@ -305,7 +359,7 @@ impl ODataTx {
             let [first, rest @ ..] = items.as_slice() else { continue };
             let bytes = |items: &[&Item]| items.iter().map(|item| item.json.len()).sum();
             match self.transact(sheet, &items).await? {
-                Ended::Done => written.absorb(self.wire.book(items.len(), bytes(&items))),
+                Ended::Done => written.absorb(self.wire.book(sheet, items.len(), bytes(&items))),
                 Ended::Refused { named, others_are_there, .. } if !named.is_empty() => {
                     let mut others = Vec::new();
                     for (at, item) in items.iter().enumerate() {
@@ -315,13 +369,13 @@ impl ODataTx {
                         }
                     }
                     if others_are_there {
-                        written.absorb(self.wire.book(others.len(), bytes(&others)));
+                        written.absorb(self.wire.book(sheet, others.len(), bytes(&others)));
                     } else {
                         open.push(others);
                     }
                 }
                 Ended::Refused { code, .. } if rest.is_empty() => {
-                    written.absorb(self.wire.refuse(sheet, &first.row, &code, None, false)?);
+                    written.absorb(self.wire.refuse_alone(sheet, &first.row, &code)?);
                 }
                 Ended::TooLarge if rest.is_empty() => {
                     written.absorb(self.wire.refuse(sheet, &first.row, TOO_LARGE, None, true)?);

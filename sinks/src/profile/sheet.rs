@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::UInt8Type;
 use syncline_schemas::delta::DELETE;
 use syncline_schemas::entity::{Entity, Kind as EntityKind};
@@ -31,6 +31,8 @@ pub(super) struct Row {
     /// Its key there, JSON.
     pub(super) key: String,
     fault: Option<(&'static str, Option<usize>)>,
+    /// Its key there cannot be told, so it is the only one of it.
+    keyless: bool,
 }
 
 /// Rows dealt to lanes by their key there, in version order.
@@ -70,22 +72,22 @@ impl<'a> Sheet<'a> {
     /// # Errors
     /// [`SinkError::Refused`] where a field that is said to be the same in all rows is not.
     pub(super) fn deal(&self, lanes: usize, constants: &mut HashMap<String, String>) -> Result<Dealt, SinkError> {
-        self.check_constants(constants)?;
         let ops = self.batch.column(0).as_primitive::<UInt8Type>().values();
         let versions = self.batch.column(1).as_fixed_size_binary();
+        let own = self.flow.own.as_ref().map(|own| own.eval(self.batch));
         let keep = self.flow.keep.as_ref().map(|keep| keep.eval(self.batch));
         let mut dealt = Dealt { lanes: vec![Vec::new(); lanes], coalesced: 0, settled: 0 };
         for at in 0..self.batch.num_rows() {
-            let is_kept = match &keep {
-                None => true,
-                Some(Column::Boolean(cells)) => cells[at] == Ok(Some(true)),
-                Some(_) => false,
-            };
-            if !is_kept && (self.flow.keep_by_key || self.flow.entity.kind == EntityKind::Event) {
+            let (is_own, is_there) = (holds(own.as_ref(), at), holds(keep.as_ref(), at));
+            if is_own == Ok(false) || (is_there == Ok(false) && self.flow.entity.kind == EntityKind::Event) {
                 dealt.settled += 1;
                 continue;
             }
-            let deleted = ops[at] == DELETE || !is_kept;
+            self.check_constants(at, constants)?;
+            // Of a deleted row nothing but its key is there to be looked at.
+            let is_gone = ops[at] == DELETE;
+            let unknown = is_own.and(if is_gone { Ok(true) } else { is_there }).err();
+            let deleted = is_gone || is_there == Ok(false);
             if deleted && self.flow.delete == Delete::Keep {
                 dealt.settled += 1;
                 continue;
@@ -93,7 +95,10 @@ impl<'a> Sheet<'a> {
             let version = Version::from_bytes(versions.value(at).try_into().expect("join() saw 16 bytes"));
             let key = self.key(at);
             let lane = usize::try_from(xxh3_64(key.as_bytes()) % lanes as u64).expect("below the number of lanes");
-            dealt.lanes[lane].push(Row { version, at, deleted, fault: self.fault(at, deleted), key });
+            let key_fault = self.key_fault(at);
+            let unknown = unknown.map(|code| (code, None));
+            let fault = key_fault.or(unknown).or_else(|| self.fault(at, deleted));
+            dealt.lanes[lane].push(Row { version, at, deleted, key, fault, keyless: key_fault.is_some() });
         }
         for lane in &mut dealt.lanes {
             lane.sort_by_key(|row| row.version);
@@ -104,33 +109,41 @@ impl<'a> Sheet<'a> {
         Ok(dealt)
     }
 
-    fn check_constants(&self, constants: &mut HashMap<String, String>) -> Result<(), SinkError> {
+    fn check_constants(&self, row: usize, constants: &mut HashMap<String, String>) -> Result<(), SinkError> {
         for at in &self.flow.constant {
-            let texts = self.batch.column(*at).as_string_opt::<i32>();
+            let texts = self.batch.column(*at).as_string::<i32>();
+            if texts.is_null(row) {
+                continue;
+            }
             let name = format!("{}.{}", self.entity.name, self.batch.schema_ref().field(*at).name());
-            for text in texts.into_iter().flatten().flatten() {
-                let first = constants.entry(name.clone()).or_insert_with(|| text.to_owned());
-                if first != text {
+            match constants.get(&name) {
+                Some(first) if first != texts.value(row) => {
                     return Err(SinkError::Refused {
                         target: format!("flow {}", self.entity.name),
                         reason: format!("{name} is constant in the profile and has several values"),
                         remedy: "take it into the key of the flow, or pin it with where".to_owned(),
                     });
                 }
+                Some(_) => {}
+                None => drop(constants.insert(name, texts.value(row).to_owned())),
             }
         }
         Ok(())
     }
 
-    /// What is wrong with a row; of a deleted one nothing but its key is used.
-    fn fault(&self, at: usize, deleted: bool) -> Option<(&'static str, Option<usize>)> {
+    /// What is wrong with the key of a row.
+    fn key_fault(&self, at: usize) -> Option<(&'static str, Option<usize>)> {
         // A part of a key may be nothing on purpose, as of terms that hold anywhere.
         if self.flow.key.iter().all(|member| self.columns[*member].is_null(at)) {
             return Some((NULL_KEY, self.flow.key.first().copied()));
         }
-        let used = (0..self.columns.len()).filter(|member| !deleted || self.flow.key.contains(member));
-        let mut faults = used.filter_map(|member| Some((self.columns[member].fault(at)?, Some(member))));
-        faults.next()
+        self.flow.key.iter().find_map(|member| Some((self.columns[*member].fault(at)?, Some(*member))))
+    }
+
+    /// What is wrong with the other values of a row; of a deleted one nothing but its key is used.
+    fn fault(&self, at: usize, deleted: bool) -> Option<(&'static str, Option<usize>)> {
+        let mut members = 0..if deleted { 0 } else { self.columns.len() };
+        members.find_map(|member| Some((self.columns[member].fault(at)?, Some(member))))
     }
 
     /// Takes the faulty rows out of a lane and tells them; says how many.
@@ -194,7 +207,8 @@ impl<'a> Sheet<'a> {
             }
             if is_zero {
                 put_text(&self.flow.members[member].name, &mut out);
-                out.extend_from_slice(b":0");
+                let is_text = self.decimals == Decimals::Text && matches!(self.columns[member], Column::Decimal(..));
+                out.extend_from_slice(if is_text { b":\"0\"" } else { b":0" });
             } else {
                 self.put_member(member, row.at, &mut out);
             }
@@ -210,18 +224,25 @@ impl<'a> Sheet<'a> {
     }
 }
 
-/// Leaves the newest row of each key, and says how many went.
+/// Whether a condition holds for a row; what is wrong where that cannot be told.
+fn holds(condition: Option<&Column<'_>>, at: usize) -> Result<bool, &'static str> {
+    match condition {
+        None => Ok(true),
+        Some(Column::Boolean(cells)) => cells[at].map(|cell| cell == Some(true)),
+        Some(_) => Ok(false),
+    }
+}
+
+/// Leaves the newest row of each key, and says how many went. Rows whose key cannot be told are all left: each is told.
 fn coalesce(lane: &mut Vec<Row>) -> u64 {
     let before = lane.len();
     let mut newest: HashMap<&str, usize, Xxh3DefaultBuilder> =
         HashMap::with_capacity_and_hasher(before, Xxh3DefaultBuilder::new());
-    for row in lane.iter() {
+    for row in lane.iter().filter(|row| !row.keyless) {
         newest.insert(&row.key, row.at);
     }
-    if newest.len() < before {
-        let kept: std::collections::HashSet<usize> = newest.into_values().collect();
-        lane.retain(|row| kept.contains(&row.at));
-    }
+    let kept: std::collections::HashSet<usize> = newest.into_values().collect();
+    lane.retain(|row| row.keyless || kept.contains(&row.at));
     (before - lane.len()) as u64
 }
 

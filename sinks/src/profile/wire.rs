@@ -1,7 +1,7 @@
 //! Requests of a profile: the planning sink's client (turn, proof, retries, verdicts), and what batches of rows share.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -17,6 +17,9 @@ use crate::planning::{PlanningConfig, PlanningStats};
 /// Our word for a row that the target answers with 413 although it travels alone.
 pub(super) const TOO_LARGE: &str = "payload_too_large";
 
+/// Rows of a flow that are refused alone, one after the other and without one that is taken, until that is a fault of all.
+const ALONE_MAX: usize = 20;
+
 /// What to do about an answer that the profile does not expect.
 const REMEDY: &str = "check the sink's url, and the dialect and the paths of its profile";
 
@@ -30,14 +33,19 @@ pub(super) struct Item {
 /// The way to one target.
 pub(super) struct Wire {
     client: Client,
+    /// As it is set, which is where a webhook listens; paths go below it.
+    whole: Url,
     base: String,
     stats: Arc<PlanningStats>,
+    /// By flow: keys of rows that were refused alone and without a word on why, since rows of it were last taken.
+    alone: Mutex<HashMap<&'static str, HashSet<String>>>,
 }
 
 impl Wire {
     pub(super) fn new(config: PlanningConfig, stats: Arc<PlanningStats>) -> Result<Self, SinkError> {
         let base = config.url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client: Client::new(config)?, base, stats })
+        let whole = config.url.clone();
+        Ok(Self { client: Client::new(config)?, whole, base, stats, alone: Mutex::default() })
     }
 
     /// The URL of a path of the profile, which begins with `/`.
@@ -45,6 +53,9 @@ impl Wire {
     /// # Errors
     /// [`SinkError::Setting`] where they make no URL.
     pub(super) fn url(&self, path: &str) -> Result<Url, SinkError> {
+        if path.is_empty() {
+            return Ok(self.whole.clone());
+        }
         Url::parse(&format!("{}{path}", self.base)).map_err(|error| SinkError::Setting {
             setting: "url",
             reason: format!("{path} below it is no url: {error}"),
@@ -63,6 +74,25 @@ impl Wire {
         body: Option<Bytes>,
         takes: Takes,
     ) -> Result<Reply, Stop> {
+        self.exchange(method, (url, &without_query(url)), headers, body, takes).await
+    }
+
+    /// As [`Self::send`], of one row whose URL holds its key: errors and log lines have the label in its place.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(super) async fn ask_row(&self, method: Method, url: &Url, label: &Url, takes: Takes) -> Result<Reply, Stop> {
+        self.exchange(method, (url, label), &json_headers(), None, takes).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        (url, label): (&Url, &Url),
+        headers: &HeaderMap,
+        body: Option<Bytes>,
+        takes: Takes,
+    ) -> Result<Reply, Stop> {
         let request = || {
             let request = self.client.http().request(method.clone(), url.clone()).headers(headers.clone());
             match &body {
@@ -70,19 +100,46 @@ impl Wire {
                 None => request,
             }
         };
-        self.client.call(url, &self.stats, request, takes).await.map_err(|stop| match stop {
+        self.client.call(label, &self.stats, request, takes).await.map_err(|stop| match stop {
             Stop::TooLarge(error) => Stop::TooLarge(error),
             Stop::Failed(error) | Stop::Gone(error) | Stop::Refused(error, _) => Stop::Failed(reworded(error)),
-            Stop::Rewind => Stop::Failed(unexpected(url, StatusCode::CONFLICT)),
+            Stop::Rewind => Stop::Failed(unexpected(label, StatusCode::CONFLICT)),
         })
     }
 
     /// Books rows that the target has taken.
-    pub(super) fn book(&self, rows: usize, bytes: usize) -> crate::Written {
+    pub(super) fn book(&self, sheet: &Sheet<'_>, rows: usize, bytes: usize) -> crate::Written {
+        if rows > 0 {
+            self.alone().remove(sheet.entity.name.as_str());
+        }
         let (rows, bytes) = (rows as u64, bytes as u64);
         self.stats.rows(rows);
         self.stats.bytes(bytes);
         crate::Written { rows, bytes, ..crate::Written::default() }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, HashMap<&'static str, HashSet<String>>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells one row as refused that the target does not take by itself and does not say why.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] after too many of them, and none that was taken: then it is not about single rows.
+    pub(super) fn refuse_alone(&self, sheet: &Sheet<'_>, row: &Row, code: &str) -> Result<crate::Written, SinkError> {
+        let mut alone = self.alone();
+        let keys = alone.entry(sheet.entity.name.as_str()).or_default();
+        if keys.len() >= ALONE_MAX && !keys.contains(&row.key) {
+            return Err(SinkError::Refused {
+                target: bare(&self.url(&sheet.flow.path)?),
+                reason: format!("refused {ALONE_MAX} rows of {} one by one, {code}, and took none", sheet.entity.name),
+                remedy: "compare the flow in the profile with what the platform takes there, and look into its own log"
+                    .to_owned(),
+            });
+        }
+        keys.insert(row.key.clone());
+        drop(alone);
+        self.refuse(sheet, row, code, None, false)
     }
 
     /// Tells one row as refused.
@@ -133,9 +190,13 @@ pub(super) fn lacks(url: &Url, what: &str) -> SinkError {
 
 /// A URL without what a query may hold of a row.
 pub(super) fn bare(url: &Url) -> String {
+    without_query(url).to_string()
+}
+
+fn without_query(url: &Url) -> Url {
     let mut url = url.clone();
     url.set_query(None);
-    url.to_string()
+    url
 }
 
 /// What parts of a delivery did together.

@@ -24,6 +24,10 @@ struct Receiver {
     repeats: usize,
     poison: BTreeSet<String>,
     at_once_max: usize,
+    /// Requests that it is too busy with its plan for.
+    busy: usize,
+    /// Where it was told last.
+    path: String,
 }
 
 /// What the specification asks of an event.
@@ -53,9 +57,15 @@ impl Platform for Receiver {
         if asked.method == Method::OPTIONS {
             return StatusCode::METHOD_NOT_ALLOWED.into_response();
         }
+        asked.uri.path().clone_into(&mut self.path);
         let is_batch = asked.headers.get("content-type").is_some_and(|it| it == "application/cloudevents-batch+json");
         if asked.method != Method::POST || !is_batch {
             return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+        }
+        if self.busy > 0 {
+            self.busy -= 1;
+            let problem = json!({"type": "https://example.com/problems/plan_run_in_progress"});
+            return (StatusCode::UNPROCESSABLE_ENTITY, problem.to_string()).into_response();
         }
         let Ok(events) = serde_json::from_slice::<Vec<Map<String, Value>>>(&asked.body) else {
             return StatusCode::BAD_REQUEST.into_response();
@@ -92,6 +102,49 @@ impl Platform for Receiver {
 fn sink(server: &Server<Receiver>) -> ProfileSink {
     let profile = Profile::open("cloudevents", Path::new("")).expect("shipped");
     ProfileSink::new(ProfileConfig::new(server.config(), profile).expect("entities")).expect("a sink")
+}
+
+fn items(range: std::ops::Range<usize>) -> Vec<Change> {
+    range.map(|i| upsert("item", &[("item_id", &format!("i{i}"))])).collect()
+}
+
+#[tokio::test]
+async fn a_platform_that_takes_no_row_at_all_stops_the_sink_and_one_that_is_busy_is_waited_for() {
+    let server = Server::start(Receiver { busy: 1, ..Receiver::default() }).await;
+    let mut outbox = Outbox::default();
+    outbox.push(&items(0..30));
+    let mut sink = sink(&server);
+    let written = sink.write(outbox.span(), &outbox).await.expect("waited for");
+    assert_eq!((written.rows, written.rejected), (30, 0));
+    server.platform(|receiver| receiver.poison.insert("item_id".to_owned()));
+    for range in [30..42, 42..60] {
+        outbox.push(&items(range));
+        let result = sink.write(outbox.last(), &outbox).await;
+        let told = outbox.refused().len();
+        match result {
+            Ok(written) => assert_eq!((written.rejected, told), (12, 12), "they may be bad by themselves"),
+            Err(error) => {
+                assert!(error.class() == Class::Definite && error.to_string().contains("20 rows of item"), "{error}");
+                assert_eq!(told, 20);
+            }
+        }
+    }
+    assert_eq!(outbox.refused().len(), 20);
+}
+
+#[tokio::test]
+async fn a_webhook_is_called_where_it_listens_to_the_last_slash() {
+    let server = Server::start(Receiver::default()).await;
+    for path in ["/hooks/", "/hooks"] {
+        let profile = Profile::open("cloudevents", Path::new("")).expect("shipped");
+        let mut config = server.config();
+        config.url.set_path(path);
+        let mut sink = ProfileSink::new(ProfileConfig::new(config, profile).expect("entities")).expect("a sink");
+        let mut outbox = Outbox::default();
+        outbox.push(&items(0..1));
+        sink.write(outbox.span(), &outbox).await.expect("delivered");
+        assert_eq!(server.platform(|receiver| receiver.path.clone()), path);
+    }
 }
 
 fn movement(id: &str, quantity: &str) -> Change {

@@ -103,6 +103,27 @@ async fn a_span_is_a_file_a_manifest_that_adds_up_and_a_trigger_and_twice_is_onc
 }
 
 #[tokio::test]
+async fn rows_that_are_sent_again_lie_behind_what_was_told_and_overwrite_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let outbox = two_entries();
+    let mut sink = sink(folder.path(), PROFILE);
+    sink.write(outbox.span(), &outbox).await.expect("written");
+    let before = files(folder.path());
+    for _ in 0..2 {
+        sink.retry(&outbox).await.expect("written again");
+    }
+    let after = files(folder.path());
+    assert!(before.iter().all(|(name, bytes)| name.ends_with("state.json") || after[name] == *bytes));
+    let told: Vec<&str> = after.keys().filter_map(|name| name.strip_prefix("manifests/")).collect();
+    let upto = "00000000000000000002-00000000000000000002-again";
+    let wanted = [format!("{SPAN}.json"), format!("{upto}-0000000001.json"), format!("{upto}-0000000002.json")];
+    assert_eq!(told, wanted, "in the order in which they are loaded");
+    assert_eq!(after[&format!("Part/{upto}-0000000002.csv")], before[&format!("Part/{SPAN}.csv")]);
+    let recalled = sink.recall(&Known::default()).await.expect("ours");
+    assert_eq!(recalled, Recalled::Upto(LogOffset(2)), "they move nothing");
+}
+
+#[tokio::test]
 async fn a_folder_of_another_writer_or_of_a_newer_state_is_not_written_to() {
     let folder = tempfile::tempdir().expect("a folder");
     let outbox = two_entries();

@@ -51,6 +51,10 @@ struct Ibp {
     is_partial: bool,
     /// True where messages do not say of which row they are.
     is_vague: bool,
+    /// True where good rows of such a transaction are left out and one message is of no row.
+    is_odd: bool,
+    /// What it calls a transaction that failed.
+    failed: Option<&'static str>,
 }
 
 impl Ibp {
@@ -90,7 +94,7 @@ impl Ibp {
             let is_bad = |row: &Map<String, Value>| self.poison.contains(&text(row, "PRDID"));
             let (bad, good): (Vec<_>, Vec<_>) = transaction.rows.iter().partition(|row| is_bad(row));
             let whole = bad.is_empty() || self.is_partial;
-            for row in good.into_iter().filter(|_| whole) {
+            for row in good.into_iter().filter(|_| whole && (!self.is_odd || bad.is_empty())) {
                 let value = row["STOCK"].as_str().map_or_else(|| row["STOCK"].to_string(), str::to_owned);
                 self.rows.insert(text(row, "PRDID"), value);
             }
@@ -113,7 +117,7 @@ impl Ibp {
             (..=2, _) => "PROCESSING",
             (_, true) => "PROCESSED",
             (_, false) if self.is_partial => "PROCESSED_WITH_ERRORS",
-            (_, false) => "ERROR",
+            (_, false) => self.failed.unwrap_or("ERROR"),
         };
         json!({"d": {"results": [{"Value": state}]}}).to_string().into_response()
     }
@@ -128,8 +132,18 @@ impl Platform for Ibp {
             (&Method::POST, "/sap/IBP/AREATrans") => self.post(&asked.headers, &asked.body),
             (&Method::GET, "/sap/IBP/getExportResult") => self.result(id),
             (&Method::GET, "/sap/IBP/AREAMessage") => {
-                let told = self.transactions.get(id).map(|it| it.bad.clone()).unwrap_or_default();
-                json!({"d": {"results": told}}).to_string().into_response()
+                let mut told = self.transactions.get(id).map(|it| it.bad.clone()).unwrap_or_default();
+                if self.is_odd && !told.is_empty() {
+                    told.insert(0, json!({"Message": "something else is wrong"}));
+                }
+                // One a page.
+                let page: usize = query.split("skip=").nth(1).and_then(|page| page.parse().ok()).unwrap_or(0);
+                let mut answer = json!({"d": {"results": told.get(page).into_iter().collect::<Vec<_>>()}});
+                if page + 1 < told.len() {
+                    let filter = format!("$filter=Transactionid%20eq%20%27{id}%27&skip={}", page + 1);
+                    answer["d"]["__next"] = json!(format!("/sap/IBP/AREAMessage?{filter}"));
+                }
+                answer.to_string().into_response()
             }
             _ => StatusCode::NOT_FOUND.into_response(),
         }
@@ -190,6 +204,28 @@ async fn bad_rows_are_told_and_the_others_are_written_whatever_the_platform_says
             assert!(target.transactions.len() <= most, "{} transactions", target.transactions.len());
         });
     }
+}
+
+#[tokio::test]
+async fn all_pages_of_messages_are_read_and_one_of_no_row_leaves_the_others_in_doubt() {
+    let server = Server::start(Ibp { is_partial: true, is_odd: true, ..Ibp::default() }).await;
+    server.platform(|target| target.poison.extend(["i3", "i7", "i9"].map(str::to_owned)));
+    let mut outbox = Outbox::default();
+    outbox.push(&(0..16).map(|i| stock(&format!("i{i}"), "2")).collect::<Vec<_>>());
+    let written = sink(&server).write(outbox.span(), &outbox).await.expect("delivered");
+    assert_eq!((written.rows, written.rejected), (13, 3));
+    server.platform(|target| assert_eq!((target.rows.len(), target.transactions.len()), (13, 2)));
+}
+
+#[tokio::test]
+async fn a_state_that_nobody_has_explained_stops_the_sink_and_refuses_no_row() {
+    let server = Server::start(Ibp { failed: Some("ON_HOLD"), ..Ibp::default() }).await;
+    server.platform(|target| target.poison.insert("i1".to_owned()));
+    let mut outbox = Outbox::default();
+    outbox.push(&[stock("i1", "1"), stock("i2", "1")]);
+    let error = sink(&server).write(outbox.span(), &outbox).await.expect_err("what is that?");
+    assert!(error.class() == Class::Definite && error.to_string().contains("ON_HOLD"), "{error}");
+    assert!(outbox.refused().is_empty());
 }
 
 #[tokio::test]

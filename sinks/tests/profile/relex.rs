@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Map, Value, json};
 use syncline_schemas::ident::LogOffset;
 use syncline_sinks::profile::{Profile, ProfileConfig, ProfileSink};
-use syncline_sinks::{Class, Sink as _, Span};
+use syncline_sinks::{Class, Known, Sink as _, Span};
 
 use crate::outbox::{Change, Outbox, delete, upsert};
 use crate::server::{Asked, Choices, Faults, Platform, Server};
@@ -56,6 +56,8 @@ struct Relex {
     timestamps: BTreeMap<String, u64>,
     /// Polls before which nothing is told.
     late: usize,
+    /// Polls in which it does not know what it has accepted.
+    unsure: usize,
     /// True where an error does not say of which row it is.
     is_vague: bool,
     poison: BTreeSet<String>,
@@ -112,6 +114,10 @@ impl Relex {
         let Some(accepted) = value("request_id").and_then(|id| self.accepted.get_mut(id)) else {
             return StatusCode::BAD_REQUEST.into_response();
         };
+        if self.unsure > 0 {
+            self.unsure -= 1;
+            return StatusCode::NOT_FOUND.into_response();
+        }
         accepted.polls += usize::from(page == 0);
         let shown: &[Value] = if accepted.polls > self.late { &accepted.errors } else { &[] };
         let mut answer = json!({"errors": shown.get(page).into_iter().collect::<Vec<_>>()});
@@ -135,7 +141,11 @@ impl Platform for Relex {
 }
 
 fn sink(server: &Server<Relex>) -> ProfileSink {
-    let profile = Profile::parse("relex.toml", Path::new(""), PROFILE).expect("sound");
+    sink_of(server, PROFILE)
+}
+
+fn sink_of(server: &Server<Relex>, text: &str) -> ProfileSink {
+    let profile = Profile::parse("relex.toml", Path::new(""), text).unwrap_or_else(|faults| panic!("{faults}"));
     ProfileSink::new(ProfileConfig::new(server.config(), profile).expect("entities")).expect("a sink")
 }
 
@@ -149,7 +159,7 @@ fn stock(item: &str, quantity: &str) -> Change {
 
 #[tokio::test]
 async fn an_error_that_comes_late_is_told_before_the_batch_counts_as_delivered() {
-    let server = Server::start(Relex { late: 2, ..Relex::default() }).await;
+    let server = Server::start(Relex { late: 2, unsure: 3, ..Relex::default() }).await;
     server.platform(|target| target.poison.extend(["i7".to_owned(), "i9".to_owned()]));
     let mut outbox = Outbox::default();
     outbox.push(&(0..50).map(|i| item(&format!("i{i}"), "x")).collect::<Vec<_>>());
@@ -168,6 +178,89 @@ async fn an_error_that_comes_late_is_told_before_the_batch_counts_as_delivered()
         assert!(target.accepted.values().all(|accepted| accepted.polls >= 3));
         assert!(target.breaches.is_empty(), "{:?}", target.breaches);
     });
+}
+
+#[tokio::test]
+async fn every_row_whose_key_cannot_be_told_is_refused_and_none_vanishes() {
+    let server = Server::start(Relex::default()).await;
+    let text = PROFILE.replace("code = \"item_id\"", "code = \"map(codes, item_id)\"");
+    let mut outbox = Outbox::default();
+    outbox.push(&[item("a", "x"), item("b", "x"), item("c", "x"), item("d", "x"), item("a", "y")]);
+    let mut sink = sink_of(&server, &format!("{text}\n[tables.codes]\na = \"A\"\n"));
+    let written = sink.write(outbox.span(), &outbox).await.expect("delivered");
+    assert_eq!((written.rows, written.rejected), (1, 3));
+    assert_eq!(outbox.refused()[r#"{"code":null}"#], ("unmapped_value".to_owned(), Some("code".to_owned()), false));
+    assert_eq!(server.platform(|target| target.rows["master/products"]["A"]["name"].clone()), "y");
+}
+
+const SOUND_STOCK: &str = r#"
+dialect = "accept_errors"
+decimals = "number"
+[confirm]
+path = "/meta/errors"
+settle_polls = 1
+every = "1ms"
+[tables.states]
+good = "yes"
+gone = "no"
+[flow.item]
+path = "/data/master/products"
+key = ["code"]
+row = { code = "item_id", quantity = "unit_cost" }
+where = "map(states, description) = 'yes'"
+constant = ["company_id"]
+delete = { strategy = "set_zero", fields = ["quantity"] }
+[flow.inventory_balance]
+path = "/data/transactions/inventories"
+key = ["product", "location"]
+row = { product = "item_id", location = "location_id", quantity = "on_hand" }
+where = "owner_id = '' and stock_class = '' and on_hand > 0"
+constant = ["company_id"]
+delete = { strategy = "set_zero", fields = ["quantity"] }
+"#;
+
+#[tokio::test]
+async fn a_condition_that_cannot_be_told_deletes_no_row_and_a_row_of_another_owner_deletes_none_of_ours() {
+    let server = Server::start(Relex::default()).await;
+    let part = |id: &str, state: &str| upsert("item", &[("item_id", id), ("description", state), ("unit_cost", "3")]);
+    let mut outbox = Outbox::default();
+    outbox.push(&[part("1", "good"), part("2", "good"), part("3", "good")]);
+    outbox.push(&[part("1", "odd"), part("2", "gone"), delete("item", &[("item_id", "3")]), stock("1", "5")]);
+    let theirs = [("item_id", "1"), ("location_id", "BER"), ("owner_id", "V"), ("on_hand", "0")];
+    outbox.push(&[upsert("inventory_balance", &theirs)]);
+    let mut sink = sink_of(&server, SOUND_STOCK);
+    for upto in 1..=3 {
+        let span = Span { after: LogOffset(upto - 1), upto: LogOffset(upto) };
+        let written = sink.write(span, &outbox).await.expect("delivered");
+        assert_eq!(written.rejected, u64::from(upto == 2), "{:?}", outbox.refused());
+    }
+    assert_eq!(outbox.refused()[r#"{"code":"1"}"#], ("unmapped_value".to_owned(), None, false));
+    server.platform(|target| {
+        let held = |resource: &str, key: &str| target.rows[resource][key]["quantity"].to_string();
+        assert_eq!(["1", "2", "3"].map(|key| held("master/products", key)), ["3", "0", "0"]);
+        assert_eq!(held("transactions/inventories", "1/BER"), "5");
+    });
+}
+
+#[tokio::test]
+async fn a_constant_is_remembered_and_rows_that_are_left_out_do_not_count() {
+    let server = Server::start(Relex::default()).await;
+    let mut outbox = Outbox::default();
+    let of = |company: &str, owner: &str| {
+        let fields = [("item_id", "1"), ("location_id", "BER"), ("on_hand", "5"), ("company_id", company)];
+        upsert("inventory_balance", &[&fields[..], &[("owner_id", owner)]].concat())
+    };
+    outbox.push(&[upsert("item", &[("item_id", "1"), ("description", "good")]), of("C1", ""), of("C2", "V")]);
+    let written = sink_of(&server, SOUND_STOCK).write(outbox.span(), &outbox).await.expect("one company");
+    let known = Known { notes: written.notes.into_iter().collect(), ..Known::default() };
+    outbox.push(&[of("C2", "")]);
+    let mut next = sink_of(&server, SOUND_STOCK);
+    next.recall(&known).await.expect("remembered");
+    let error = next.write(outbox.last(), &outbox).await.expect_err("two companies").to_string();
+    assert!(
+        error.contains("inventory_balance.company_id is constant in the profile and has several values"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

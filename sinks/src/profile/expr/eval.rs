@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta};
 
 use super::decimal::{self, Rounding};
 use super::fault::OUT_OF_RANGE;
-use super::{Expr, Kind};
+use super::{Comparison, Expr, Kind};
 
 /// The values of a column, row by row.
 pub(in super::super) type Cells<T> = Vec<Result<Option<T>, &'static str>>;
@@ -102,6 +102,23 @@ impl Expr {
                 let of = of.eval(batch);
                 Column::Boolean((0..rows).map(|row| of.look(row).map(|is_some| Some(!is_some))).collect())
             }
+        }
+    }
+
+    /// The conditions that it joins with `and`, or itself.
+    pub(in super::super) fn conjuncts(self) -> Vec<Self> {
+        match self {
+            Self::And(left, right) => [left.conjuncts(), right.conjuncts()].concat(),
+            other => vec![other],
+        }
+    }
+
+    /// The column that has one value wherever it holds, as of `column = 'text'`.
+    pub(in super::super) fn pins(&self) -> Option<usize> {
+        let Self::Compare { how: Comparison::Equal, left, right } = self else { return None };
+        match (&**left, &**right) {
+            (Self::Column { at, .. }, value) | (value, Self::Column { at, .. }) if !value.names(&|_| true) => Some(*at),
+            _ => None,
         }
     }
 
@@ -306,16 +323,14 @@ fn compare(left: &Column<'_>, right: &Column<'_>, row: usize) -> Result<Option<s
     }
 }
 
-/// `and` and `or` of SQL: what decides outranks what is not known.
+/// `and` and `or` of SQL: what decides outranks what is not known, and what is faulty.
 fn join(left: &Expr, right: &Expr, batch: &RecordBatch, decides: bool) -> Cells<bool> {
     let both = truths(left, batch).into_iter().zip(truths(right, batch));
-    both.map(|(left, right)| match (left?, right) {
-        (Some(left), _) if left == decides => Ok(Some(decides)),
-        (left, right) => match (left, right?) {
-            (_, Some(right)) if right == decides => Ok(Some(decides)),
-            (Some(_), Some(_)) => Ok(Some(!decides)),
-            _ => Ok(None),
-        },
+    both.map(|(left, right)| match (left, right) {
+        (Ok(Some(side)), _) | (_, Ok(Some(side))) if side == decides => Ok(Some(decides)),
+        (Err(fault), _) | (_, Err(fault)) => Err(fault),
+        (Ok(Some(_)), Ok(Some(_))) => Ok(Some(!decides)),
+        _ => Ok(None),
     })
     .collect()
 }

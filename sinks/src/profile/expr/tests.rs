@@ -85,6 +85,10 @@ fn every_function_gives_what_the_manual_says() {
         ("if(lead_time_source = 'erp', map(sources, lead_time_source), 'other')", "E", "other"),
         ("if(is_null(moq), null, lead_time_days)", "5", "-"),
         ("if(moq > 12.5 and not lead_time_days < 5, 'a', 'b')", "a", "b"),
+        // What decides outranks a fault on the other side, whichever that is.
+        ("if(map(sources, lead_time_source) = 'X' and item_id = '4711', 'a', 'b')", "b", "b"),
+        ("if(item_id = '4711' and map(sources, lead_time_source) = 'X', 'a', 'b')", "b", "b"),
+        ("if(map(sources, lead_time_source) = 'E' or item_id <> '4711', 'a', 'b')", "a", "a"),
         ("if(moq = 1 or item_id <> '4711', 'a', 'b')", "b", "a"),
         ("date(valid_from, '%d.%m.%Y')", "04.10.2024", "31.12.1969"),
         (
