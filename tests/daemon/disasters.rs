@@ -124,11 +124,18 @@ async fn erp(world: &World) -> Value {
 /// Kills so early that no copy is ever finished; how many had begun.
 async fn kill_while_copying(world: &World, random: &mut Random) -> u64 {
     let mut begun = 0;
-    for _ in 0..KILLS_OF_COPY {
+    for nth in 0..KILLS_OF_COPY {
         let mut daemon = world.daemon();
-        // Any moment from before the first byte is read.
-        let life = Duration::from_millis(random.below(900));
-        assert!(tokio::time::timeout(life, std::future::pending::<()>()).await.is_err());
+        if nth % 2 == 0 {
+            // Any moment of its start.
+            let life = Duration::from_millis(random.below(150));
+            assert!(tokio::time::timeout(life, std::future::pending::<()>()).await.is_err());
+        } else {
+            // By what it has read, so that a quick machine does not finish the copy in one life.
+            let wanted = 1 + random.below(20_000);
+            let reads = || async { erp(world).await["reads"].as_u64() >= Some(wanted) };
+            eventually("the copy goes on", reads).await;
+        }
         let source = erp(world).await;
         assert_ne!(source["state"], "streaming", "the copy was done before it could be killed");
         begun += u64::from(source["reads"].as_u64() > Some(0));

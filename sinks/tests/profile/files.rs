@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reqwest::Url;
@@ -216,7 +217,7 @@ async fn kills_at_any_moment_neither_lose_nor_double_a_row() {
     let mut choices = Choices(5);
     let mut outbox = Outbox::default();
     let (mut items, mut movements) = (BTreeMap::new(), Vec::new());
-    for round in 0..60 {
+    for round in 0..300 {
         let mut changes = Vec::new();
         for row in 0..=choices.below(20) {
             let id = format!("i{}", choices.below(12));
@@ -242,8 +243,21 @@ async fn kills_at_any_moment_neither_lose_nor_double_a_row() {
     let (mut after, end) = (LogOffset::START, outbox.span().upto);
     while after < end {
         let upto = LogOffset((after.0 + 1 + choices.below(15)).min(end.0));
-        let patience = std::time::Duration::from_micros(choices.below(if kills < 40 { 6_000 } else { 60_000_000 }));
-        if tokio::time::timeout(patience, sink.write(Span { after, upto }, &outbox)).await.is_err() {
+        // By how often it had to wait, so that it is killed on a quick disk as well.
+        let mut waits = if kills < 40 { choices.below(8) } else { u64::MAX };
+        let span = Span { after, upto };
+        let mut write = sink.write(span, &outbox);
+        let ended = std::future::poll_fn(|context| match write.as_mut().poll(context) {
+            Poll::Pending if waits > 0 => {
+                waits -= 1;
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(false),
+            Poll::Ready(_) => Poll::Ready(true),
+        });
+        let is_killed = !ended.await;
+        drop(write);
+        if is_killed {
             kills += 1;
             if choices.below(2) == 0 {
                 sink = self::sink(folder.path(), PROFILE);
