@@ -62,31 +62,21 @@ pub(super) fn read(
 }
 
 fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<SinkKind> {
-    let url = url(section, "url", true, faults);
+    let service = service(section, folder, pipeline, faults);
     let entities = entities(section, faults);
     let partitions = section.count("partitions", faults);
     let max_records = section.count("max_records", faults);
     let max_bytes = section.count("max_bytes", faults);
-    let timeout = section.duration("timeout", faults);
-    let auth = auth(section, folder, faults);
-    let signing_key = section.secret_ref("signing_key", folder, faults);
-    let tls = tls(section, folder, faults);
-    let rate = rate(section, faults);
-    let in_flight = section.count("in_flight", faults);
-    let maintenance = maintenance(section, faults);
     let formats = [("json", Format::Json), ("ndjson", Format::Ndjson), ("arrow", Format::Arrow)];
     let format = section.choice("format", &formats, faults);
     let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
     let compression = section.choice("compression", &compressions, faults);
-    let mut config = PlanningConfig::new(url?.value, pipeline);
+    let mut config = service?;
     config.entities = entities?;
     config.partitions =
         partitions.map_or(config.partitions, |partitions| u32::try_from(partitions).unwrap_or(u32::MAX));
     config.max_records = max_records.unwrap_or(config.max_records);
     config.max_bytes = max_bytes.unwrap_or(config.max_bytes);
-    config.timeout = timeout.unwrap_or(config.timeout);
-    (config.auth, config.signing_key, config.tls) = (auth, signing_key, tls);
-    (config.rate, config.in_flight, config.maintenance) = (rate, in_flight, maintenance);
     (config.format, config.compression) = (format.unwrap_or_default(), compression.unwrap_or_default());
     // What the sink would refuse at its start is refused here, with its line and beside the other faults.
     match config.check() {
@@ -130,7 +120,7 @@ fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mu
     }
 }
 
-/// How a service is reached that a profile speaks to.
+/// How a service is reached, whatever is spoken to it.
 fn service(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<PlanningConfig> {
     let url = url(section, "url", true, faults);
     let timeout = section.duration("timeout", faults);
