@@ -36,6 +36,7 @@ async fn refused_rows_are_mended_given_up_or_sent_again_one_by_one_while_others_
     poison(&world, &renamed).await;
     world.execute("UPDATE meridian.wh_site SET site_name = trim(site_name) || ' new'").await;
     let daemon = world.daemon();
+    eventually("the daemon answers", || async { world.status().await.is_some() }).await;
     eventually("three are refused", || async { letters(&world).await.len() == 3 }).await;
     let listed = letters(&world).await;
     let id = |name: &str| {
