@@ -261,7 +261,7 @@ pub(crate) struct ReplayArgs {
     /// Of a sink: this entity only; can be given several times.
     #[arg(long, requires = "sink", value_name = "ENTITY")]
     pub(crate) entity: Vec<String>,
-    /// Of a sink: one row of the entity, the values of its key with commas between.
+    /// Of a sink: one row of the entity, the values of its key with commas between; a comma within one is written \,
     #[arg(long, requires = "entity", value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// Of a sink: a word on why, for the record.

@@ -54,20 +54,21 @@ pub fn is_amidst(state: &dyn State) -> Result<bool, TransformError> {
     Ok(Progress::read(state)?.is_some())
 }
 
-/// The key of an entity from the values of its fields as text, with commas between.
+/// The key of an entity from the values of its fields as text, with commas between; a backslash takes the comma or backslash
+/// behind it for a part of the value.
 ///
 /// # Errors
 /// Which field is at fault.
 pub fn key_of(entity: &Entity, text: &str) -> Result<Vec<u8>, String> {
     let fields = &entity.fields[..entity.key_len()];
     let names = || fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(",");
-    let values: Vec<&str> = text.split(',').collect();
+    let values = split(text);
     if values.len() > fields.len() {
         return Err(format!("the key of {} is {}", entity.name, names()));
     }
     // As where rows are shown, empty values at the end may be left out.
     let columns = fields.iter().enumerate().map(|(place, field)| {
-        let value: ArrayRef = Arc::new(StringArray::from(vec![values.get(place).copied().unwrap_or_default()]));
+        let value: ArrayRef = Arc::new(StringArray::from(vec![values.get(place).map_or("", String::as_str)]));
         let options = CastOptions { safe: false, ..CastOptions::default() };
         cast_with_options(&value, &field.field_type.arrow(), &options)
             .map_err(|_| format!("{} of the key is no {}", field.name, field.field_type.arrow()))
@@ -75,6 +76,18 @@ pub fn key_of(entity: &Entity, text: &str) -> Result<Vec<u8>, String> {
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let rows = rowcode::encode(&columns).map_err(|error| error.to_string())?;
     Ok(rows.row(0).to_vec())
+}
+
+fn split(text: &str) -> Vec<String> {
+    let (mut values, mut chars) = (vec![String::new()], text.chars().peekable());
+    while let Some(char) = chars.next() {
+        let escaped = if char == '\\' { chars.next_if(|next| matches!(next, ',' | '\\')) } else { None };
+        match (escaped, char) {
+            (None, ',') => values.push(String::new()),
+            (escaped, char) => values.last_mut().expect("one value at least").push(escaped.unwrap_or(char)),
+        }
+    }
+    values
 }
 
 /// Some rows in key order.
@@ -163,5 +176,22 @@ impl<'a> Whole<'a> {
         let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
         (columns[0], columns[1]) = (Arc::new(operations), Arc::new(versions));
         Ok(Some(DeltaBatch { entity, rows: RecordBatch::try_new(rows.schema(), columns)? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn a_key_with_a_comma_in_it_names_its_own_row() {
+        for (text, values) in [
+            ("", vec![""]),
+            ("0100,A-1", vec!["0100", "A-1"]),
+            (r"0100,A\,1,", vec!["0100", "A,1", ""]),
+            (r"C:\\,B\2\", vec![r"C:\", r"B\2\"]),
+        ] {
+            assert_eq!(split(text), values, "{text}");
+        }
     }
 }
