@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
-use syncline_sinks::lake::{LakeConfig, S3Options};
+use syncline_sinks::lake::{LakeConfig, StoreOptions};
 use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles, Windows};
 use syncline_sinks::profile::{Profile, ProfileConfig};
 use syncline_sinks::{EntityPatterns, SinkError};
@@ -91,8 +91,12 @@ fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mu
     let profile = section.required_text("profile", faults).and_then(|name| open_profile(&name, folder, faults));
     let entities = entities(section, faults);
     let is_files = profile.as_ref().map(Profile::writes_files);
-    // Of a profile that cannot be read nobody knows which settings it takes: none is called unknown then.
-    let s3 = if is_files == Some(false) { S3Options::default() } else { s3(section, folder, faults) };
+    // Of a profile that cannot be read nobody knows which settings it takes: none is called unknown or wrong then.
+    let store = match is_files {
+        Some(true) => store(section, folder, faults),
+        Some(false) => StoreOptions::default(),
+        None => store(section, folder, &mut Faults::default()),
+    };
     let target = match is_files {
         Some(true) => lake_url(section, folder, faults).map(|url| PlanningConfig::new(url, pipeline)),
         Some(false) => service(section, folder, pipeline, faults),
@@ -104,7 +108,7 @@ fn profile(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mu
     let mut target = target?;
     target.entities = entities?;
     let config = ProfileConfig::new(target, profile?).and_then(|mut config| {
-        config.s3 = s3;
+        config.store = store;
         config.check().map(|()| config)
     });
     match config {
@@ -238,23 +242,44 @@ fn lake(
     let entities = entities(section, faults);
     let flush_every = section.duration("flush_every", faults);
     let flush_rows = section.count("flush_rows", faults);
-    let s3 = s3(section, folder, faults);
+    let known = faults.0.len();
+    let store = store(section, folder, faults);
+    let is_whole = faults.0.len() == known;
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
     config.entities = entities?;
     config.flush_every = flush_every.unwrap_or(config.flush_every);
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
-    config.s3 = s3;
+    config.store = store;
+    // As with planning: what the sink would refuse at its start. Without a setting that has a fault it may refuse others.
+    match config.check() {
+        Ok(()) => {}
+        Err(_) if !is_whole => {}
+        Err(SinkError::Setting { setting, reason }) => section.fault_of(setting, faults, &reason),
+        Err(error) => section.fault(faults, error.to_string()),
+    }
     Some(SinkKind::Lake(Box::new(config)))
 }
 
-fn s3(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> S3Options {
-    S3Options {
+/// How a bucket or container is reached.
+fn store(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> StoreOptions {
+    let mut ca = None;
+    if let Some(mut tls) = section.section("tls", faults) {
+        ca = tls.required_text("ca", faults).map(|found| folder.join(found.value));
+        tls.finish(faults);
+    }
+    StoreOptions {
         endpoint: self::url(section, "endpoint", false, faults).map(|found| found.value),
-        region: section.text("region", faults).map(|found| found.value),
         allow_http: section.flag("allow_http", faults).unwrap_or(false),
+        ca,
+        timeout: section.duration("timeout", faults),
+        region: section.text("region", faults).map(|found| found.value),
         access_key_id: section.secret("access_key_id", folder, faults).map(Secret::new),
         secret_access_key: section.secret("secret_access_key", folder, faults).map(Secret::new),
         session_token: section.secret("session_token", folder, faults).map(Secret::new),
+        account: section.text("account", faults).map(|found| found.value),
+        account_key: section.secret("account_key", folder, faults).map(Secret::new),
+        sas_token: section.secret("sas_token", folder, faults).map(Secret::new),
+        service_account: section.secret("service_account", folder, faults).map(Secret::new),
     }
 }
 
@@ -263,11 +288,7 @@ fn lake_url(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Op
     let text = section.required_text("url", faults)?;
     if text.value.contains("://") {
         return match Url::parse(&text.value) {
-            Ok(url) if matches!(url.scheme(), "file" | "s3") => Some(url),
-            Ok(url) => {
-                text.fault(faults, format!("has the scheme {}; files lie under file:// or s3://", url.scheme()));
-                None
-            }
+            Ok(url) => Some(url),
             Err(error) => {
                 text.fault(faults, format!("is no url: {error}"));
                 None

@@ -161,3 +161,47 @@ fn faults_of_a_profile_are_told_with_its_own_lines_beside_those_of_the_sink() {
         assert!(text.contains(part), "{part}\n{text}");
     }
 }
+
+#[test]
+fn a_setting_of_another_store_than_that_of_the_url_is_refused_with_its_line() {
+    let folder = folder();
+    fs::write(folder.path().join("key"), "aHVudGVyMg==").expect("written");
+    let lake = |url: &str, rest: &str| {
+        let sink = format!("[sinks.lake]\ntype = \"lake\"\nurl = \"{url}\"\n{rest}\n");
+        read(folder.path(), &[SOURCE, MAPPINGS, &sink]).map(|_| ()).map_err(|text| text.to_string())
+    };
+    let key = "account = \"acme\"\naccount_key = { file = \"key\" }";
+    lake("az://warehouse/erp", key).expect("sound");
+    lake("abfss://warehouse@acme.dfs.core.windows.net/erp", "sas_token = { file = \"key\" }").expect_err("no token");
+    for (url, rest, wanted) in [
+        ("s3://warehouse/erp", key, ":9: sinks.lake.account is for az://, abfss://, and the url begins with s3://"),
+        (
+            "lake",
+            "timeout = \"5s\"",
+            ":9: sinks.lake.timeout is for s3://, az://, abfss://, gs://, and the url begins with file://",
+        ),
+        ("gs://warehouse", "region = \"eu\"", ":9: sinks.lake.region is for s3://, and the url begins with gs://"),
+        (
+            "az://warehouse",
+            "account_key = { file = \"key\" }",
+            ":6: sinks.lake account is needed, as the url does not name it",
+        ),
+        (
+            "abfss://warehouse@other.dfs.core.windows.net/",
+            key,
+            ":9: sinks.lake.account is \"acme\", and the url names \"other\"",
+        ),
+        ("az://warehouse?sv=1&sig=hunter2", key, ":8: sinks.lake.url holds ? or #"),
+        (
+            "ftp://warehouse",
+            "",
+            ":8: sinks.lake.url ftp://warehouse/ has the scheme \"ftp\"; a lake lies under file://",
+        ),
+        ("s3://warehouse", "tls = { certificate = \"a.pem\" }", ":9: sinks.lake.tls needs ca"),
+        ("s3://warehouse", "tls = { ca = \"absent.pem\" }", "absent.pem: No such file"),
+        ("s3://warehouse", "acount = \"acme\"", "sinks.lake.acount: unknown key; did you mean account?"),
+    ] {
+        let text = lake(url, rest).expect_err(wanted);
+        assert!(text.contains(wanted) && !text.contains("hunter2"), "{wanted}\n{text}");
+    }
+}

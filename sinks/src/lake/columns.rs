@@ -61,14 +61,14 @@ mod tests {
 
     use super::*;
     use crate::Class;
-    use crate::lake::config::LakeConfig;
+    use crate::lake::config::StoreOptions;
     use crate::lake::shape::Kind;
     use crate::lake::store::Place;
     use crate::lake::table::Table;
 
     fn table(folder: &Path, entity: &Entity) -> Table {
         let url = Url::from_directory_path(folder).expect("absolute");
-        let place = Place::open(&LakeConfig::new(url, "test", folder.to_owned())).expect("a place");
+        let place = Place::open(&url, &StoreOptions::default()).expect("a place");
         Table::new(&place, Shape::new(entity, Kind::Current), "test")
     }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 use syncline_schemas::secret::Secret;
 use url::Url;
 
+use super::store::Place;
 use crate::{EntityPatterns, SinkError};
 
 /// Settings of one lake sink.
 #[derive(Debug, Clone)]
 pub struct LakeConfig {
-    /// Where the tables are: `file:///…` or `s3://bucket/prefix`.
+    /// Where the tables are: `file:///…`, `s3://bucket/path`, `az://container/path`,
+    /// `abfss://container@account.dfs.core.windows.net/path` or `gs://bucket/path`.
     pub url: Url,
     /// Names this daemon's pipeline in the tables' transaction identifiers; must never change for a lake.
     pub pipeline: String,
@@ -25,8 +27,8 @@ pub struct LakeConfig {
     pub flush_rows: usize,
     /// How large files and buffers may grow.
     pub limits: LakeLimits,
-    /// How an `s3://` store is reached.
-    pub s3: S3Options,
+    /// How the store of the URL is reached.
+    pub store: StoreOptions,
 }
 
 impl LakeConfig {
@@ -46,8 +48,18 @@ impl LakeConfig {
             flush_every: Self::FLUSH_EVERY,
             flush_rows: Self::FLUSH_ROWS,
             limits: LakeLimits::default(),
-            s3: S3Options::default(),
+            store: StoreOptions::default(),
         }
+    }
+
+    /// Checks what types cannot; nothing is contacted.
+    ///
+    /// # Errors
+    /// [`SinkError::Setting`] for a URL that is not a lake's place, for settings of its store that cannot be used with it,
+    /// and for a limit of zero.
+    pub fn check(&self) -> Result<(), SinkError> {
+        self.limits.check()?;
+        Place::open(&self.url, &self.store).map(drop)
     }
 }
 
@@ -93,19 +105,62 @@ impl Default for LakeLimits {
     }
 }
 
-/// How an S3-speaking store is reached; what is left out comes from the usual `AWS_*` environment.
+/// How a store is reached. What is left out comes from the usual variables of the environment (`AWS_*`, `AZURE_*`,
+/// `GOOGLE_*`), and credentials that stand nowhere from the machine's own identity.
 #[derive(Debug, Clone, Default)]
-pub struct S3Options {
-    /// The service, where it is not AWS.
+pub struct StoreOptions {
+    /// The service, where it is not the provider's own.
     pub endpoint: Option<Url>,
-    /// The region, as in `eu-central-1`.
-    pub region: Option<String>,
     /// True to permit an endpoint without TLS.
     pub allow_http: bool,
-    /// The access key's id.
+    /// A PEM file of authorities that are trusted beside the system's.
+    pub ca: Option<PathBuf>,
+    /// How long one request may take; 30 seconds where it is not set.
+    pub timeout: Option<Duration>,
+    /// S3: the region, as in `eu-central-1`.
+    pub region: Option<String>,
+    /// S3: the access key's id.
     pub access_key_id: Option<Secret>,
-    /// The access key's secret half.
+    /// S3: the access key's secret half.
     pub secret_access_key: Option<Secret>,
-    /// The token of temporary credentials.
+    /// S3: the token of temporary credentials.
     pub session_token: Option<Secret>,
+    /// Azure: the storage account, where the URL does not name it.
+    pub account: Option<String>,
+    /// Azure: a key of the account, in base64.
+    pub account_key: Option<Secret>,
+    /// Azure: a shared access signature, as in `sv=…&sig=…`.
+    pub sas_token: Option<Secret>,
+    /// Google: the key file of a service account, in JSON.
+    pub service_account: Option<Secret>,
+}
+
+impl StoreOptions {
+    /// Refuses what the store of a URL's scheme has no place for, so that no setting silently has no effect.
+    pub(super) fn check(&self, scheme: &str) -> Result<(), SinkError> {
+        const REMOTE: &[&str] = &["s3", "az", "abfss", "gs"];
+        const AZURE: &[&str] = &["az", "abfss"];
+        let takes: [(&'static str, bool, &[&str]); 12] = [
+            ("endpoint", self.endpoint.is_some(), REMOTE),
+            ("allow_http", self.allow_http, REMOTE),
+            ("tls", self.ca.is_some(), REMOTE),
+            ("timeout", self.timeout.is_some(), REMOTE),
+            ("region", self.region.is_some(), &["s3"]),
+            ("access_key_id", self.access_key_id.is_some(), &["s3"]),
+            ("secret_access_key", self.secret_access_key.is_some(), &["s3"]),
+            ("session_token", self.session_token.is_some(), &["s3"]),
+            ("account", self.account.is_some(), AZURE),
+            ("account_key", self.account_key.is_some(), AZURE),
+            ("sas_token", self.sas_token.is_some(), AZURE),
+            ("service_account", self.service_account.is_some(), &["gs"]),
+        ];
+        match takes.into_iter().find(|(_, is_set, schemes)| *is_set && !schemes.contains(&scheme)) {
+            Some((setting, _, schemes)) => {
+                let schemes: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://")).collect();
+                let reason = format!("is for {}, and the url begins with {scheme}://", schemes.join(", "));
+                Err(SinkError::Setting { setting, reason })
+            }
+            None => Ok(()),
+        }
+    }
 }

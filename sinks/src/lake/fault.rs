@@ -46,7 +46,7 @@ fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
         }
         Some(Store::NotFound { .. }) => {
             return Some(
-                "check that the bucket exists; if a table's file was deleted, restore it, or delete the whole lake folder and replay",
+                "check that the bucket exists, or the container; if a table's file was deleted, restore it, or delete the whole lake folder and replay",
             );
         }
         _ => {}
@@ -60,12 +60,19 @@ fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
+/// Where a machine of a provider is told who it is. Nobody else asks there, so an error that names one of these says that
+/// no credentials are set, in words that do not.
+const IDENTITY: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
+
 fn fault(target: &str, doing: &str, error: &(dyn Error + 'static)) -> SinkError {
-    let (target, reason) = (target.to_owned(), format!("{doing}: {}", chain(error)));
-    match remedy(error) {
-        Some(remedy) => SinkError::Refused { target, reason, remedy: remedy.to_owned() },
-        None => SinkError::Unavailable { target, reason },
+    let (target, mut reason) = (target.to_owned(), format!("{doing}: {}", chain(error)));
+    if let Some(remedy) = remedy(error) {
+        return SinkError::Refused { target, reason, remedy: remedy.to_owned() };
     }
+    if IDENTITY.iter().any(|host| reason.contains(host)) {
+        reason.push_str("; no credentials are set, so the identity of this machine was asked for");
+    }
+    SinkError::Unavailable { target, reason }
 }
 
 /// A failed request to the store.
@@ -104,6 +111,16 @@ mod tests {
         assert!(fault.to_string().contains("403 Forbidden") && fault.to_string().contains("credentials"), "{fault}");
         let reset = object_store::Error::Generic { store: "S3", source: io::Error::other("connection reset").into() };
         assert_eq!(parquet("s3://lake", "read", &ParquetError::External(reset.into())).class(), Class::Transient);
+    }
+
+    #[test]
+    fn a_machine_without_an_identity_is_told_that_no_credentials_are_set() {
+        let asked =
+            io::Error::other("error sending request for url (http://169.254.169.254/metadata/identity/oauth2/token)");
+        let error = object_store::Error::Generic { store: "MicrosoftAzure", source: asked.into() };
+        let fault = store("az://lake/erp", "create a probe", &error);
+        assert_eq!(fault.class(), Class::Transient, "it may answer later");
+        assert!(fault.to_string().contains("no credentials are set, so the identity of this machine"), "{fault}");
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //!
 //! - exactly once: files and the offset reached enter a table in one atomic commit (`table`); writing a span again,
 //!   whole, in part or with other bounds, changes nothing;
-//! - durable: on local disks files, names and folders are fsynced in that order (`durable`); object stores are tried
-//!   for conditional puts before anything is written (`store`);
+//! - durable: on local disks files, names and folders are fsynced in that order (`durable`); object stores (`cloud`,
+//!   `remote`) are tried for conditional puts before anything is written (`store`);
 //! - cancel-safe: a crash at any step leaves files that no table refers to; a vacuum, and for half-written ones the next
 //!   start, removes them once they are an hour old;
 //! - bounded: rows beyond [`LakeLimits::buffer_bytes`] wait in sorted runs on local disk (`runs`).
@@ -19,6 +19,7 @@
 //! Another writer may commit to the tables (a compaction, a repair): its commit is never overwritten, its files are
 //! merged correctly. A change that we cannot honour, such as a higher protocol, stops the sink with a remedy.
 
+mod cloud;
 mod columns;
 mod config;
 mod cut;
@@ -30,6 +31,7 @@ mod history;
 mod leaf;
 mod merge;
 mod reader;
+mod remote;
 mod runs;
 mod shape;
 mod stats;
@@ -42,7 +44,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use syncline_schemas::ident::LogOffset;
 
-pub use self::config::{LakeConfig, LakeLimits, S3Options};
+pub use self::config::{LakeConfig, LakeLimits, StoreOptions};
 use self::cut::Cut;
 use self::flush::Tables;
 use self::shape::{Kind, Shape};
@@ -79,7 +81,7 @@ impl LakeSink {
     /// [`SinkError::Setting`] for a URL that is not a lake's place, and for a limit of zero.
     pub fn new(config: LakeConfig) -> Result<Self, SinkError> {
         config.limits.check()?;
-        let place = Place::open(&config)?;
+        let place = Place::open(&config.url, &config.store)?;
         let tables = Tables::new(config.entities.entities().flat_map(|entity| {
             [Kind::Current, Kind::History].map(|kind| Table::new(&place, Shape::new(entity, kind), &config.pipeline))
         }));

@@ -1,49 +1,64 @@
 //! The place of a lake: one object store for all its tables, opened by URL and tried before it is trusted.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
-use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tracing::info;
 use url::Url;
 use uuid::Uuid;
 
-use super::config::{LakeConfig, S3Options};
+use super::config::StoreOptions;
 use super::durable::{self, DurableLocal};
-use super::fault;
+use super::remote::Remote;
+use super::{cloud, fault};
 use crate::SinkError;
 
-/// 30 s: the pump waits and repeats anyway, and shows the operator why.
-const RETRY_FOR: Duration = Duration::from_secs(30);
-
 /// An opened lake.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Place {
     url: Url,
     root: Arc<dyn ObjectStore>,
     folder: Path,
 }
 
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.url)
+    }
+}
+
 impl Place {
-    pub(crate) fn open(config: &LakeConfig) -> Result<Self, SinkError> {
-        let url = folder_url(&config.url);
+    /// Opens the store of a URL; nothing is contacted yet.
+    ///
+    /// # Errors
+    /// [`SinkError::Setting`] for a URL that is not a lake's place, and for settings that cannot be used with it.
+    pub(crate) fn open(url: &Url, options: &StoreOptions) -> Result<Self, SinkError> {
         let setting = |reason: String| SinkError::Setting { setting: "url", reason };
+        // First, as every later message shows the URL.
+        let user_allowed = url.scheme() == "abfss";
+        if url.password().is_some() || !(user_allowed || url.username().is_empty()) {
+            return Err(setting("holds credentials; they have settings of their own".to_owned()));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            let reason = "holds ? or #, which in a name are written %3F and %23; a SAS token is set as sas_token";
+            return Err(setting(reason.to_owned()));
+        }
+        let url = folder_url(url);
+        if !matches!(url.scheme(), "file" | "s3" | "az" | "abfss" | "gs") {
+            return Err(setting(format!(
+                "{url} has the scheme {:?}; a lake lies under file://, s3://, az://, abfss:// or gs://",
+                url.scheme()
+            )));
+        }
+        options.check(url.scheme())?;
         let root: Arc<dyn ObjectStore> = match url.scheme() {
             "file" => Arc::new(DurableLocal::new()),
-            "s3" => Arc::new(
-                s3(&url, &config.s3).build().map_err(|error| setting(format!("{url} does not open: {error}")))?,
-            ),
-            other => {
-                return Err(setting(format!("{url} has the scheme {other:?}; a lake lies under file:// or s3://")));
-            }
+            _ => Arc::new(Remote::new(cloud::open(&url, options)?)),
         };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(setting("holds credentials; give them as s3 settings".to_owned()));
-        }
         let folder = Path::from_url_path(url.path()).map_err(|error| setting(format!("{url}: {error}")))?;
         Ok(Self { url, root, folder })
     }
@@ -91,7 +106,7 @@ impl Place {
 
     /// Tries what exactly-once stands on: of two puts that must create one name, the second has to fail.
     ///
-    /// Some S3 servers accept `If-None-Match: *` and ignore it; two writers would then overwrite each other's commits.
+    /// Some servers accept the header that asks for it and ignore it; two writers would then overwrite each other's commits.
     pub(crate) async fn try_conditional_put(&self) -> Result<(), SinkError> {
         let files = self.files();
         let name = Path::from(format!("_syncline/probe-{}", Uuid::new_v4()));
@@ -104,11 +119,29 @@ impl Place {
         match second {
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
             Err(error) => Err(fault::store(self.target(), "create a probe again", &error)),
-            Ok(_) => Err(SinkError::Refused {
-                target: self.target().to_owned(),
-                reason: "the store ignores If-None-Match: it let a second writer replace what must be created once".to_owned(),
-                remedy: "use a store with conditional writes (AWS S3, MinIO from 2024-08, Ceph from Squid), or switch them on".to_owned(),
-            }),
+            Ok(_) => Err(self.careless()),
+        }
+    }
+
+    fn careless(&self) -> SinkError {
+        let (header, remedy) = match self.url.scheme() {
+            "gs" => (
+                "x-goog-if-generation-match",
+                "use Google Cloud Storage itself: what answers at the endpoint, as an emulator, lacks conditional writes",
+            ),
+            "az" | "abfss" => (
+                "If-None-Match",
+                "use Azure Blob storage itself, or Azurite: what answers at the endpoint lacks conditional writes",
+            ),
+            _ => (
+                "If-None-Match",
+                "use a store with conditional writes (AWS S3, MinIO from 2024-08, Ceph from Squid), or switch them on",
+            ),
+        };
+        SinkError::Refused {
+            target: self.target().to_owned(),
+            reason: format!("the store ignores {header}: it let a second writer replace what must be created once"),
+            remedy: remedy.to_owned(),
         }
     }
 }
@@ -116,35 +149,10 @@ impl Place {
 /// A URL to which table paths can be joined.
 fn folder_url(url: &Url) -> Url {
     let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }
     url
-}
-
-fn s3(url: &Url, options: &S3Options) -> AmazonS3Builder {
-    let mut builder = AmazonS3Builder::from_env()
-        .with_url(url.as_str())
-        .with_allow_http(options.allow_http)
-        .with_retry(RetryConfig { retry_timeout: RETRY_FOR, ..RetryConfig::default() });
-    if let Some(endpoint) = &options.endpoint {
-        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
-    }
-    if let Some(region) = &options.region {
-        builder = builder.with_region(region);
-    }
-    if let Some(id) = &options.access_key_id {
-        builder = builder.with_access_key_id(id.reveal());
-    }
-    if let Some(secret) = &options.secret_access_key {
-        builder = builder.with_secret_access_key(secret.reveal());
-    }
-    if let Some(token) = &options.session_token {
-        builder = builder.with_token(token.reveal());
-    }
-    builder
 }
 
 #[cfg(test)]
@@ -203,18 +211,25 @@ mod tests {
         }
     }
 
-    fn place(root: Arc<dyn ObjectStore>) -> Place {
-        Place { url: Url::parse("s3://bucket/lake/").expect("a URL"), root, folder: Path::from("lake") }
+    fn place(scheme: &str, root: Arc<dyn ObjectStore>) -> Place {
+        let url = Url::parse(&format!("{scheme}://bucket/lake/")).expect("a URL");
+        Place { url, root, folder: Path::from("lake") }
     }
 
     #[tokio::test]
     async fn a_store_that_would_let_two_writers_overwrite_each_other_is_refused() {
-        let error = place(Arc::new(Careless(InMemory::new()))).try_conditional_put().await.expect_err("careless");
-        assert_eq!(error.class(), Class::Definite);
-        assert!(
-            error.to_string().contains("If-None-Match") && error.to_string().contains("s3://bucket/lake"),
-            "{error}"
-        );
-        place(Arc::new(InMemory::new())).try_conditional_put().await.expect("a store that keeps its word");
+        let wanted = [
+            ("s3", "If-None-Match", "MinIO"),
+            ("az", "If-None-Match", "Azurite"),
+            ("gs", "x-goog-if-generation-match", "Google Cloud Storage itself"),
+        ];
+        for (scheme, header, remedy) in wanted {
+            let careless = place(scheme, Arc::new(Careless(InMemory::new())));
+            let error = careless.try_conditional_put().await.expect_err("careless");
+            assert_eq!(error.class(), Class::Definite);
+            let text = error.to_string();
+            assert!(text.contains(header) && text.contains(remedy) && text.contains("://bucket/lake"), "{text}");
+        }
+        place("s3", Arc::new(InMemory::new())).try_conditional_put().await.expect("a store that keeps its word");
     }
 }

@@ -27,7 +27,6 @@ mod sheet;
 mod wire;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +35,8 @@ use async_trait::async_trait;
 use syncline_schemas::entity::Entity;
 use syncline_schemas::ident::{LogOffset, Version};
 
+use crate::lake::StoreOptions;
 use crate::lake::store::Place;
-use crate::lake::{LakeConfig, S3Options};
 use crate::planning::chunk::Chunk;
 use crate::planning::deal::join;
 use crate::planning::{PlanningConfig, PlanningStats};
@@ -71,8 +70,8 @@ pub struct ProfileConfig {
     pub target: PlanningConfig,
     /// What to say to it.
     pub profile: Arc<Profile>,
-    /// How an `s3://` store is reached, where the profile writes files.
-    pub s3: S3Options,
+    /// How the store is reached, where the profile writes files.
+    pub store: StoreOptions,
 }
 
 impl ProfileConfig {
@@ -93,7 +92,7 @@ impl ProfileConfig {
             // One file after the other, and rows of each in version order.
             target.partitions = 1;
         }
-        Ok(Self { target, profile: Arc::new(profile), s3: S3Options::default() })
+        Ok(Self { target, profile: Arc::new(profile), store: StoreOptions::default() })
     }
 
     /// Checks what types cannot.
@@ -108,9 +107,7 @@ impl ProfileConfig {
     }
 
     fn place(&self) -> Result<Place, SinkError> {
-        let mut place = LakeConfig::new(self.target.url.clone(), &self.target.pipeline, PathBuf::new());
-        place.s3 = self.s3.clone();
-        Place::open(&place)
+        Place::open(&self.target.url, &self.store)
     }
 
     /// The dialect at work, and what it counts.

@@ -1,7 +1,8 @@
-"""Reads a lake with delta-rs and DuckDB and compares every value with what is wanted.
+"""Reads a lake with delta-rs, DuckDB and, on a server, Polars, and compares every value with what is wanted.
 
 usage: compare.py LAKE WANTED.json OPTIONS.json [optimize]
 """
+import importlib
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import duckdb_extension_delta
+import polars
 import pyarrow as pa
 from deltalake import DeltaTable
 
@@ -41,21 +43,37 @@ def same(reader, path, found, wanted):
         assert left == right, f"{reader}: {path}\nfound  {left}\nwanted {right}"
 
 
+def duckdb_of(options):
+    if options and "extension" not in options:
+        return None
+    duck = duckdb.connect()
+    modules = [duckdb_extension_delta]
+    if options:
+        modules.append(importlib.import_module(f"duckdb_extension_{options['extension']}"))
+    for module in modules:
+        name = module.__name__.removeprefix("duckdb_extension_")
+        found = list(Path(module.__file__).parent.glob(f"extensions/*/{name}.duckdb_extension"))
+        duck.execute(f"load '{found[0]}'")
+    if options:
+        duck.execute(f"create secret ({options['secret']})")
+    duck.execute("set timezone = 'UTC'")
+    return duck
+
+
 def main():
     lake, wanted, options = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), json.loads(Path(sys.argv[3]).read_text())
-    duck = None
-    if not options:
-        duck = duckdb.connect()
-        found = list(Path(duckdb_extension_delta.__file__).parent.glob("extensions/*/delta.duckdb_extension"))
-        duck.execute(f"load '{found[0]}'")
-        duck.execute("set timezone = 'UTC'")
+    storage = options and options["storage"]
+    os.environ.update((options or {}).get("environment", {}))
+    duck = duckdb_of(options)
     for path, rows in wanted:
         url = f"{lake}/{path}"
-        table = DeltaTable(url, storage_options=options or None)
+        table = DeltaTable(url, storage_options=storage)
         protocol = table.protocol()
         assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2), protocol
         same("delta-rs", path, described(table.to_pyarrow_table()), rows)
-        if duck is not None:
+        if options:
+            same("Polars", path, described(polars.read_delta(url, storage_options=storage).to_arrow()), rows)
+        if duck:
             same("DuckDB", path, described(duck.execute(f"select * from delta_scan('{url}')").to_arrow_table()), rows)
             # A filter on each bounded column must not lose its extremes to wrong statistics.
             for column in ("_version", "_commit_ts", "_valid_from"):

@@ -1,37 +1,35 @@
-//! What Python lends: readers of other makers, and an S3 server.
+//! Readers of other makers, which Python lends.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use url::Url;
+use serde_json::Value;
 
 use super::model::Model;
 use super::read;
 
-/// The environment's folder, made when it is not there.
-fn environment() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/python-env");
-    let output = Command::new(&script).stderr(Stdio::inherit()).output().expect("deploy/python-env starts");
+/// A program in the folder that a script of `deploy` makes when it is not there.
+pub(crate) fn program(script: &str, below: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(script);
+    let output = Command::new(&script).stderr(Stdio::inherit()).output().expect("the script starts");
     assert!(output.status.success(), "{} failed", script.display());
-    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+    Path::new(String::from_utf8(output.stdout).expect("a path").trim()).join(below)
 }
 
-/// Compares a lake with the model through delta-rs and, on a local folder, DuckDB; then lets delta-rs compact it.
-pub(crate) fn compare(lake: &str, model: &Model, optimize: bool, options: &[(&str, String)]) {
+/// Compares a lake with the model through delta-rs, DuckDB and, on a server, Polars; then lets delta-rs compact it.
+/// `options` say how a server is reached.
+pub(crate) fn compare(lake: &str, model: &Model, optimize: bool, options: Value) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let write = |name: &str, value: serde_json::Value| {
+    let write = |name: &str, value: Value| {
         let path = folder.path().join(name);
         let mut file = std::fs::File::create(&path).expect("a file");
         file.write_all(value.to_string().as_bytes()).expect("written");
         path
     };
     let wanted = write("wanted.json", serde_json::json!(read::wanted(model)));
-    let options: serde_json::Map<_, _> =
-        options.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
-    let options = write("options.json", options.into());
-    let mut command = Command::new(environment().join("bin/python"));
+    let options = write("options.json", options);
+    let mut command = Command::new(program("python-env", "bin/python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lake/compare.py"));
     command.args([lake.as_ref(), wanted.as_os_str(), options.as_os_str()]);
     if optimize {
@@ -39,77 +37,4 @@ pub(crate) fn compare(lake: &str, model: &Model, optimize: bool, options: &[(&st
     }
     let output = command.output().expect("python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A private moto server with the bucket `lake`; stopped when dropped.
-pub(crate) struct S3Server {
-    process: Child,
-    endpoint: Url,
-}
-
-impl S3Server {
-    pub(crate) async fn start() -> Self {
-        // Port 0: the server picks a free one and says which on stderr.
-        let mut process = Command::new(environment().join("bin/moto_server"))
-            .args(["-H", "127.0.0.1", "-p", "0"])
-            .env("PYTHONUNBUFFERED", "1")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("moto_server starts");
-        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
-        let line = lines
-            .by_ref()
-            .map(|line| line.expect("text"))
-            .find(|line| line.contains("Running on http://"))
-            .expect("the server says where it listens");
-        // Read on, or the server blocks when the pipe is full.
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = line.split("http://").nth(1).expect("an address").split_whitespace().next().expect("an address");
-        let server = Self {
-            process,
-            endpoint: Url::parse(&format!("http://{}", address.trim_matches('\u{1b}'))).expect("a URL"),
-        };
-        server.make_bucket().await;
-        server
-    }
-
-    async fn make_bucket(&self) {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let address = format!("127.0.0.1:{}", self.endpoint.port().expect("a port"));
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let mut stream = loop {
-            match tokio::net::TcpStream::connect(&address).await {
-                Ok(stream) => break stream,
-                Err(error) => assert!(Instant::now() < deadline, "moto at {address}: {error}"),
-            }
-        };
-        let request = "PUT /lake HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.expect("a reply");
-        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
-    }
-
-    pub(crate) fn endpoint(&self) -> Url {
-        self.endpoint.clone()
-    }
-
-    /// How delta-rs in Python reaches it.
-    pub(crate) fn options(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("AWS_ENDPOINT_URL", self.endpoint.as_str().trim_end_matches('/').to_owned()),
-            ("AWS_ACCESS_KEY_ID", "test".into()),
-            ("AWS_SECRET_ACCESS_KEY", "test".into()),
-            ("AWS_REGION", "us-east-1".into()),
-            ("AWS_ALLOW_HTTP", "true".into()),
-        ]
-    }
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
