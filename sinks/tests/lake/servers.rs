@@ -66,18 +66,31 @@ fn announced(output: impl Read + Send + 'static) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], address))
 }
 
-/// A shared access signature of Azurite's account for what `permissions` say.
-pub(crate) fn sas(permissions: &str) -> String {
-    let (version, expiry) = ("2019-12-12", "2099-01-01T00:00:00Z");
-    let text = format!("{ACCOUNT}\n{permissions}\nb\nsco\n\n{expiry}\n\nhttps,http\n{version}\n");
+const SAS_VERSION: &str = "2019-12-12";
+const SAS_EXPIRY: &str = "2099-01-01T00:00:00Z";
+
+fn signed(text: &str, pairs: &[(&str, &str)]) -> String {
     let key = STANDARD.decode(ACCOUNT_KEY).expect("base64");
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("any length");
     mac.update(text.as_bytes());
     form_urlencoded::Serializer::new(String::new())
-        .extend_pairs([("sv", version), ("ss", "b"), ("srt", "sco"), ("sp", permissions), ("se", expiry)])
-        .append_pair("spr", "https,http")
+        .extend_pairs([("sv", SAS_VERSION), ("se", SAS_EXPIRY), ("spr", "https,http")])
+        .extend_pairs(pairs)
         .append_pair("sig", &STANDARD.encode(mac.finalize().into_bytes()))
         .finish()
+}
+
+/// A shared access signature for Azurite's account.
+fn account_sas() -> String {
+    let text = format!("{ACCOUNT}\nrwdlac\nb\nsco\n\n{SAS_EXPIRY}\n\nhttps,http\n{SAS_VERSION}\n");
+    signed(&text, &[("ss", "b"), ("srt", "sco"), ("sp", "rwdlac")])
+}
+
+/// A shared access signature for the container `lake`, for what `permissions` say.
+pub(crate) fn sas(permissions: &str) -> String {
+    let text =
+        format!("{permissions}\n\n{SAS_EXPIRY}\n/blob/{ACCOUNT}/lake\n\n\nhttps,http\n{SAS_VERSION}\nc\n\n\n\n\n\n");
+    signed(&text, &[("sr", "c"), ("sp", permissions)])
 }
 
 impl Server {
@@ -117,7 +130,7 @@ impl Server {
     async fn make_bucket(&self) {
         let path = match self.kind {
             Kind::S3 | Kind::Google => "/lake".to_owned(),
-            Kind::Azure => format!("/{ACCOUNT}/lake?restype=container&{}", sas("rwdlac")),
+            Kind::Azure => format!("/{ACCOUNT}/lake?restype=container&{}", account_sas()),
         };
         let mut stream = TcpStream::connect(self.address).await.expect("it listens");
         let request = format!(
