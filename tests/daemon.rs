@@ -8,6 +8,7 @@ mod daemon {
     mod anew;
     pub(crate) mod demo;
     mod disasters;
+    mod disk;
     mod held;
     mod lake;
     mod letters;

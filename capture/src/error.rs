@@ -194,6 +194,12 @@ pub enum CaptureError {
         #[source]
         error: io::Error,
     },
+    /// There is no room for what the source says; it is read once there is.
+    #[error("source {source_id}: paused, because the data folder is nearly full; its database keeps its log")]
+    NoRoom {
+        /// The source.
+        source_id: SourceId,
+    },
     /// The log behind the reader failed or stopped.
     #[error("log: {reason}")]
     Log {
@@ -218,9 +224,11 @@ impl CaptureError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Standby { .. } | Self::InProgress { .. } => {
-                Class::Transient
-            }
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Standby { .. }
+            | Self::InProgress { .. }
+            | Self::NoRoom { .. } => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
             // Somebody will make room.
             Self::Kept { error, .. } if error.kind() == io::ErrorKind::StorageFull => Class::Transient,

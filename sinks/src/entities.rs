@@ -6,7 +6,11 @@ use crate::SinkError;
 
 /// A checked list of entity patterns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EntityPatterns(Vec<String>);
+pub struct EntityPatterns {
+    patterns: Vec<String>,
+    /// Names that are left out whatever the patterns say.
+    but: Vec<String>,
+}
 
 impl EntityPatterns {
     /// Checks that every pattern names at least one canonical entity.
@@ -25,19 +29,29 @@ impl EntityPatterns {
                 return fault(format!("{pattern:?} matches no entity; there are {}", known.join(", ")));
             }
         }
-        Ok(Self(patterns))
+        Ok(Self { patterns, but: Vec::new() })
+    }
+
+    /// These entities and no other, also none at all.
+    pub(crate) const fn exactly(names: Vec<String>) -> Self {
+        Self { patterns: names, but: Vec::new() }
+    }
+
+    /// The same without some entities.
+    pub(crate) fn without(&self, names: Vec<String>) -> Self {
+        Self { patterns: self.patterns.clone(), but: [self.but.clone(), names].concat() }
     }
 
     /// Every entity.
     #[must_use]
     pub fn all() -> Self {
-        Self(vec!["*".to_owned()])
+        Self { patterns: vec!["*".to_owned()], but: Vec::new() }
     }
 
     /// True where a pattern names the entity.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| matches(pattern, name))
+        self.patterns.iter().any(|pattern| matches(pattern, name)) && !self.but.iter().any(|but| but == name)
     }
 
     /// The entities named, masters before the facts that cite them.

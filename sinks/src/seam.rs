@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use syncline_schemas::delta::DeltaBatch;
 use syncline_schemas::ident::{LogOffset, Version};
 
-use crate::SinkError;
+use crate::{EntityPatterns, SinkError};
 
 /// A half-open run of log offsets, `(after, upto]`; always ends where a source transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +35,44 @@ pub type OutboxIter<'a> = Box<dyn Iterator<Item = Result<OutboxEntry, SinkError>
 ///
 /// Reading is lazy, as a span can be larger than memory, and repeatable: the same span gives the same deltas as often as
 /// it is asked, also after a restart. `next` blocks on local storage only and for one entry at a time.
+///
+/// A sink may deliver some entities ahead of the others of a span, also from behind the span as far as that is
+/// [`visible`](Self::visible). It then reads each entity by itself and never reads a row twice in a write.
+#[async_trait]
 pub trait DeltaSource: Send + Sync {
     /// Starts reading a span.
     ///
     /// # Errors
     /// [`SinkError::Outbox`] where the outbox no longer holds the span or cannot be read.
     fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError>;
+
+    /// Starts reading what a span has of some entities.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_of<'s>(&'s self, span: Span, wanted: &'s EntityPatterns) -> Result<OutboxIter<'s>, SinkError> {
+        Ok(Box::new(self.read(span)?.map(|entry| {
+            let OutboxEntry { offset, mut deltas } = entry?;
+            deltas.retain(|batch| wanted.contains(&batch.entity));
+            Ok(OutboxEntry { offset, deltas })
+        })))
+    }
+
+    /// Up to where deltas can be read; none where there are those of the span and no others.
+    fn visible(&self) -> Option<LogOffset> {
+        None
+    }
+
+    /// Waits until deltas behind an offset can be read; for ever where there are those of the span and no others.
+    async fn visible_behind(&self, offset: LogOffset) {
+        let _ = offset;
+        std::future::pending().await
+    }
+
+    /// All that was read of some entities has arrived or was told to be refused; the write goes on with what follows.
+    fn arrived(&self, entities: &EntityPatterns) {
+        let _ = entities;
+    }
 
     /// Takes the rows that the target refused. They are told as soon as that is known, before the write goes on: whatever
     /// was read and not told is taken for delivered once the write returns.

@@ -10,6 +10,8 @@ mod conformance;
 mod contract;
 #[path = "planning/formats.rs"]
 mod formats;
+#[path = "planning/growing.rs"]
+mod growing;
 #[path = "planning/jobs.rs"]
 mod jobs;
 #[path = "planning/mangle.rs"]
@@ -22,6 +24,8 @@ mod outbox;
 mod outputs;
 #[path = "planning/poison.rs"]
 mod poison;
+#[path = "planning/priority.rs"]
+mod priority;
 #[path = "planning/recovery.rs"]
 mod recovery;
 #[path = "planning/scripted.rs"]

@@ -42,12 +42,17 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
 }
 
-const DAEMON: [Family<Report>; 2] = [
+const DAEMON: [Family<Report>; 5] = [
     gauge("syncline_uptime_seconds", "Since the process started.", |it| number(it.uptime_s)),
     gauge("syncline_healthy", "1 while no part has stopped for good.", |it| truth(it.parked.is_empty())),
+    gauge("syncline_disk_used_bytes", "What the files of the data folder take.", |it| number(it.disk.used)),
+    gauge("syncline_disk_budget_bytes", "What they may take.", |it| number(it.disk.budget)),
+    gauge("syncline_disk_stage", "0 with room, 1 from 70 %, 2 from 85 %, 3 from 95 % of the budget on.", |it| {
+        number(it.disk.stage as u64)
+    }),
 ];
 
-const SOURCE: [Family<Source>; 14] = [
+const SOURCE: [Family<Source>; 15] = [
     counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
     counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
     counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
@@ -65,6 +70,9 @@ const SOURCE: [Family<Source>; 14] = [
     gauge("syncline_source_connecting", "1 while the server is being reached.", |it| truth(it.state == "connecting")),
     gauge("syncline_source_copying", "1 while tables are copied.", |it| truth(it.state == "snapshot")),
     gauge("syncline_source_streaming", "1 while the log is followed.", |it| truth(it.state == "streaming")),
+    gauge("syncline_source_paused", "1 while the data folder has no room for what it says.", |it| {
+        truth(it.state == "paused")
+    }),
     gauge("syncline_source_ended", "1 after a drain has ended the source.", |it| truth(it.state == "ended")),
     gauge(
         "syncline_source_refused",
@@ -106,13 +114,16 @@ const TRANSFORM: [Family<Transform>; 10] = [
     gauge("syncline_transform_parked", "1 after the transform has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const SINK: [Family<Sink>; 12] = [
+const SINK: [Family<Sink>; 13] = [
     gauge("syncline_sink_cursor_offset", "The last entry confirmed.", |it| number(it.cursor)),
     gauge("syncline_sink_behind_entries", "Folded entries that are not confirmed yet.", |it| number(it.behind)),
     counter("syncline_sink_rows_total", "Rows delivered.", |it| number(it.rows)),
     counter("syncline_sink_written_bytes_total", "Bytes delivered.", |it| number(it.bytes)),
     counter("syncline_sink_rejected_rows_total", "Refusals of single rows by the target.", |it| number(it.rejected)),
     gauge("syncline_sink_refused_rows", "Rows that the target lacks because it refused them.", |it| number(it.refused)),
+    gauge("syncline_sink_expired_rows", "Refused rows that are no longer sent again by themselves.", |it| {
+        number(it.expired)
+    }),
     counter("syncline_sink_writes_total", "Spans delivered.", |it| number(it.writes)),
     counter("syncline_sink_retries_total", "Deliveries started again after a failure.", |it| number(it.retries)),
     gauge(
@@ -131,7 +142,7 @@ const SINK: [Family<Sink>; 12] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
-const PLANNING: [Family<PlanningCounts>; 10] = [
+const PLANNING: [Family<PlanningCounts>; 11] = [
     counter("syncline_planning_requests_total", "Attempts to ask or to deliver.", |it| number(it.requests)),
     counter("syncline_planning_throttled_total", "Times that the target asked to wait.", |it| number(it.throttled)),
     counter("syncline_planning_rewinds_total", "Writes begun again from the target's watermark.", |it| {
@@ -140,6 +151,11 @@ const PLANNING: [Family<PlanningCounts>; 10] = [
     counter("syncline_planning_coalesced_rows_total", "Rows not sent because a newer version was waiting.", |it| {
         number(it.coalesced)
     }),
+    counter(
+        "syncline_planning_ahead_rows_total",
+        "Critical rows delivered before others that lay before them.",
+        |it| number(it.ahead),
+    ),
     counter("syncline_planning_duplicate_rows_total", "Rows that the target held already, or newer ones.", |it| {
         number(it.unchanged + it.stale)
     }),

@@ -14,6 +14,7 @@ use syncline_transform::fold::{self, HeldNow};
 
 use super::Facts;
 use crate::pipeline::lag::Quantiles;
+use crate::pipeline::pressure::{Pressure, Stage};
 use crate::pipeline::refused::{self, RefusedRow};
 use crate::pipeline::status::{ReplayStatus, SinkStatus, SourceStatus, TransformStatus};
 
@@ -35,6 +36,7 @@ pub(crate) struct Report {
     pub(crate) parked: Vec<String>,
     pub(crate) sources: BTreeMap<String, Source>,
     pub(crate) journal: Journal,
+    pub(crate) disk: Disk,
     pub(crate) transform: Transform,
     pub(crate) sinks: BTreeMap<String, Sink>,
 }
@@ -42,7 +44,7 @@ pub(crate) struct Report {
 /// A source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
-    /// `idle`, `connecting`, `snapshot`, `streaming`, `ended` or `parked`.
+    /// `idle`, `connecting`, `snapshot`, `streaming`, `paused`, `ended` or `parked`.
     pub(crate) state: String,
     /// Rows of every operation.
     pub(crate) rows: u64,
@@ -85,6 +87,17 @@ pub(crate) struct Journal {
     pub(crate) log_bytes: u64,
     /// State, outbox and cursors; none where the store cannot be read.
     pub(crate) state_bytes: Option<u64>,
+}
+
+/// The data folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    /// Bytes that its files take.
+    pub(crate) used: u64,
+    /// Bytes that they may take.
+    pub(crate) budget: u64,
+    /// What is done about it.
+    pub(crate) stage: Stage,
 }
 
 /// The transform.
@@ -151,6 +164,8 @@ pub(crate) struct Sink {
     pub(crate) rejected: u64,
     /// Rows that the target lacks because it refused them and no newer version of them.
     pub(crate) refused: u64,
+    /// Those of them that were sent again for as long as rows are.
+    pub(crate) expired: u64,
     /// The first of them.
     pub(crate) refused_rows: Vec<RefusedRow>,
     pub(crate) writes: u64,
@@ -193,6 +208,7 @@ impl Report {
                 log_bytes: facts.log.bytes_on_disk(),
                 state_bytes: facts.store.bytes_on_disk().ok(),
             },
+            disk: Disk::take(&facts.status.pressure),
             transform,
             sinks: sinks
                 .map(|(sink, cursor)| (sink.name.clone(), Sink::take(sink, cursor, folded, &facts.store)))
@@ -218,6 +234,7 @@ impl Source {
         let state = match () {
             () if parked.is_some() => "parked",
             () if source.finished.load(Ordering::Acquire) => "ended",
+            () if source.paused.load(Ordering::Acquire) => "paused",
             () => progress.state().as_str(),
         };
         Self {
@@ -249,6 +266,13 @@ impl Source {
 fn age_ms(at_us: u64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX).saturating_sub(at_us) / 1_000
+}
+
+impl Disk {
+    fn take(pressure: &Pressure) -> Self {
+        let (used, budget) = pressure.room();
+        Self { used, budget, stage: pressure.stage() }
+    }
 }
 
 impl Transform {
@@ -298,6 +322,7 @@ impl Sink {
             bytes: count(&sink.bytes),
             rejected: count(&sink.rejected),
             refused,
+            expired: sink.letters.get().map_or(0, |letters| letters.expired()),
             refused_rows: if refused == 0 { Vec::new() } else { refused::list(store, &sink.name, REFUSED_ROWS) },
             writes: count(&sink.writes),
             retries: count(&sink.retries),

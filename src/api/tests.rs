@@ -116,6 +116,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
             "parked": "source erp: slot gone",
         } },
         "journal": { "durable": 0, "first": 1, "log_bytes": 4096, "state_bytes": 8192 },
+        "disk": { "used": 0, "budget": 0, "stage": "roomy" },
         "transform": {
             "folded": 9, "behind": 0, "deltas": 7, "unchanged": 2, "faulty": 0, "warnings": 0, "replay": null,
             "held": { "rows": 4, "complete": true, "by": [
@@ -125,7 +126,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
             "parked_mappings": [], "parked": null,
         },
         "sinks": { "planning": {
-            "cursor": 6, "behind": 3, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "refused_rows": [], "writes": 2, "retries": 0, "loads": 0,
+            "cursor": 6, "behind": 3, "rows": 5, "bytes": 640, "rejected": 0, "refused": 0, "expired": 0, "refused_rows": [], "writes": 2, "retries": 0, "loads": 0,
             "lag_ms": 0, "last_lag_ms": 14, "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "parked": null,
         } },
     });

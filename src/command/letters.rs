@@ -70,7 +70,11 @@ fn list(found: &Letters) -> String {
     } else {
         let rows = found.letters.iter().map(|it| {
             let field = it.row.field.as_ref().map(|field| format!(" ({field})")).unwrap_or_default();
-            let again = if it.row.retryable { "by itself" } else { "when asked" };
+            let again = match (it.row.retryable, it.row.expired) {
+                (true, _) => "by itself",
+                (false, true) => "when asked, too old to go by itself",
+                (false, false) => "when asked",
+            };
             let reason = format!("{}{field}", it.row.code);
             vec![it.id.clone(), it.sink.clone(), it.row.entity.clone(), reason, again.to_owned(), it.row.key.clone()]
         });

@@ -9,6 +9,7 @@ use super::client::Daemon;
 use crate::api::{Held, Report, Sink, Source};
 use crate::cli::StatusArgs;
 use crate::figures::{align, bytes_text, duration_text, grouped, ms_text};
+use crate::pipeline::pressure::Stage;
 
 /// The daemon answers from memory; what takes longer is not well.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandE
 }
 
 fn table(report: &Report, base: &str) -> String {
-    let Report { version, name, uptime_s, journal, transform, .. } = report;
+    let Report { version, name, uptime_s, journal, disk, transform, .. } = report;
     let mut out =
         format!("{name}  up {}  syncline {version}  {base}\n\n", duration_text(Duration::from_secs(*uptime_s)));
     let header = ["SOURCE", "STATE", "ROWS", "BEHIND", "HEARD", "POSITION", "RETRIES"];
@@ -39,6 +40,10 @@ fn table(report: &Report, base: &str) -> String {
     let state = journal.state_bytes.map_or_else(|| "?".to_owned(), bytes_text);
     let row = [grouped(journal.durable), grouped(journal.first), bytes_text(journal.log_bytes), state];
     align(&mut out, &header, [std::iter::once(String::new()).chain(row).collect()]);
+    if let Some(what) = told(disk.stage) {
+        let (used, budget) = (bytes_text(disk.used), bytes_text(disk.budget));
+        let _ = writeln!(out, "the data folder takes {used} of {budget}: {what}\n");
+    }
     let header = ["TRANSFORM", "FOLDED", "BEHIND", "DELTAS", "UNCHANGED", "FAULTY", "WARNINGS", "HELD NOW"];
     let row = [transform.folded, transform.behind, transform.deltas, transform.unchanged, transform.faulty];
     let row = row.into_iter().chain([transform.warnings]).map(grouped).chain([held_text(transform.held.as_ref())]);
@@ -70,6 +75,16 @@ fn table(report: &Report, base: &str) -> String {
         out.push_str("nothing is parked\n");
     }
     out
+}
+
+/// What is done where room is short.
+const fn told(stage: Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Roomy => None,
+        Stage::Tight => Some("what is done with is kept for a shorter time"),
+        Stage::Scarce => Some("sources that feed nothing critical are paused"),
+        Stage::Full => Some("all sources are paused, deliveries go on"),
+    }
 }
 
 fn held_text(held: Option<&Held>) -> String {

@@ -29,6 +29,8 @@ pub(crate) use self::sources::SourceConfig;
 const LISTEN: &str = "127.0.0.1:7070";
 /// Raw log entries are kept this long for replay, beyond what the transform still needs.
 const LOG_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Of less the state's own journal, log segments and tables being merged would be a large part.
+const DISK_MIN: u64 = 1 << 30;
 /// A master that comes in the same load as what cites it needs no one's attention.
 const PARK_TTL: Duration = Duration::from_secs(15 * 60);
 
@@ -46,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) park_ttl: Duration,
     /// Bytes that the daemon may use.
     pub(crate) memory_limit: u64,
+    /// Bytes of disk that the data folder may use, before sources are paused.
+    pub(crate) disk_budget: Option<u64>,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) mappings: Vec<Mapping>,
     /// What becomes of tables that change.
@@ -171,6 +175,7 @@ impl Config {
             delta_retention: daemon.delta_retention,
             park_ttl: daemon.park_ttl,
             memory_limit: daemon.memory_limit,
+            disk_budget: daemon.disk_budget,
             sources: sources.into_iter().collect::<Option<_>>()?,
             mappings,
             shapes,
@@ -228,6 +233,7 @@ struct Daemon {
     delta_retention: Duration,
     park_ttl: Duration,
     memory_limit: u64,
+    disk_budget: Option<u64>,
 }
 
 impl Daemon {
@@ -240,6 +246,7 @@ impl Daemon {
             delta_retention: Duration::ZERO,
             park_ttl: PARK_TTL,
             memory_limit: MEMORY_MIN,
+            disk_budget: None,
         }
     }
 
@@ -262,6 +269,11 @@ impl Daemon {
         if memory_limit < MEMORY_MIN {
             section.fault(faults, "has a memory_limit of less than 256MiB, which the daemon needs");
         }
+        let disk_budget = section.size("disk_budget", faults);
+        if disk_budget.is_some_and(|budget| budget < DISK_MIN) {
+            section
+                .fault(faults, "has a disk_budget of less than 1GiB, most of which the journal of the state may take");
+        }
         let daemon = Self {
             name,
             data_dir: section.text("data_dir", faults).map_or(defaults.data_dir, |dir| folder.join(dir.value)),
@@ -270,6 +282,7 @@ impl Daemon {
             delta_retention: section.duration("delta_retention", faults).unwrap_or(defaults.delta_retention),
             park_ttl: section.duration("park_ttl", faults).unwrap_or(defaults.park_ttl),
             memory_limit,
+            disk_budget,
         };
         section.finish(faults);
         daemon

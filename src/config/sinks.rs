@@ -1,6 +1,7 @@
 //! `[sinks.<name>]`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
@@ -12,10 +13,15 @@ use syncline_sinks::{EntityPatterns, SinkError};
 use super::Faults;
 use super::section::{Found, Section};
 
+/// Whatever a row misses at its target has come within a week, or does not come by itself.
+const RETRY_ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// A target and how to reach it.
 #[derive(Debug)]
 pub(crate) struct SinkConfig {
     pub(crate) name: String,
+    /// How long rows that the target refused and may take later are sent again.
+    pub(crate) retry_rows_for: Duration,
     pub(crate) kind: SinkKind,
 }
 
@@ -51,6 +57,8 @@ pub(super) fn read(
     let kinds =
         [("planning", Kind::Planning), ("profile", Kind::Profile), ("lake", Kind::Lake), ("discard", Kind::Discard)];
     let kind = section.choice("type", &kinds, faults)?;
+    let refuses_rows = matches!(kind, Kind::Planning | Kind::Profile);
+    let retry_rows_for = refuses_rows.then(|| section.duration("retry_rows_for", faults)).flatten();
     let kind = match kind {
         Kind::Planning => planning(&mut section, folder, pipeline, faults),
         Kind::Profile => profile(&mut section, folder, pipeline, faults),
@@ -58,7 +66,7 @@ pub(super) fn read(
         Kind::Discard => Some(SinkKind::Discard),
     };
     section.finish(faults);
-    Some(SinkConfig { name: name.to_owned(), kind: kind? })
+    Some(SinkConfig { name: name.to_owned(), retry_rows_for: retry_rows_for.unwrap_or(RETRY_ROWS_FOR), kind: kind? })
 }
 
 fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &mut Faults) -> Option<SinkKind> {
@@ -71,8 +79,12 @@ fn planning(section: &mut Section<'_>, folder: &Path, pipeline: &str, faults: &m
     let format = section.choice("format", &formats, faults);
     let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
     let compression = section.choice("compression", &compressions, faults);
+    let critical = patterns(section, "critical", faults);
+    let share = section.count("noncritical_share", faults);
     let mut config = service?;
     config.entities = entities?;
+    config.critical = critical;
+    config.noncritical_share = share.map_or(config.noncritical_share, |share| u32::try_from(share).unwrap_or(u32::MAX));
     config.partitions =
         partitions.map_or(config.partitions, |partitions| u32::try_from(partitions).unwrap_or(u32::MAX));
     config.max_records = max_records.unwrap_or(config.max_records);
@@ -311,8 +323,16 @@ pub(super) fn url(section: &mut Section<'_>, key: &str, required: bool, faults: 
 }
 
 fn entities(section: &mut Section<'_>, faults: &mut Faults) -> Option<EntityPatterns> {
-    let Some(found) = section.texts("entities", faults) else { return Some(EntityPatterns::all()) };
-    EntityPatterns::new(found.value.clone())
-        .map_err(|error| found.fault(faults, format!("cannot be used: {error}")))
-        .ok()
+    if section.has("entities") { patterns(section, "entities", faults) } else { Some(EntityPatterns::all()) }
+}
+
+fn patterns(section: &mut Section<'_>, key: &str, faults: &mut Faults) -> Option<EntityPatterns> {
+    let found = section.texts(key, faults)?;
+    let patterns = EntityPatterns::new(found.value.clone());
+    let told = |error| match error {
+        // It names the setting that most patterns are for.
+        SinkError::Setting { reason, .. } => found.fault(faults, reason),
+        error => found.fault(faults, format!("cannot be used: {error}")),
+    };
+    patterns.map_err(told).ok()
 }

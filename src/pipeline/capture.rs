@@ -1,5 +1,6 @@
 //! A source: its reader on a thread of its own, its entries into the log, its failures into a retry or a park.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,11 +18,14 @@ use super::backoff::Backoff;
 use super::defect;
 use super::fit::{self, Fit};
 use super::lag::streamed_runs;
+use super::pressure::Pressure;
 use super::status::{SourceStatus, Status};
 use crate::config::SourceConfig;
 
 /// How long a source that is parked waits for its slot to be let go, where a limit may have it dropped.
 const GUARD_FIRST: Duration = Duration::from_secs(5);
+/// How often the slot of a paused source is looked at.
+const GUARD_EVERY: Duration = Duration::from_secs(60);
 /// How often a paused reader looks whether it should stop instead.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
@@ -29,7 +33,21 @@ const STOP_POLL: Duration = Duration::from_millis(50);
 struct JournalLog<'s> {
     log: Log,
     status: &'s SourceStatus,
+    room: Room<'s>,
     stands: Mutex<Stands>,
+}
+
+/// Whether there is room for what a source says.
+#[derive(Clone, Copy)]
+struct Room<'s> {
+    pressure: &'s Pressure,
+    feeds_critical: bool,
+}
+
+impl Room<'_> {
+    fn is_lacking(&self) -> bool {
+        self.pressure.holds(self.feeds_critical)
+    }
 }
 
 /// Where the last appended frame took the source, durable or not, and the last entry of the source.
@@ -40,10 +58,10 @@ struct Stands {
 }
 
 impl<'s> JournalLog<'s> {
-    fn new(log: Log, source: &SourceId, status: &'s SourceStatus) -> Self {
+    fn new(log: Log, source: &SourceId, status: &'s SourceStatus, room: Room<'s>) -> Self {
         let (position, txn_end) =
             log.resume(source).map_or((Position::default(), true), |last| (last.position, last.txn_end));
-        Self { log, status, stands: Mutex::new(Stands { position, txn_end, last: LogOffset::START }) }
+        Self { log, status, room, stands: Mutex::new(Stands { position, txn_end, last: LogOffset::START }) }
     }
 
     fn stands(&self) -> MutexGuard<'_, Stands> {
@@ -71,6 +89,9 @@ fn refused(error: &JournalError) -> CaptureError {
 
 impl LogSink for JournalLog<'_> {
     fn append(&self, entry: LogEntry) -> Result<LogOffset, CaptureError> {
+        if self.room.is_lacking() {
+            return Err(CaptureError::NoRoom { source_id: entry.source().clone() });
+        }
         let payload = entry.encode().map_err(|error| CaptureError::Log { reason: error.to_string() })?;
         let mut stands = self.stands();
         let mut runs = Vec::new();
@@ -101,14 +122,16 @@ impl LogSink for JournalLog<'_> {
 pub(super) struct Sources {
     log: Log,
     mappings: Vec<Mapping>,
+    /// Entities of which rows are wanted also where room is scarce.
+    urgent: BTreeSet<String>,
     status: Arc<Status>,
     stop: StopSignal,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Sources {
-    pub(super) fn new(log: Log, mappings: Vec<Mapping>, status: Arc<Status>) -> Self {
-        Self { log, mappings, status, stop: StopSignal::default(), threads: Vec::new() }
+    pub(super) fn new(log: Log, mappings: Vec<Mapping>, urgent: BTreeSet<String>, status: Arc<Status>) -> Self {
+        Self { log, mappings, urgent, status, stop: StopSignal::default(), threads: Vec::new() }
     }
 
     /// True for a source that goes on between two transactions: it asks for nothing but what follows.
@@ -120,6 +143,7 @@ impl Sources {
     /// Starts sources, each with its place among all of them. Seeds are checked against the state, so they need it.
     pub(super) fn start(&mut self, sources: Vec<(usize, SourceConfig)>, store: Option<&Store>) -> std::io::Result<()> {
         for (index, mut source) in sources {
+            let feeds_critical = self.feeds_critical(source.id());
             let fit = Fit::new(self.mappings.iter().filter(|it| it.source == *source.id()).cloned().collect());
             if let Some(store) = store {
                 fit::guard(&mut source, &self.mappings, store);
@@ -129,11 +153,16 @@ impl Sources {
                 fit,
                 self.log.clone(),
                 Arc::clone(&self.status),
-                index,
+                (index, feeds_critical),
                 self.stop.clone(),
             )?);
         }
         Ok(())
+    }
+
+    /// Whether a critical entity, or one that such a one cites, is computed from tables of a source.
+    fn feeds_critical(&self, source: &SourceId) -> bool {
+        self.mappings.iter().any(|mapping| self.urgent.contains(&mapping.entity.name) && mapping.reads_of(source))
     }
 
     /// What stops them, and what to wait for then.
@@ -153,7 +182,7 @@ fn start(
     fit: Fit,
     log: Log,
     status: Arc<Status>,
-    index: usize,
+    (index, feeds_critical): (usize, bool),
     stop: StopSignal,
 ) -> std::io::Result<JoinHandle<()>> {
     let name = format!("capture-{}", config.id());
@@ -161,7 +190,9 @@ fn start(
         let source = &status.sources[index];
         let park = |why| source.park_finished(format!("source {}: {why}", source.name));
         defect::watched(&status, park, || {
-            let ended = supervise(&config, fit, &log, source, &status, &stop);
+            let room = Room { pressure: &status.pressure, feeds_critical };
+            let journal = JournalLog::new(log.clone(), config.id(), source, room);
+            let ended = supervise(&config, fit, &journal, &status, &stop);
             look_after(&config, ended, &log, source, &status, &stop);
         });
     })
@@ -214,27 +245,32 @@ fn run(
 fn supervise(
     config: &SourceConfig,
     mut fit: Fit,
-    log: &Log,
-    source: &SourceStatus,
+    log: &JournalLog<'_>,
     status: &Status,
     stop: &StopSignal,
 ) -> Option<CaptureError> {
-    let id = config.id();
+    let (id, source) = (config.id(), log.status);
     let mut backoff = Backoff::new();
-    let log = JournalLog::new(log.clone(), id, source);
     let mut session = || {
+        if log.room.is_lacking() {
+            return Err(CaptureError::NoRoom { source_id: id.clone() });
+        }
         if !log.settle(stop)? {
             return Ok(Outcome::Stopped);
         }
         let resume = resume(&log.log, id);
         fit.check(config, resume.is_none(), stop)?;
-        run(config, resume, &log, source, stop)
+        run(config, resume, log, source, stop)
     };
     while !stop.is_stopped() {
         match session() {
             Ok(outcome) => {
                 info!(source = %id, ?outcome, "source ended");
                 return None;
+            }
+            Err(error @ CaptureError::NoRoom { .. }) => {
+                warn!(source = %id, %error, "source paused until there is room");
+                wait_for_room(config, log, status, stop);
             }
             Err(error) if error.class() == Class::Transient => {
                 let pause = backoff.pause();
@@ -254,6 +290,28 @@ fn supervise(
         }
     }
     None
+}
+
+/// Waits until there is room. The database keeps its log meanwhile, so its slot is looked after as that of a parked source.
+fn wait_for_room(config: &SourceConfig, log: &JournalLog<'_>, status: &Status, stop: &StopSignal) {
+    log.status.paused.store(true, Ordering::Release);
+    status.pulse();
+    let mut look = Instant::now();
+    while log.room.is_lacking() && !stop.is_stopped() {
+        if let SourceConfig::Postgres(config) = config
+            && Instant::now() >= look
+        {
+            let is_own = resume(&log.log, &config.source);
+            if is_own.is_some_and(|held| postgres::reads_slot(config, &held.position)) {
+                postgres::guard(config, &log.status.progress, stop, Some(Instant::now() + GUARD_FIRST));
+            }
+            look = Instant::now() + GUARD_EVERY;
+        }
+        wait(STOP_POLL, stop);
+    }
+    log.status.paused.store(false, Ordering::Release);
+    status.pulse();
+    info!(source = %config.id(), "source goes on");
 }
 
 /// Where the journal says the source stands; shapes alone are no progress.
@@ -282,7 +340,8 @@ mod tests {
         let log = Log::open(dir.path(), Limits::default()).expect("a log");
         let status = Status::new(Instant::now(), &["erp".to_owned()], &[]);
         let (source, stop) = (SourceId::new("erp"), StopSignal::default());
-        let journal = JournalLog::new(log.clone(), &source, &status.sources[0]);
+        let room = Room { pressure: &status.pressure, feeds_critical: true };
+        let journal = JournalLog::new(log.clone(), &source, &status.sources[0], room);
         for n in 0..200_u8 {
             let position = Position::new(vec![n]);
             let frame = Frame {

@@ -4,15 +4,14 @@
 //! never holds back capture, the transform or another sink.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use syncline_journal::{Log, Store};
-use syncline_schemas::delta;
 use syncline_schemas::ident::LogOffset;
-use syncline_sinks::{Class, DeltaSource, OutboxEntry, OutboxIter, Reject, Sink, SinkError, Span, Written};
+use syncline_sinks::{Class, Sink, SinkError, Written};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, error, warn};
@@ -20,9 +19,9 @@ use tracing::{debug, error, warn};
 use super::backoff::Backoff;
 use super::claim::Claim;
 use super::defect;
-use super::lag::{self, Run};
 use super::load::{self, Loader};
 use super::memory::Memory;
+use super::observed::{Counted, Observed};
 use super::outbox::{Cut, Cutter, Outbox, unreadable};
 use super::redeliver::Redelivery;
 use super::refused::{Again, Refused};
@@ -63,6 +62,9 @@ pub(super) struct Pump {
     /// Place of the sink in the status.
     pub(super) index: usize,
     pub(super) mode: watch::Receiver<Mode>,
+    pub(super) counted: Counted,
+    /// How long rows that the target refused are sent again.
+    pub(super) retry_for: Duration,
 }
 
 impl Pump {
@@ -131,7 +133,7 @@ impl Pump {
     ) -> Result<(), SinkError> {
         let memory = match memory {
             Some(memory) => memory,
-            none => none.insert(Memory::open(&self.store, &sink.name)?),
+            none => none.insert(Memory::open(&self.store, &sink.name, self.retry_for)?),
         };
         let refused = memory.refused();
         sink.refused.store(refused.count(), Ordering::Relaxed);
@@ -146,6 +148,7 @@ impl Pump {
             let cut = tokio::select! {
                 cut = self.next_cut(&mut cutter, sink) => cut?,
                 () = refused.due() => {
+                    refused.expire()?;
                     refused.begin(true);
                     memory.retried(self.sink.retry(&Again(&refused)).await?)?;
                     sink.refused.store(refused.count(), Ordering::Relaxed);
@@ -265,10 +268,10 @@ impl Pump {
 
     async fn write(&mut self, cut: Cut, refused: &Refused, sink: &SinkStatus) -> Result<Written, SinkError> {
         refused.begin(false);
-        let deltas = Observed::new(Outbox::new(self.store.clone()), refused);
+        let deltas = Observed::new(Outbox::new(self.store.clone()), refused, &self.status, sink, &self.counted);
         let began = Instant::now();
         let written = self.sink.write(cut.span, &deltas).await?;
-        deltas.record(sink);
+        deltas.record_all();
         self.note(cut, &written, sink, began.elapsed());
         Ok(written)
     }
@@ -304,51 +307,6 @@ fn give_way(kind: &str) {
     // Of this thread alone, as Linux keeps priorities by thread; and beside what the whole daemon was started with.
     if let Err(error) = rustix::process::nice(NICENESS) {
         warn!(sink = kind, %error, "its priority cannot be lowered: its flushes compete with prompt deliveries");
-    }
-}
-
-/// The outbox, with the commit times of the rows that were read through it: their age counts from the confirmation.
-struct Observed<'r> {
-    outbox: Outbox,
-    refused: &'r Refused,
-    commits: Mutex<Vec<Run>>,
-}
-
-impl<'r> Observed<'r> {
-    const fn new(outbox: Outbox, refused: &'r Refused) -> Self {
-        Self { outbox, refused, commits: Mutex::new(Vec::new()) }
-    }
-
-    fn observe(&self, entry: &OutboxEntry) -> Result<(), SinkError> {
-        for batch in &entry.deltas {
-            let runs = lag::runs(&batch.rows, delta::COMMIT_TS);
-            self.commits.lock().unwrap_or_else(PoisonError::into_inner).extend(runs);
-            self.refused.observe(batch)?;
-        }
-        Ok(())
-    }
-
-    fn record(&self, sink: &SinkStatus) {
-        let commits = std::mem::take(&mut *self.commits.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some((oldest, _)) = commits.iter().min() {
-            sink.last_lag_ms.store(lag::age_us(lag::now_us(), *oldest) / 1_000, Ordering::Relaxed);
-        }
-        sink.lag.observe_runs(&commits);
-    }
-}
-
-impl DeltaSource for Observed<'_> {
-    fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
-        let entries = self.outbox.read(span)?;
-        Ok(Box::new(entries.map(|entry| {
-            let entry = entry?;
-            self.observe(&entry)?;
-            Ok(entry)
-        })))
-    }
-
-    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
-        self.refused.keep(rejects)
     }
 }
 

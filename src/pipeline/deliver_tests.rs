@@ -9,7 +9,7 @@ use syncline_schemas::delta::{DeltaBatch, UPSERT};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{Position, SourceId, Version};
 use syncline_sinks::lake::{LakeConfig, LakeSink};
-use syncline_sinks::{Batching, EntityPatterns, Identity, Known, Recalled};
+use syncline_sinks::{Batching, DeltaSource, EntityPatterns, Identity, Known, Recalled, Reject, Span};
 use syncline_transform::state::OutboxStep;
 
 use super::super::{outbox, refused};
@@ -90,6 +90,8 @@ impl Daemon {
             mapped: Arc::new(["item", "supplier"].map(ToOwned::to_owned).into()),
             index: 0,
             mode: mode.subscribe(),
+            counted: Default::default(),
+            retry_for: Duration::MAX,
         };
         let thread = pump.start(SINK).expect("a thread");
         let done = |status: &Status| {
@@ -305,6 +307,8 @@ fn asked(daemon: &Daemon, visible: u64, answer: Answer) -> (Arc<Status>, watch::
         mapped: Arc::default(),
         index: 0,
         mode: mode.subscribe(),
+        counted: Default::default(),
+        retry_for: Duration::MAX,
     };
     let thread = pump.start(SINK).expect("a thread");
     (status, mode, thread)

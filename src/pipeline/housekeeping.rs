@@ -1,23 +1,30 @@
 //! Removes what nobody needs any longer: deltas that every sink has, log segments that are folded and old enough. Counts
 //! what is held on the way.
 //!
+//! Where the data folder [fills](super::pressure), what could be kept goes sooner.
+//!
 //! How old a segment is says its file. A clock of this process would start anew with it, and a daemon that is restarted
 //! once a day would keep its log for ever.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use syncline_journal::{JournalError, Log, Store};
+use syncline_journal::{JournalError, Log, Space, Store};
 use syncline_schemas::ident::LogOffset;
 use tracing::{error, warn};
 
 use super::held;
 use super::outbox::Outbox;
+use super::pressure::Stage;
 use super::status::Status;
 
 /// Small enough that a drained backlog gives its disk back at once, large enough to cost nothing.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// Of so many looks at a folder that is tight one has removed deltas merged away: it costs about as much as they are large.
+const GIVEN_BACK_EVERY: u32 = 10;
 
 /// How long what is done with is kept.
 #[derive(Debug, Clone, Copy)]
@@ -28,22 +35,51 @@ pub(super) struct Kept {
     pub(super) deltas: Duration,
 }
 
+/// The data folder and how much it may hold.
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    /// Bytes, before sources are paused.
+    pub(super) budget: Option<u64>,
+}
+
+impl Kept {
+    /// The same while room is tight: half as long with each look, and as configured once there is room.
+    fn under(self, now: Self, stage: Stage) -> Self {
+        match stage {
+            Stage::Roomy => self,
+            _ => Self { log: now.log / 2, deltas: now.deltas / 2 },
+        }
+    }
+}
+
 /// Runs until aborted.
-pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, kept: Kept) {
+pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, configured: Kept, folder: Folder) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looked_at = None;
+    let (folder, mut kept, mut tight_for) = (Arc::new(folder), configured, 0_u32);
     loop {
         ticks.tick().await;
+        let stage = status.pressure.stage();
+        kept = configured.under(kept, stage);
+        tight_for = if stage > Stage::Roomy { tight_for + 1 } else { 0 };
+        // Of removed deltas the store gives back the disk when it merges, which may be much later.
+        let gives_back = tight_for % GIVEN_BACK_EVERY == 1;
+        let delivered = delivered(&status);
         // Rows are held and let go by the fold alone.
         let (folded, needs) = (status.folded(), LogOffset(status.transform.needs.load(Ordering::Acquire)));
         let looks = looked_at.replace(folded) != Some(folded);
-        let (log, store, status) = (log.clone(), store.clone(), Arc::clone(&status));
+        let (log, store, status, folder) = (log.clone(), store.clone(), Arc::clone(&status), Arc::clone(&folder));
         let cleaned = tokio::task::spawn_blocking(move || {
             if looks {
                 held::look(&store.current(), &status);
             }
-            clean(&log, &store, delivered(&status), needs, kept)
+            clean(&log, &store, delivered, needs, kept)?;
+            if gives_back {
+                store.give_back(Space::Outbox)?;
+            }
+            status.pressure.look(&folder.path, folder.budget);
+            Ok::<_, JournalError>(())
         });
         match cleaned.await {
             Ok(Ok(())) => {}
@@ -113,6 +149,14 @@ mod tests {
             clean(&journal.log, &journal.store, LogOffset(4), LogOffset(20), kept).expect("cleans");
             assert!(Outbox::new(journal.store.clone()).trimmed().expect("reads") <= LogOffset(4), "{deltas:?}");
         }
+    }
+
+    #[test]
+    fn what_is_done_with_goes_sooner_while_room_is_tight_and_is_kept_again_afterwards() {
+        let under = |now, stage| KEPT.under(now, stage).log;
+        assert_eq!(under(KEPT, Stage::Tight), DAY / 2);
+        assert_eq!(under(Kept { log: DAY / 4, ..KEPT }, Stage::Full), DAY / 8);
+        assert_eq!(under(Kept { log: DAY / 4, ..KEPT }, Stage::Roomy), DAY);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use syncline_journal::{Commit, Durability, JournalError, Space, Store};
 use syncline_schemas::ident::LogOffset;
@@ -100,8 +101,8 @@ pub(crate) fn forget(store: &Store, sink: &str, commit: &mut Commit) -> Result<(
 }
 
 impl Memory {
-    pub(super) fn open(store: &Store, sink: &str) -> Result<Self, SinkError> {
-        let refused = Arc::new(Refused::open(store, sink)?);
+    pub(super) fn open(store: &Store, sink: &str, retry_for: Duration) -> Result<Self, SinkError> {
+        let refused = Arc::new(Refused::open(store, sink, retry_for)?);
         Ok(Self { store: store.clone(), sink: sink.to_owned(), answered: false, refused })
     }
 
@@ -343,7 +344,7 @@ mod tests {
     fn an_older_copy_of_the_state_is_found_out_however_far_its_log_has_grown_since() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), Limits::default()).expect("opens");
-        let memory = || Memory::open(&store, "lake").expect("reads");
+        let memory = || Memory::open(&store, "lake", Duration::MAX).expect("reads");
         let beyond = |remembered: &Remembered, at| remembered.known.refuse_beyond("lake", LogOffset(at)).is_err();
         assert!(beyond(&memory().read(LogOffset(4_000), LogOffset(4_000)).expect("reads"), 5_000));
         assert!(

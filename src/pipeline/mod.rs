@@ -20,8 +20,10 @@ mod housekeeping;
 pub(crate) mod lag;
 pub(crate) mod load;
 pub(crate) mod memory;
+mod observed;
 pub(crate) mod outbox;
 pub(crate) mod outputs;
+pub(crate) mod pressure;
 pub(crate) mod redeliver;
 pub(crate) mod refused;
 pub(crate) mod rehearse;
@@ -31,6 +33,7 @@ mod state;
 pub(crate) mod status;
 mod transform;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -41,9 +44,9 @@ use syncline_journal::{Journal, JournalError, Limits, Log, OpenLog, Store};
 use syncline_schemas::ident::SourceId;
 use syncline_sinks::discard::Discard;
 use syncline_sinks::lake::LakeSink;
-use syncline_sinks::planning::{PlanningSink, PlanningStats};
+use syncline_sinks::planning::{self, PlanningSink, PlanningStats};
 use syncline_sinks::profile::ProfileSink;
-use syncline_sinks::{Sink, SinkError};
+use syncline_sinks::{EntityPatterns, Sink, SinkError};
 use syncline_transform::TransformError;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -51,7 +54,7 @@ use tokio::task::JoinHandle as Task;
 
 use self::capture::Sources;
 use self::deliver::{Mode, Pump};
-use self::housekeeping::Kept;
+use self::housekeeping::{Folder, Kept};
 use self::status::Status;
 use self::transform::Transform;
 use crate::config::{Config, SinkConfig, SinkKind};
@@ -102,6 +105,7 @@ impl Pipeline {
     /// is open; what begins does so once log, state and mappings are known to be fit, because it changes its server.
     pub(crate) fn start(mut config: Config, status: Arc<Status>) -> Result<Self, PipelineError> {
         let opening = OpenLog::open(&config.data_dir, Limits::within(config.memory_limit))?;
+        let urgent = urgent(&config.sinks);
         let sinks = std::mem::take(&mut config.sinks)
             .into_iter()
             .map(|sink| build_sink(sink, &status))
@@ -110,7 +114,9 @@ impl Pipeline {
             let status = Arc::clone(&status);
             move |durable| status.sources.iter().for_each(|source| source.on_the_way.arrived(durable, &source.lag))
         });
-        let mut sources = Sources::new(opening.log.clone(), config.mappings.clone(), Arc::clone(&status));
+        // Before anything is read: it may be full already.
+        status.pressure.look(&config.data_dir, config.disk_budget);
+        let mut sources = Sources::new(opening.log.clone(), config.mappings.clone(), urgent, Arc::clone(&status));
         let ids: Vec<SourceId> = config.sources.iter().map(|source| source.id().clone()).collect();
         let (at_once, later): (Vec<_>, Vec<_>) = std::mem::take(&mut config.sources)
             .into_iter()
@@ -136,7 +142,7 @@ impl Pipeline {
         journal: Journal,
         mut transform: Transform,
         sources: Sources,
-        sinks: Vec<(String, Box<dyn Sink>)>,
+        sinks: Vec<BuiltSink>,
         config: &Config,
         status: Arc<Status>,
     ) -> Result<Self, PipelineError> {
@@ -145,7 +151,7 @@ impl Pipeline {
         transform.report(&status.transform)?;
         let mode = watch::Sender::new(Mode::Steady);
         let (stop_sources, mut threads) = sources.into_parts();
-        for (index, (name, sink)) in sinks.into_iter().enumerate() {
+        for (index, (name, retry_for, sink)) in sinks.into_iter().enumerate() {
             let pump = Pump {
                 sink,
                 log: log.clone(),
@@ -155,13 +161,17 @@ impl Pipeline {
                 mapped: Arc::clone(&mapped),
                 index,
                 mode: mode.subscribe(),
+                counted: Default::default(),
+                retry_for,
             };
             threads.push(pump.start(&name)?);
         }
         let stop_transform = StopSignal::default();
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
         let kept = Kept { log: config.log_retention, deltas: config.delta_retention };
-        let housekeeping = tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), kept));
+        let folder = Folder { path: config.data_dir.clone(), budget: config.disk_budget };
+        let housekeeping =
+            tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), kept, folder));
         Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping })
     }
 
@@ -223,7 +233,21 @@ impl Pipeline {
     }
 }
 
-fn build_sink(sink: SinkConfig, status: &Status) -> Result<(String, Box<dyn Sink>), PipelineError> {
+/// The entities whose rows are wanted first by some sink, and what they cite.
+fn urgent(sinks: &[SinkConfig]) -> BTreeSet<String> {
+    let all = || planning::urgent(&EntityPatterns::all(), |entity| entity.criticality);
+    let of = |sink: &SinkConfig| match &sink.kind {
+        SinkKind::Planning(config) => config.urgent(),
+        SinkKind::Profile(config) => config.target.urgent(),
+        SinkKind::Lake(_) | SinkKind::Discard => all(),
+    };
+    sinks.iter().flat_map(of).collect()
+}
+
+/// A sink's name, how long rows that it refused are sent again, and the sink.
+type BuiltSink = (String, Duration, Box<dyn Sink>);
+
+fn build_sink(sink: SinkConfig, status: &Status) -> Result<BuiltSink, PipelineError> {
     let count = |stats: Arc<PlanningStats>| {
         for known in status.sinks.iter().filter(|known| known.name == sink.name) {
             // Each sink is built once.
@@ -243,7 +267,7 @@ fn build_sink(sink: SinkConfig, status: &Status) -> Result<(String, Box<dyn Sink
         SinkKind::Discard => Ok(Box::new(Discard)),
     };
     match built {
-        Ok(built) => Ok((sink.name, built)),
+        Ok(built) => Ok((sink.name, sink.retry_rows_for, built)),
         Err(error) => Err(PipelineError::Sink { name: sink.name, error }),
     }
 }

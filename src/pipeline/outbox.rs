@@ -186,14 +186,23 @@ impl Outbox {
 
     /// The entries of a span.
     pub(super) fn read(&self, span: Span) -> Result<OutboxIter<'_>, SinkError> {
+        self.read_of(span, |_| true)
+    }
+
+    /// What the entries of a span have of some entities.
+    pub(super) fn read_of<'o>(
+        &'o self,
+        span: Span,
+        wanted: impl Fn(&str) -> bool + Send + 'o,
+    ) -> Result<OutboxIter<'o>, SinkError> {
         self.ensure_kept(span)?;
         let (from, to) = (key(DATA, span.after.next(), 0), key(DATA, span.upto.next(), 0));
         let pairs = Pages { outbox: self, span, from: Bound::Included(from), to, page: VecDeque::new() };
-        Ok(Box::new(pairs.map(|pair| {
+        Ok(Box::new(pairs.map(move |pair| {
             let (key, value) = pair?;
             let malformed = || SinkError::Outbox { reason: "an entry's key does not decode".to_owned() };
             let (offset, _) = parse_key(&key).ok_or_else(malformed)?;
-            Ok(OutboxEntry { offset, deltas: delta::decode(&value)? })
+            Ok(OutboxEntry { offset, deltas: delta::decode_of(&value, &wanted)? })
         })))
     }
 }

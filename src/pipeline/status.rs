@@ -16,6 +16,7 @@ use tracing::error;
 
 use super::held::Held;
 use super::lag::{Lag, OnTheWay};
+use super::pressure::Pressure;
 use super::refused::Refused;
 
 /// Why a part has stopped for good, if it has.
@@ -66,6 +67,8 @@ pub(crate) struct SourceStatus {
     pub(crate) lag: Lag,
     pub(crate) on_the_way: OnTheWay,
     pub(crate) parked: Parked,
+    /// It is not read because the data folder is nearly full.
+    pub(crate) paused: AtomicBool,
     /// Its reader has returned and will not be started again.
     pub(crate) finished: AtomicBool,
 }
@@ -182,6 +185,8 @@ pub(crate) struct Status {
     pub(crate) sources: Vec<SourceStatus>,
     pub(crate) transform: TransformStatus,
     pub(crate) sinks: Vec<SinkStatus>,
+    /// How full the data folder is.
+    pub(crate) pressure: Pressure,
     pulse: watch::Sender<()>,
 }
 
@@ -195,6 +200,7 @@ impl Status {
             lag: Lag::default(),
             on_the_way: OnTheWay::default(),
             parked: Parked::default(),
+            paused: AtomicBool::new(false),
             finished: AtomicBool::new(false),
         };
         let sink = |name: &String| SinkStatus {
@@ -222,6 +228,7 @@ impl Status {
             sources: sources.iter().map(source).collect(),
             transform: TransformStatus::default(),
             sinks: sinks.iter().map(sink).collect(),
+            pressure: Pressure::default(),
             pulse: watch::Sender::new(()),
         }
     }

@@ -239,6 +239,24 @@ impl Store {
         self.get(Space::Cursors, name.as_bytes())?.map(|value| parse_cursor(name, &value)).transpose()
     }
 
+    /// Has a space give back the disk of what was removed from it, which would happen at some later merge. Blocks until then.
+    ///
+    /// # Errors
+    /// [`JournalError::StateFailed`].
+    pub fn give_back(&self, space: Space) -> Result<(), JournalError> {
+        let keyspace = self.space(space);
+        {
+            let _closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner);
+            keyspace.rotate_memtable().map_err(|error| self.failed(error))?;
+        }
+        // What was removed is known to the files once the buffer is written. As in `wait_for_buffers`, errors are seen here.
+        while keyspace.sealed_memtable_count() > 0 {
+            self.inner.database.persist(PersistMode::Buffer).map_err(|error| self.failed(error))?;
+            std::thread::sleep(POLL);
+        }
+        keyspace.major_compact().map_err(|error| self.failed(error))
+    }
+
     /// Bytes of all its files.
     ///
     /// # Errors

@@ -286,3 +286,30 @@ fn a_long_merge_lets_no_buffer_grow_in_memory() {
         }
     }
 }
+
+#[test]
+fn what_was_removed_gives_its_disk_back_when_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    for n in 0..40_u64 {
+        let mut commit = Commit::new();
+        commit.put(Space::Outbox, n.to_be_bytes(), vec![1; 1 << 20]);
+        store.commit(commit, Durability::Buffered).unwrap();
+    }
+    let mut commit = Commit::new();
+    (0..39_u64).for_each(|n| commit.delete(Space::Outbox, n.to_be_bytes()));
+    store.commit(commit, Durability::Buffered).unwrap();
+    store.give_back(Space::Outbox).unwrap();
+    let bytes = |folder: &str| -> u64 {
+        let files = walk(&dir.path().join(folder));
+        files.iter().map(|file| std::fs::metadata(file).map_or(0, |file| file.len())).sum()
+    };
+    assert!(bytes("keyspaces") < 8 << 20, "{} bytes are left of 40 MiB", bytes("keyspaces"));
+    assert_eq!(keys(&store, Space::Outbox), [39_u64.to_be_bytes()]);
+    store.give_back(Space::Outbox).unwrap();
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

@@ -223,6 +223,12 @@ impl Entity {
         self.fields.iter().enumerate().find(|(_, field)| field.name == name)
     }
 
+    /// True where its rows may cite rows of another entity.
+    #[must_use]
+    pub fn cites(&self, other: &str) -> bool {
+        self.references.iter().any(|reference| reference.entity == other)
+    }
+
     /// The fields' Arrow schema, with nullability as declared.
     #[must_use]
     pub fn fields_schema(&self) -> SchemaRef {

@@ -1,8 +1,8 @@
 //! The HTTP side: one attempt, and the loop that repeats attempts until the target has answered for good.
 
 use std::error::Error as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::config::PlanningConfig;
 use super::connect::{Held, connections};
 use super::contract::{self, Capabilities, Problem, Receipt, Watermark};
-use super::gate::{Gate, Outcome};
+use super::gate::{During, Gate, Outcome};
 use super::stats::PlanningStats;
 use super::verdict::{Failure, NOT_PDX, Verdict, judge, retry_after};
 use crate::SinkError;
@@ -108,12 +108,17 @@ struct Had {
     connections: u64,
 }
 
-/// A connection pool to one target.
+/// A connection pool to one target; clones share all of it.
+#[derive(Clone)]
 pub(crate) struct Client {
-    http: RwLock<Connections>,
-    config: PlanningConfig,
-    prover: Prover,
-    gate: Gate,
+    http: Arc<RwLock<Connections>>,
+    config: Arc<PlanningConfig>,
+    prover: Arc<Prover>,
+    gate: Arc<Gate>,
+    /// Maintenance windows that requests have waited out.
+    windows: Arc<AtomicU64>,
+    /// Whose requests these are.
+    class: Criticality,
 }
 
 impl Client {
@@ -124,12 +129,37 @@ impl Client {
     pub(crate) fn new(config: PlanningConfig) -> Result<Self, SinkError> {
         let held = config.tls.read();
         let connected = held.and_then(|held| Ok(Connections { http: connections(&config, &held)?, held, edition: 0 }));
+        let connected = connected.map_err(|(setting, reason)| SinkError::Setting { setting, reason })?;
+        let in_flight = config.in_flight.unwrap_or(config.partitions as usize);
         Ok(Self {
-            http: RwLock::new(connected.map_err(|(setting, reason)| SinkError::Setting { setting, reason })?),
-            prover: Prover::new(config.auth.clone(), config.signing_key.clone()),
-            gate: Gate::new(config.in_flight.unwrap_or(config.partitions as usize), config.rate),
-            config,
+            http: Arc::new(RwLock::new(connected)),
+            prover: Arc::new(Prover::new(config.auth.clone(), config.signing_key.clone())),
+            gate: Arc::new(Gate::new(in_flight, config.rate, config.noncritical_share)),
+            config: Arc::new(config),
+            windows: Arc::default(),
+            class: Criticality::Critical,
         })
+    }
+
+    /// The same for requests of a class.
+    pub(super) fn of(&self, class: Criticality) -> Self {
+        Self { class, ..self.clone() }
+    }
+
+    /// A lane has batches to send, for as long as the answer lives.
+    pub(super) fn busy(&self) -> Option<During<'_>> {
+        (self.class == Criticality::Critical).then(|| self.gate.busy())
+    }
+
+    /// How many maintenance windows have ended while requests waited for it.
+    pub(super) fn windows_ended(&self) -> u64 {
+        self.windows.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the target.
+    pub(super) async fn pause(&self, time: Duration) {
+        let _asleep = (self.class == Criticality::Critical).then(|| self.gate.asleep());
+        tokio::time::sleep(time).await;
     }
 
     pub(crate) fn http(&self) -> reqwest::Client {
@@ -162,7 +192,7 @@ impl Client {
                 .header(contract::PARTITION, batch.partition)
                 .header(contract::SEQUENCE, contract::sequence(batch.epoch, batch.number))
                 .header(contract::SCHEMA, entity.schema_id())
-                .header(contract::CRITICALITY, criticality(entity.criticality))
+                .header(contract::CRITICALITY, criticality(self.config.criticality(entity)))
                 .header(contract::CORRELATION_ID, &batch.id)
                 .header(contract::TRACEPARENT, contract::traceparent(&batch.id, &key))
                 .body(batch.body.clone())
@@ -315,7 +345,7 @@ impl Client {
             }
             let pause = pause(failure.wait, backoff.pause());
             tracing::debug!(url = %url, reason = %failure.reason, pause_ms = pause.as_millis(), "asking again");
-            tokio::time::sleep(pause).await;
+            self.pause(pause).await;
             stats.retries(1);
         }
     }
@@ -334,6 +364,7 @@ impl Client {
             tokio::time::sleep(left.min(CLOCK_LOOKED_AT)).await;
         }
         if is_told {
+            self.windows.fetch_add(1, Ordering::Relaxed);
             stats.observe_maintenance(false);
         }
     }
@@ -365,7 +396,7 @@ impl Client {
 
     /// Sends a request when its turn comes; says what it had.
     async fn send(&self, request: RequestBuilder, takes: Takes) -> (Had, Result<Reply, Failure>) {
-        let pass = self.gate.enter().await;
+        let pass = self.gate.enter(self.class).await;
         let mut had = Had::default();
         let answered = self.exchange(request, &mut had, takes).await;
         pass.end(match &answered {

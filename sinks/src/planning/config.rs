@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::header::HeaderName;
+use syncline_schemas::entity::{self, Criticality, Entity};
 use syncline_schemas::secret::SecretRef;
 use url::Url;
 
@@ -23,6 +24,9 @@ pub const MAX_BYTES: usize = 950_000;
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a batch is tried before the write is given back to the pump, which tells the operator and goes on.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Per cent of the requests that rows of noncritical entities have while critical ones wait.
+pub const NONCRITICAL_SHARE: u32 = 10;
 
 /// In which form batches travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,6 +90,10 @@ pub struct PlanningConfig {
     pub pipeline: String,
     /// What to deliver.
     pub entities: EntityPatterns,
+    /// Which of them go first, in place of those that their definitions call critical.
+    pub critical: Option<EntityPatterns>,
+    /// Per cent of the requests that the others have while critical ones wait.
+    pub noncritical_share: u32,
     /// Over how many partitions the rows of a flow are dealt; fixed once the target has seen rows.
     pub partitions: u32,
     /// Most records in a batch.
@@ -122,6 +130,8 @@ impl PlanningConfig {
             url,
             pipeline: pipeline.into(),
             entities: EntityPatterns::all(),
+            critical: None,
+            noncritical_share: NONCRITICAL_SHARE,
             partitions: PARTITIONS,
             max_records: MAX_RECORDS,
             max_bytes: MAX_BYTES,
@@ -169,6 +179,12 @@ impl PlanningConfig {
         if self.rate.is_some_and(|rate| rate.count == 0 || rate.per.is_zero()) {
             return fault("rate", "lets nothing out; it is like 5/s or 600/min".into());
         }
+        if !(10..=90).contains(&self.noncritical_share) {
+            return fault(
+                "noncritical_share",
+                format!("is {}; must be from 10 to 90 per cent", self.noncritical_share),
+            );
+        }
         self.check_auth()?;
         if self.partitions > 1_024 {
             return fault("partitions", format!("is {}; must be at most 1024", self.partitions));
@@ -202,6 +218,21 @@ impl PlanningConfig {
         }
     }
 
+    /// Whether an entity is critical by itself.
+    pub(super) fn criticality(&self, entity: &Entity) -> Criticality {
+        match &self.critical {
+            None => entity.criticality,
+            Some(critical) if critical.contains(&entity.name) => Criticality::Critical,
+            Some(_) => Criticality::Noncritical,
+        }
+    }
+
+    /// The entities that go first: the critical ones, and what they cite.
+    #[must_use]
+    pub fn urgent(&self) -> Vec<String> {
+        urgent(&self.entities, |entity| self.criticality(entity))
+    }
+
     /// The URL of a path under the base.
     pub(super) fn endpoint(&self, segments: &[&str]) -> Url {
         let mut url = self.url.clone();
@@ -210,6 +241,20 @@ impl PlanningConfig {
         }
         url
     }
+}
+
+/// Of some entities those that are critical, and what they cite.
+#[must_use]
+pub fn urgent(entities: &EntityPatterns, criticality: impl Fn(&Entity) -> Criticality) -> Vec<String> {
+    let mut urgent: Vec<String> = Vec::new();
+    // Masters come before what cites them, so from the end each is met after all that cite it.
+    for entity in entities.entities().collect::<Vec<_>>().into_iter().rev() {
+        let cites = |name: &String| entity::get(name).is_some_and(|it| it.cites(&entity.name));
+        if criticality(entity) == Criticality::Critical || urgent.iter().any(cites) {
+            urgent.push(entity.name.clone());
+        }
+    }
+    urgent
 }
 
 /// True for a URL that can stand in a message.
@@ -223,6 +268,28 @@ mod tests {
     use syncline_schemas::secret::Secret;
 
     use super::*;
+
+    #[test]
+    fn a_master_goes_before_the_critical_fact_that_cites_it_whatever_it_is_by_itself() {
+        let mut config = PlanningConfig::new("http://host/pdx/v1".parse().expect("a URL"), "test");
+        let of = |config: &PlanningConfig, name: &str| config.urgent().iter().any(|urgent| urgent == name);
+        for first in ["item", "inventory_movement", "sales_order_line", "customer", "supplier", "uom"] {
+            assert!(of(&config, first), "{first}");
+        }
+        for later in ["forecast", "price", "shipment", "item_hierarchy_member", "exchange_rate"] {
+            assert!(!of(&config, later), "{later}");
+        }
+        config.entities = EntityPatterns::new(["customer", "item"]).expect("entities");
+        assert!(!of(&config, "customer"), "nothing that cites it is delivered");
+        config.critical = Some(EntityPatterns::new(["forecast"]).expect("an entity"));
+        assert!(config.urgent().is_empty());
+        config.entities = EntityPatterns::all();
+        for name in config.urgent() {
+            let cited = entity::get(&name).expect("canonical").references.iter().map(|it| &it.entity);
+            cited.for_each(|cited| assert!(of(&config, cited), "{name} cites {cited}"));
+        }
+        assert!(of(&config, "uom"), "forecast, item, uom");
+    }
 
     #[test]
     fn a_secret_shows_nowhere_and_a_url_holds_none() {

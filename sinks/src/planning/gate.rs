@@ -5,13 +5,17 @@
 //!   however long each was on its way, the target never sees more.
 //! - **Pause**: what the target asks for with `Retry-After` holds for every lane.
 //! - **Concurrency**: halved by each sign of overload, one more after as many good answers as may be under way (AIMD).
+//! - **Priority**: critical requests first, the others by their [share](super::share);
 //! - **Circuit**: after [`FAILURES_MAX`] failures in a row one request at a time asks whether the target is back.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use syncline_schemas::entity::Criticality;
 use tokio::sync::Notify;
+
+use super::share::{Room, Shares};
 
 /// Failures in a row after which requests go out one by one.
 const FAILURES_MAX: u32 = 5;
@@ -72,10 +76,11 @@ struct State {
     paused_until: Option<Instant>,
     good: usize,
     failures: u32,
+    shares: Shares,
 }
 
 impl State {
-    fn try_enter(&mut self, now: Instant) -> Result<(), Wait> {
+    fn try_enter(&mut self, now: Instant, class: Criticality) -> Result<(), Wait> {
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             return Err(Wait::Until(until));
         }
@@ -83,20 +88,30 @@ impl State {
         if self.under_way >= limit {
             return Err(Wait::Turn);
         }
+        let mut room = Room { places: limit - self.under_way, tokens: None };
+        let mut later = Wait::Turn;
         if let Some(Rate { count, per }) = self.rate {
             while self.ended.front().is_some_and(|ended| *ended + per <= now) {
                 self.ended.pop_front();
             }
-            if self.under_way + self.ended.len() >= count {
-                return Err(self.ended.front().map_or(Wait::Turn, |ended| Wait::Until(*ended + per)));
+            later = self.ended.front().map_or(Wait::Turn, |ended| Wait::Until(*ended + per));
+            let tokens = count.saturating_sub(self.under_way + self.ended.len());
+            if tokens == 0 {
+                return Err(later);
             }
+            room.tokens = Some(tokens);
         }
+        if !self.shares.may_go(class, room) {
+            return Err(later);
+        }
+        self.shares.go(class, room);
         self.under_way += 1;
         Ok(())
     }
 
-    fn leave(&mut self, now: Instant, outcome: Option<Outcome>) {
+    fn leave(&mut self, now: Instant, outcome: Option<Outcome>, class: Criticality) {
         self.under_way -= 1;
+        self.shares.end(class);
         if self.rate.is_some() {
             self.ended.push_back(now);
         }
@@ -137,8 +152,8 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Lets so many requests out side by side, and no more than a rate.
-    pub(super) fn new(most: usize, rate: Option<Rate>) -> Self {
+    /// Lets so many requests out side by side, and no more than a rate; of those that wait, so many per cent that are not critical.
+    pub(super) fn new(most: usize, rate: Option<Rate>, share: u32) -> Self {
         let state = State {
             rate,
             most,
@@ -148,18 +163,20 @@ impl Gate {
             paused_until: None,
             good: 0,
             failures: 0,
+            shares: Shares::new(share),
         };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Waits until a request may go out. Whoever drops the pass has no answer.
-    pub(super) async fn enter(&self) -> Pass<'_> {
+    pub(super) async fn enter(&self, class: Criticality) -> Pass<'_> {
+        let _waiting = self.during(move |shares| shares.wait(class), move |shares| shares.wait_no_more(class));
         loop {
             // Asked for before looking, so that no change between is missed.
             let changed = self.changed.notified();
-            let entered = self.state().try_enter(Instant::now());
+            let entered = self.state().try_enter(Instant::now(), class);
             match entered {
-                Ok(()) => return Pass { gate: self, outcome: None },
+                Ok(()) => return Pass { gate: self, outcome: None, class },
                 Err(Wait::Turn) => changed.await,
                 Err(Wait::Until(until)) => {
                     // What keeps it now may have ended before.
@@ -167,6 +184,23 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// A critical lane has batches to send, for as long as the answer lives.
+    pub(super) fn busy(&self) -> During<'_> {
+        self.during(Shares::begin_lane, Shares::end_lane)
+    }
+
+    /// A critical request only waits for its target, for as long as the answer lives.
+    pub(super) fn asleep(&self) -> During<'_> {
+        self.during(Shares::sleep, Shares::wake)
+    }
+
+    /// Who waits at the gate looks again at both ends, as who may go depends on it.
+    fn during(&self, begin: impl FnOnce(&mut Shares), end: impl FnOnce(&mut Shares) + Send + 'static) -> During<'_> {
+        begin(&mut self.state().shares);
+        self.changed.notify_waiters();
+        During { gate: self, end: Some(Box::new(end)) }
     }
 
     /// Requests that may be side by side now, and whether the target has failed so often that one at a time asks for it.
@@ -180,10 +214,26 @@ impl Gate {
     }
 }
 
+/// Something that counts for as long as this lives.
+pub(super) struct During<'g> {
+    gate: &'g Gate,
+    end: Option<Box<dyn FnOnce(&mut Shares) + Send>>,
+}
+
+impl Drop for During<'_> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            end(&mut self.gate.state().shares);
+        }
+        self.gate.changed.notify_waiters();
+    }
+}
+
 /// One request's leave to be on its way.
 pub(super) struct Pass<'g> {
     gate: &'g Gate,
     outcome: Option<Outcome>,
+    class: Criticality,
 }
 
 impl Pass<'_> {
@@ -195,7 +245,7 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.gate.state().leave(Instant::now(), self.outcome);
+        self.gate.state().leave(Instant::now(), self.outcome, self.class);
         self.gate.changed.notify_waiters();
     }
 }
@@ -209,7 +259,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(1);
 
     fn state(most: usize, rate: Option<usize>) -> State {
-        let gate = Gate::new(most, rate.map(|count| Rate { count, per: WINDOW }));
+        let gate = Gate::new(most, rate.map(|count| Rate { count, per: WINDOW }), 10);
         gate.state.into_inner().expect("no panic")
     }
 
@@ -227,8 +277,8 @@ mod tests {
                     // It arrives some time before its answer does.
                     let sent: Instant = under_way.remove(0);
                     arrived.push(sent + (now - sent).min(Duration::from_millis(way)));
-                    state.leave(now, Some(Outcome::Answered));
-                } else if state.try_enter(now).is_ok() {
+                    state.leave(now, Some(Outcome::Answered), Criticality::Critical);
+                } else if state.try_enter(now, Criticality::Critical).is_ok() {
                     under_way.push(now);
                 }
             }
@@ -243,8 +293,8 @@ mod tests {
     fn overload_halves_what_goes_out_and_good_answers_bring_it_back_one_by_one() {
         let (mut state, now) = (state(8, None), Instant::now());
         let one = |state: &mut State, outcome| {
-            state.try_enter(now).expect("free");
-            state.leave(now, Some(outcome));
+            state.try_enter(now, Criticality::Critical).expect("free");
+            state.leave(now, Some(outcome), Criticality::Critical);
         };
         for limit in [4, 2, 1, 1] {
             one(&mut state, Outcome::Throttled(None));
@@ -261,22 +311,22 @@ mod tests {
     fn a_target_that_is_down_is_asked_by_one_request_at_a_time_until_it_answers() {
         let (mut state, now) = (state(64, None), Instant::now());
         for _ in 0..FAILURES_MAX {
-            state.try_enter(now).expect("free");
-            state.leave(now, Some(Outcome::Failed));
+            state.try_enter(now, Criticality::Critical).expect("free");
+            state.leave(now, Some(Outcome::Failed), Criticality::Critical);
         }
-        state.try_enter(now).expect("one asks");
-        assert_eq!(state.try_enter(now), Err(Wait::Turn));
-        state.leave(now, Some(Outcome::Answered));
-        state.try_enter(now).expect("free");
-        state.try_enter(now).expect("it is back");
+        state.try_enter(now, Criticality::Critical).expect("one asks");
+        assert_eq!(state.try_enter(now, Criticality::Critical), Err(Wait::Turn));
+        state.leave(now, Some(Outcome::Answered), Criticality::Critical);
+        state.try_enter(now, Criticality::Critical).expect("free");
+        state.try_enter(now, Criticality::Critical).expect("it is back");
     }
 
     #[test]
     fn a_pause_that_one_lane_is_asked_for_holds_for_all() {
         let (mut state, now) = (state(8, None), Instant::now());
-        state.try_enter(now).expect("free");
-        state.leave(now, Some(Outcome::Throttled(Some(Duration::from_secs(7)))));
-        assert_eq!(state.try_enter(now), Err(Wait::Until(now + Duration::from_secs(7))));
-        state.try_enter(now + Duration::from_secs(7)).expect("over");
+        state.try_enter(now, Criticality::Critical).expect("free");
+        state.leave(now, Some(Outcome::Throttled(Some(Duration::from_secs(7)))), Criticality::Critical);
+        assert_eq!(state.try_enter(now, Criticality::Critical), Err(Wait::Until(now + Duration::from_secs(7))));
+        state.try_enter(now + Duration::from_secs(7), Criticality::Critical).expect("over");
     }
 }

@@ -59,7 +59,7 @@ impl Client {
                         warn!(job = %job, seconds = began.elapsed().as_secs(), "the target still works on a batch");
                     }
                     let asked = report.retry_after_s.map(Duration::from_secs).unwrap_or_default();
-                    tokio::time::sleep(asked.clamp(pause, RETRY_AFTER_MAX)).await;
+                    self.pause(asked.clamp(pause, RETRY_AFTER_MAX)).await;
                     pause = (pause * 2).min(LONGEST);
                 }
                 "succeeded" | "succeeded_with_rejects" => {

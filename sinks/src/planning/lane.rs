@@ -141,6 +141,7 @@ impl Lane {
 
     /// Sends rows, which are in version order, one batch after the other.
     pub(super) async fn send(&mut self, flow: &Flow<'_>, load: Load<'_>) -> Result<Written, Stop> {
+        let _busy = flow.client.busy();
         let mut reached = self.recall(flow).await?;
         if std::mem::take(self.accepted.get_mut()) {
             self.unsettled.extend(self.sent.drain(..));

@@ -13,6 +13,7 @@
 //! - of a batch that the target refuses as a whole the bad rows are searched for;
 //! - a row that the target refuses is told to [`DeltaSource::refused`]; the others go on;
 //! - a batch that is too large for the target is halved, down to the one row that does not fit by itself;
+//! - critical rows [overtake](overtake) the others, which never starve;
 //! - a daemon whose state is older than what the target has seen (a lower epoch) is stopped, never ignored.
 //!
 //! Dropping the future of a write is a crash: lanes forget what they knew and ask the target again.
@@ -37,40 +38,43 @@ mod jobs;
 pub(crate) mod json;
 mod lane;
 mod outputs;
+mod overtake;
 pub(crate) mod probe;
 mod reached;
+mod share;
 pub(crate) mod snapshot;
 mod stats;
+mod track;
 mod verdict;
 pub mod webhook;
 mod windows;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::FutureExt;
-use futures::future::{BoxFuture, try_join_all};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
-use syncline_schemas::entity::{self, Entity};
+use syncline_schemas::entity::{Criticality, Entity};
 use syncline_schemas::ident::LogOffset;
 
-use crate::{Batching, DeltaSource, Filler, Identity, Known, Recalled, Sink, SinkError, Span, Written};
+use crate::{Batching, DeltaSource, EntityPatterns, Filler, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 pub use auth::Auth;
-use body::RecordWriter;
 use chunk::Chunk;
 use client::{Client, Stop};
-pub use config::{Compression, Format, MAX_BYTES, MAX_RECORDS, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT};
+pub use config::{
+    Compression, Format, MAX_BYTES, MAX_RECORDS, NONCRITICAL_SHARE, PARTITIONS, PATIENCE, PlanningConfig, TIMEOUT,
+    urgent,
+};
 pub use connect::TlsFiles;
 pub use gate::Rate;
-use lane::{Flow, Lane, Load, parse_note_name};
+use lane::parse_note_name;
 pub use outputs::{NoPage, OutputsClient};
+use overtake::Write;
 use reached::Reached;
 use snapshot::PlanningFiller;
 pub use stats::{PlanningCounts, PlanningStats};
+use track::{Epochs, Shared, Track};
 pub use windows::Windows;
 
 /// How often a write begins again because the target expects another batch, before that is a fault.
@@ -84,9 +88,10 @@ pub struct PlanningSink {
     config: PlanningConfig,
     client: Arc<Client>,
     stats: Arc<PlanningStats>,
-    lanes: HashMap<&'static str, Vec<Lane>>,
-    /// Rows that the target has taken of each flow.
-    taken: HashMap<&'static str, AtomicU64>,
+    urgent: Track,
+    others: Track,
+    /// Everything urgent has arrived up to here; of no meaning below the span.
+    ahead: LogOffset,
     /// As it was when this process began.
     known: Option<Known>,
     /// True from the start of a write to its good end: what lanes know is not to be trusted otherwise.
@@ -100,12 +105,16 @@ impl PlanningSink {
     /// [`SinkError::Setting`] for a setting that cannot be used.
     pub fn new(config: PlanningConfig) -> Result<Self, SinkError> {
         config.check()?;
+        let (client, first) = (Client::new(config.clone())?, config.urgent());
+        // What nobody knows is read with the others, and refused.
+        let rest = EntityPatterns::all().without(first.clone());
         Ok(Self {
-            client: Arc::new(Client::new(config.clone())?),
+            urgent: Track::new(EntityPatterns::exactly(first), &client, Criticality::Critical),
+            others: Track::new(rest, &client, Criticality::Noncritical),
+            ahead: LogOffset::START,
+            client: Arc::new(client),
             config,
             stats: Arc::default(),
-            lanes: HashMap::new(),
-            taken: HashMap::new(),
             known: None,
             unfinished: false,
         })
@@ -177,118 +186,72 @@ impl PlanningSink {
     /// Delivers a span once, as far as it gets.
     async fn attempt(&mut self, span: Span, deltas: &dyn DeltaSource, again: bool) -> Result<Written, Stop> {
         if std::mem::replace(&mut self.unfinished, true) {
-            self.lanes.values_mut().flatten().for_each(Lane::forget);
+            self.forget();
         }
-        let mut written = Written::default();
-        let mut epochs = Epochs::default();
-        let mut entries = deltas.read(span)?;
-        while let Some(chunk) = Chunk::read(&mut entries, &self.config.entities)? {
-            for (entity, batches) in chunk.flows() {
-                // A flow is done before the next begins, so that a fact never overtakes the master it cites.
-                written.absorb(self.deliver(entity, batches, deltas, again, &mut epochs).await?);
-            }
-        }
-        epochs.check(&self.config)?;
+        let Self { config, stats, urgent, others, ahead, known, .. } = self;
+        let shared = Shared { config, stats, known: known.get_or_insert_default() };
+        let (mut written, epochs) = if again {
+            in_order(shared, urgent, others, span, deltas).await?
+        } else {
+            let (written, epochs, reached) = Write::new(shared, span, deltas, *ahead).run(urgent, others).await?;
+            *ahead = reached;
+            (written, epochs)
+        };
+        epochs.check(config)?;
         self.unfinished = false;
-        for entity in self.config.entities.entities() {
-            let lanes = self.lanes.get_mut(entity.name.as_str()).into_iter().flatten();
-            written.notes.extend(lanes.filter_map(|lane| lane.note(entity)));
-        }
+        written.notes.extend(self.urgent.notes());
+        written.notes.extend(self.others.notes());
         Ok(written)
+    }
+
+    /// Forgets where the target is, and that anything urgent is there already: what is read once more settles what is known of
+    /// rows that it refused.
+    fn forget(&mut self) {
+        self.urgent.forget();
+        self.others.forget();
+        self.ahead = LogOffset::START;
     }
 
     /// Asks every lane that was ever acknowledged whether the target still holds that.
     async fn recall_lanes(&mut self, known: &Known) -> Result<(), Stop> {
-        let Self { client, config, stats, lanes, known: began, unfinished, .. } = self;
+        self.forget();
+        self.unfinished = false;
+        let Self { config, stats, urgent, others, known: began, .. } = self;
         let taken = AtomicU64::new(0);
         let began = &*began.get_or_insert_with(|| known.clone());
-        lanes.values_mut().flatten().for_each(Lane::forget);
-        *unfinished = false;
         for (name, note) in &known.notes {
             let Some((entity, partition)) = parse_note_name(name) else { continue };
             // An entity that is no longer delivered is not asked for; one lane less is refused by those that remain.
             let Some(entity) = config.entities.entities().find(|it| it.name == entity) else { continue };
-            let lane = lanes_of(lanes, entity, config).get_mut(partition);
+            let track = if urgent.reads.contains(&entity.name) { &mut *urgent } else { &mut *others };
+            let lane = track.lanes_of(entity, config).get_mut(partition);
             if let Some((lane, acknowledged)) = lane.zip(Reached::from_note(note)) {
                 lane.remember(acknowledged);
             }
         }
-        let mut recalls: Vec<BoxFuture<'_, Result<(), Stop>>> = Vec::new();
-        for (name, of_entity) in lanes.iter_mut() {
-            let Some(entity) = entity::get(name) else { continue };
-            let flow = Flow { entity, client, config, stats, known: began, taken: &taken };
-            for lane in of_entity.iter_mut().filter(|lane| lane.is_acknowledged()) {
-                recalls.push(async move { lane.recall(&flow).await.map(drop) }.boxed());
-            }
-        }
+        let shared = Shared { config, stats, known: began };
+        let recalls: Vec<_> = [urgent, others].into_iter().flat_map(|track| track.recalls(shared, &taken)).collect();
         futures::stream::iter(recalls).buffer_unordered(RECALLED_AT_ONCE).try_collect().await
     }
-
-    /// Delivers the rows of one entity, all lanes at once.
-    async fn deliver(
-        &mut self,
-        entity: &'static Entity,
-        batches: &[RecordBatch],
-        told: &dyn DeltaSource,
-        again: bool,
-        epochs: &mut Epochs,
-    ) -> Result<Written, Stop> {
-        let rows = deal::join(entity, batches)?;
-        let dealt = deal::deal(entity, &rows, self.config.partitions)?;
-        self.stats.coalesced(dealt.coalesced);
-        let records = RecordWriter::new(entity, &rows)?;
-        let known = self.known.get_or_insert_default();
-        let taken = self.taken.entry(&entity.name).or_default();
-        let flow = Flow { entity, client: &self.client, config: &self.config, stats: &self.stats, known, taken };
-        let lanes = lanes_of(&mut self.lanes, entity, &self.config);
-        let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
-        let parts = try_join_all(busy.map(|(lane, of_lane)| {
-            lane.send(&flow, Load { batch: &rows, records: &records, rows: of_lane, told, again })
-        }))
-        .await?;
-        let newest = dealt.partitions.iter().flatten().map(|row| row.version.epoch()).max();
-        epochs.sent = epochs.sent.max(newest);
-        epochs.seen = epochs.seen.max(lanes.iter().map(Lane::epoch).max());
-        Ok(parts.into_iter().fold(Written::default(), |mut sum, part| {
-            sum.absorb(part);
-            sum
-        }))
-    }
 }
 
-/// The lanes of an entity.
-fn lanes_of<'l>(
-    lanes: &'l mut HashMap<&'static str, Vec<Lane>>,
-    entity: &'static Entity,
-    config: &PlanningConfig,
-) -> &'l mut Vec<Lane> {
-    lanes.entry(&entity.name).or_insert_with(|| (0..config.partitions).map(Lane::new).collect())
-}
-
-/// Epochs met during a write: ours, and the target's.
-#[derive(Default)]
-struct Epochs {
-    sent: Option<u32>,
-    seen: Option<u32>,
-}
-
-impl Epochs {
-    /// Stops a daemon all of whose rows are older than what the target has seen: they were passed over as known, but
-    /// another daemon's state made those versions. Old rows before newer ones of our own are a resumed write.
-    fn check(&self, config: &PlanningConfig) -> Result<(), SinkError> {
-        if self.sent.is_none() || self.sent >= self.seen {
-            return Ok(());
+/// Delivers rows that the target has later ones of, without haste.
+async fn in_order(
+    shared: Shared<'_>,
+    urgent: &mut Track,
+    others: &mut Track,
+    span: Span,
+    deltas: &dyn DeltaSource,
+) -> Result<(Written, Epochs), Stop> {
+    let (mut written, mut epochs) = (Written::default(), Epochs::default());
+    let mut entries = deltas.read(span)?;
+    while let Some(chunk) = Chunk::read(&mut entries, &shared.config.entities).await? {
+        for (entity, batches) in chunk.flows() {
+            let track = if urgent.reads.contains(&entity.name) { &mut *urgent } else { &mut *others };
+            written.absorb(track.deliver_flow(shared, entity, batches, deltas, true, &mut epochs).await?);
         }
-        Err(SinkError::Refused {
-            target: config.url.to_string(),
-            reason: format!(
-                "has seen epoch {}, ours is {}",
-                self.seen.unwrap_or_default(),
-                self.sent.unwrap_or_default()
-            ),
-            remedy: "a daemon with a newer state writes to this target; stop this one, or rebuild its state".into(),
-        })
     }
+    Ok((written, epochs))
 }
 
 #[async_trait]

@@ -147,14 +147,9 @@ impl Filler for PlanningFiller {
             return Err(SinkError::Shape { entity: image.entity.clone(), reason });
         };
         let (known, taken) = (Known::default(), AtomicU64::new(0));
-        let flow = Flow {
-            entity,
-            client: &self.client,
-            config: &self.config,
-            stats: &self.stats,
-            known: &known,
-            taken: &taken,
-        };
+        let client = self.client.of(self.config.criticality(entity));
+        let flow =
+            Flow { entity, client: &client, config: &self.config, stats: &self.stats, known: &known, taken: &taken };
         let mut gone = None;
         for _ in 0..ATTEMPTS_MAX {
             match load(flow, image, rows).await {

@@ -16,6 +16,7 @@ pub struct PlanningStats {
     rejected: AtomicU64,
     coalesced: AtomicU64,
     already_there: AtomicU64,
+    ahead: AtomicU64,
     loaded: AtomicU64,
     swept: AtomicU64,
     in_flight_limit: AtomicU64,
@@ -48,6 +49,8 @@ pub struct PlanningCounts {
     pub coalesced: u64,
     /// Rows not sent because the target's watermark covers them.
     pub already_there: u64,
+    /// Critical rows delivered before others that lay before them.
+    pub ahead: u64,
     /// Rows acknowledged of full loads.
     pub loaded: u64,
     /// Rows that full loads took away.
@@ -104,6 +107,7 @@ adders!(
     rejected,
     coalesced,
     already_there,
+    ahead,
     loaded,
     swept
 );

@@ -169,7 +169,7 @@ impl ProfileSink {
         self.voice.begin(span, again).await?;
         let mut written = Written::default();
         let mut entries = deltas.read(span)?;
-        while let Some(chunk) = Chunk::read(&mut entries, &self.config.target.entities)? {
+        while let Some(chunk) = Chunk::read(&mut entries, &self.config.target.entities).await? {
             for (entity, batches) in chunk.flows() {
                 // A flow is done before the next begins, so that a fact never overtakes the master it cites.
                 written.absorb(self.deliver(entity, batches, deltas, again).await?);

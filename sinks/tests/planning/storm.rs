@@ -6,6 +6,7 @@ use syncline_schemas::ident::LogOffset;
 use syncline_sinks::planner::Faults;
 use syncline_sinks::{Sink as _, Span};
 
+use crate::growing::Growing;
 use crate::outbox::{Outbox, is_event};
 use crate::target::Target;
 
@@ -27,13 +28,14 @@ fn random_outbox(choices: &mut Choices) -> Outbox {
             .map(|_| {
                 let key = u32::try_from(choices.below(60)).expect("small");
                 let value = i64::try_from(choices.below(2_000)).expect("small") - 1_000;
-                match choices.below(5) {
+                match choices.below(6) {
                     0 => {
                         movement += 1;
                         ("inventory_movement", movement, Some(value))
                     }
                     1 | 2 => ("inventory_balance", key, Some(value)),
-                    3 => ("sales_order_line", key, Some(value)),
+                    3 => ("shipment", key, Some(value)),
+                    4 => ("sales_order_line", key, Some(value)),
                     _ => ("sales_order_line", key, None),
                 }
             })
@@ -62,11 +64,16 @@ async fn storm(seed: u64) {
     let target = Target::start(faults).await;
     let (mut sink, mut kills) = (target.sink(), 0);
     let (mut after, end) = (LogOffset::START, outbox.span().upto);
+    let growing = Growing::new(&outbox, after);
     while after < end {
         // After a kill the span may be cut elsewhere.
         let upto = LogOffset((after.0 + 1 + choices.below(15)).min(end.0));
+        // Urgent rows run ahead of the span, as far as that.
+        growing
+            .visible
+            .send_modify(|visible| *visible = (*visible).max(LogOffset((upto.0 + choices.below(30)).min(end.0))));
         let patience = Duration::from_micros(500 + choices.below(if kills < 25 { 120_000 } else { 60_000_000 }));
-        match tokio::time::timeout(patience, sink.write(Span { after, upto }, &outbox)).await {
+        match tokio::time::timeout(patience, sink.write(Span { after, upto }, &growing)).await {
             Ok(written) => {
                 assert_eq!(written.expect("faults are retried").rejected, 0);
                 after = upto;

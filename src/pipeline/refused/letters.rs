@@ -238,6 +238,8 @@ fn read(text: &str, data_type: &DataType) -> Result<ArrayRef, arrow::error::Arro
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use arrow::array::AsArray as _;
     use syncline_journal::{Limits, Store};
     use syncline_schemas::ident::{LogOffset, Version};
@@ -265,7 +267,7 @@ mod tests {
     fn what_an_operator_did_while_the_old_row_was_on_its_way_outlives_the_answer_to_that() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), Limits::default()).expect("opens");
-        let refused = Refused::open(&store, "planning").expect("opens");
+        let refused = Refused::open(&store, "planning", Duration::MAX).expect("opens");
         refused.confirm(LogOffset(1));
         let row = items(LogOffset(1), &[1]).rows;
         refused.keep(vec![reject(row.clone())]).expect("kept");
@@ -294,7 +296,7 @@ mod tests {
         refused.keep(vec![reject(row.clone())]).expect("told");
         assert_eq!(name().as_deref(), Some("EA"));
         // It is to be sent once more, also by whoever comes after a restart.
-        let again = Refused::open(&store, "planning").expect("opens");
+        let again = Refused::open(&store, "planning", Duration::MAX).expect("opens");
         assert!(again.letters(|_| true)[0].row.asked);
         drop(again);
         let given_up = id();
@@ -306,6 +308,42 @@ mod tests {
         refused.keep(vec![reject(row.clone())]).expect("told");
         pass(&|| edit("KG"), true);
         assert_eq!(refused.count(), 0);
+    }
+
+    #[test]
+    fn a_row_that_its_master_never_followed_is_given_to_people_after_its_time_also_over_restarts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path(), Limits::default()).expect("opens");
+        let open = |retry_for| {
+            let refused = Refused::open(&store, "planning", retry_for).expect("opens");
+            refused.confirm(LogOffset(2));
+            refused
+        };
+        let tell = |refused: &Refused, offset, again| {
+            refused.begin(again);
+            refused.keep(vec![reject(items(LogOffset(offset), &[1]).rows)]).expect("told");
+            refused.settle(1, &mut Commit::new());
+        };
+        let only = |refused: &Refused| refused.letters(|_| true)[0].row.clone();
+        let refused = open(Duration::from_secs(3600));
+        tell(&refused, 1, false);
+        refused.expire().expect("looks");
+        assert!(only(&refused).retryable && refused.expired() == 0, "it has an hour");
+        let since = only(&refused).since_ms;
+        drop(refused);
+        // Another process, for which the time is over: it counts from the first refusal.
+        let refused = open(Duration::ZERO);
+        refused.expire().expect("written down");
+        assert_eq!((only(&refused).since_ms, refused.expired(), refused.count()), (since, 1, 1));
+        drop(refused);
+        let refused = open(Duration::from_secs(3600));
+        assert!(!only(&refused).retryable && only(&refused).expired, "a longer time does not bring it back");
+        tell(&refused, 1, true);
+        assert!(!only(&refused).retryable, "nor does another refusal, after somebody has asked");
+        refused.send_all_again(|_| true, "").expect("asked");
+        assert!(only(&refused).asked, "somebody may ask at any time");
+        tell(&refused, 2, false);
+        assert!(only(&refused).retryable && refused.expired() == 0, "a newer version is another row");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! cursor sink.unlisted/<sink>          ->  refused rows that found no place
 //! ```
 //!
+//! What can succeed later is sent again for a time, counted from the refusal of that version; then it is a dead letter like any other.
+//!
 //! A row is written down as soon as its refusal is known, not with the cursor: a killed daemon would otherwise skip it as
 //! arrived. It is bounded in rows and in bytes, and what finds no place is counted. Keys are shown, never logged.
 
@@ -68,6 +70,9 @@ pub(crate) struct RefusedRow {
     /// True where an operator wants it to be sent again, whatever the target said.
     #[serde(default)]
     pub(crate) asked: bool,
+    /// True where it was sent again for as long as rows are: it is no more, unless an operator wants it.
+    #[serde(default)]
+    pub(crate) expired: bool,
     /// False where it is too large to be kept: it is listed and cannot be sent again.
     #[serde(default = "kept")]
     pub(crate) kept: bool,
@@ -82,6 +87,8 @@ const fn kept() -> bool {
 pub(crate) struct Refused {
     store: Store,
     sink: String,
+    /// How long retryable rows are sent again, from their first refusal on.
+    retry_for: Duration,
     state: Mutex<State>,
     /// Somebody wants rows to be sent again.
     wake: Notify,
@@ -208,16 +215,17 @@ impl fmt::Debug for Refused {
 
 impl Refused {
     /// Reads what earlier processes kept.
-    pub(super) fn open(store: &Store, sink: &str) -> Result<Self, SinkError> {
-        let this = Self { store: store.clone(), sink: sink.to_owned(), state: Mutex::default(), wake: Notify::new() };
-        let unlisted = store.cursor(&this.unlisted_name()).map_err(|error| unreadable(&error))?;
+    pub(super) fn open(store: &Store, sink: &str, retry_for: Duration) -> Result<Self, SinkError> {
+        let (store, sink) = (store.clone(), sink.to_owned());
+        let this = Self { store, sink, retry_for, state: Mutex::default(), wake: Notify::new() };
+        let unlisted = this.store.cursor(&this.unlisted_name()).map_err(|error| unreadable(&error))?;
         let mut state = this.lock();
         state.unlisted = unlisted.unwrap_or_default();
         let prefix = this.prefix();
-        for pair in store.scan_prefix(Space::Sinks, &prefix) {
+        for pair in this.store.scan_prefix(Space::Sinks, &prefix) {
             let (key, value) = pair.map_err(|error| unreadable(&error))?;
-            let (row, _) = parse(&value).ok_or_else(|| malformed(sink))?;
-            let key = key.get(prefix.len() + row.entity.len() + 1..).ok_or_else(|| malformed(sink))?.to_vec();
+            let (row, _) = parse(&value).ok_or_else(|| malformed(&this.sink))?;
+            let key = key.get(prefix.len() + row.entity.len() + 1..).ok_or_else(|| malformed(&this.sink))?.to_vec();
             state.rows.entry(row.entity.clone()).or_default().insert(key, row);
         }
         state.schedule(FIRST);
@@ -245,6 +253,39 @@ impl Refused {
     pub(crate) fn count(&self) -> u64 {
         let state = self.lock();
         state.len() as u64 + state.unlisted
+    }
+
+    /// How many of them were sent again for as long as rows are.
+    pub(crate) fn expired(&self) -> u64 {
+        self.lock().rows.values().flat_map(HashMap::values).filter(|row| row.expired).count() as u64
+    }
+
+    /// Makes those permanent that have been refused for long enough. Their age counts by the clock on the wall, over restarts.
+    pub(super) fn expire(&self) -> Result<(), SinkError> {
+        let mut state = self.lock();
+        let (mut commit, mut expired, now) = (Commit::new(), 0_u64, now_ms());
+        for (entity, rows) in &mut state.rows {
+            let is_over = |row: &RefusedRow| Duration::from_millis(now.saturating_sub(row.since_ms)) >= self.retry_for;
+            for (key, head) in rows.iter_mut().filter(|(_, row)| row.retryable && is_over(row)) {
+                let place = self.place(entity, key);
+                let stored = self.store.get(Space::Sinks, &place).map_err(|error| unreadable(&error))?;
+                let (_, row) = stored.as_deref().and_then(parse).ok_or_else(|| malformed(&self.sink))?;
+                (head.retryable, head.expired) = (false, true);
+                commit.put(Space::Sinks, place, compose(head, row));
+                expired += 1;
+            }
+        }
+        if expired == 0 {
+            return Ok(());
+        }
+        let (sink, hours) = (&self.sink, self.retry_for.as_secs() / 3600);
+        warn!(
+            sink,
+            rows = expired,
+            hours,
+            "refused rows are not sent again by themselves any longer; see `syncline dead-letters list`"
+        );
+        self.store.commit(commit, Durability::Buffered).map_err(|error| unreadable(&error))
     }
 
     /// Waits until refused rows are to be sent again, because it is time or because somebody wants it.
@@ -348,16 +389,18 @@ impl Refused {
                 row.clear();
             }
             let same = before.filter(|before| before.version == reject.version);
+            let expired = same.is_some_and(|same| same.expired);
             let head = RefusedRow {
                 entity: batch.entity.clone(),
                 key: reject.key,
                 version: reject.version,
                 code: reject.code,
                 field: reject.field,
-                retryable: reject.retryable && kept,
+                retryable: reject.retryable && kept && !expired,
                 attempts: same.map_or(1, |same| same.attempts.saturating_add(1)),
                 since_ms: same.map_or_else(now_ms, |same| same.since_ms),
                 asked: false,
+                expired,
                 kept,
             };
             commit.put(Space::Sinks, self.place(&batch.entity, &key), compose(&head, &row));

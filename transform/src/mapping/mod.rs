@@ -84,6 +84,12 @@ impl Mapping {
         self.roles().any(|role| role.means(&self.source, source, table))
     }
 
+    /// True where it may read a table of a source.
+    #[must_use]
+    pub fn reads_of(&self, source: &SourceId) -> bool {
+        self.source == *source || self.roles().any(|role| role.may_be_of(source))
+    }
+
     /// True where a column of a table takes part, which may be any that is not qualified.
     #[must_use]
     pub fn reads_column(&self, source: &SourceId, table: &TableId, column: &str) -> bool {

@@ -54,6 +54,11 @@ impl TableRef {
         self.parts.len() > 1
     }
 
+    /// True where it may be a table of a source that is named, which may also be a schema.
+    pub(crate) fn may_be_of(&self, source: &SourceId) -> bool {
+        self.is_qualified() && self.parts.first().is_some_and(|part| part == source.as_str())
+    }
+
     /// True where a table is meant; `own` is the source of the mapping.
     pub(crate) fn means(&self, own: &SourceId, source: &SourceId, table: &TableId) -> bool {
         let named = |part: &str, name: &str| part == name;
