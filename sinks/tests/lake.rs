@@ -6,8 +6,12 @@ mod crash;
 mod model;
 #[path = "lake/python.rs"]
 mod python;
+#[path = "lake/query.rs"]
+mod query;
 #[path = "lake/read.rs"]
 mod read;
+#[path = "lake/snapshots.rs"]
+mod snapshots;
 
 use std::time::Duration;
 
@@ -213,15 +217,7 @@ async fn an_s3_server_gets_the_same_lake_and_a_killed_write_is_resumed() {
     let server = python::S3Server::start().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = Url::parse("s3://lake/below/here").expect("a URL");
-    let s3 = S3Options {
-        endpoint: Some(server.endpoint()),
-        region: Some("us-east-1".into()),
-        allow_http: true,
-        access_key_id: Some(Secret::new("test")),
-        secret_access_key: Some(Secret::new("test")),
-        session_token: None,
-    };
-    let config = LakeConfig { s3, ..config(url, &folder.path().join("scratch")) };
+    let config = LakeConfig { s3: server.settings(), ..config(url, &folder.path().join("scratch")) };
     let mut random = Random::new(3);
     let mut model = Model::default();
     let mut sink = LakeSink::new(config.clone()).expect("opens");

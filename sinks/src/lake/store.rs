@@ -1,5 +1,6 @@
 //! The place of a lake: one object store for all its tables, opened by URL and tried before it is trusted.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use tokio::sync::RwLock;
 use tracing::info;
 use url::Url;
 use uuid::Uuid;
@@ -20,12 +22,16 @@ use crate::SinkError;
 /// 30 s: the pump waits and repeats anyway, and shows the operator why.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 
-/// An opened lake.
+/// Held for reading by whoever reads files that a newer version may have replaced, and for writing by who removes those.
+pub(super) type Readers = Arc<RwLock<()>>;
+
+/// An opened lake; clones are the same lake.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     url: Url,
     root: Arc<dyn ObjectStore>,
     folder: Path,
+    readers: Readers,
 }
 
 impl Place {
@@ -45,7 +51,7 @@ impl Place {
             return Err(setting("holds credentials; give them as s3 settings".to_owned()));
         }
         let folder = Path::from_url_path(url.path()).map_err(|error| setting(format!("{url}: {error}")))?;
-        Ok(Self { url, root, folder })
+        Ok(Self { url, root, folder, readers: Readers::default() })
     }
 
     /// The lake's URL, for messages.
@@ -63,7 +69,12 @@ impl Place {
         self.below("")
     }
 
-    fn below(&self, path: &str) -> Arc<dyn ObjectStore> {
+    pub(super) fn readers(&self) -> Readers {
+        Arc::clone(&self.readers)
+    }
+
+    /// The files below a path.
+    pub(super) fn below(&self, path: &str) -> Arc<dyn ObjectStore> {
         let folder = path.split('/').filter(|part| !part.is_empty()).fold(self.folder.clone(), Path::join);
         Arc::new(PrefixStore::new(Arc::clone(&self.root), folder))
     }
@@ -80,13 +91,24 @@ impl Place {
 
     /// Removes what earlier processes left half written in a local folder. A bucket has a lifecycle rule for that.
     pub(crate) async fn sweep(&self) {
-        let folder = (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten();
-        if let Some(folder) = folder {
+        if let Some(folder) = self.local() {
             let files = durable::sweep(folder).await;
             if files > 0 {
                 info!(lake = %self.url, files, "removed half-written files of an earlier crash");
             }
         }
+    }
+
+    /// The folder of a lake that is one.
+    fn local(&self) -> Option<PathBuf> {
+        if self.url.scheme() == "file" { self.url.to_file_path().ok() } else { None }
+    }
+
+    /// Removes a local folder that is empty; a bucket has none. One that is not, or cannot be removed, does no harm.
+    pub(super) async fn remove_empty(&self, folder: &Path) {
+        let Some(root) = self.local() else { return };
+        let folder = root.join(folder.as_ref());
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir(folder)).await;
     }
 
     /// Tries what exactly-once stands on: of two puts that must create one name, the second has to fail.
@@ -204,7 +226,8 @@ mod tests {
     }
 
     fn place(root: Arc<dyn ObjectStore>) -> Place {
-        Place { url: Url::parse("s3://bucket/lake/").expect("a URL"), root, folder: Path::from("lake") }
+        let url = Url::parse("s3://bucket/lake/").expect("a URL");
+        Place { url, root, folder: Path::from("lake"), readers: Readers::default() }
     }
 
     #[tokio::test]

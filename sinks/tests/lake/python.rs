@@ -1,10 +1,13 @@
 //! What Python lends: readers of other makers, and an S3 server.
 
-use std::io::{BufRead, BufReader, Write};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use syncline_schemas::secret::Secret;
+use syncline_sinks::lake::S3Options;
 use url::Url;
 
 use super::model::Model;
@@ -18,27 +21,38 @@ fn environment() -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
 }
 
+/// Writes what a script is given.
+fn given(folder: &Path, name: &str, value: &serde_json::Value) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, value.to_string()).expect("written");
+    path
+}
+
+/// Runs a script of this folder, which must go well.
+fn run(script: &str, arguments: &[&OsStr]) {
+    let mut command = Command::new(environment().join("bin/python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lake").join(script)).args(arguments);
+    let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Compares a lake with the model through delta-rs and, on a local folder, DuckDB; then lets delta-rs compact it.
 pub(crate) fn compare(lake: &str, model: &Model, optimize: bool, options: &[(&str, String)]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let write = |name: &str, value: serde_json::Value| {
-        let path = folder.path().join(name);
-        let mut file = std::fs::File::create(&path).expect("a file");
-        file.write_all(value.to_string().as_bytes()).expect("written");
-        path
-    };
-    let wanted = write("wanted.json", serde_json::json!(read::wanted(model)));
+    let wanted = given(folder.path(), "wanted.json", &serde_json::json!(read::wanted(model)));
     let options: serde_json::Map<_, _> =
         options.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
-    let options = write("options.json", options.into());
-    let mut command = Command::new(environment().join("bin/python"));
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lake/compare.py"));
-    command.args([lake.as_ref(), wanted.as_os_str(), options.as_os_str()]);
-    if optimize {
-        command.arg("optimize");
-    }
-    let output = command.output().expect("python starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let options = given(folder.path(), "options.json", &options.into());
+    let mut arguments = vec![lake.as_ref(), wanted.as_os_str(), options.as_os_str()];
+    arguments.extend(optimize.then_some(OsStr::new("optimize")));
+    run("compare.py", &arguments);
+}
+
+/// Runs the recipes of a page on a lake and compares their answers with what is wanted, by name.
+pub(crate) fn ask(page: &Path, lake: &Path, wanted: &serde_json::Value) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let wanted = given(folder.path(), "wanted.json", wanted);
+    run("query.py", &[page.as_os_str(), lake.as_os_str(), wanted.as_os_str()]);
 }
 
 /// A private moto server with the bucket `lake`; stopped when dropped.
@@ -93,6 +107,18 @@ impl S3Server {
 
     pub(crate) fn endpoint(&self) -> Url {
         self.endpoint.clone()
+    }
+
+    /// How a lake reaches it.
+    pub(crate) fn settings(&self) -> S3Options {
+        S3Options {
+            endpoint: Some(self.endpoint()),
+            region: Some("us-east-1".into()),
+            allow_http: true,
+            access_key_id: Some(Secret::new("test")),
+            secret_access_key: Some(Secret::new("test")),
+            session_token: None,
+        }
     }
 
     /// How delta-rs in Python reaches it.
