@@ -19,5 +19,6 @@ mod daemon {
     mod replay;
     mod seeds;
     mod showcase;
+    mod snapshots;
     mod world;
 }

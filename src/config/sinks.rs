@@ -1,6 +1,7 @@
 //! `[sinks.<name>]`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
@@ -227,6 +228,9 @@ pub(super) fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rat
     rate
 }
 
+/// Below that, a lake would hold little else.
+const SNAPSHOT_EVERY_MIN: Duration = Duration::from_secs(60);
+
 fn lake(
     section: &mut Section<'_>,
     folder: &Path,
@@ -238,11 +242,21 @@ fn lake(
     let entities = entities(section, faults);
     let flush_every = section.duration("flush_every", faults);
     let flush_rows = section.count("flush_rows", faults);
+    let snapshot_every = section.duration("snapshot_every", faults);
+    if snapshot_every.is_some_and(|every| every < SNAPSHOT_EVERY_MIN) {
+        section.fault_of("snapshot_every", faults, "is less than a minute; a snapshot is a copy of all rows");
+    }
+    let snapshot_retention = section.duration("snapshot_retention", faults);
+    if snapshot_retention.is_some() && snapshot_every.is_none() {
+        section.fault_of("snapshot_retention", faults, "needs snapshot_every; snapshots with a tag stay");
+    }
     let s3 = s3(section, folder, faults);
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
     config.entities = entities?;
     config.flush_every = flush_every.unwrap_or(config.flush_every);
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
+    config.snapshot_every = snapshot_every;
+    config.snapshot_retention = snapshot_retention.unwrap_or(config.snapshot_retention);
     config.s3 = s3;
     Some(SinkKind::Lake(Box::new(config)))
 }
