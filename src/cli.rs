@@ -46,8 +46,10 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show what changed mappings would change, or have the daemon apply them; or send a target again what it should have.
     Replay(ReplayArgs),
-    /// Have the running daemon read a table anew, beside its changes, and take back what the source has no more.
+    /// Have a source's table read anew, or keep the tables of a lake as they are, under a tag.
     Snapshot(SnapshotArgs),
+    /// List what there is in the lakes: tables, the cut, snapshots and their tags.
+    Tables(TablesArgs),
     /// Write the planning contract for whoever builds a receiver, or compare it with an older one.
     Schemas(SchemasArgs),
     /// Run the reference receiver of the planning contract, or try one of your own.
@@ -289,11 +291,35 @@ pub(crate) struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
-    /// The source, as in erp.
-    pub(crate) source: String,
-    /// The table with its schema, as in public.orders.
+    /// A source, as in erp, with a table; or a sink that is a lake, with a tag.
+    #[arg(value_name = "SOURCE|LAKE")]
+    pub(crate) name: String,
+    /// Of a source: the table that the running daemon is to read anew, with its schema, as in public.orders. What the source
+    /// has no more is taken back.
     #[arg(value_name = "SCHEMA.TABLE")]
-    pub(crate) table: String,
+    pub(crate) table: Option<String>,
+    /// Of a lake: keep all current tables of the last flush as Parquet files under this name, as in cycle-31.
+    #[arg(long, conflicts_with_all = ["table", "drop"], value_name = "TAG")]
+    pub(crate) tag: Option<String>,
+    /// With --tag: a word that is the same whenever this order is repeated, for schedulers that try again.
+    #[arg(long, requires = "tag", value_name = "WORD")]
+    pub(crate) order: Option<String>,
+    /// Of a lake: give up the snapshot of this name, and remove its files.
+    #[arg(long, conflicts_with = "table", value_name = "TAG")]
+    pub(crate) drop: Option<String>,
+    /// With --tag: print the manifest.
+    #[arg(long, requires = "tag")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TablesArgs {
+    /// Of this lake only.
+    #[arg(value_name = "LAKE")]
+    pub(crate) sink: Option<String>,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -20,5 +20,6 @@ mod daemon {
     mod replay;
     mod seeds;
     mod showcase;
+    mod snapshots;
     mod world;
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use syncline_sinks::planning::PlanningCounts;
 
-use super::report::{Journal, Sink, Source, Transform};
+use super::report::{Journal, Sink, Snapshots, Source, Transform};
 use super::{Report, ready};
 use crate::pipeline::lag::{BUCKETS_MS, Lag};
 use crate::pipeline::status::Status;
@@ -142,6 +142,17 @@ const SINK: [Family<Sink>; 13] = [
     gauge("syncline_sink_parked", "1 after the sink has stopped for good.", |it| truth(it.parked.is_some())),
 ];
 
+const SNAPSHOTS: [Family<Snapshots>; 4] = [
+    counter("syncline_lake_snapshots_total", "Snapshots taken.", |it| number(it.taken)),
+    counter("syncline_lake_snapshot_failures_total", "Attempts to take one that failed.", |it| number(it.failed)),
+    gauge("syncline_lake_last_snapshot_seconds", "When this process took the last snapshot, since 1970.", |it| {
+        Some(it.last_ms).filter(|ms| *ms > 0).map(seconds)
+    }),
+    gauge("syncline_lake_snapshot_overdue", "1 while the schedule wants a snapshot and cannot have it.", |it| {
+        truth(it.problem.is_some())
+    }),
+];
+
 const PLANNING: [Family<PlanningCounts>; 11] = [
     counter("syncline_planning_requests_total", "Attempts to ask or to deliver.", |it| number(it.requests)),
     counter("syncline_planning_throttled_total", "Times that the target asked to wait.", |it| number(it.throttled)),
@@ -206,6 +217,8 @@ pub(super) fn render(report: &Report, status: &Status) -> String {
         page.sample(HELD, &labels, held.rows as f64);
     }
     page.families(&SINK, Some("sink"), report.sinks.iter().map(|(name, it)| (name.as_str(), it)));
+    let snapshots = report.sinks.iter().filter_map(|(name, it)| Some((name.as_str(), it.snapshots.as_ref()?)));
+    page.families(&SNAPSHOTS, Some("sink"), snapshots);
     let planning: Vec<(&str, PlanningCounts)> =
         status.sinks.iter().filter_map(|sink| Some((sink.name.as_str(), sink.planning.get()?.read()))).collect();
     page.families(&PLANNING, Some("sink"), planning.iter().map(|(name, it)| (*name, it)));

@@ -12,9 +12,10 @@
 //! are handled and orders given from its own machine only. The first four show
 //! one [`Report`], and no secret and of rows no value is part of it, but for the keys of refused rows. Rows with their
 //! values, and what operators say of them, are asked for by name: [`rows`], [`letters`] and [`orders`]; [`replay`] says what other mappings would change,
-//! [`snapshot`] has a table read anew. Planning platforms say by [`hooks`] that they have published something.
+//! [`snapshot`] has a table read anew, [`lake`] shows what there is in lakes and has snapshots taken. Planning platforms say by [`hooks`] that they have published something.
 
 pub(crate) mod hooks;
+pub(crate) mod lake;
 pub(crate) mod letters;
 mod metrics;
 pub(crate) mod orders;
@@ -117,6 +118,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .merge(ready::routes())
         .merge(replay::routes())
         .merge(snapshot::routes())
+        .merge(lake::routes())
         .with_state(facts)
 }
 

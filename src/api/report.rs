@@ -16,6 +16,7 @@ use super::Facts;
 use crate::pipeline::lag::Quantiles;
 use crate::pipeline::pressure::{Pressure, Stage};
 use crate::pipeline::refused::{self, RefusedRow};
+use crate::pipeline::snapshots::Desk;
 use crate::pipeline::status::{ReplayStatus, SinkStatus, SourceStatus, TransformStatus};
 
 /// Refused rows that are shown of a sink: enough to see the cause.
@@ -180,6 +181,20 @@ pub(crate) struct Sink {
     /// Commit at the source to confirmed, of all rows.
     pub(crate) lag: Quantiles,
     pub(crate) parked: Option<String>,
+    /// Snapshots of a lake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshots: Option<Snapshots>,
+}
+
+/// Snapshots that this process took of a lake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshots {
+    pub(crate) taken: u64,
+    pub(crate) failed: u64,
+    /// When the last one was taken, in milliseconds since 1970; 0 where none was.
+    pub(crate) last_ms: u64,
+    /// Why the schedule has none taken now.
+    pub(crate) problem: Option<String>,
 }
 
 impl Report {
@@ -331,6 +346,18 @@ impl Sink {
             last_lag_ms: count(&sink.last_lag_ms),
             lag: sink.lag.quantiles(),
             parked: sink.parked.reason(),
+            snapshots: sink.snapshots.get().map(|desk| Snapshots::take(desk)),
+        }
+    }
+}
+
+impl Snapshots {
+    fn take(desk: &Desk) -> Self {
+        Self {
+            taken: count(&desk.taken),
+            failed: count(&desk.failed),
+            last_ms: count(&desk.last_ms),
+            problem: desk.problem(),
         }
     }
 }

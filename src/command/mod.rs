@@ -12,6 +12,7 @@ pub(crate) mod schemas;
 mod signals;
 pub(crate) mod snapshot;
 pub(crate) mod status;
+pub(crate) mod tables;
 mod verify;
 
 use syncline_journal::JournalError;

@@ -68,6 +68,11 @@ fn table(report: &Report, base: &str) -> String {
             );
         }
     }
+    for (name, problem) in
+        report.sinks.iter().filter_map(|(name, it)| Some((name, it.snapshots.as_ref()?.problem.as_ref()?)))
+    {
+        let _ = writeln!(out, "sink {name}: no snapshot is taken: {}", problem.replace('\n', "\n        "));
+    }
     for reason in &report.parked {
         let _ = writeln!(out, "parked: {}", reason.replace('\n', "\n        "));
     }

@@ -243,6 +243,9 @@ pub(super) fn rate(section: &mut Section<'_>, faults: &mut Faults) -> Option<Rat
     rate
 }
 
+/// Below that, a lake would hold little else.
+const SNAPSHOT_EVERY_MIN: Duration = Duration::from_secs(60);
+
 fn lake(
     section: &mut Section<'_>,
     folder: &Path,
@@ -255,12 +258,22 @@ fn lake(
     let flush_every = section.duration("flush_every", faults);
     let flush_rows = section.count("flush_rows", faults);
     let known = faults.0.len();
+    let snapshot_every = section.duration("snapshot_every", faults);
+    if snapshot_every.is_some_and(|every| every < SNAPSHOT_EVERY_MIN) {
+        section.fault_of("snapshot_every", faults, "is less than a minute; a snapshot is a copy of all rows");
+    }
+    let snapshot_retention = section.duration("snapshot_retention", faults);
+    if snapshot_retention.is_some() && snapshot_every.is_none() {
+        section.fault_of("snapshot_retention", faults, "needs snapshot_every; snapshots with a tag stay");
+    }
     let store = store(section, folder, faults);
     let is_whole = faults.0.len() == known;
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
     config.entities = entities?;
     config.flush_every = flush_every.unwrap_or(config.flush_every);
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
+    config.snapshot_every = snapshot_every;
+    config.snapshot_retention = snapshot_retention.unwrap_or(config.snapshot_retention);
     config.store = store;
     // As with planning: what the sink would refuse at its start. Without a setting that has a fault it may refuse others.
     match config.check() {

@@ -44,7 +44,7 @@ pub(super) enum Mode {
 }
 
 impl Mode {
-    const fn ends(self) -> bool {
+    pub(super) const fn ends(self) -> bool {
         matches!(self, Self::Stop | Self::Abandon)
     }
 }
@@ -303,7 +303,7 @@ fn loading_ended(ended: Option<Result<SinkError, JoinError>>) -> SinkError {
 
 /// Has the calling thread, and those that it starts, take a tenth of a contended core. On two cores a flush of the lake
 /// would otherwise hold back what goes to the planner at the same time.
-fn give_way(kind: &str) {
+pub(super) fn give_way(kind: &str) {
     // Of this thread alone, as Linux keeps priorities by thread; and beside what the whole daemon was started with.
     if let Err(error) = rustix::process::nice(NICENESS) {
         warn!(sink = kind, %error, "its priority cannot be lowered: its flushes compete with prompt deliveries");

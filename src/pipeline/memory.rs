@@ -87,6 +87,12 @@ pub(crate) fn cursor(store: &Store, sink: &str) -> Result<Option<LogOffset>, Jou
     Ok(store.cursor(&cursor_name(sink))?.map(LogOffset))
 }
 
+/// Tells this state from that of every other data folder; 0 before its transform has begun.
+pub(crate) fn epoch(store: &Store) -> Result<u32, SinkError> {
+    let epoch = store.cursor(EPOCH).map_err(|error| unreadable(&error))?;
+    Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
+}
+
 /// Forgets what a sink's target was thought to hold, so that it begins like a new one; no daemon may run.
 pub(crate) fn forget(store: &Store, sink: &str, commit: &mut Commit) -> Result<(), JournalError> {
     for name in [cursor_name(sink), delivered_name(sink)] {
@@ -161,11 +167,7 @@ impl Memory {
         Ok(Remembered {
             cursor: self.cursor(&cursor_name(&self.sink))?.map(LogOffset),
             delivered: LogOffset(self.cursor(&delivered_name(&self.sink))?.unwrap_or_default()),
-            known: Known {
-                epoch: self.cursor(EPOCH)?.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default(),
-                end: self.end(began, now)?,
-                notes: self.notes()?,
-            },
+            known: Known { epoch: epoch(&self.store)?, end: self.end(began, now)?, notes: self.notes()? },
             claim: self.claim()?,
             ordered: load::ordered_whole(&self.store, &self.sink)?,
         })

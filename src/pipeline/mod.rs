@@ -24,11 +24,13 @@ mod observed;
 pub(crate) mod outbox;
 pub(crate) mod outputs;
 pub(crate) mod pressure;
+mod reached;
 pub(crate) mod redeliver;
 pub(crate) mod refused;
 pub(crate) mod rehearse;
 mod replay;
 pub(crate) mod rows;
+pub(crate) mod snapshots;
 mod state;
 pub(crate) mod status;
 mod transform;
@@ -55,6 +57,7 @@ use tokio::task::JoinHandle as Task;
 use self::capture::Sources;
 use self::deliver::{Mode, Pump};
 use self::housekeeping::{Folder, Kept};
+use self::snapshots::{Desk, Worker};
 use self::status::Status;
 use self::transform::Transform;
 use crate::config::{Config, SinkConfig, SinkKind};
@@ -130,7 +133,7 @@ impl Pipeline {
             Ok((journal, transform))
         });
         match opened {
-            Ok((journal, transform)) => Self::start_rest(journal, transform, sources, sinks, &config, status),
+            Ok((journal, transform)) => Self::start_rest(journal, transform, (sources, ids), sinks, &config, status),
             Err(error) => {
                 sources.end();
                 Err(error)
@@ -141,7 +144,7 @@ impl Pipeline {
     fn start_rest(
         journal: Journal,
         mut transform: Transform,
-        sources: Sources,
+        (sources, ids): (Sources, Vec<SourceId>),
         sinks: Vec<BuiltSink>,
         config: &Config,
         status: Arc<Status>,
@@ -165,6 +168,12 @@ impl Pipeline {
                 retry_for,
             };
             threads.push(pump.start(&name)?);
+        }
+        for sink in &status.sinks {
+            let Some(desk) = sink.snapshots.get().map(Arc::clone) else { continue };
+            let (log, store, sources) = (log.clone(), store.clone(), ids.clone());
+            let worker = Worker { desk, log, store, sources, status: Arc::clone(&status), mode: mode.subscribe() };
+            threads.push(worker.start(&sink.name)?);
         }
         let stop_transform = StopSignal::default();
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
@@ -263,7 +272,12 @@ fn build_sink(sink: SinkConfig, status: &Status) -> Result<BuiltSink, PipelineEr
             count(sink.stats());
             Box::new(sink) as _
         }),
-        SinkKind::Lake(config) => LakeSink::new(*config).map(|sink| Box::new(sink) as _),
+        SinkKind::Lake(config) => LakeSink::new((*config).clone()).map(|lake| {
+            for known in status.sinks.iter().filter(|known| known.name == sink.name) {
+                let _ = known.snapshots.set(Arc::new(Desk::new(&config, lake.snapshots())));
+            }
+            Box::new(lake) as _
+        }),
         SinkKind::Discard => Ok(Box::new(Discard)),
     };
     match built {

@@ -18,6 +18,7 @@ use super::held::Held;
 use super::lag::{Lag, OnTheWay};
 use super::pressure::Pressure;
 use super::refused::Refused;
+use super::snapshots::Desk;
 
 /// Why a part has stopped for good, if it has.
 #[derive(Debug, Default)]
@@ -141,6 +142,8 @@ pub(crate) struct SinkStatus {
     pub(crate) letters: OnceLock<Arc<Refused>>,
     /// What a sink counts that asks over HTTP.
     pub(crate) planning: OnceLock<Arc<PlanningStats>>,
+    /// Where snapshots are ordered, of a lake.
+    pub(crate) snapshots: OnceLock<Arc<Desk>>,
     pub(crate) writes: AtomicU64,
     pub(crate) retries: AtomicU64,
     /// Orders of what is to be sent beside the deltas that are not carried out.
@@ -212,6 +215,7 @@ impl Status {
             refused: AtomicU64::new(0),
             letters: OnceLock::new(),
             planning: OnceLock::new(),
+            snapshots: OnceLock::new(),
             writes: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             loads: AtomicU64::new(0),

@@ -54,5 +54,5 @@ pub use finding::{Finding, Remedy, Severity};
 pub use guard::{guard, reads_slot};
 pub use lsn::{Lsn, LsnError};
 pub use pattern::{PatternError, Prefixes, TablePatterns};
-pub use position::begin_again;
+pub use position::{begin_again, end_of};
 pub use session::run;

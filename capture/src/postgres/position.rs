@@ -74,6 +74,12 @@ pub fn begin_again(position: &Position) -> Result<Position, String> {
     Ok(PgPosition { cut: None, copy: Some(Ledger::anew()), ..held }.encode())
 }
 
+/// Where in the server's log a position is: the end of the last whole transaction; none of a position of another kind of source.
+#[must_use]
+pub fn end_of(position: &Position) -> Option<Lsn> {
+    PgPosition::decode(position).ok().map(|position| position.end)
+}
+
 impl PgPosition {
     /// True where it lies between transactions and the tables are whole.
     pub(crate) fn is_whole(&self) -> bool {

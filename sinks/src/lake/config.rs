@@ -25,6 +25,10 @@ pub struct LakeConfig {
     pub flush_every: Duration,
     /// Rows that end the wait early.
     pub flush_rows: usize,
+    /// How often a snapshot without a tag is taken; never where it is not set.
+    pub snapshot_every: Option<Duration>,
+    /// How long those are kept; the last one stays in any case.
+    pub snapshot_retention: Duration,
     /// How large files and buffers may grow.
     pub limits: LakeLimits,
     /// How the store of the URL is reached.
@@ -36,6 +40,8 @@ impl LakeConfig {
     pub const FLUSH_EVERY: Duration = Duration::from_secs(10);
     /// 500,000 rows: a larger flush gains nothing, as its cost per row is already that of Parquet itself.
     pub const FLUSH_ROWS: usize = 500_000;
+    /// 30 days: four planning cycles of a week, and somebody's holiday.
+    pub const SNAPSHOT_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
     /// A lake of every entity with the default settings.
     #[must_use]
@@ -47,6 +53,8 @@ impl LakeConfig {
             entities: EntityPatterns::all(),
             flush_every: Self::FLUSH_EVERY,
             flush_rows: Self::FLUSH_ROWS,
+            snapshot_every: None,
+            snapshot_retention: Self::SNAPSHOT_RETENTION,
             limits: LakeLimits::default(),
             store: StoreOptions::default(),
         }

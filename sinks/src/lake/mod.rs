@@ -3,6 +3,7 @@
 //! ```text
 //! <url>/current/<entity>     one row per key: a tree whose leaves are Parquet files          leaf, merge
 //! <url>/history/<entity>     every version, appended                                         history
+//! <url>/snapshots/<entity>   copies of the current tables of one cut, plain Parquet          snapshots
 //! <url>/_syncline/cut.json   the versions of all tables that belong together, and the offset  cut
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! Another writer may commit to the tables (a compaction, a repair): its commit is never overwritten, its files are
 //! merged correctly. A change that we cannot honour, such as a higher protocol, stops the sink with a remedy.
 
+mod catalog;
 mod cloud;
 mod columns;
 mod config;
@@ -34,6 +36,7 @@ mod reader;
 mod remote;
 mod runs;
 mod shape;
+mod snapshots;
 mod stats;
 pub(crate) mod store;
 mod table;
@@ -44,10 +47,12 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use syncline_schemas::ident::LogOffset;
 
+pub use self::catalog::{Catalog, CutFacts, SnapshotFacts, TableFacts};
 pub use self::config::{LakeConfig, LakeLimits, StoreOptions};
 use self::cut::Cut;
 use self::flush::Tables;
 use self::shape::{Kind, Shape};
+pub use self::snapshots::{File, Manifest, Order, Part, Reached, Snapshots, Sources};
 use self::store::Place;
 use self::table::{ANOTHER_FOLDER, Table};
 use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
@@ -96,6 +101,12 @@ impl LakeSink {
             ready: false,
             writing: false,
         })
+    }
+
+    /// The lake's snapshots, which are taken beside the flushes: vacuums of this sink wait for them.
+    #[must_use]
+    pub fn snapshots(&self) -> Snapshots {
+        Snapshots::beside(self.config.clone(), self.place.clone())
     }
 
     /// Tries that the store can be read and written, and that it keeps two writers apart.

@@ -1,12 +1,14 @@
 //! The place of a lake: one object store for all its tables, opened by URL and tried before it is trusted.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use tokio::sync::RwLock;
 use tracing::info;
 use url::Url;
 use uuid::Uuid;
@@ -17,12 +19,16 @@ use super::remote::Remote;
 use super::{cloud, fault};
 use crate::SinkError;
 
-/// An opened lake.
+/// Held for reading by whoever reads files that a newer version may have replaced, and for writing by who removes those.
+pub(super) type Readers = Arc<RwLock<()>>;
+
+/// An opened lake; clones are the same lake.
 #[derive(Clone)]
 pub(crate) struct Place {
     url: Url,
     root: Arc<dyn ObjectStore>,
     folder: Path,
+    readers: Readers,
 }
 
 impl fmt::Debug for Place {
@@ -60,7 +66,7 @@ impl Place {
             _ => Arc::new(Remote::new(cloud::open(&url, options)?)),
         };
         let folder = Path::from_url_path(url.path()).map_err(|error| setting(format!("{url}: {error}")))?;
-        Ok(Self { url, root, folder })
+        Ok(Self { url, root, folder, readers: Readers::default() })
     }
 
     /// The lake's URL, for messages.
@@ -78,7 +84,12 @@ impl Place {
         self.below("")
     }
 
-    fn below(&self, path: &str) -> Arc<dyn ObjectStore> {
+    pub(super) fn readers(&self) -> Readers {
+        Arc::clone(&self.readers)
+    }
+
+    /// The files below a path.
+    pub(super) fn below(&self, path: &str) -> Arc<dyn ObjectStore> {
         let folder = path.split('/').filter(|part| !part.is_empty()).fold(self.folder.clone(), Path::join);
         Arc::new(PrefixStore::new(Arc::clone(&self.root), folder))
     }
@@ -95,13 +106,24 @@ impl Place {
 
     /// Removes what earlier processes left half written in a local folder. A bucket has a lifecycle rule for that.
     pub(crate) async fn sweep(&self) {
-        let folder = (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten();
-        if let Some(folder) = folder {
+        if let Some(folder) = self.local() {
             let files = durable::sweep(folder).await;
             if files > 0 {
                 info!(lake = %self.url, files, "removed half-written files of an earlier crash");
             }
         }
+    }
+
+    /// The folder of a lake that is one.
+    fn local(&self) -> Option<PathBuf> {
+        if self.url.scheme() == "file" { self.url.to_file_path().ok() } else { None }
+    }
+
+    /// Removes a local folder that is empty; a bucket has none. One that is not, or cannot be removed, does no harm.
+    pub(super) async fn remove_empty(&self, folder: &Path) {
+        let Some(root) = self.local() else { return };
+        let folder = root.join(folder.as_ref());
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir(folder)).await;
     }
 
     /// Tries what exactly-once stands on: of two puts that must create one name, the second has to fail.
@@ -213,7 +235,7 @@ mod tests {
 
     fn place(scheme: &str, root: Arc<dyn ObjectStore>) -> Place {
         let url = Url::parse(&format!("{scheme}://bucket/lake/")).expect("a URL");
-        Place { url, root, folder: Path::from("lake") }
+        Place { url, root, folder: Path::from("lake"), readers: Readers::default() }
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::datafile::KeyRange;
 use super::shape::Shape;
-use super::store::Place;
+use super::store::{Place, Readers};
 use super::{columns, fault};
 use crate::SinkError;
 
@@ -77,6 +77,7 @@ pub(super) struct Table {
     pub(super) epoch: u32,
     epoch_id: String,
     log: LogStoreRef,
+    readers: Readers,
     /// True after a table was found there.
     exists: bool,
     snapshot: Option<Snapshot>,
@@ -90,6 +91,7 @@ impl Table {
         Self {
             url: place.url_of(&path).to_string(),
             log: place.log_store(&path),
+            readers: place.readers(),
             shape,
             app_id: format!("syncline-{pipeline}"),
             epoch: 0,
@@ -127,9 +129,14 @@ impl Table {
     }
 
     /// Loads the newest snapshot; false where there is no table.
+    pub(super) async fn load(&mut self) -> Result<bool, SinkError> {
+        self.load_at(None).await
+    }
+
+    /// Loads the snapshot of a version, or the newest one; false where there is no table.
     ///
     /// Whether there is one is asked before it is loaded for the first time: the library logs an error where there is none.
-    pub(super) async fn load(&mut self) -> Result<bool, SinkError> {
+    pub(super) async fn load_at(&mut self, version: Option<u64>) -> Result<bool, SinkError> {
         if !self.exists {
             let exists = self.log.is_delta_table_location().await;
             self.exists = exists.map_err(|error| fault::delta(&self.url, "look for the table", &error))?;
@@ -138,7 +145,11 @@ impl Table {
             }
         }
         let mut table = DeltaTable::new(Arc::clone(&self.log));
-        if let Err(error) = table.load().await {
+        let loaded = match version {
+            None => table.load().await,
+            Some(version) => table.load_version(version).await,
+        };
+        if let Err(error) = loaded {
             self.exists = !matches!(self.log.is_delta_table_location().await, Ok(false));
             return if self.exists { Err(fault::delta(&self.url, "open the table", &error)) } else { Ok(false) };
         }
@@ -325,8 +336,14 @@ impl Table {
         }
     }
 
-    /// Removes files that no recent snapshot refers to. A failure costs space only and the next vacuum repeats it.
+    /// Removes files that no recent snapshot refers to. A failure costs space only and the next vacuum repeats it, and so
+    /// does one that is put off because files of an older version are being read.
     pub(super) async fn vacuum(&mut self) {
+        let readers = Arc::clone(&self.readers);
+        let Ok(_nobody_reads) = readers.try_write() else {
+            info!(table = %self.url, "a snapshot is being taken, the next vacuum repeats this one");
+            return;
+        };
         let Some(Snapshot { state, .. }) = self.snapshot.take() else { return };
         let mut table = DeltaTable::new(Arc::clone(&self.log));
         table.state = Some(state);

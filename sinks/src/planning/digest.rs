@@ -11,9 +11,8 @@
 use std::borrow::Cow;
 use std::ops::AddAssign;
 
-use arrow::array::RecordBatch;
+use arrow::array::ArrayRef;
 use serde_json::Value;
-use syncline_schemas::delta::SYSTEM_COLUMNS;
 use syncline_schemas::entity::{Entity, Field, FieldType};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -58,7 +57,7 @@ fn put(text: Option<&[u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Hashes the rows of a batch that has the entity's columns.
+/// Hashes the rows of columns that begin with the entity's fields, in their order.
 pub(crate) struct Hasher<'a> {
     columns: Vec<JsonColumn<'a>>,
     text: Vec<u8>,
@@ -68,8 +67,8 @@ pub(crate) struct Hasher<'a> {
 impl<'a> Hasher<'a> {
     /// # Errors
     /// [`SinkError::Shape`] for a field of a type that JSON has no form for.
-    pub(crate) fn new(entity: &Entity, rows: &'a RecordBatch) -> Result<Self, SinkError> {
-        let columns = entity.fields.iter().zip(&rows.columns()[SYSTEM_COLUMNS..]).filter(|(field, _)| !field.stamp);
+    pub(crate) fn new(entity: &Entity, fields: &'a [ArrayRef]) -> Result<Self, SinkError> {
+        let columns = entity.fields.iter().zip(fields).filter(|(field, _)| !field.stamp);
         let columns = columns.map(|(field, column)| {
             JsonColumn::resolve(column).ok_or_else(|| SinkError::Shape {
                 entity: entity.name.clone(),
@@ -143,6 +142,7 @@ fn with_micros(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use syncline_schemas::delta::SYSTEM_COLUMNS;
     use syncline_schemas::entity;
 
     use super::*;
@@ -152,7 +152,7 @@ mod tests {
     fn both_sides_compute_the_same_of_a_row_however_its_numbers_are_written() {
         let entity = entity::get("inventory_balance").expect("canonical");
         let rows = two_rows(entity);
-        let ours = Hasher::new(entity, &rows).expect("hashes").hash(0);
+        let ours = Hasher::new(entity, &rows.columns()[SYSTEM_COLUMNS..]).expect("hashes").hash(0);
         let key: Vec<Value> =
             entity.fields[..entity.key_len()].iter().map(|field| Value::from(format!("<{}>", field.name))).collect();
         for (on_hand, as_of) in [("110.5", "2026-05-26T10:00:01.12Z"), ("0110.500000000", "whenever")] {

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
-use syncline_schemas::delta::{KEEP, UPSERT};
+use syncline_schemas::delta::{KEEP, SYSTEM_COLUMNS, UPSERT};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
 use uuid::Uuid;
@@ -305,7 +305,7 @@ impl Snapshot<'_> {
         alone: &mut Vec<usize>,
     ) -> Result<Sent, Stop> {
         let records = RecordWriter::new(self.flow.entity, page)?;
-        let mut hasher = Hasher::new(self.flow.entity, page)?;
+        let mut hasher = Hasher::new(self.flow.entity, &page.columns()[SYSTEM_COLUMNS..])?;
         let ops = page.column(0).as_primitive::<UInt8Type>();
         let rows = row_refs(page);
         let (mut rest, mut most, mut sent) = (rows.as_slice(), usize::MAX, Sent::default());

@@ -34,7 +34,7 @@ def described(table):
         {name: values[i] for name, values in columns.items() if values[i] is not None}
         for i in range(table.num_rows)
     ]
-    return sorted(rows, key=lambda row: row["_version"])
+    return sorted(rows, key=lambda row: row.get("_version", ""))
 
 
 def same(reader, path, found, wanted):
@@ -89,4 +89,5 @@ def main():
     os._exit(0)
 
 
-main()
+if __name__ == "__main__":
+    main()

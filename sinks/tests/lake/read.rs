@@ -32,7 +32,7 @@ async fn rows(lake: &Url, path: &str) -> Vec<Row> {
     rows_of(path, files(lake, path).await)
 }
 
-fn rows_of(path: &str, files: BTreeSet<String>) -> Vec<Row> {
+pub(crate) fn rows_of(path: &str, files: BTreeSet<String>) -> Vec<Row> {
     let mut rows = Vec::new();
     for file in files {
         let file = File::open(&file).unwrap_or_else(|error| panic!("{path} names {file}: {error}"));

@@ -43,7 +43,7 @@ async fn killed_and_read_back(kind: Kind, seed: u64) {
         }
     }
     sink.write(Span { after: done, upto: model.last() }, &model).await.expect("write");
-    python::compare(url.as_str(), &model, false, server.readers());
+    python::compare(url.as_str(), &model, false, &server.readers());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +99,7 @@ async fn a_commit_whose_reply_is_lost_is_known_for_our_own_and_not_written_twice
         }
         println!("{} replies lost", proxy.lost());
         assert!(proxy.lost() > 5, "{} replies lost", proxy.lost());
-        python::compare(url.as_str(), &model, false, server.readers());
+        python::compare(url.as_str(), &model, false, &server.readers());
     }
 }
 
@@ -158,7 +158,7 @@ async fn a_sas_token_opens_the_lake_that_a_key_filled_under_both_forms_of_its_ur
     model.upserts("item", 20..90);
     sink.write(Span { after, upto: model.last() }, &model).await.expect("write");
     drop(sink);
-    python::compare("az://lake/shared", &model, false, server.readers());
+    python::compare("az://lake/shared", &model, false, &server.readers());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
