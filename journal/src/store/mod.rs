@@ -54,6 +54,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// Cursor that says which generation counts.
 const GENERATION: &str = "generation";
 
+/// A cursor that there never is.
+const NOBODY: [u8; 1] = [0];
+
 /// The open store, in one generation; clones are the same store.
 #[derive(Clone)]
 pub struct Store {
@@ -254,7 +257,14 @@ impl Store {
             self.inner.database.persist(PersistMode::Buffer).map_err(|error| self.failed(error))?;
             std::thread::sleep(POLL);
         }
-        keyspace.major_compact().map_err(|error| self.failed(error))
+        // The first finds out which values nobody names any more, the second removes the files that hold no others.
+        keyspace.major_compact().and_then(|()| keyspace.major_compact()).map_err(|error| self.failed(error))?;
+        // Files go when some buffer is closed after a later commit: one that changes nothing, as nobody has that name.
+        let mut commit = Commit::new();
+        commit.delete(Space::Cursors, NOBODY);
+        self.commit(commit, Durability::Buffered)?;
+        let _closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.space(Space::Cursors).rotate_memtable().map(drop).map_err(|error| self.failed(error))
     }
 
     /// Bytes of all its files.

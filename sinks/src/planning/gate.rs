@@ -193,7 +193,7 @@ impl Gate {
 
     /// A critical request only waits for its target, for as long as the answer lives.
     pub(super) fn asleep(&self) -> During<'_> {
-        self.during(Shares::sleep, Shares::wake)
+        self.during(Shares::pause, Shares::resume)
     }
 
     /// Who waits at the gate looks again at both ends, as who may go depends on it.

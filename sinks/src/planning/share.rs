@@ -99,12 +99,12 @@ impl Shares {
     }
 
     /// A critical request waits for its target.
-    pub(super) const fn sleep(&mut self) {
+    pub(super) const fn pause(&mut self) {
         self.asleep += 1;
     }
 
     /// It goes on.
-    pub(super) const fn wake(&mut self) {
+    pub(super) const fn resume(&mut self) {
         self.asleep -= 1;
     }
 
@@ -142,9 +142,9 @@ mod tests {
         shares.go(CRITICAL, room(1));
         assert!(shares.may_go(OTHER, room(1)), "it is under way");
         shares.end(CRITICAL);
-        shares.sleep();
+        shares.pause();
         assert!(shares.may_go(OTHER, room(1)), "it waits for its target");
-        shares.wake();
+        shares.resume();
         assert!(!shares.may_go(OTHER, room(1)));
         shares.end_lane();
         assert!(shares.may_go(OTHER, room(1)));
