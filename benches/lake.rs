@@ -8,6 +8,8 @@
 //!
 //! The tables lie in a temporary folder; TMPDIR chooses the disk.
 
+#![allow(unused_imports, reason = "a part of the daemon is compiled here, its tests without what marks them")]
+
 #[path = "../src/usage.rs"]
 mod usage;
 

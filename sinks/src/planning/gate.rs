@@ -214,10 +214,13 @@ impl Gate {
     }
 }
 
+/// What is to be done at the end of something.
+type End = Box<dyn FnOnce(&mut Shares) + Send>;
+
 /// Something that counts for as long as this lives.
 pub(super) struct During<'g> {
     gate: &'g Gate,
-    end: Option<Box<dyn FnOnce(&mut Shares) + Send>>,
+    end: Option<End>,
 }
 
 impl Drop for During<'_> {
