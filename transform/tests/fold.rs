@@ -25,8 +25,6 @@ mod joins;
 mod memory;
 #[path = "fold/misfits.rs"]
 mod misfits;
-#[path = "fold/multisets.rs"]
-mod multisets;
 #[path = "fold/oracle.rs"]
 mod oracle;
 #[path = "fold/outbox.rs"]

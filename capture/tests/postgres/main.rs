@@ -16,7 +16,6 @@ mod log;
 mod matrix;
 mod messages;
 mod model;
-mod multisets;
 mod network;
 mod partitions;
 mod refusals;

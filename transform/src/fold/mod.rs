@@ -39,7 +39,6 @@ mod join;
 mod joined;
 mod logic;
 mod misfit;
-mod multiset;
 mod outlook;
 mod overlay;
 mod plain;
