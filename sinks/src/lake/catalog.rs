@@ -1,15 +1,16 @@
 //! What there is in a lake, for people: tables with their sizes, the cut, the snapshots.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use syncline_schemas::entity;
 
 use super::cut::Cut;
-use super::shape::{Kind, Shape};
+use super::hidden::Hidden;
+use super::shape::Shape;
 use super::snapshots::{Manifest, all_snapshots};
 use super::store::Place;
 use super::table::Table;
@@ -91,12 +92,12 @@ impl From<Manifest> for SnapshotFacts {
 }
 
 /// Looks at a lake.
-pub(super) async fn read(place: &Place) -> Result<Catalog, SinkError> {
+pub(super) async fn read(place: &Place, hidden: &Arc<Hidden>) -> Result<Catalog, SinkError> {
     let cut = Cut::read(place).await?;
     let mut tables = BTreeMap::new();
     if let Some(cut) = &cut {
         let looks: Vec<BoxFuture<'_, Result<(String, TableFacts), SinkError>>> =
-            cut.tables.iter().map(|(path, version)| table(place, cut, path, *version).boxed()).collect();
+            cut.tables.iter().map(|(path, version)| table((place, hidden), cut, path, *version).boxed()).collect();
         let looked = futures::stream::iter(looks).buffer_unordered(READ_AT_ONCE);
         tables = looked.try_collect().await?;
     }
@@ -105,15 +106,18 @@ pub(super) async fn read(place: &Place) -> Result<Catalog, SinkError> {
     Ok(Catalog { url: place.target().to_owned(), cut, tables, snapshots })
 }
 
-async fn table(place: &Place, cut: &Cut, path: &str, version: u64) -> Result<(String, TableFacts), SinkError> {
-    let known = |kind: Kind, prefix: &str| Some((entity::get(path.strip_prefix(prefix)?)?, kind));
-    let found = known(Kind::Current, "current/").or_else(|| known(Kind::History, "history/"));
-    let (entity, kind) = found.ok_or_else(|| SinkError::Refused {
+async fn table(
+    (place, hidden): (&Place, &Arc<Hidden>),
+    cut: &Cut,
+    path: &str,
+    version: u64,
+) -> Result<(String, TableFacts), SinkError> {
+    let shape = Shape::of_path(path, hidden).ok_or_else(|| SinkError::Refused {
         target: place.url_of(path).to_string(),
         reason: "it is a table of no entity of this release".to_owned(),
         remedy: "ask with the release that wrote it".to_owned(),
     })?;
-    let mut table = Table::new(place, Shape::new(entity, kind), &cut.pipeline);
+    let mut table = Table::new(place, shape, &cut.pipeline);
     table.epoch = cut.epoch;
     if !table.load().await? {
         return Err(SinkError::Refused {

@@ -1,11 +1,13 @@
 //! What an operator sets for a lake.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_schemas::secret::Secret;
 use url::Url;
 
+use super::hidden::Hidden;
 use super::store::Place;
 use crate::{EntityPatterns, SinkError};
 
@@ -29,6 +31,8 @@ pub struct LakeConfig {
     pub snapshot_every: Option<Duration>,
     /// How long those are kept; the last one stays in any case.
     pub snapshot_retention: Duration,
+    /// What its readers must not see.
+    pub hidden: Arc<Hidden>,
     /// How large files and buffers may grow.
     pub limits: LakeLimits,
     /// How the store of the URL is reached.
@@ -55,6 +59,7 @@ impl LakeConfig {
             flush_rows: Self::FLUSH_ROWS,
             snapshot_every: None,
             snapshot_retention: Self::SNAPSHOT_RETENTION,
+            hidden: Arc::default(),
             limits: LakeLimits::default(),
             store: StoreOptions::default(),
         }

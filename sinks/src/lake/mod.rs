@@ -29,6 +29,7 @@ mod datafile;
 mod durable;
 pub(crate) mod fault;
 mod flush;
+mod hidden;
 mod history;
 mod leaf;
 mod merge;
@@ -40,6 +41,7 @@ mod snapshots;
 mod stats;
 pub(crate) mod store;
 mod table;
+mod view;
 
 use std::collections::BTreeMap;
 
@@ -51,10 +53,12 @@ pub use self::catalog::{Catalog, CutFacts, SnapshotFacts, TableFacts};
 pub use self::config::{LakeConfig, LakeLimits, StoreOptions};
 use self::cut::Cut;
 use self::flush::Tables;
+pub use self::hidden::Hidden;
 use self::shape::{Kind, Shape};
 pub use self::snapshots::{File, Manifest, Order, Part, Reached, Snapshots, Sources};
 use self::store::Place;
 use self::table::{ANOTHER_FOLDER, Table};
+pub use self::view::{FileView, TableView, View};
 use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 
 /// How often a flush starts over because of other writers before the pump is told to wait.
@@ -88,7 +92,8 @@ impl LakeSink {
         config.limits.check()?;
         let place = Place::open(&config.url, &config.store)?;
         let tables = Tables::new(config.entities.entities().flat_map(|entity| {
-            [Kind::Current, Kind::History].map(|kind| Table::new(&place, Shape::new(entity, kind), &config.pipeline))
+            [Kind::Current, Kind::History]
+                .map(|kind| Table::new(&place, Shape::new(entity, kind, &config.hidden), &config.pipeline))
         }));
         Ok(Self {
             config,
