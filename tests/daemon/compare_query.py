@@ -29,7 +29,7 @@ def text(value):
 
 def like(told, wanted):
     """A value of a text format as the type of the one that is wanted."""
-    if told is None or told == "" or wanted is None:
+    if not isinstance(told, (str, int, decimal.Decimal)) or told == "" or wanted is None:
         return told
     if isinstance(wanted, decimal.Decimal):
         return decimal.Decimal(told)

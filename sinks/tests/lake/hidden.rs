@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use syncline_schemas::secret::Secret;
 use syncline_sinks::lake::{Hidden, LakeConfig, LakeSink, Order, Snapshots};
@@ -37,7 +38,10 @@ async fn no_file_of_a_lake_holds_what_is_hidden_and_masks_tell_equal_values() {
     (0..10).for_each(|_| model.entry(&mut random, 60));
     write_all(&mut LakeSink::new(config.clone()).expect("opens"), &model).await;
     let snapshots = Snapshots::new(config.clone()).expect("opens");
-    let manifest = snapshots.take(&Order::tagged("kept", None), &|_, _| Ok(BTreeMap::new())).await.expect("taken");
+    let manifest = snapshots
+        .take(&Order::tagged("kept", None), SystemTime::now(), &|_, _| Ok(BTreeMap::new()))
+        .await
+        .expect("taken");
     assert_eq!(manifest.entities["item"].rows, model.current_at("item", model.last()).len() as u64);
 
     let plain: BTreeMap<&str, &Row> = model.history["item"].iter().map(|row| (row["_version"].as_str(), row)).collect();
