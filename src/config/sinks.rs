@@ -267,6 +267,7 @@ fn lake(
     if snapshot_retention.is_some() && snapshot_every.is_none() {
         section.fault_of("snapshot_retention", faults, "needs snapshot_every; snapshots with a tag stay");
     }
+    let operations_every = section.duration("operations_every", faults);
     let hidden = hidden(section, folder, faults);
     let store = store(section, folder, faults);
     let is_whole = faults.0.len() == known;
@@ -276,6 +277,7 @@ fn lake(
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
     config.snapshot_every = snapshot_every;
     config.snapshot_retention = snapshot_retention.unwrap_or(config.snapshot_retention);
+    config.operations_every = operations_every.unwrap_or(config.operations_every);
     config.hidden = Arc::new(hidden);
     config.store = store;
     // As with planning: what the sink would refuse at its start. Without a setting that has a fault it may refuse others.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::demo::erp::Scale;
 use super::lake::compare_python;
-use super::world::World;
+use super::world::{World, eventually};
 
 const NAME: &str = "SELECT name FROM location ORDER BY company_id, location_id";
 
@@ -104,5 +104,33 @@ async fn what_is_no_question_changes_nothing_and_says_what_is_wrong() {
     ] {
         world.assert_refused(arguments, wanted).await;
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_daemon_met_can_be_charted_from_the_lake_alone() {
+    let world = World::new(Scale::SHOP, &[]).await;
+    world.reconfigure("flush_every = \"5s\"\n", "flush_every = \"1s\"\noperations_every = \"1s\"\n");
+    let daemon = world.daemon();
+    let holds = async |sql: &str| {
+        let output = world.command(&["query", "--format", "json", sql]).await;
+        let rows: Option<Vec<Value>> = serde_json::from_slice(&output.stdout).ok();
+        rows.is_some_and(|rows| rows[0]["holds"] == true)
+    };
+    let looks = "SELECT count(DISTINCT observed_at) > 2 AND count(DISTINCT name) = 3 AS holds FROM operations.lag \
+                 WHERE part = 'sink' AND behind_entries = 0 OR part = 'source' AND state = 'streaming' AND p99_us IS NOT NULL";
+    eventually("every part is seen more than twice", || holds(looks)).await;
+    let none = "SELECT count(*) = 0 AS holds FROM operations.exceptions";
+    // While the tables are copied, rows may wait for their masters.
+    eventually("an empty list is written as well", || holds(none)).await;
+    world.execute(super::held::LINE).await;
+    let line = "SELECT count(*) = 1 AND min(rule) = 'DQ_REF_SALES_ORDER' AND min(key) LIKE '%5000000001%' \
+                AND min(first_at) <= min(observed_at) AS holds FROM operations.exceptions";
+    eventually("the held line is listed", || holds(line)).await;
+    world.execute("DELETE FROM meridian.ord_pos WHERE ord_no = '5000000001'").await;
+    eventually("it is listed no more", || holds(none)).await;
+    daemon.stop().await.expect("the daemon stops");
+    let empty = ask(&world, &["SELECT count(*) AS n FROM operations.dead_letters"]).await;
+    assert_eq!(empty[0]["n"], 0);
     world.end().await;
 }

@@ -4,6 +4,7 @@
 //! <url>/current/<entity>     one row per key: a tree whose leaves are Parquet files          leaf, merge
 //! <url>/history/<entity>     every version, appended                                         history
 //! <url>/snapshots/<entity>   copies of the current tables of one cut, plain Parquet          snapshots
+//! <url>/operations/<name>     what the daemon did and met, for charts                         operations
 //! <url>/_syncline/cut.json   the versions of all tables that belong together, and the offset  cut
 //! ```
 //!
@@ -33,6 +34,7 @@ mod hidden;
 mod history;
 mod leaf;
 mod merge;
+mod operations;
 mod reader;
 mod remote;
 mod runs;
@@ -54,6 +56,7 @@ pub use self::config::{LakeConfig, LakeLimits, StoreOptions};
 use self::cut::Cut;
 use self::flush::Tables;
 pub use self::hidden::Hidden;
+pub use self::operations::{Operations, OperationsTable};
 use self::shape::{Kind, Shape};
 pub use self::snapshots::{File, Manifest, Order, Part, Reached, Snapshots, Sources};
 use self::store::Place;
@@ -112,6 +115,12 @@ impl LakeSink {
     #[must_use]
     pub fn snapshots(&self) -> Snapshots {
         Snapshots::beside(self.config.clone(), self.place.clone())
+    }
+
+    /// Where what the daemon meets is written down beside the data.
+    #[must_use]
+    pub fn operations(&self) -> Operations {
+        Operations::beside(&self.config, self.place.clone())
     }
 
     /// Tries that the store can be read and written, and that it keeps two writers apart.

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Current,
     /// Every version ever.
     History,
+    /// What the daemon met, of no entity.
+    Operations,
 }
 
 /// Columns after the fields: name here, name in a delta.
@@ -86,6 +88,7 @@ impl Shape {
         let lineage: &[(&str, &str)] = match kind {
             Kind::Current => &CURRENT,
             Kind::History => &HISTORY,
+            Kind::Operations => &[],
         };
         for (name, from) in lineage {
             let source = delta::system_fields()
@@ -111,6 +114,20 @@ impl Shape {
         }
     }
 
+    /// Columns that are of no entity and come as they are.
+    pub(super) fn operations(name: &str, schema: &SchemaRef) -> Self {
+        Self {
+            entity: name.to_owned(),
+            kind: Kind::Operations,
+            schema: Arc::clone(schema),
+            key_len: 0,
+            hidden_mark: None,
+            hidden: Arc::default(),
+            delta_schema: Arc::clone(schema),
+            sources: Vec::new(),
+        }
+    }
+
     /// The table of a path below the lake; none where no entity has it.
     pub(super) fn of_path(path: &str, hidden: &Arc<Hidden>) -> Option<Self> {
         let of = |kind: Kind, name: &str| Some(Self::new(entity::get(name)?, kind, hidden));
@@ -127,6 +144,7 @@ impl Shape {
         match self.kind {
             Kind::Current => format!("current/{}", self.entity),
             Kind::History => format!("history/{}", self.entity),
+            Kind::Operations => format!("operations/{}", self.entity),
         }
     }
 

@@ -15,7 +15,7 @@ use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, Trans
 use deltalake_core::kernel::{Action, Remove, Transaction};
 use deltalake_core::logstore::LogStoreRef;
 use deltalake_core::operations::vacuum::VacuumMode;
-use deltalake_core::protocol::{DeltaOperation, OutputMode};
+use deltalake_core::protocol::{DeltaOperation, OutputMode, SaveMode};
 use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
 use object_store::ObjectStore;
@@ -345,6 +345,12 @@ impl Table {
     /// Puts a rewritten file in the place of others with the same rows.
     pub(super) async fn replace(&mut self, actions: Vec<Action>, target_size: i64) -> Result<Committed, SinkError> {
         self.commit_operation(actions, DeltaOperation::Optimize { predicate: None, target_size }).await
+    }
+
+    /// Puts other rows in the place of some.
+    pub(super) async fn overwrite(&mut self, actions: Vec<Action>) -> Result<Committed, SinkError> {
+        let operation = DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None };
+        self.commit_operation(actions, operation).await
     }
 
     async fn commit_operation(

@@ -14,6 +14,7 @@ use syncline_schemas::entity;
 use super::config::LakeConfig;
 use super::cut::Cut;
 use super::hidden::Hidden;
+use super::operations::OperationsTable;
 use super::shape::{Kind, Shape};
 use super::snapshots::{Manifest, snapshot_named};
 use super::store::Place;
@@ -101,17 +102,16 @@ impl View {
         let mut table = Table::new(&self.place, shape, &self.pipeline);
         table.epoch = self.epoch;
         table.load_cut(*version).await?;
-        let files = table.files()?.into_iter().map(|file| {
-            let path = format!("{path}/{}", file.path);
-            let path = Path::parse(&path).map_err(|error| SinkError::Refused {
-                target: table.url.clone(),
-                reason: format!("{:?} is no path: {error}", file.path),
-                remedy: "remove the file from the table".to_owned(),
-            })?;
-            Ok(FileView { path, size: file.size, rows: file.rows })
-        });
-        let files = files.collect::<Result<_, SinkError>>()?;
-        Ok(Some(TableView { schema: Arc::clone(&table.shape.schema), key_len: table.shape.key_len, files }))
+        view(&table).map(Some)
+    }
+
+    /// What the daemon did and met, as of the last look; none where it was never written.
+    ///
+    /// # Errors
+    /// As [`View::table`].
+    pub async fn operations(&self, which: OperationsTable) -> Result<Option<TableView>, SinkError> {
+        let mut table = Table::new(&self.place, which.shape(), &self.pipeline);
+        if table.load().await? { view(&table).map(Some) } else { Ok(None) }
     }
 
     /// A snapshot by its tag, or by the time that its folders are called by.
@@ -143,4 +143,18 @@ impl View {
         let Shape { schema, key_len, .. } = Shape::new(known, Kind::Current, &self.hidden);
         Ok(Some(TableView { schema, key_len, files }))
     }
+}
+
+fn view(table: &Table) -> Result<TableView, SinkError> {
+    let below = table.shape.path();
+    let files = table.files()?.into_iter().map(|file| {
+        let path = Path::parse(format!("{below}/{}", file.path)).map_err(|error| SinkError::Refused {
+            target: table.url.clone(),
+            reason: format!("{:?} is no path: {error}", file.path),
+            remedy: "remove the file from the table".to_owned(),
+        })?;
+        Ok(FileView { path, size: file.size, rows: file.rows })
+    });
+    let files = files.collect::<Result<_, SinkError>>()?;
+    Ok(TableView { schema: Arc::clone(&table.shape.schema), key_len: table.shape.key_len, files })
 }

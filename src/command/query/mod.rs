@@ -4,6 +4,7 @@
 //! item, current.item              the rows of the last flush; with --at as of a time, or those of a snapshot
 //! history.item                    every version
 //! snapshots."cycle-31".item       what a snapshot kept
+//! operations.lag                  what the daemon met, as of its last look
 //! ```
 //!
 //! No daemon is needed, and nothing is changed: all tables are read in the versions of one cut, and only what is a question

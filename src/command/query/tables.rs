@@ -9,7 +9,7 @@ use datafusion::catalog::{
 };
 use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::prelude::SessionContext;
-use syncline_sinks::lake::{Manifest, View};
+use syncline_sinks::lake::{Manifest, OperationsTable, View};
 
 use super::scan::LakeTable;
 use crate::command::CommandError;
@@ -19,6 +19,7 @@ pub(super) const LAKE: &str = "lake";
 /// Its schemas, which are the folders of the lake.
 pub(super) const CURRENT: &str = "current";
 const HISTORY: &str = "history";
+const OPERATIONS: &str = "operations";
 /// The catalog of snapshots, with a schema each.
 const SNAPSHOTS: &str = "snapshots";
 const INFORMATION: &str = "information_schema";
@@ -70,6 +71,10 @@ async fn register_one(
         (LAKE, CURRENT, Moment::Snapshot(snapshot)) => copy(view, snapshot, table)?,
         (LAKE, CURRENT, Moment::Time(time)) => as_of(context, view, table, *time).await?,
         (LAKE, CURRENT | HISTORY, _) => view.table(&format!("{schema}/{table}")).await?.map(scanned),
+        (LAKE, OPERATIONS, _) => match OperationsTable::of(table) {
+            Some(which) => view.operations(which).await?.map(scanned),
+            None => None,
+        },
         (SNAPSHOTS, name, _) => {
             let snapshot = view.snapshot(name).await?.ok_or_else(|| no_snapshot(view, name))?;
             copy(view, &snapshot, table)?
