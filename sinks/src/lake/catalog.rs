@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cut::Cut;
 use super::hidden::Hidden;
+use super::operations::OperationsTable;
 use super::shape::Shape;
 use super::snapshots::{Manifest, all_snapshots};
 use super::store::Place;
@@ -48,8 +49,8 @@ pub struct CutFacts {
 pub struct TableFacts {
     /// Its newest version.
     pub version: u64,
-    /// The version of the cut.
-    pub cut: u64,
+    /// The version of the cut; none of a table that is no part of it.
+    pub cut: Option<u64>,
     /// Rows in its files.
     pub rows: u64,
     /// Size of its files.
@@ -100,6 +101,12 @@ pub(super) async fn read(place: &Place, hidden: &Arc<Hidden>) -> Result<Catalog,
             cut.tables.iter().map(|(path, version)| table((place, hidden), cut, path, *version).boxed()).collect();
         let looked = futures::stream::iter(looks).buffer_unordered(READ_AT_ONCE);
         tables = looked.try_collect().await?;
+        for which in OperationsTable::ALL {
+            let mut table = Table::new(place, which.shape(), &cut.pipeline);
+            if table.load().await? {
+                tables.insert(table.shape.path(), facts(&table, None)?);
+            }
+        }
     }
     let snapshots = all_snapshots(place).await?.into_iter().map(SnapshotFacts::from).collect();
     let cut = cut.map(|cut| CutFacts { pipeline: cut.pipeline, offset: cut.offset, at: cut.at });
@@ -126,9 +133,12 @@ async fn table(
             remedy: "restore the table, or delete the whole lake folder and start over".to_owned(),
         });
     }
+    Ok((path.to_owned(), facts(&table, Some(version))?))
+}
+
+fn facts(table: &Table, cut: Option<u64>) -> Result<TableFacts, SinkError> {
     let files = table.files()?;
     let rows = files.iter().filter_map(|file| file.rows).sum::<usize>() as u64;
     let bytes = files.iter().map(|file| file.size).sum();
-    let facts = TableFacts { version: table.version(), cut: version, rows, bytes, files: files.len() as u64 };
-    Ok((path.to_owned(), facts))
+    Ok(TableFacts { version: table.version(), cut, rows, bytes, files: files.len() as u64 })
 }

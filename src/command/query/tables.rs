@@ -47,12 +47,21 @@ pub(super) async fn register(
     if names(INFORMATION) {
         for path in view.tables() {
             if let Some((schema, table)) = path.split_once('/') {
-                register_one(context, view, moment, [LAKE, schema, table]).await?;
+                let found = find(context, view, moment, [LAKE, schema, table]).await?;
+                register_one(context, [LAKE, schema, table], found)?;
             }
+        }
+        for which in OperationsTable::ALL {
+            let found = view.operations(which).await?.map(scanned);
+            register_one(context, [LAKE, OPERATIONS, which.name()], found)?;
         }
     }
     for (catalog, schema, table) in asked.iter().filter(|(_, schema, _)| schema != INFORMATION) {
-        register_one(context, view, moment, [catalog, schema, table]).await?;
+        let found = find(context, view, moment, [catalog, schema, table]).await?;
+        if found.is_none() {
+            return Err(no_table(view, [catalog, schema, table]));
+        }
+        register_one(context, [catalog, schema, table], found)?;
     }
     Ok(())
 }
@@ -61,13 +70,13 @@ fn parts(name: ResolvedTableReference) -> (String, String, String) {
     (name.catalog.to_string(), name.schema.to_string(), name.table.to_string())
 }
 
-async fn register_one(
+async fn find(
     context: &SessionContext,
     view: &View,
     moment: &Moment,
     [catalog, schema, table]: [&str; 3],
-) -> Result<(), CommandError> {
-    let found = match (catalog, schema, moment) {
+) -> Result<Option<Arc<dyn TableProvider>>, CommandError> {
+    Ok(match (catalog, schema, moment) {
         (LAKE, CURRENT, Moment::Snapshot(snapshot)) => copy(view, snapshot, table)?,
         (LAKE, CURRENT, Moment::Time(time)) => as_of(context, view, table, *time).await?,
         (LAKE, CURRENT | HISTORY, _) => view.table(&format!("{schema}/{table}")).await?.map(scanned),
@@ -80,8 +89,15 @@ async fn register_one(
             copy(view, &snapshot, table)?
         }
         _ => None,
-    };
-    let Some(found) = found else { return Err(no_table(view, [catalog, schema, table])) };
+    })
+}
+
+fn register_one(
+    context: &SessionContext,
+    [catalog, schema, table]: [&str; 3],
+    found: Option<Arc<dyn TableProvider>>,
+) -> Result<(), CommandError> {
+    let Some(found) = found else { return Ok(()) };
     let tables = schema_of(context, catalog, schema)?;
     if !tables.table_exist(table) {
         tables.register_table(table.to_owned(), found)?;
