@@ -335,6 +335,9 @@ pub(crate) struct QueryArgs {
     /// Current tables as of a time, as in 2026-05-26T22:00:00Z, or as a snapshot has them.
     #[arg(long, value_name = "TIME|TAG")]
     pub(crate) at: Option<String>,
+    /// What sorts, groups and joins may hold in memory; sorts and groups go to temporary files beyond it.
+    #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    pub(crate) memory: usize,
     /// How the answer looks; as the name of the output ends where it is not given.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<QueryFormat>,

@@ -267,7 +267,7 @@ fn lake(
     if snapshot_retention.is_some() && snapshot_every.is_none() {
         section.fault_of("snapshot_retention", faults, "needs snapshot_every; snapshots with a tag stay");
     }
-    let operations_every = section.duration("operations_every", faults);
+    let operations_every = operations(section, faults);
     let hidden = hidden(section, folder, faults);
     let store = store(section, folder, faults);
     let is_whole = faults.0.len() == known;
@@ -277,7 +277,7 @@ fn lake(
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
     config.snapshot_every = snapshot_every;
     config.snapshot_retention = snapshot_retention.unwrap_or(config.snapshot_retention);
-    config.operations_every = operations_every.unwrap_or(config.operations_every);
+    config.operations_every = operations_every;
     config.hidden = Arc::new(hidden);
     config.store = store;
     // As with planning: what the sink would refuse at its start. Without a setting that has a fault it may refuse others.
@@ -288,6 +288,19 @@ fn lake(
         Err(error) => section.fault(faults, error.to_string()),
     }
     Some(SinkKind::Lake(Box::new(config)))
+}
+
+/// How often what the daemon met is written into a lake; none where it is not to be.
+fn operations(section: &mut Section<'_>, faults: &mut Faults) -> Option<Duration> {
+    let every = section.duration("operations_every", faults);
+    if every.is_some_and(|every| every < Duration::from_secs(1)) {
+        section.fault_of("operations_every", faults, "is less than a second; each time is a commit");
+    }
+    let wanted = section.flag("operations", faults).unwrap_or(true);
+    if !wanted && every.is_some() {
+        section.fault_of("operations_every", faults, "says how often, and operations = false says never");
+    }
+    wanted.then(|| every.unwrap_or(LakeConfig::OPERATIONS_EVERY))
 }
 
 /// What readers of a lake must not see.

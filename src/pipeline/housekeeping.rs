@@ -26,6 +26,8 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Of so many looks at a folder that is tight one has removed deltas merged away, if there are new ones: it costs about as
 /// much as what is left is large.
 const GIVEN_BACK_EVERY: u32 = 10;
+/// Where room is scarce it is tried again every so many looks even so: what somebody still read may be free now.
+const GIVEN_BACK_AGAIN: u32 = 150;
 
 /// How long what is done with is kept.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +68,7 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, configured:
         kept = configured.under(kept, stage);
         tight_for = if stage > Stage::Roomy { tight_for + 1 } else { 0 };
         // Of removed deltas the store gives back the disk when it merges, which may be much later.
+        let again = stage >= Stage::Scarce && tight_for % GIVEN_BACK_AGAIN == 1;
         let given_back_to = (tight_for % GIVEN_BACK_EVERY == 1).then_some(given_back);
         let delivered = delivered(&status);
         // Rows are held and let go by the fold alone.
@@ -78,7 +81,7 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, configured:
             }
             clean(&log, &store, delivered, needs, kept)?;
             let trimmed = Outbox::new(store.clone()).trimmed()?;
-            let gives_back = given_back_to.is_some_and(|before| trimmed > before);
+            let gives_back = given_back_to.is_some_and(|before| again || trimmed > before);
             if gives_back {
                 store.give_back(Space::Outbox)?;
             }

@@ -292,7 +292,13 @@ fn build_sink(sink: SinkConfig, status: &Status) -> Result<BuiltSink, PipelineEr
             for known in status.sinks.iter().filter(|known| known.name == sink.name) {
                 let _ = known.snapshots.set(Arc::new(Desk::new(&config, lake.snapshots())));
             }
-            recorder = Some(Recorder { operations: lake.operations(), every: config.operations_every });
+            recorder = config.operations_every.map(|every| Recorder {
+                sink: sink.name.clone(),
+                operations: lake.operations(),
+                every,
+                entities: config.entities.clone(),
+                hidden: Arc::clone(&config.hidden),
+            });
             Box::new(lake) as _
         }),
         SinkKind::Discard => Ok(Box::new(Discard)),

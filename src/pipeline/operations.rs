@@ -11,12 +11,15 @@ use arrow::array::RecordBatch;
 use arrow::json::ReaderBuilder;
 use serde::Serialize;
 use syncline_journal::Store;
-use syncline_sinks::lake::{Operations, OperationsTable};
+use syncline_schemas::entity;
+use syncline_sinks::EntityPatterns;
+use syncline_sinks::lake::{Hidden, Operations, OperationsTable};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
 
 use super::lag::{Quantiles, now_us};
 use super::load::{self, Carried};
+use super::memory;
 use super::refused::{self, RefusedRow};
 use super::rows::{self, Filter, Noted, Question};
 use super::status::{SinkStatus, SourceStatus, Status};
@@ -27,22 +30,35 @@ const LISTED: usize = 10_000;
 /// A lake, and how often it is told.
 #[derive(Debug)]
 pub(super) struct Recorder {
+    /// The sink's name.
+    pub(super) sink: String,
     pub(super) operations: Operations,
     pub(super) every: Duration,
+    /// Only rows of these are listed.
+    pub(super) entities: EntityPatterns,
+    /// Of entities with hidden columns neither keys nor reasons are told, which may hold what is hidden.
+    pub(super) hidden: Arc<Hidden>,
 }
 
 /// Runs until aborted.
 pub(super) async fn run(recorder: Recorder, store: Store, status: Arc<Status>) {
-    let Recorder { operations, every } = recorder;
+    let recorder = Arc::new(recorder);
+    let every = recorder.every;
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Lists::default();
     loop {
         ticks.tick().await;
-        let (store, status) = (store.clone(), Arc::clone(&status));
-        let looked =
-            tokio::task::spawn_blocking(move || Ok::<_, String>((lag(&status), Lists::look(&store, &status)?)));
-        let (lag, lists) = match looked.await {
+        // Where its sink may not write, it is not ours.
+        if status.sinks.iter().any(|sink| sink.name == recorder.sink && sink.parked.is_parked()) {
+            continue;
+        }
+        let (store, status, looker) = (store.clone(), Arc::clone(&status), Arc::clone(&recorder));
+        let looked = tokio::task::spawn_blocking(move || {
+            let epoch = memory::epoch(&store).map_err(|error| error.to_string())?;
+            Ok::<_, String>((epoch, lag(&status), Lists::look(&store, &status, &looker)?))
+        });
+        let (epoch, lag, lists) = match looked.await {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => {
                 warn!(error, "cannot see what is to be written under operations/ in a lake, trying again");
@@ -53,7 +69,7 @@ pub(super) async fn run(recorder: Recorder, store: Store, status: Arc<Status>) {
                 continue;
             }
         };
-        match record(&operations, &lag, &lists, &last).await {
+        match record((&recorder.operations, epoch), &lag, &lists, &last).await {
             Ok(true) => last = lists,
             Ok(false) => {}
             Err(error) => warn!(error, "cannot write what the daemon met under operations/ in a lake, trying again"),
@@ -62,11 +78,16 @@ pub(super) async fn run(recorder: Recorder, store: Store, status: Arc<Status>) {
 }
 
 /// False where the lake is not ours to write yet.
-async fn record(operations: &Operations, lag: &[LagRow], lists: &Lists, last: &Lists) -> Result<bool, String> {
+async fn record(
+    (operations, epoch): (&Operations, u32),
+    lag: &[LagRow],
+    lists: &Lists,
+    last: &Lists,
+) -> Result<bool, String> {
     let now = SystemTime::now();
     let at = now_us();
     let put = async |table: OperationsTable, rows: Result<RecordBatch, String>| {
-        operations.record(table, &rows?, now).await.map_err(|error| error.to_string())
+        operations.record(table, &rows?, epoch, now).await.map_err(|error| error.to_string())
     };
     if !put(OperationsTable::Lag, batch(OperationsTable::Lag, at, lag)).await? {
         return Ok(false);
@@ -184,9 +205,9 @@ struct ExceptionRow {
     entity: String,
     rule: String,
     field: String,
-    reason: String,
+    reason: Option<String>,
     /// JSON.
-    key: String,
+    key: Option<String>,
     source_table: String,
     first_at: i64,
     last_at: i64,
@@ -198,7 +219,7 @@ struct ExceptionRow {
 struct LetterRow {
     sink: String,
     entity: String,
-    key: String,
+    key: Option<String>,
     version: String,
     code: String,
     field: Option<String>,
@@ -216,11 +237,40 @@ struct OrderRow {
     after_entry: Option<u64>,
     upto_entry: Option<u64>,
     note: String,
-    ordered_at: i64,
+    ordered_at: Option<i64>,
     done_at: i64,
     rows: u64,
     refused: u64,
     failed: Option<String>,
+}
+
+/// A row that may tell what is hidden from readers of a lake.
+trait Telling {
+    fn hide(self) -> Self;
+}
+
+impl Telling for ExceptionRow {
+    fn hide(self) -> Self {
+        Self { reason: None, key: None, ..self }
+    }
+}
+
+impl Telling for LetterRow {
+    fn hide(self) -> Self {
+        Self { key: None, ..self }
+    }
+}
+
+impl Telling for OrderRow {
+    fn hide(self) -> Self {
+        Self { key: None, ..self }
+    }
+}
+
+impl Recorder {
+    fn shown<T: Telling>(&self, name: &str, row: T) -> T {
+        if entity::get(name).is_some_and(|entity| self.hidden.hides(entity)) { row.hide() } else { row }
+    }
 }
 
 fn micros(ms: u64) -> i64 {
@@ -228,17 +278,25 @@ fn micros(ms: u64) -> i64 {
 }
 
 impl Lists {
-    fn look(store: &Store, status: &Status) -> Result<Self, String> {
+    fn look(store: &Store, status: &Status, recorder: &Recorder) -> Result<Self, String> {
         let all = Filter { mapping: None, entity: None, rule: None, all: true, patience: Duration::ZERO };
         let question = Question { limit: LISTED, wanted: &|| true };
         let held = rows::exceptions(&store.current(), &all, &question).map_err(|error| error.to_string())?;
         let (mut letters, mut orders) = (Vec::new(), Vec::new());
         for sink in &status.sinks {
-            letters.extend(refused::list(store, &sink.name, LISTED).into_iter().map(|row| letter(&sink.name, row)));
+            let rows = refused::list(store, &sink.name, LISTED).into_iter();
+            let rows = rows.filter(|row| recorder.entities.contains(&row.entity));
+            letters.extend(rows.map(|row| recorder.shown(&row.entity, letter(&sink.name, &row))));
             let carried = load::carried(store, &sink.name).map_err(|error| error.to_string())?;
-            orders.extend(carried.into_iter().map(|carried| order(&sink.name, carried)));
+            let named = |carried: &Carried| carried.order.entity.clone().unwrap_or_default();
+            let carried = carried.into_iter().filter(|carried| {
+                carried.order.entity.as_ref().is_none_or(|entity| recorder.entities.contains(entity))
+            });
+            orders.extend(carried.map(|carried| recorder.shown(&named(&carried), order(&sink.name, carried))));
         }
-        Ok(Self { is_told: true, exceptions: held.rows.into_iter().map(exception).collect(), letters, orders })
+        let held = held.rows.into_iter().filter(|(held, _)| recorder.entities.contains(&held.entity));
+        let exceptions = held.map(|noted| recorder.shown(&noted.0.entity.clone(), exception(noted))).collect();
+        Ok(Self { is_told: true, exceptions, letters, orders })
     }
 }
 
@@ -252,8 +310,8 @@ fn exception(noted: Noted) -> ExceptionRow {
         entity: exception.entity,
         rule: exception.rule,
         field: exception.field,
-        reason: exception.reason,
-        key: serde_json::Value::Object(key).to_string(),
+        reason: Some(exception.reason),
+        key: Some(serde_json::Value::Object(key).to_string()),
         source_table: exception.table,
         first_at: exception.first.at,
         last_at: exception.last.at,
@@ -262,14 +320,14 @@ fn exception(noted: Noted) -> ExceptionRow {
     }
 }
 
-fn letter(sink: &str, row: RefusedRow) -> LetterRow {
+fn letter(sink: &str, row: &RefusedRow) -> LetterRow {
     LetterRow {
         sink: sink.to_owned(),
-        entity: row.entity,
-        key: row.key,
-        version: row.version,
-        code: row.code,
-        field: row.field,
+        entity: row.entity.clone(),
+        key: Some(row.key.clone()),
+        version: row.version.clone(),
+        code: row.code.clone(),
+        field: row.field.clone(),
         retryable: row.retryable,
         attempts: row.attempts,
         since_at: micros(row.since_ms),
@@ -287,7 +345,8 @@ fn order(sink: &str, carried: Carried) -> OrderRow {
         after_entry,
         upto_entry,
         note: order.note,
-        ordered_at: micros(order.at_ms),
+        // One that nobody gave has no time.
+        ordered_at: (order.at_ms > 0).then(|| micros(order.at_ms)),
         done_at: micros(done_ms),
         rows,
         refused,
@@ -324,8 +383,8 @@ mod tests {
             entity: "item".to_owned(),
             rule: "DQ_REQUIRED".to_owned(),
             field: "name".to_owned(),
-            reason: "why".to_owned(),
-            key: "{}".to_owned(),
+            reason: Some("why".to_owned()),
+            key: Some("{}".to_owned()),
             source_table: "erp.public.item".to_owned(),
             first_at: 1_790_000_000_000_001,
             last_at: 1_790_000_000_000_002,
@@ -335,7 +394,7 @@ mod tests {
         let letter = LetterRow {
             sink: "planning".to_owned(),
             entity: "item".to_owned(),
-            key: "[]".to_owned(),
+            key: Some("[]".to_owned()),
             version: "0".to_owned(),
             code: "unknown_item".to_owned(),
             field: Some("item_id".to_owned()),
@@ -351,7 +410,7 @@ mod tests {
             after_entry: Some(1),
             upto_entry: Some(2),
             note: "why".to_owned(),
-            ordered_at: 3,
+            ordered_at: Some(3),
             done_at: 4,
             rows: 5,
             refused: 6,

@@ -31,8 +31,8 @@ pub struct LakeConfig {
     pub snapshot_every: Option<Duration>,
     /// How long those are kept; the last one stays in any case.
     pub snapshot_retention: Duration,
-    /// How often what the daemon met is written beside the data.
-    pub operations_every: Duration,
+    /// How often what the daemon met is written beside the data; never where it is not set.
+    pub operations_every: Option<Duration>,
     /// What its readers must not see.
     pub hidden: Arc<Hidden>,
     /// How large files and buffers may grow.
@@ -64,7 +64,7 @@ impl LakeConfig {
             flush_rows: Self::FLUSH_ROWS,
             snapshot_every: None,
             snapshot_retention: Self::SNAPSHOT_RETENTION,
-            operations_every: Self::OPERATIONS_EVERY,
+            operations_every: Some(Self::OPERATIONS_EVERY),
             hidden: Arc::default(),
             limits: LakeLimits::default(),
             store: StoreOptions::default(),

@@ -100,7 +100,18 @@ impl DataFile {
         schema: &SchemaRef,
         group_rows: usize,
     ) -> Result<Self, SinkError> {
-        let path = format!("part-{}.zstd.parquet", Uuid::new_v4());
+        Self::create_as("part", target, files, schema, group_rows)
+    }
+
+    /// The same with a word that its name begins with.
+    pub(super) fn create_as(
+        word: &str,
+        target: &str,
+        files: &Arc<dyn ObjectStore>,
+        schema: &SchemaRef,
+        group_rows: usize,
+    ) -> Result<Self, SinkError> {
+        let path = format!("{word}-{}.zstd.parquet", Uuid::new_v4());
         let level = ZstdLevel::try_new(1).map_err(|error| fault::parquet(target, "set up zstd", &error))?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))

@@ -87,16 +87,25 @@ impl Hidden {
         }
     }
 
-    /// What is said of an entity's tables in their properties; none where nothing of it is hidden.
+    /// True where something of an entity is hidden.
+    #[must_use]
+    pub fn hides(&self, entity: &Entity) -> bool {
+        entity.fields.iter().any(|field| self.fate(&entity.name, &field.name) != Fate::Shown)
+    }
+
+    /// What is said of an entity's tables in their properties: the patterns that name it, as a field that a later release
+    /// adds is then hidden from its first day on; none where no pattern does.
     pub(super) fn mark(&self, entity: &Entity) -> Option<String> {
-        let of = |wanted: Fate| {
-            let fields = entity.fields.iter().filter(move |field| self.fate(&entity.name, &field.name) == wanted);
-            fields.map(|field| field.name.as_str()).collect::<Vec<_>>().join(",")
+        let of = |patterns: &[String]| {
+            let mut of: Vec<_> =
+                patterns.iter().filter(|pattern| names_entity(pattern, &entity.name)).cloned().collect();
+            of.sort_unstable();
+            of.join(",")
         };
-        let (left_out, masked) = (of(Fate::LeftOut), of(Fate::Masked));
+        let (left_out, masked) = (of(&self.left_out), of(&self.masked));
         let key = if masked.is_empty() { String::new() } else { self.mask("syncline", KEY_BYTES) };
         let is_any = !(left_out.is_empty() && masked.is_empty());
-        is_any.then(|| format!("left_out={left_out};masked={masked};key={key}"))
+        is_any.then(|| format!("leave_out={left_out};mask={masked};key={key}"))
     }
 
     /// The masks of a column of text.
@@ -115,6 +124,10 @@ impl Hidden {
         mac.update(value.as_bytes());
         mac.finalize().into_bytes().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+fn names_entity(pattern: &str, entity: &str) -> bool {
+    pattern.split_once('.').is_some_and(|(of, _)| matches(of, entity))
 }
 
 fn names(pattern: &str, entity: &str, field: &str) -> bool {
@@ -173,6 +186,7 @@ mod tests {
         assert_ne!(two.masks(&column).as_string::<i32>().value(0), masks.value(0));
         let customer = entity::get("customer").expect("known");
         assert_ne!(one.mark(customer), two.mark(customer));
-        assert_eq!(one.mark(entity::get("item").expect("known")), None);
+        let item = entity::get("item").expect("known");
+        assert_eq!((one.mark(item), one.hides(item), one.hides(customer)), (None, false, true));
     }
 }

@@ -7,11 +7,14 @@
 //! operations/orders         what targets were sent beside deltas            likewise
 //! ```
 //!
+//! The day is in the name of a file, so that neither a clock that lies nor another writer's compaction makes days of each other's
+//! files: what is named otherwise is left alone.
+//!
 //! They are no part of a cut: nothing that is delivered depends on them, and nobody waits for them. A look that is lost to a
 //! crash or to another writer is made good by the next one.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -28,9 +31,9 @@ use super::store::Place;
 use super::table::{Committed, Table, TableFile};
 use crate::SinkError;
 
-const DAY_MS: i64 = 86_400_000;
-/// How long looks are kept: a year can be laid over the one before.
-const KEPT: Duration = Duration::from_secs(800 * 86_400);
+const DAY_SECONDS: u64 = 86_400;
+/// Days for which looks are kept: a year can be laid over the one before.
+const KEPT: u64 = 800;
 /// How often a look begins again because of other writers.
 const STARTS_MAX: usize = 3;
 
@@ -157,13 +160,19 @@ impl Operations {
         Self { place, pipeline: config.pipeline.clone(), limits: config.limits }
     }
 
-    /// Writes a look down; false where it was not, in a lake where nothing was flushed yet, or of another pipeline.
+    /// Writes a look down; false where it was not, in a lake where nothing was flushed yet, or of another pipeline or epoch.
     ///
     /// # Errors
     /// [`SinkError::Refused`] for a table that is not ours to write, [`SinkError::Unavailable`] where the store fails.
-    pub async fn record(&self, which: OperationsTable, rows: &RecordBatch, now: SystemTime) -> Result<bool, SinkError> {
+    pub async fn record(
+        &self,
+        which: OperationsTable,
+        rows: &RecordBatch,
+        epoch: u32,
+        now: SystemTime,
+    ) -> Result<bool, SinkError> {
         let cut = Cut::read(&self.place).await?;
-        if cut.is_none_or(|cut| cut.pipeline != self.pipeline) {
+        if cut.is_none_or(|cut| cut.pipeline != self.pipeline || cut.epoch != epoch) {
             return Ok(false);
         }
         let mut table = Table::new(&self.place, which.shape(), &self.pipeline);
@@ -189,17 +198,22 @@ impl Operations {
         rows: &RecordBatch,
         now: SystemTime,
     ) -> Result<Committed, SinkError> {
-        let now = i64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
-        let day = |file: &TableFile| file.modified.div_euclid(DAY_MS);
-        let today = |file: &TableFile| day(file) == now.div_euclid(DAY_MS);
-        let expired = |file: &TableFile| i128::from(now) - i128::from(file.modified) > KEPT.as_millis().cast_signed();
-        let mut file = DataFile::create(&table.url, &table.files_store(), &table.shape.schema, self.limits.group_rows)?;
+        let today = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / DAY_SECONDS;
+        let old = table.files()?;
+        let newest = old.iter().filter_map(day).max();
+        // By our clock and by theirs, and one at a time, as one of them may lie.
+        let is_over = |file: &&TableFile| day(file).is_some_and(|day| day + KEPT < today.min(newest.unwrap_or(today)));
+        let expired = old.iter().find(is_over).map(|file| file.path.clone());
+        let schema = &table.shape.schema;
+        let mut file =
+            DataFile::create_as(&word(today), &table.url, &table.files_store(), schema, self.limits.group_rows)?;
         let mut actions = Vec::new();
-        for old in table.files()? {
-            if which.gathers() && !today(&old) && !expired(&old) {
+        for old in old {
+            let is_of_today = day(&old) == Some(today);
+            if which.gathers() && !is_of_today && expired.as_ref() != Some(&old.path) {
                 continue;
             }
-            if which.gathers() && today(&old) {
+            if which.gathers() && is_of_today {
                 let mut kept = leaf::rows(table, &old).await?;
                 while let Some(batch) = kept.try_next().await? {
                     file.write(&batch).await?;
@@ -214,8 +228,20 @@ impl Operations {
     }
 }
 
+/// What names of files of a day begin with.
+fn word(day: u64) -> String {
+    format!("day-{day}")
+}
+
+/// The day of a file, counted since 1970; none of another writer's.
+fn day(file: &TableFile) -> Option<u64> {
+    file.path.strip_prefix("day-")?.split('-').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray, new_null_array};
     use syncline_schemas::ident::LogOffset;
     use url::Url;
@@ -252,10 +278,11 @@ mod tests {
         let operations = Operations::beside(&config, place.clone());
         let now = SystemTime::now();
         let ms = i64::try_from(now.duration_since(UNIX_EPOCH).expect("after 1970").as_millis()).expect("small");
+        let days = |days: u64| now + Duration::from_secs(days * DAY_SECONDS);
         let record = async |which: OperationsTable, rows, now| {
-            operations.record(which, &look(which, ms, rows), now).await.expect("recorded");
+            operations.record(which, &look(which, ms, rows), 1, now).await.expect("recorded")
         };
-        record(OperationsTable::Lag, 1, now).await;
+        assert!(!record(OperationsTable::Lag, 1, now).await);
         assert!(!folder.path().join("operations").exists(), "nothing was flushed yet");
         Cut::new("test", 1, LogOffset::START.0, std::collections::BTreeMap::new())
             .create(place.clone())
@@ -263,14 +290,25 @@ mod tests {
             .expect("a cut");
         for which in OperationsTable::ALL {
             for rows in [3, 2, 0] {
-                record(which, rows, now).await;
+                assert!(record(which, rows, now).await);
             }
         }
         assert_eq!(files(&place, OperationsTable::Lag).await, [5]);
         assert_eq!(files(&place, OperationsTable::Exceptions).await, [0]);
-        record(OperationsTable::Lag, 4, now + Duration::from_secs(86_400)).await;
+        record(OperationsTable::Lag, 4, days(1)).await;
         assert_eq!(files(&place, OperationsTable::Lag).await, [4, 5], "another day has its own file");
-        record(OperationsTable::Lag, 1, now + 2 * KEPT).await;
-        assert_eq!(files(&place, OperationsTable::Lag).await, [1], "what is older than anybody asks for goes");
+        record(OperationsTable::Lag, 1, days(2 * KEPT)).await;
+        assert_eq!(files(&place, OperationsTable::Lag).await, [1, 4, 5], "a clock that lies once takes nothing away");
+        for left in [2, 1] {
+            record(OperationsTable::Lag, 1, days(2 * KEPT)).await;
+            assert_eq!(
+                files(&place, OperationsTable::Lag).await.len(),
+                left,
+                "what nobody asks for goes, a day at a time"
+            );
+        }
+        let other = look(OperationsTable::Exceptions, ms, 1);
+        let written = operations.record(OperationsTable::Exceptions, &other, 2, now).await.expect("passed over");
+        assert!(!written, "a daemon with another data folder");
     }
 }

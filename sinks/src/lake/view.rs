@@ -128,19 +128,26 @@ impl View {
     /// [`SinkError::Refused`] where the snapshot names a file that none can have, or an entity of another release.
     pub fn copy_in(&self, snapshot: &Manifest, entity: &str) -> Result<Option<TableView>, SinkError> {
         let Some(part) = snapshot.entities.get(entity) else { return Ok(None) };
-        let refused = |reason: String| SinkError::Refused {
+        let refused = |reason: String, remedy: &str| SinkError::Refused {
             target: self.place.target().to_owned(),
             reason,
-            remedy: "ask with the release that took the snapshot".to_owned(),
+            remedy: remedy.to_owned(),
         };
-        let known = entity::get(entity).ok_or_else(|| refused(format!("{entity} is no entity of this release")))?;
+        let release = "ask with the release that took the snapshot";
+        let known =
+            entity::get(entity).ok_or_else(|| refused(format!("{entity} is no entity of this release"), release))?;
         let files = part.files.iter().map(|file| {
-            let path =
-                Path::parse(&file.path).map_err(|error| refused(format!("{:?} is no path: {error}", file.path)))?;
+            let path = Path::parse(&file.path)
+                .map_err(|error| refused(format!("{:?} is no path: {error}", file.path), release))?;
             Ok(FileView { path, size: file.bytes, rows: usize::try_from(file.rows).ok() })
         });
         let files = files.collect::<Result<_, SinkError>>()?;
-        let Shape { schema, key_len, .. } = Shape::new(known, Kind::Current, &self.hidden);
+        let Shape { schema, key_len, hidden_mark, .. } = Shape::new(known, Kind::Current, &self.hidden);
+        if part.hidden != hidden_mark {
+            let reason =
+                format!("the snapshot of {entity} was taken with other columns hidden than leave_out and mask say");
+            return Err(refused(reason, "give the snapshot up, or ask with the settings that it was taken with"));
+        }
         Ok(Some(TableView { schema, key_len, files }))
     }
 }

@@ -17,12 +17,12 @@ fn hidden(key: &str) -> Arc<Hidden> {
     Arc::new(hidden.expect("names columns"))
 }
 
-fn parquet_files(folder: &Path, found: &mut BTreeSet<PathBuf>) {
+fn files_ending(wanted: &str, folder: &Path, found: &mut BTreeSet<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("listed") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            parquet_files(&path, found);
-        } else if path.extension().is_some_and(|ending| ending == "parquet") {
+            files_ending(wanted, &path, found);
+        } else if path.extension().is_some_and(|ending| ending == wanted) {
             found.insert(path);
         }
     }
@@ -48,7 +48,7 @@ async fn no_file_of_a_lake_holds_what_is_hidden_and_masks_tell_equal_values() {
     let mut masks: BTreeMap<String, String> = BTreeMap::new();
     for part in ["current/item", "history/item", "snapshots/item"] {
         let mut files = BTreeSet::new();
-        parquet_files(&folder.path().join("lake").join(part), &mut files);
+        files_ending("parquet", &folder.path().join("lake").join(part), &mut files);
         let files = files.iter().map(|path| path.display().to_string()).collect();
         let rows = read::rows_of("", files);
         assert!(!rows.is_empty(), "{part}");
@@ -64,6 +64,10 @@ async fn no_file_of_a_lake_holds_what_is_hidden_and_masks_tell_equal_values() {
             assert_eq!(row.get("item_no"), was.get("item_no"), "{part}");
         }
     }
+    let mut logs = BTreeSet::new();
+    files_ending("json", &folder.path().join("lake"), &mut logs);
+    let logs: String = logs.iter().map(|path| std::fs::read_to_string(path).expect("text")).collect();
+    assert!(logs.contains("item_no") && !masks.keys().any(|value| logs.contains(value.as_str())), "bounds of files");
     assert!(masks.len() > 20 && masks.values().collect::<BTreeSet<_>>().len() == masks.len());
 }
 

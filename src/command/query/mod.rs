@@ -32,9 +32,6 @@ use super::CommandError;
 use crate::cli::QueryArgs;
 use crate::config::{Config, SinkKind};
 
-/// What sorts and joins may hold in memory, 1 GiB; beyond it they go to temporary files.
-const MEMORY: usize = 1 << 30;
-
 /// Asks, and prints the answer or writes it into a file.
 pub(crate) async fn run(path: &Path, args: &QueryArgs) -> Result<(), CommandError> {
     let format = Format::wanted(args.format, args.output.as_deref())?;
@@ -51,7 +48,7 @@ pub(crate) async fn run(path: &Path, args: &QueryArgs) -> Result<(), CommandErro
         return Err(CommandError::Usage(format!("nothing was flushed to {name} yet, at {}", lake.url)));
     };
     let moment = moment(&view, args.at.as_deref()).await?;
-    let context = context(&view)?;
+    let context = context(&view, args.memory)?;
     let rows = ask(&context, &view, &moment, &sql).boxed().await?;
     output::write(rows, format, args.output.as_deref()).boxed().await
 }
@@ -90,11 +87,11 @@ async fn moment(view: &View, at: Option<&str>) -> Result<Moment, CommandError> {
     found.map(|found| Moment::Snapshot(Arc::new(found))).ok_or_else(|| tables::no_snapshot(view, at))
 }
 
-fn context(view: &View) -> Result<SessionContext, CommandError> {
+fn context(view: &View, memory_mib: usize) -> Result<SessionContext, CommandError> {
     let mut config =
         SessionConfig::new().with_default_catalog_and_schema(LAKE, tables::CURRENT).with_information_schema(true);
     config.options_mut().sql_parser.parse_float_as_decimal = true;
-    let runtime = RuntimeEnvBuilder::new().with_memory_limit(MEMORY, 1.0).build_arc()?;
+    let runtime = RuntimeEnvBuilder::new().with_memory_limit(memory_mib.saturating_mul(1 << 20), 1.0).build_arc()?;
     runtime.register_object_store(scan::store_url().as_ref(), view.files());
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }

@@ -49,6 +49,7 @@ pub(super) async fn copy(
         version,
         rows: digest.count,
         digest: digest.to_hex(),
+        hidden: table.shape.hidden_mark.clone(),
         bytes: files.iter().map(|file| file.bytes).sum(),
         files,
     })

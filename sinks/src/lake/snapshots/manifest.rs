@@ -81,6 +81,9 @@ pub struct Part {
     pub rows: u64,
     /// The digest of level 0 of PDX/1, as a planning platform gives it of the same rows.
     pub digest: String,
+    /// Which columns were hidden when it was taken, in words of our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<String>,
     /// Size of the files.
     pub bytes: u64,
     /// The files.
