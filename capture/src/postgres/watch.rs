@@ -120,6 +120,17 @@ impl<'a> Watch<'a> {
         self.mark = Arc::from(self.scope.mark().encode());
     }
 
+    /// What is read.
+    pub(crate) const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The rows of a table without a key were counted in a shape.
+    pub(crate) fn hold_shape(&mut self, table: u32, version: u32) {
+        self.scope.hold_shape(table, version);
+        self.mark = Arc::from(self.scope.mark().encode());
+    }
+
     /// Asks to have doubted tables read anew, where the stream has come that far.
     pub(crate) fn ask_for_doubted(&mut self, reached: Lsn) {
         if self.doubts_upto.is_some_and(|upto| reached >= upto) {

@@ -203,6 +203,33 @@ impl MemoryLog {
         self.apply(usize::MAX)
     }
 
+    /// How often each row of a table without a key is there, by its values in the order of their columns' names; at the end, and
+    /// how many rows there were at the end of each frame that ends a transaction. Panics where one goes that was not there.
+    pub(crate) fn counted(&self, table: &str) -> (BTreeMap<String, usize>, Vec<usize>) {
+        let (mut counts, mut sums): (BTreeMap<String, usize>, _) = (BTreeMap::new(), Vec::new());
+        for (whole, rows) in self.rows_by_frame() {
+            for row in rows.into_iter().filter(|row| row.table == table) {
+                let values: Vec<&str> = row.values.values().map(|value| value.as_deref().unwrap_or("NULL")).collect();
+                match row.op {
+                    Op::Truncate | Op::SweepBegin => counts.clear(),
+                    Op::SweepEnd => {}
+                    Op::Read | Op::Insert => *counts.entry(values.join("|")).or_default() += 1,
+                    Op::Delete => {
+                        let count = counts.get_mut(&values.join("|"));
+                        let count = count.unwrap_or_else(|| panic!("{values:?} goes and is not there"));
+                        *count -= 1;
+                        counts.retain(|_, count| *count > 0);
+                    }
+                    Op::Update | Op::MoveOut | Op::MoveIn => panic!("{:?} of a table without a key", row.op),
+                }
+            }
+            if whole {
+                sums.push(counts.values().sum());
+            }
+        }
+        (counts, sums)
+    }
+
     fn apply(&self, copied: usize) -> State {
         let mut state: State = BTreeMap::new();
         // A row keeps the values under its new key that the log did not send again.

@@ -16,6 +16,7 @@ mod log;
 mod matrix;
 mod messages;
 mod model;
+mod multisets;
 mod network;
 mod partitions;
 mod refusals;

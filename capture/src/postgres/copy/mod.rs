@@ -18,6 +18,10 @@
 //! of the others: then each round is a unit, up to where its reads were. Nothing is written to the source, and no snapshot is
 //! held longer than one statement.
 //!
+//! A table without a key is counted, so a change that was seen must not come a second time: the read says which transactions it
+//! sees ([`Snapshot`]), and up to H what these did to the table is passed over. What the log holds of it up to there does not
+//! count: its rows come behind a word that it is read anew, in one piece, and if that breaks off they come again behind another.
+//!
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
 //! they are read; a row whose key changes meanwhile, maybe from a piece that was not read to one that was, is read once more.
 
@@ -36,7 +40,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
 use tracing::{info, warn};
 
-pub(crate) use self::gate::{Gate, with_epoch};
+pub(crate) use self::gate::{Gate, Snapshot, with_epoch};
 use self::ledger::Piece;
 pub(crate) use self::ledger::{Key, Ledger};
 use self::plan::Table;
@@ -66,25 +70,16 @@ pub(crate) struct Copied {
 
 /// What a worker has to tell; in this order per worker.
 enum Message {
-    Rows(Copied),
+    /// Rows that were read; with the number of a table without a key, of which they are the first.
+    Rows { copied: Copied, pours: Option<u32> },
+    /// What is read of a table without a key sees these transactions.
+    Seen { table: u32, snapshot: Snapshot },
     /// A piece was read whole, but for what is left of it; all that it saw was committed before a position.
-    Read {
-        table: u32,
-        piece: Piece,
-        rest: Option<Piece>,
-        reached: Lsn,
-    },
+    Read { table: u32, piece: Piece, rest: Option<Piece>, reached: Lsn },
     /// A table's rows lie elsewhere now: it is read from the beginning.
-    Moved {
-        table: u32,
-        pieces: Vec<Piece>,
-        reached: Lsn,
-    },
+    Moved { table: u32, pieces: Vec<Piece>, reached: Lsn },
     /// A table cannot be read, which is no reason to stop the source: it was only to be read anew.
-    GivenUp {
-        table: u32,
-        error: CaptureError,
-    },
+    GivenUp { table: u32, error: CaptureError },
 }
 
 /// A copy under way.
@@ -108,6 +103,8 @@ struct State {
     again: BTreeSet<u32>,
     /// Tables that are not read anew after all, of which nobody was told.
     given_up: Vec<u32>,
+    /// Which transactions the reads of tables without a key have seen.
+    seen: Vec<(u32, Snapshot)>,
 }
 
 /// What the workers of a round share.
@@ -160,10 +157,13 @@ impl Copying {
             ledger.want(tables.iter().map(|table| table.oid));
         }
         ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
+        ledger.take_up();
         info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
         let newcomers = scope.newcomers().to_vec();
-        let swept = ledger.sweeps.iter().copied().filter(|table| ledger.is_wanted(*table)).collect();
-        let state = State { ledger, busy: Vec::new(), has_read: false, again: BTreeSet::new(), given_up: Vec::new() };
+        let swept = tables.iter().filter(|table| !table.is_multiset()).map(|table| table.oid);
+        let swept = swept.filter(|table| ledger.sweeps.contains(table) && ledger.is_wanted(*table)).collect();
+        let (again, given_up, seen) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let state = State { ledger, busy: Vec::new(), has_read: false, again, given_up, seen };
         Ok(Self { tables, newcomers, swept, state: Mutex::new(state) })
     }
 
@@ -180,7 +180,45 @@ impl Copying {
     /// True where a table that cannot be read is no reason to stop: it is compared with what is held, which is whole without.
     fn can_be_given_up(&self, table: u32) -> bool {
         let state = self.state();
-        state.ledger.is_beside && state.ledger.sweeps.contains(&table)
+        state.ledger.is_beside && state.ledger.sweeps.contains(&table) && !state.ledger.is_void(table)
+    }
+
+    /// Changes of a table without a key are of no account from here on, until it is read.
+    pub(crate) fn make_void(&self, table: u32) {
+        self.state().ledger.make_void(table);
+    }
+
+    /// True where changes of a table without a key are of no account.
+    pub(crate) fn passes_over(&self, table: u32) -> bool {
+        self.state().ledger.passes_over(table)
+    }
+
+    /// Tables without a key that were read since this was asked last: number, shape, and which transactions that has seen.
+    pub(crate) fn take_seen(&self) -> Vec<(u32, u32, Snapshot)> {
+        let seen = std::mem::take(&mut self.state().seen);
+        let shaped = seen.into_iter().filter_map(|(table, snapshot)| Some((table, self.shape_of(table)?, snapshot)));
+        shaped.collect()
+    }
+
+    /// Tables without a key that count now that the stream has come to where they were read, with their shapes.
+    pub(crate) fn settle(&self) -> Vec<(u32, u32)> {
+        let settled = self.state().ledger.settle();
+        settled.into_iter().filter_map(|table| Some((table, self.shape_of(table)?))).collect()
+    }
+
+    /// The version of the shape in which a table is read.
+    fn shape_of(&self, table: u32) -> Option<u32> {
+        self.tables.iter().find(|known| known.oid == table).map(|table| table.shape.schema.version)
+    }
+
+    /// What is said of tables that have been read anew before the others.
+    pub(crate) fn ends_of(
+        &self,
+        session: &Session<'_>,
+        at: Lsn,
+        tables: &[(u32, u32)],
+    ) -> Result<Vec<TableBatch>, CaptureError> {
+        self.say(session, at, |table| tables.iter().any(|(oid, _)| *oid == table.oid).then_some(Op::SweepEnd))
     }
 
     /// Tables that were given up since this was asked last.
@@ -302,7 +340,13 @@ impl Copying {
     /// Takes a message into the ledger: after the rows before it.
     fn note(&self, session: &Session<'_>, message: Message) -> Option<Copied> {
         match message {
-            Message::Rows(copied) => return Some(copied),
+            Message::Rows { copied, pours } => {
+                if let Some(table) = pours {
+                    self.state().ledger.pour(table);
+                }
+                return Some(copied);
+            }
+            Message::Seen { table, snapshot } => self.state().seen.push((table, snapshot)),
             Message::Read { table, piece, rest, reached } => {
                 let mut state = self.state();
                 state.busy.retain(|taken| *taken != (table, piece.clone()));

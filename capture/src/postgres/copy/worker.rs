@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use syncline_schemas::frame::Op;
+use syncline_schemas::frame::{Op, TableBatch};
 
+use super::gate::Snapshot;
 use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, SIGNATURE, Table};
 use super::{Copied, Copying, Message, Round, take};
@@ -108,8 +109,28 @@ impl<'a> Worker<'a> {
         Ok((pieces, reached))
     }
 
+    /// Reads all rows of a table without a key, as of a moment that is known to the last transaction: what the stream tells of
+    /// those that were seen is passed over. Nobody writes the table anew between that moment and the reading, as it is locked before.
+    fn read_whole(&mut self, table: &Table) -> Result<(), CaptureError> {
+        self.connection.query(DURING, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted);
+        self.connection.query(DURING, &lock).map_err(|error| self.judged(table, error))?;
+        let (_, copied_at) = self.look_up(table, &Piece::Whole)?;
+        let rows = self.connection.query(DURING, Snapshot::SQL)?;
+        let snapshot = rows.first().and_then(Snapshot::of);
+        let snapshot = snapshot.ok_or_else(|| self.connection.protocol(DURING, "the server has no snapshot"))?;
+        self.copy(table, &Piece::Whole, "", copied_at)?;
+        let (reached, _) = self.now(0)?;
+        self.connection.query(DURING, "COMMIT")?;
+        self.send(Message::Seen { table: table.oid, snapshot })?;
+        self.send(Message::Read { table: table.oid, piece: Piece::Whole, rest: None, reached })
+    }
+
     /// Reads a piece; gives what is left of it.
     fn read(&mut self, table: &Table, piece: Piece) -> Result<Option<Piece>, CaptureError> {
+        if piece == Piece::Whole {
+            return self.read_whole(table).map(|()| None);
+        }
         // The lock that the statement takes lasts as long as the transaction, and keeps the rows where they are.
         self.connection.query(DURING, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")?;
         let (part, copied_at) = self.look_up(table, &piece)?;
@@ -140,7 +161,7 @@ impl<'a> Worker<'a> {
     fn look_up(&mut self, table: &Table, piece: &Piece) -> Result<(Option<String>, i64), CaptureError> {
         let oid = match piece {
             Piece::Blocks { relation, .. } => *relation,
-            Piece::Keys { .. } | Piece::Row { .. } => 0,
+            Piece::Keys { .. } | Piece::Row { .. } | Piece::Whole => 0,
         };
         let rows = self.connection.query(
             DURING,
@@ -188,6 +209,12 @@ impl<'a> Worker<'a> {
         let mut builder = TableBuilder::new(shape, special_values);
         let mut reader = CopyReader::new(form);
         let (mut ord, mut bytes, mut total, mut last) = (0_u32, 0, 0, None);
+        let mut pours = matches!(piece, Piece::Whole).then_some(table.oid);
+        if pours.is_some() {
+            // What came before of it is not counted any more.
+            builder.append_whole(Op::SweepBegin, Stamp { ord, commit_us: copied_at, position: at });
+            ord = 1;
+        }
         let place = || format!("the copy at {at}");
         let by_key = matches!(piece, Piece::Keys { .. });
         let malformed = |reason: &str| CaptureError::Protocol {
@@ -212,7 +239,7 @@ impl<'a> Worker<'a> {
                 }
                 if ord >= FRAME_ROWS_MAX || bytes >= FRAME_BYTES_MAX {
                     let batch = take(&mut builder)?;
-                    send(round, sender, batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+                    send(round, sender, rows(batch, ord, bytes, pours.take()))?;
                     (ord, bytes) = (0, 0);
                 }
             }
@@ -220,7 +247,7 @@ impl<'a> Worker<'a> {
         });
         copied.map_err(|error| self.judged(table, error))?;
         let batch = take(&mut builder)?;
-        self.send_some(batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+        self.send_some(rows(batch, ord, bytes, pours))?;
         Ok(Extent { rows: total, last })
     }
 
@@ -228,7 +255,7 @@ impl<'a> Worker<'a> {
     fn stands(&mut self, piece: &Piece) -> Result<Option<Lsn>, CaptureError> {
         let (oid, known) = match piece {
             Piece::Blocks { relation, file, .. } => (*relation, Some(*file)),
-            Piece::Keys { .. } | Piece::Row { .. } => (0, None),
+            Piece::Keys { .. } | Piece::Row { .. } | Piece::Whole => (0, None),
         };
         let (reached, file) = self.now(oid)?;
         Ok((file == known).then_some(reached))
@@ -249,6 +276,12 @@ impl<'a> Worker<'a> {
     fn send_some(&self, message: Option<Message>) -> Result<(), CaptureError> {
         send(self.round, self.sender, message)
     }
+}
+
+/// Rows that were read; those of a table without a key begin with a word about it.
+fn rows(batch: Option<TableBatch>, len: u32, bytes: usize, pours: Option<u32>) -> Option<Message> {
+    let read = len - u32::from(pours.is_some());
+    batch.map(|batch| Message::Rows { copied: Copied::of(read.into(), batch, bytes), pours })
 }
 
 /// Tells what was read; an error where the copy is given up.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::ident::SourceId;
 
+use super::counted::{Counted, Verdict};
 use super::fault::RowFault;
 use super::key_text::key_text;
 use super::message::{Cell, Cursor, Message, Relation};
@@ -40,6 +41,9 @@ pub(crate) enum Step {
     Relation(Relation),
     /// The frame is large enough: [`Decoder::take`] it.
     Full,
+    /// The rows of a table without a key, of which this is the number, have another shape than when they were counted: changes of it
+    /// are passed over until it is read, and nothing that is taken from here on counts before that.
+    Outdated(u32),
     /// The operator does not want this to be followed: take what came before it, then end.
     Refused(Box<CaptureError>),
 }
@@ -81,6 +85,7 @@ pub(crate) struct Decoder {
     old: Vec<Cell>,
     new: Vec<Cell>,
     moved: Vec<(u32, Option<Key>)>,
+    counted: Counted,
     /// Transactions since this was asked last, while tables are copied.
     told: Option<Vec<u32>>,
     truncates: Truncates,
@@ -107,6 +112,7 @@ impl Decoder {
             old: Vec::new(),
             new: Vec::new(),
             moved: Vec::new(),
+            counted: Counted::default(),
             told: None,
             truncates: Truncates::Apply,
             messages: None,
@@ -153,6 +159,11 @@ impl Decoder {
     /// as far as SQL can name it.
     pub(crate) fn take_moved(&mut self) -> Vec<(u32, Option<Key>)> {
         std::mem::take(&mut self.moved)
+    }
+
+    /// Which changes of tables without a key count.
+    pub(crate) const fn counted(&mut self) -> &mut Counted {
+        &mut self.counted
     }
 
     /// True inside a transaction.
@@ -322,6 +333,7 @@ impl Decoder {
                 self.transaction.iter_mut().for_each(|open| open.changes -= 1);
                 return Ok(Step::Refused(Box::new(self.tables[table].shape().truncated(&at.to_string()))));
             }
+            Err(RowFault::Outdated(relation)) => return Ok(Step::Outdated(relation)),
             applied => applied.map_err(|fault| self.row_error(at, fault))?,
         }
         self.bytes += bytes;
@@ -364,8 +376,23 @@ impl Decoder {
         self.relations.get(&relation).copied().ok_or(RowFault::UnknownRelation(relation))
     }
 
+    /// The table of a change of a row that counts.
+    fn table_of_row(&mut self, relation: u32) -> Result<Option<usize>, RowFault> {
+        let Some(table) = self.table(relation)? else { return Ok(None) };
+        let shape = self.tables[table].shape();
+        if !shape.keys.is_empty() {
+            return Ok(Some(table));
+        }
+        let xid = self.transaction.as_ref().map_or(0, |open| open.xid);
+        match self.counted.judge(relation, xid, Some(shape.schema.version)) {
+            Verdict::Counts => Ok(Some(table)),
+            Verdict::PassedOver => Ok(None),
+            Verdict::Outdated => Err(RowFault::Outdated(relation)),
+        }
+    }
+
     fn insert(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
+        let Some(table) = self.table_of_row(relation)? else { return Ok(()) };
         let mut cursor = Cursor::new(tuples);
         if cursor.u8()? != b'N' {
             return Err(RowFault::Malformed("an insert has no new row"));
@@ -376,9 +403,10 @@ impl Decoder {
     }
 
     fn update(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
+        let Some(table) = self.table_of_row(relation)? else { return Ok(()) };
         let mut cursor = Cursor::new(tuples);
-        let old = match cursor.u8()? {
+        let tag = cursor.u8()?;
+        let old = match tag {
             b'N' => false,
             b'K' | b'O' => {
                 cursor.tuple(&mut self.old)?;
@@ -391,6 +419,11 @@ impl Decoder {
         };
         cursor.tuple(&mut self.new)?;
         ensure_end(&cursor)?;
+        if self.tables[table].shape().keys.is_empty() {
+            self.ensure_whole(tag, tuples)?;
+            self.append(table, Op::Delete, stamp, tuples, Use::Old)?;
+            return self.append(table, Op::Insert, Stamp { ord: stamp.ord + 1, ..stamp }, tuples, Use::NewOverOld);
+        }
         if !old {
             return self.append(table, Op::Update, stamp, tuples, Use::New);
         }
@@ -402,6 +435,16 @@ impl Decoder {
         self.append(table, Op::MoveIn, Stamp { ord: stamp.ord + 1, ..stamp }, tuples, Use::NewOverOld)
     }
 
+    /// A row of a table without a key is known by all that it says.
+    fn ensure_whole(&self, tag: u8, bytes: &[u8]) -> Result<(), RowFault> {
+        let old = RowView { cells: &self.old, bytes };
+        let is_there = |column: usize| self.new.get(column) != Some(&Cell::Unchanged) || old.value(column).is_some();
+        if tag == b'O' && !self.old.contains(&Cell::Unchanged) && (0..self.new.len()).all(is_there) {
+            return Ok(());
+        }
+        Err(RowFault::Malformed("a change of a table without a key does not bring the old row along"))
+    }
+
     fn note_move(&mut self, relation: u32, table: usize, bytes: &[u8]) {
         let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
         let lacks = |column: usize| new.cells[column] == Cell::Unchanged && old.value(column).is_none();
@@ -411,13 +454,18 @@ impl Decoder {
     }
 
     fn delete(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
+        let Some(table) = self.table_of_row(relation)? else { return Ok(()) };
         let mut cursor = Cursor::new(tuples);
-        if !matches!(cursor.u8()?, b'K' | b'O') {
+        let tag = cursor.u8()?;
+        if !matches!(tag, b'K' | b'O') {
             return Err(RowFault::Malformed("a delete has no old row"));
         }
         cursor.tuple(&mut self.old)?;
         ensure_end(&cursor)?;
+        if self.tables[table].shape().keys.is_empty() {
+            self.new.clear();
+            self.ensure_whole(tag, tuples)?;
+        }
         self.append(table, Op::Delete, stamp, tuples, Use::Old)
     }
 
@@ -425,6 +473,11 @@ impl Decoder {
         let Some(table) = self.table(relation)? else { return Ok(()) };
         if self.truncates == Truncates::Stop {
             return Err(RowFault::Truncated { table });
+        }
+        let xid = self.transaction.as_ref().map_or(0, |open| open.xid);
+        let is_multiset = self.tables[table].shape().keys.is_empty();
+        if is_multiset && self.counted.judge(relation, xid, None) == Verdict::PassedOver {
+            return Ok(());
         }
         self.tables[table].append_whole(Op::Truncate, Stamp { ord: self.rows, ..stamp });
         self.counts.add(Op::Truncate);
@@ -478,6 +531,7 @@ impl Decoder {
             RowFault::UnknownRelation(id) => self.protocol(at, format!("a change of the undescribed relation {id}")),
             RowFault::Row { table, fault } => self.tables[table].shape().error(&at.to_string(), fault),
             RowFault::Truncated { table } => self.tables[table].shape().truncated(&at.to_string()),
+            RowFault::Outdated(id) => self.protocol(at, format!("rows of relation {id} have another shape now")),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! column   one column's Arrow builder
 //! binary   values in the server's binary form, which copies have
 //! table    one table's builders: rows of cells -> a record batch with the meta columns
+//! counted  tables without a key: which of their changes count
 //! decoder  transactions, moves, absent values, cuts
 //! fault    why a change cannot be taken
 //! copy     rows of COPY as cells
@@ -17,6 +18,7 @@ mod array;
 mod binary;
 mod column;
 mod copy;
+mod counted;
 mod decoder;
 #[cfg(test)]
 mod decoder_tests;

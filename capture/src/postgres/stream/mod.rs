@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::LogOffset;
 
-use super::copy::{Copying, Gate};
+use super::copy::{Copying, Gate, Ledger};
 use super::decode::{Decoder, Relation, Step};
 use super::lsn::Lsn;
 use super::pace::Pace;
@@ -83,6 +83,10 @@ pub(crate) struct Stream<'a> {
     identity: Identity,
     drain_to: Option<Lsn>,
     copying: Option<Arc<Copying>>,
+    /// Tables without a key have another shape than when they were counted: the next session reads them anew.
+    is_outdated: bool,
+    /// What there is to read of them, where nothing else is copied.
+    outdated: Option<Ledger>,
     /// Values come in binary form.
     is_binary: bool,
     gate: Gate,
@@ -147,6 +151,8 @@ impl<'a> Stream<'a> {
             identity: start.identity,
             drain_to: start.drain_to,
             copying: start.copying.map(Arc::new),
+            is_outdated: false,
+            outdated: None,
             is_binary,
             gate: Gate::default(),
             asked_at: None,
@@ -165,6 +171,7 @@ impl<'a> Stream<'a> {
             pace: Pace::new(now),
             last_read: 0,
         };
+        stream.begin_to_count();
         let beginning = match &stream.copying {
             Some(copying) => copying.beginning(session, start.start)?,
             None => Vec::new(),
@@ -203,7 +210,10 @@ impl<'a> Stream<'a> {
                 self.watch.ask_for_doubted(self.decoder.end());
             }
             // What broke off would have to be gone through again.
-            let begins = self.watch.has_newcomers() || self.session.requests.is_waiting() || self.may_stream_again();
+            let begins = self.is_outdated
+                || self.watch.has_newcomers()
+                || self.session.requests.is_waiting()
+                || self.may_stream_again();
             if begins && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
                 let stands = self.leave()?;
                 return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
@@ -295,6 +305,10 @@ impl<'a> Stream<'a> {
         match step {
             Step::Continue => Ok(()),
             Step::Full => self.hand_over(),
+            Step::Outdated(table) => {
+                self.outdate(table);
+                Ok(())
+            }
             Step::Refused(error) => {
                 if self.has_news() {
                     self.hand_over()?;
@@ -335,7 +349,7 @@ impl<'a> Stream<'a> {
             mark: self.watch.mark(),
             end,
             cut,
-            copy: copying.map(Copying::ledger),
+            copy: copying.map(Copying::ledger).or_else(|| self.outdated.clone()),
         };
         Frame {
             source: self.session.config.source.clone(),
