@@ -39,9 +39,9 @@ impl LogSink for MemoryLog {
         let entry = LogEntry::decode(&entry.encode().unwrap()).unwrap();
         let mut inner = self.inner.lock().unwrap();
         let copy = |entry: &&LogEntry| !matches!(entry, LogEntry::Frame(frame) if frame.txn_end);
-        let cuts = inner.entries.iter().skip_while(copy).filter(|entry| is_cut(entry)).count();
+        let cuts = || inner.entries.iter().skip_while(copy).filter(|entry| is_cut(entry)).count();
         if inner.fails_at.is_some_and(|at| inner.entries.len() >= at)
-            || inner.fails_after_cuts.is_some_and(|limit| cuts >= limit)
+            || inner.fails_after_cuts.is_some_and(|limit| cuts() >= limit)
         {
             return Err(CaptureError::Log { reason: "the test ends the log here".to_owned() });
         }
@@ -156,6 +156,12 @@ impl MemoryLog {
         self.wait_for("the end of the copy", |entries| {
             entries.iter().any(|entry| matches!(entry, LogEntry::Frame(frame) if frame.txn_end))
         });
+    }
+
+    /// Waits until some entry behind so many is as wanted; each is looked at once.
+    pub(crate) fn wait_for_one_behind(&self, entries: usize, what: &str, is_it: impl Fn(&LogEntry) -> bool) {
+        let seen = std::cell::Cell::new(entries);
+        self.wait_for(what, |entries| entries[seen.replace(entries.len())..].iter().any(&is_it));
     }
 
     pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&[LogEntry]) -> bool) {

@@ -5,6 +5,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use syncline_capture::Class;
+use syncline_capture::postgres::{LogGap, PostgresConfig};
+use syncline_schemas::frame::Op;
+
 use crate::log::{MemoryLog, Reader};
 use crate::server::{Server, eventually};
 
@@ -15,8 +19,15 @@ struct Proxy {
     is_cut: Arc<AtomicBool>,
 }
 
+/// Sees what a client says before the server does.
+type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
 impl Proxy {
     fn to(server: u16) -> Self {
+        Self::overhearing(server, Arc::new(|_| {}))
+    }
+
+    fn overhearing(server: u16, hears: Listener) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let this = Self { port, links: Arc::default(), is_cut: Arc::default() };
@@ -28,9 +39,10 @@ impl Proxy {
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
                 links.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-                for (from, to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    std::thread::spawn(move || pass(from, to));
-                }
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let hears = Arc::clone(&hears);
+                std::thread::spawn(move || pass(from, to, &*hears));
+                std::thread::spawn(move || pass(server, client, &|_| {}));
             }
         });
         this
@@ -47,9 +59,10 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream) {
+fn pass(mut from: TcpStream, mut to: TcpStream, hears: &dyn Fn(&[u8])) {
     let mut bytes = [0; 1 << 10];
     while let Ok(len @ 1..) = from.read(&mut bytes) {
+        hears(&bytes[..len]);
         if to.write_all(&bytes[..len]).is_err() {
             break;
         }
@@ -91,5 +104,40 @@ fn a_network_that_is_cut_in_the_middle_of_copies_and_transactions_loses_and_doub
         let (id, fill) = line.split_once('=').unwrap();
         let row = &state[&("public.t".to_owned(), vec![Some(id.to_owned())])];
         assert_eq!(row["fill"].as_deref(), Some(fill), "{id}");
+    }
+}
+
+#[test]
+fn a_slot_that_is_dropped_between_the_look_at_it_and_the_start_of_the_stream_is_a_gap_like_any_other() {
+    for (log_gap, is_closed) in [(LogGap::Repair, true), (LogGap::Stop, false)] {
+        let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+        let log = Arc::new(MemoryLog::default());
+        let reader = Reader::start(&database.config, &log);
+        log.wait_for_copy();
+        reader.stop();
+        database.sql("INSERT INTO t VALUES (2); DELETE FROM t WHERE id = 1");
+
+        let mut config = PostgresConfig { log_gap, ..database.over_tcp("127.0.0.1") };
+        let (server, name, slot) = (Arc::clone(&database.server), config.database.clone(), config.slot.clone());
+        let drops = AtomicBool::new(true);
+        let proxy = Proxy::overhearing(
+            config.port,
+            Arc::new(move |bytes| {
+                let says = |word: &[u8]| bytes.windows(word.len()).any(|some| some == word);
+                if says(b"START_REPLICATION") && drops.swap(false, Ordering::AcqRel) {
+                    server.psql(&name, &format!("SELECT pg_drop_replication_slot('{slot}')")).unwrap();
+                }
+            }),
+        );
+        config.port = proxy.port;
+        let reader = Reader::start(&config, &log);
+        if is_closed {
+            eventually("the table to be read anew", || log.rows().iter().any(|row| row.op == Op::SweepEnd));
+            reader.stop();
+            assert_eq!(log.state_beside().keys().map(|(_, key)| key[0].as_deref()).collect::<Vec<_>>(), [Some("2")]);
+        } else {
+            let error = reader.end().unwrap_err();
+            assert!(error.to_string().contains("is gone") && error.class() == Class::Definite, "{error}");
+        }
     }
 }

@@ -196,7 +196,8 @@ fn a_row_that_comes_and_goes_and_comes_within_a_transaction_is_there_once() {
 #[test]
 fn a_row_that_is_taken_away_and_was_never_there_stops_the_fold_by_name() {
     let [moves, _] = tables();
-    let mut daemon = Daemon::new(&[("erp/item.sql", "SELECT 'C1' AS company_id, code AS item_id, code AS base_uom FROM bewegung")]);
+    let mut daemon =
+        Daemon::new(&[("erp/item.sql", "SELECT 'C1' AS company_id, code AS item_id, code AS base_uom FROM bewegung")]);
     daemon.log.push(frame(&[(&moves, Change::new(Op::Delete, row(5)))], true));
     let error = daemon.try_run().expect_err("it contradicts the log").to_string();
     assert!(error.contains("bewegung") && error.contains("syncline replay --reread"), "{error}");

@@ -108,12 +108,8 @@ impl Ledger {
 
     /// Of tables without a key: those that were read, and count now that the stream has come this far.
     pub(crate) fn settle(&mut self) -> Vec<u32> {
-        let is_left = |table: &u32| self.wanted.contains(table) || self.open.contains_key(table);
-        let (left, settled): (BTreeSet<u32>, Vec<u32>) = (
-            self.void.iter().copied().filter(is_left).collect(),
-            self.void.iter().copied().filter(|table| !is_left(table)).collect(),
-        );
-        self.void = left;
+        let settled: Vec<u32> = self.void.iter().copied().filter(|table| !self.is_left(*table)).collect();
+        self.void.retain(|table| !settled.contains(table));
         self.sweeps.retain(|table| !settled.contains(table));
         settled
     }
@@ -123,9 +119,14 @@ impl Ledger {
         self.void.contains(&table)
     }
 
+    /// True where tables without a key were read and do not count yet.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.void.iter().any(|table| !self.is_left(*table))
+    }
+
     /// True where changes of a table without a key are of no account, because it will be read and nothing is held of it.
     pub(crate) fn passes_over(&self, table: u32) -> bool {
-        self.is_void(table) || !self.sweeps.contains(&table) && (self.is_wanted(table) || self.is_open(table))
+        self.is_void(table) || !self.sweeps.contains(&table) && self.is_left(table)
     }
 
     /// True where nothing is read of a table yet.
@@ -133,9 +134,9 @@ impl Ledger {
         self.wanted.contains(&table)
     }
 
-    /// True where there is something left to read of a table that has been begun.
-    pub(crate) fn is_open(&self, table: u32) -> bool {
-        self.open.contains_key(&table)
+    /// True where there is something left to read of a table.
+    pub(crate) fn is_left(&self, table: u32) -> bool {
+        self.is_wanted(table) || self.open.contains_key(&table)
     }
 
     /// True where nothing is left to read.

@@ -28,9 +28,9 @@
 mod gate;
 mod ledger;
 mod plan;
+mod state;
 mod worker;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -38,12 +38,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
-use tracing::{info, warn};
+use tracing::info;
 
 pub(crate) use self::gate::{Gate, Snapshot, with_epoch};
-use self::ledger::Piece;
 pub(crate) use self::ledger::{Key, Ledger};
 use self::plan::Table;
+use self::state::{Message, State};
 use self::worker::Worker;
 use super::check::relations;
 use super::decode::{Stamp, TableBuilder};
@@ -68,20 +68,6 @@ pub(crate) struct Copied {
     pub(crate) bytes: usize,
 }
 
-/// What a worker has to tell; in this order per worker.
-enum Message {
-    /// Rows that were read; with the number of a table without a key, of which they are the first.
-    Rows { copied: Copied, pours: Option<u32> },
-    /// What is read of a table without a key sees these transactions.
-    Seen { table: u32, snapshot: Snapshot },
-    /// A piece was read whole, but for what is left of it; all that it saw was committed before a position.
-    Read { table: u32, piece: Piece, rest: Option<Piece>, reached: Lsn },
-    /// A table's rows lie elsewhere now: it is read from the beginning.
-    Moved { table: u32, pieces: Vec<Piece>, reached: Lsn },
-    /// A table cannot be read, which is no reason to stop the source: it was only to be read anew.
-    GivenUp { table: u32, error: CaptureError },
-}
-
 /// A copy under way.
 pub(crate) struct Copying {
     /// Largest first, so that the last worker does not end long after the others.
@@ -91,20 +77,6 @@ pub(crate) struct Copying {
     /// Numbers of those that are read anew and of which nothing is read yet.
     swept: Vec<u32>,
     state: Mutex<State>,
-}
-
-struct State {
-    ledger: Ledger,
-    /// Pieces in the hands of workers.
-    busy: Vec<(u32, Piece)>,
-    /// Something was read in this round.
-    has_read: bool,
-    /// Tables that are read anew once more, from the beginning, as soon as nobody reads them.
-    again: BTreeSet<u32>,
-    /// Tables that are not read anew after all, of which nobody was told.
-    given_up: Vec<u32>,
-    /// Which transactions the reads of tables without a key have seen.
-    seen: Vec<(u32, Snapshot)>,
 }
 
 /// What the workers of a round share.
@@ -162,9 +134,7 @@ impl Copying {
         let newcomers = scope.newcomers().to_vec();
         let swept = tables.iter().filter(|table| !table.is_multiset()).map(|table| table.oid);
         let swept = swept.filter(|table| ledger.sweeps.contains(table) && ledger.is_wanted(*table)).collect();
-        let (again, given_up, seen) = (BTreeSet::new(), Vec::new(), Vec::new());
-        let state = State { ledger, busy: Vec::new(), has_read: false, again, given_up, seen };
-        Ok(Self { tables, newcomers, swept, state: Mutex::new(state) })
+        Ok(Self { tables, newcomers, swept, state: Mutex::new(State::new(ledger)) })
     }
 
     /// What of the copy is done, for a position.
@@ -231,6 +201,18 @@ impl Copying {
         self.state().ledger.is_read()
     }
 
+    /// True where all that is left to read is of tables that somebody has locked, and is tried later.
+    pub(crate) fn waits_for_locks(&self) -> bool {
+        let state = self.state();
+        let mut left = self.tables.iter().filter(|table| state.ledger.is_left(table.oid));
+        left.all(|table| state.is_put_off(table.oid))
+    }
+
+    /// True where tables without a key were read and do not count yet: they would have to be read again.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.state().ledger.is_settling()
+    }
+
     /// The position from which on the tables are whole, as far as they were read.
     pub(crate) fn target(&self) -> Lsn {
         self.state().ledger.target
@@ -282,11 +264,11 @@ impl Copying {
         each: &mut dyn FnMut(Option<Copied>) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         let workers = session.config.copy_workers.max(1);
-        let length = {
+        let (length, was_reading) = {
             let mut state = self.state();
-            state.ledger.is_reading = true;
-            state.has_read = false;
-            if state.ledger.is_beside { ROUND_BESIDE } else { ROUND }
+            (state.has_read, state.has_rows) = (false, false);
+            let length = if state.ledger.is_beside { ROUND_BESIDE } else { ROUND };
+            (length, std::mem::replace(&mut state.ledger.is_reading, true))
         };
         let round = Round { session, at, until: Instant::now() + length, failed: AtomicBool::new(false) };
         let (sender, receiver) = crossbeam_channel::bounded(workers);
@@ -300,7 +282,10 @@ impl Copying {
             drop(sender);
             let taken = loop {
                 let step = match receiver.recv_timeout(TICK) {
-                    Ok(message) => self.note(session, message).map_or(Ok(()), |copied| each(Some(copied))),
+                    Ok(message) => {
+                        let copied = self.state().note(session, message);
+                        copied.map_or(Ok(()), |copied| each(Some(copied)))
+                    }
                     Err(RecvTimeoutError::Timeout) => each(None),
                     Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 };
@@ -325,7 +310,7 @@ impl Copying {
         failed.into_iter().next().map_or(Ok(()), Err)?;
         // Rows of a round that broke off are made up for only by what is read after them.
         let mut state = self.state();
-        state.ledger.is_reading = !state.has_read && !state.ledger.is_read();
+        state.ledger.is_reading = (was_reading || state.has_rows) && !state.has_read && !state.ledger.is_read();
         Ok(())
     }
 
@@ -335,53 +320,6 @@ impl Copying {
             round.failed.store(true, Ordering::Release);
         }
         worked
-    }
-
-    /// Takes a message into the ledger: after the rows before it.
-    fn note(&self, session: &Session<'_>, message: Message) -> Option<Copied> {
-        match message {
-            Message::Rows { copied, pours } => {
-                if let Some(table) = pours {
-                    self.state().ledger.pour(table);
-                }
-                return Some(copied);
-            }
-            Message::Seen { table, snapshot } => self.state().seen.push((table, snapshot)),
-            Message::Read { table, piece, rest, reached } => {
-                let mut state = self.state();
-                state.busy.retain(|taken| *taken != (table, piece.clone()));
-                // Whoever read the piece goes on with the rest.
-                state.busy.extend(rest.clone().map(|rest| (table, rest)));
-                state.ledger.finish(table, &piece, rest);
-                state.has_read = true;
-                state.ledger.target = state.ledger.target.max(reached);
-            }
-            Message::Moved { table, pieces, reached } => {
-                let mut state = self.state();
-                // Another worker may have given it up.
-                if !state.ledger.is_wanted(table) && !state.ledger.is_open(table) {
-                    return None;
-                }
-                state.ledger.target = state.ledger.target.max(reached);
-                if state.ledger.sweeps.contains(&table) {
-                    // What was read of it may have gone with its old place, and would pass for compared.
-                    state.ledger.begin(table, Vec::new());
-                    state.ledger.want([table]);
-                    state.again.insert(table);
-                } else {
-                    state.ledger.begin(table, pieces);
-                }
-            }
-            Message::GivenUp { table, error } => {
-                let mut state = self.state();
-                state.ledger.give_up(table);
-                state.again.remove(&table);
-                state.given_up.push(table);
-                let source = &session.config.source;
-                warn!(%source, %error, "a table is not read anew after all; what was delivered of it stays as it is");
-            }
-        }
-        None
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

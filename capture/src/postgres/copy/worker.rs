@@ -2,14 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use syncline_schemas::frame::{Op, TableBatch};
+use tracing::warn;
 
 use super::gate::Snapshot;
 use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, SIGNATURE, Table};
-use super::{Copied, Copying, Message, Round, take};
+use super::state::Message;
+use super::{Copied, Copying, Round, take};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::decode::{CopyReader, Stamp, TableBuilder};
 use crate::postgres::log_end::{LOG_END, log_end};
@@ -20,6 +23,10 @@ use crate::{CaptureError, Class};
 
 /// SQLSTATEs of a table that changed since it was looked at: undefined column, table, schema.
 const CHANGED: [&str; 3] = ["42703", "42P01", "3F000"];
+/// That of a lock that was not given in time.
+const NOT_LOCKED: &str = "55P03";
+/// How long a read waits for a table that somebody has locked, or waits to lock: the stream stands meanwhile.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a statement read.
 struct Extent {
@@ -47,12 +54,17 @@ impl<'a> Worker<'a> {
         let session = round.session;
         let mut connection = Connection::open(session.config, Purpose::Query, session.stop)?;
         // With row security a policy would hide rows without a word; now it is an error.
-        connection.query(DURING, "SET row_security = off")?;
+        let settings = format!("SET row_security = off; SET lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+        connection.query(DURING, &settings)?;
         let mut worker = Self { copying, round, sender, connection, has_read: false };
         while let Some((table, piece)) = worker.next()? {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
-                let rest = match worker.read(table, piece) {
+                let rest = match worker.read(table, piece.clone()) {
+                    Err(error) if is_not_locked(&error) => {
+                        worker.put_off(table, Some(piece))?;
+                        break;
+                    }
                     Err(error) if error.class() == Class::Definite && copying.can_be_given_up(table.oid) => {
                         // The connection may be in the middle of it.
                         return worker.send(Message::GivenUp { table: table.oid, error });
@@ -77,23 +89,40 @@ impl<'a> Worker<'a> {
                 let mut state = copying.state();
                 let state = &mut *state;
                 for table in &copying.tables {
+                    if state.is_put_off(table.oid) {
+                        continue;
+                    }
                     if let Some(piece) = state.ledger.next(table.oid, &state.busy) {
                         state.busy.push((table.oid, piece.clone()));
                         return Ok(Some((table, piece)));
                     }
                 }
-                let is_free = |table: &&Table| state.ledger.is_wanted(table.oid) && !state.again.contains(&table.oid);
-                copying.tables.iter().find(is_free)
+                copying.tables.iter().find(|table| state.is_free(table.oid))
             };
             let Some(table) = fresh else { return Ok(None) };
-            let (pieces, reached) = self.pieces(table)?;
+            let (pieces, reached) = match self.pieces(table) {
+                Err(error) if is_not_locked(&error) => {
+                    self.put_off(table, None)?;
+                    continue;
+                }
+                pieces => pieces?,
+            };
             let mut state = copying.state();
-            // Another may have been quicker, or found that it moved.
-            if state.ledger.is_wanted(table.oid) && !state.again.contains(&table.oid) {
+            // Another may have been quicker, or found that it moved, or could not lock it.
+            if state.is_free(table.oid) {
                 state.ledger.begin(table.oid, pieces);
                 state.ledger.target = state.ledger.target.max(reached);
             }
         }
+    }
+
+    /// Somebody has locked a table, or waits to: it is tried again later, and nobody queues behind us meanwhile.
+    fn put_off(&mut self, table: &Table, piece: Option<Piece>) -> Result<(), CaptureError> {
+        self.copying.state().put_off(table.oid, piece);
+        let (source, seconds) = (self.connection.source(), LOCK_TIMEOUT.as_secs());
+        let table = &table.shape.schema.table;
+        warn!(%source, %table, "a table is locked, and was not given free within {seconds} s: it is copied later");
+        self.connection.query(DURING, "ROLLBACK").map(drop)
     }
 
     /// What is to be read of a table, and where the newest change was committed that this may follow from.
@@ -292,6 +321,10 @@ fn send(round: &Round<'_>, sender: &Sender<Message>, message: Option<Message>) -
     }
     let error = io::Error::new(io::ErrorKind::Interrupted, "the copy was given up");
     Err(CaptureError::Lost { source_id: round.session.config.source.clone(), during: DURING, error })
+}
+
+fn is_not_locked(error: &CaptureError) -> bool {
+    matches!(error, CaptureError::Server { sqlstate, .. } if sqlstate == NOT_LOCKED)
 }
 
 pub(super) fn is_interrupt(error: &CaptureError) -> bool {

@@ -9,7 +9,7 @@
 //! binary   values in the server's binary form, which copies have
 //! table    one table's builders: rows of cells -> a record batch with the meta columns
 //! counted  tables without a key: which of their changes count
-//! decoder  transactions, moves, absent values, cuts
+//! decoder  transactions and cuts; what a change does to the rows: moves, absent values
 //! fault    why a change cannot be taken
 //! copy     rows of COPY as cells
 //! ```

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::{CONFIRM_EVERY, DURING, STATUS_EVERY, Stream};
 use crate::postgres::copy::{Copied, Copying, Ledger};
+use crate::postgres::session::under_way;
 use crate::{CaptureError, State};
 
 impl Stream<'_> {
@@ -31,7 +32,8 @@ impl Stream<'_> {
             self.progress().enter(State::Streaming);
             return Ok(());
         }
-        if !self.may_copy()? {
+        // Of a table that has another shape now the next session reads the rows.
+        if self.is_outdated || copying.waits_for_locks() || !self.may_copy()? {
             return Ok(());
         }
         let again = copying.beginning_again(self.session, self.decoder.end())?;
@@ -54,6 +56,14 @@ impl Stream<'_> {
             self.decoder.counted().count(table, version, Some(snapshot));
         }
         self.hand_over()
+    }
+
+    /// Whoever asks for a table that is being read is told so at once: another session would say the same, and begin with it from its
+    /// beginning where it has no key.
+    pub(super) fn refuse_requests(&self) {
+        let Some(copying) = self.copying.as_ref().filter(|_| self.session.requests.is_waiting()) else { return };
+        let (ledger, scope) = (copying.ledger(), self.watch.scope());
+        self.session.requests.refuse(|table| scope.named(table).and_then(|table| under_way(&ledger, table)));
     }
 
     /// What of the tables without a key counts as the session begins.

@@ -39,6 +39,7 @@ use crate::progress::now_us;
 use crate::{CaptureError, Outcome, Progress, Resume};
 
 const DURING: &str = "following the log";
+const STARTING: &str = "starting the stream";
 
 /// The server must hear from us well within its `wal_sender_timeout` (60 s by default).
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -117,7 +118,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn start(
         session: &'a Session<'a>,
         mut connection: Connection,
-        watch: Watch<'a>,
+        mut watch: Watch<'a>,
         start: StreamStart,
     ) -> Result<Self, CaptureError> {
         let config = session.config;
@@ -132,7 +133,7 @@ impl<'a> Stream<'a> {
             if config.messages.is_some() { ", messages 'true'" } else { "" },
             if is_binary { ", binary 'true'" } else { "" },
         );
-        connection.start_stream("starting the stream", &sql)?;
+        connection.start_stream(STARTING, &sql).map_err(|error| watch.judged(STARTING, error))?;
         session.progress.server_end_lsn.store(start.identity.log_end.0, std::sync::atomic::Ordering::Relaxed);
         let now = Instant::now();
         let mut decoder = Decoder::new(config.source.clone(), config.special_values, start.start, start.cut)
@@ -209,12 +210,7 @@ impl<'a> Stream<'a> {
             if self.copying.is_none() && !self.decoder.is_in_transaction() {
                 self.watch.ask_for_doubted(self.decoder.end());
             }
-            // What broke off would have to be gone through again.
-            let begins = self.is_outdated
-                || self.watch.has_newcomers()
-                || self.session.requests.is_waiting()
-                || self.may_stream_again();
-            if begins && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
+            if self.begins_again() {
                 let stands = self.leave()?;
                 return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
             }
@@ -223,6 +219,17 @@ impl<'a> Stream<'a> {
                 self.read()?;
             }
         }
+    }
+
+    /// True where another session is wanted, and nothing breaks off that would have to be gone through again.
+    fn begins_again(&self) -> bool {
+        self.refuse_requests();
+        let is_wanted = self.is_outdated
+            || self.watch.has_newcomers()
+            || self.session.requests.is_waiting()
+            || self.may_stream_again();
+        let is_settling = self.copying.as_ref().is_some_and(|copying| copying.is_settling());
+        is_wanted && !is_settling && !self.decoder.is_in_transaction() && !self.decoder.is_resuming()
     }
 
     /// Takes what has arrived.
