@@ -232,3 +232,17 @@ fn a_partitioned_table_without_a_key_is_refused_because_its_partitions_need_not_
     };
     assert!(Reader::start(&left_out, &Arc::default()).end().unwrap_err().to_string().contains("has no table"));
 }
+
+#[test]
+fn a_partitioned_table_with_a_foreign_partition_cannot_have_a_key_and_is_refused() {
+    let database = Server::shared().database(
+        "CREATE TABLE t (id int NOT NULL) PARTITION BY RANGE (id); ALTER TABLE t REPLICA IDENTITY FULL;
+         CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
+         CREATE FOREIGN TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (10) SERVER elsewhere;
+         CREATE TABLE t_2 PARTITION OF t DEFAULT",
+    );
+    let refused = database.try_sql("ALTER TABLE t ADD PRIMARY KEY (id)").unwrap_err();
+    assert!(refused.contains("foreign"), "the server's own rule: {refused}");
+    let error = Reader::start(&database.config, &Arc::default()).end().unwrap_err().to_string();
+    assert!(error.contains("no primary key and is partitioned"), "{error}");
+}

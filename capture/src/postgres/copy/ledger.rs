@@ -75,6 +75,11 @@ impl Ledger {
         self.wanted.extend(tables);
     }
 
+    /// Tables without a key of which rows came that do not count.
+    pub(crate) fn void(&self) -> impl Iterator<Item = u32> {
+        self.void.iter().copied()
+    }
+
     /// Gives tables up that are read no more.
     pub(crate) fn keep(&mut self, is_read: impl Fn(u32) -> bool) {
         self.sweeps.retain(|table| is_read(*table));

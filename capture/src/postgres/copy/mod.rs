@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
-use tracing::info;
+use tracing::{info, warn};
 
 pub(crate) use self::gate::{Gate, Snapshot, with_epoch};
 pub(crate) use self::ledger::{Key, Ledger};
@@ -128,7 +128,12 @@ impl Copying {
         if ledger.anew {
             ledger.want(tables.iter().map(|table| table.oid));
         }
-        ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
+        let is_read = |oid| tables.iter().any(|table| table.oid == oid);
+        for left in ledger.void().filter(|oid| !is_read(*oid)) {
+            let source = &session.config.source;
+            warn!(%source, number = left, "a table is excluded while it was being read anew, and has no key: targets may keep rows that are gone");
+        }
+        ledger.keep(is_read);
         ledger.take_up();
         info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
         let newcomers = scope.newcomers().to_vec();

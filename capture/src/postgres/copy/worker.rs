@@ -40,8 +40,8 @@ pub(super) struct Worker<'a> {
     round: &'a Round<'a>,
     sender: &'a Sender<Message>,
     connection: Connection,
-    /// It has had a piece: none comes back from a round without, however long the connection took.
-    has_read: bool,
+    /// It has had a piece, or tried to: none comes back from a round without, however long the connection took.
+    has_tried: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -56,7 +56,7 @@ impl<'a> Worker<'a> {
         // With row security a policy would hide rows without a word; now it is an error.
         let settings = format!("SET row_security = off; SET lock_timeout = {}", LOCK_TIMEOUT.as_millis());
         connection.query(DURING, &settings)?;
-        let mut worker = Self { copying, round, sender, connection, has_read: false };
+        let mut worker = Self { copying, round, sender, connection, has_tried: false };
         while let Some((table, piece)) = worker.next()? {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
@@ -71,7 +71,7 @@ impl<'a> Worker<'a> {
                     }
                     read => read?,
                 };
-                worker.has_read = true;
+                worker.has_tried = true;
                 next = rest.filter(|_| !round.is_over());
             }
         }
@@ -82,7 +82,7 @@ impl<'a> Worker<'a> {
     fn next(&mut self) -> Result<Option<(&'a Table, Piece)>, CaptureError> {
         let copying = self.copying;
         loop {
-            if self.round.is_given_up() || self.has_read && self.round.is_over() {
+            if self.round.is_given_up() || self.has_tried && self.round.is_over() {
                 return Ok(None);
             }
             let fresh = {
@@ -119,6 +119,7 @@ impl<'a> Worker<'a> {
     /// Somebody has locked a table, or waits to: it is tried again later, and nobody queues behind us meanwhile.
     fn put_off(&mut self, table: &Table, piece: Option<Piece>) -> Result<(), CaptureError> {
         self.copying.state().put_off(table.oid, piece);
+        self.has_tried = true;
         let (source, seconds) = (self.connection.source(), LOCK_TIMEOUT.as_secs());
         let table = &table.shape.schema.table;
         warn!(%source, %table, "a table is locked, and was not given free within {seconds} s: it is copied later");
