@@ -21,6 +21,7 @@ mod multisets;
 mod network;
 mod other;
 mod partitions;
+mod proxy;
 mod refusals;
 mod restart;
 mod security;

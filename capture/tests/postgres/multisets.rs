@@ -31,7 +31,7 @@ fn wait_for_all(database: &Database, log: &MemoryLog) {
     let (id, before) = (NEXT.fetch_add(1, Ordering::Relaxed), log.len());
     database.sql(&format!("INSERT INTO other VALUES ({id})"));
     let holds = |batch: &TableBatch| {
-        batch.table.name == "other" && batch.rows.column(0).as_primitive::<Int32Type>().values().contains(&id)
+        &*batch.table.name == "other" && batch.rows.column(0).as_primitive::<Int32Type>().values().contains(&id)
     };
     let is_last = |entry: &LogEntry| matches!(entry, LogEntry::Frame(frame) if frame.batches.iter().any(holds));
     log.wait_for_one_behind(before, "the last row", is_last);

@@ -1,74 +1,14 @@
 //! A network that breaks: connections that are cut in the middle of whatever they carry.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use syncline_capture::Class;
 use syncline_capture::postgres::{LogGap, PostgresConfig};
 use syncline_schemas::frame::Op;
 
 use crate::log::{MemoryLog, Reader};
+use crate::proxy::Proxy;
 use crate::server::{Server, eventually};
-
-/// Passes bytes on between whoever connects and a server, as long as it is let.
-struct Proxy {
-    port: u16,
-    links: Arc<Mutex<Vec<TcpStream>>>,
-    is_cut: Arc<AtomicBool>,
-}
-
-/// Sees what a client says before the server does.
-type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
-
-impl Proxy {
-    fn to(server: u16) -> Self {
-        Self::overhearing(server, Arc::new(|_| {}))
-    }
-
-    fn overhearing(server: u16, hears: Listener) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let this = Self { port, links: Arc::default(), is_cut: Arc::default() };
-        let (links, is_cut) = (Arc::clone(&this.links), Arc::clone(&this.is_cut));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if is_cut.load(Ordering::Acquire) {
-                    continue;
-                }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
-                links.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let hears = Arc::clone(&hears);
-                std::thread::spawn(move || pass(from, to, &*hears));
-                std::thread::spawn(move || pass(server, client, &|_| {}));
-            }
-        });
-        this
-    }
-
-    /// Breaks every connection at whatever byte it is, and takes no new one.
-    fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
-        self.links.lock().unwrap().drain(..).for_each(|link| drop(link.shutdown(Shutdown::Both)));
-    }
-
-    fn mend(&self) {
-        self.is_cut.store(false, Ordering::Release);
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, hears: &dyn Fn(&[u8])) {
-    let mut bytes = [0; 1 << 10];
-    while let Ok(len @ 1..) = from.read(&mut bytes) {
-        hears(&bytes[..len]);
-        if to.write_all(&bytes[..len]).is_err() {
-            break;
-        }
-    }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-}
 
 #[test]
 fn a_network_that_is_cut_in_the_middle_of_copies_and_transactions_loses_and_doubles_nothing() {
@@ -119,16 +59,9 @@ fn a_slot_that_is_dropped_between_the_look_at_it_and_the_start_of_the_stream_is_
 
         let mut config = PostgresConfig { log_gap, ..database.over_tcp("127.0.0.1") };
         let (server, name, slot) = (Arc::clone(&database.server), config.database.clone(), config.slot.clone());
-        let drops = AtomicBool::new(true);
-        let proxy = Proxy::overhearing(
-            config.port,
-            Arc::new(move |bytes| {
-                let says = |word: &[u8]| bytes.windows(word.len()).any(|some| some == word);
-                if says(b"START_REPLICATION") && drops.swap(false, Ordering::AcqRel) {
-                    server.psql(&name, &format!("SELECT pg_drop_replication_slot('{slot}')")).unwrap();
-                }
-            }),
-        );
+        let proxy = Proxy::before(config.port, b"START_REPLICATION", move || {
+            server.psql(&name, &format!("SELECT pg_drop_replication_slot('{slot}')")).unwrap();
+        });
         config.port = proxy.port;
         let reader = Reader::start(&config, &log);
         if is_closed {
