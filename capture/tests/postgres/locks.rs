@@ -6,7 +6,7 @@ use syncline_capture::postgres::PostgresConfig;
 use syncline_schemas::frame::{LogEntry, Op};
 use syncline_schemas::ident::TableId;
 
-use crate::log::{MemoryLog, Reader};
+use crate::log::{MemoryLog, Reader, Row};
 use crate::other::Other;
 use crate::proxy::Proxy;
 use crate::server::{Database, PATIENCE, Server, eventually};
@@ -41,6 +41,10 @@ fn has_read_lock(database: &Database, table: &str) -> bool {
 
 fn rows_of(log: &MemoryLog, table: &str) -> usize {
     log.rows().iter().filter(|row| row.table == table && matches!(row.op, Op::Read | Op::Insert)).count()
+}
+
+fn is_end(row: &Row) -> bool {
+    row.table == "public.held" && row.op == Op::SweepEnd
 }
 
 /// Waits until the log has a row of the free table, at the end of a unit.
@@ -123,9 +127,9 @@ fn a_table_that_is_read_anew_and_wanted_by_somebody_else_holds_nobody_up() {
     let mut others = std::mem::take(&mut *others.lock().unwrap()).into_iter();
     others.next().unwrap().end("COMMIT;");
     has_lock(&database, "held", true);
-    assert!(!log.rows().iter().any(|row| row.op == Op::SweepEnd), "nobody can have read it");
+    assert!(!log.rows().iter().any(is_end), "nobody can have read it");
     others.next().unwrap().end("UPDATE held SET note = 'later' WHERE id = 3; COMMIT;");
-    eventually("the end of the reading", || log.rows().iter().any(|row| row.op == Op::SweepEnd));
+    eventually("the end of the reading", || log.rows().iter().any(is_end));
     wait_for_free(&database, &log, 9);
     reader.stop();
     let state = log.state_beside();
