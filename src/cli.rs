@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     /// List what there is in the lakes: tables, the cut, snapshots and their tags.
     Tables(TablesArgs),
+    /// Ask a lake in SQL: its tables as of the last flush or of another time, every version, snapshots.
+    Query(QueryArgs),
     /// Write the planning contract for whoever builds a receiver, or compare it with an older one.
     Schemas(SchemasArgs),
     /// Run the reference receiver of the planning contract, or try one of your own.
@@ -320,6 +322,40 @@ pub(crate) struct TablesArgs {
     /// Print everything as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// One question, as in 'SELECT location_id, sum(on_hand) FROM inventory_balance GROUP BY 1'; read from standard input where
+    /// it is not given. Tables are item or current.item, history.item, snapshots."cycle-31".item.
+    pub(crate) sql: Option<String>,
+    /// Which lake, where there are several.
+    #[arg(long, value_name = "SINK")]
+    pub(crate) lake: Option<String>,
+    /// Current tables as of a time, as in 2026-05-26T22:00:00Z, or as a snapshot has them.
+    #[arg(long, value_name = "TIME|TAG")]
+    pub(crate) at: Option<String>,
+    /// How the answer looks; as the name of the output ends where it is not given.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<QueryFormat>,
+    /// Write the answer into this file.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// How an answer looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QueryFormat {
+    /// For people, the first 1,000 rows.
+    Table,
+    /// With a header; what has no value is empty.
+    Csv,
+    /// One array of objects.
+    Json,
+    /// One JSON object a line.
+    Ndjson,
+    /// Into a file only.
+    Parquet,
 }
 
 #[derive(Debug, Args)]

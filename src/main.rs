@@ -75,6 +75,7 @@ async fn execute(cli: Cli, started: Instant) -> Result<(), CommandError> {
         Command::Replay(args) => command::replay::run(&cli.config, Config::read(&cli.config)?, &args).await,
         Command::Snapshot(args) => command::snapshot::run(&cli.config, &args).await,
         Command::Tables(args) => command::tables::run(&cli.config, &args).await,
+        Command::Query(args) => command::query::run(&cli.config, &args).await,
         Command::Planner(args) => command::planner::run(&args).await,
         Command::Demo(args) => {
             let options = DemoOptions { drain: args.drain, dir: args.dir, small: args.small, ..DemoOptions::default() };

@@ -16,6 +16,7 @@ mod daemon {
     mod loads;
     mod memory;
     mod outputs;
+    mod query;
     mod ready;
     mod refusals;
     mod replay;

@@ -67,7 +67,7 @@ impl EntityPatterns {
 }
 
 /// Matches `*` as any run of characters.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, tail)) => name

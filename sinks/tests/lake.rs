@@ -4,6 +4,8 @@
 mod crash;
 #[path = "lake/google.rs"]
 mod google;
+#[path = "lake/hidden.rs"]
+mod hidden;
 #[path = "lake/model.rs"]
 mod model;
 #[path = "lake/proxy.rs"]

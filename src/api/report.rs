@@ -246,14 +246,8 @@ impl Source {
         let received = position(&progress.received_lsn);
         let server_end = position(&progress.server_end_lsn);
         let parked = source.parked.reason();
-        let state = match () {
-            () if parked.is_some() => "parked",
-            () if source.finished.load(Ordering::Acquire) => "ended",
-            () if source.paused.load(Ordering::Acquire) => "paused",
-            () => progress.state().as_str(),
-        };
         Self {
-            state: state.to_owned(),
+            state: source.state().to_owned(),
             rows: count(&progress.rows),
             reads: count(&progress.reads),
             inserts: count(&progress.inserts),

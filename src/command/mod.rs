@@ -5,6 +5,7 @@ mod client;
 pub(crate) mod letters;
 mod orders;
 pub(crate) mod planner;
+pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod rows;
 pub(crate) mod run;
@@ -81,10 +82,19 @@ pub(crate) enum CommandError {
     /// A sink or the receiver failed.
     #[error(transparent)]
     Sink(#[from] syncline_sinks::SinkError),
+    /// A question to a lake cannot be answered.
+    #[error("{0}")]
+    Query(Box<datafusion::error::DataFusionError>),
     /// The demo failed.
     #[error(transparent)]
     Demo(#[from] crate::demo::DemoError),
     /// The system refused something.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<datafusion::error::DataFusionError> for CommandError {
+    fn from(error: datafusion::error::DataFusionError) -> Self {
+        Self::Query(Box::new(error))
+    }
 }

@@ -85,7 +85,7 @@ pub(super) fn print<T: Serialize>(answer: &T, json: bool, text: impl Fn(&T) -> S
 }
 
 /// Values come from other systems, and what a terminal obeys must not.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 

@@ -71,7 +71,7 @@ fn table_row(path: &str, table: &TableFacts) -> Vec<String> {
     vec![
         path.to_owned(),
         table.version.to_string(),
-        table.cut.to_string(),
+        table.cut.map_or_else(|| "-".to_owned(), |cut| cut.to_string()),
         grouped(table.rows),
         grouped(table.files),
         bytes_text(table.bytes),
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_lake_is_listed_with_its_cut_its_tables_and_its_tags() {
         let cut = CutFacts { pipeline: "syncline".to_owned(), offset: 1_234, at: "2026-05-26T10:00:00Z".to_owned() };
-        let table = TableFacts { version: 12, cut: 11, rows: 1_000_000, bytes: 20_971_520, files: 3 };
+        let table = TableFacts { version: 12, cut: Some(11), rows: 1_000_000, bytes: 20_971_520, files: 3 };
         let snapshot = SnapshotFacts {
             tag: Some("cycle-31".to_owned()),
             at: "20260526T100001.000Z".to_owned(),

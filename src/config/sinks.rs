@@ -1,11 +1,12 @@
 //! `[sinks.<name>]`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 use syncline_schemas::secret::Secret;
-use syncline_sinks::lake::{LakeConfig, StoreOptions};
+use syncline_sinks::lake::{Hidden, LakeConfig, StoreOptions};
 use syncline_sinks::planning::{Auth, Compression, Format, PlanningConfig, Rate, TlsFiles, Windows};
 use syncline_sinks::profile::{Profile, ProfileConfig};
 use syncline_sinks::{EntityPatterns, SinkError};
@@ -266,6 +267,8 @@ fn lake(
     if snapshot_retention.is_some() && snapshot_every.is_none() {
         section.fault_of("snapshot_retention", faults, "needs snapshot_every; snapshots with a tag stay");
     }
+    let operations_every = section.duration("operations_every", faults);
+    let hidden = hidden(section, folder, faults);
     let store = store(section, folder, faults);
     let is_whole = faults.0.len() == known;
     let mut config = LakeConfig::new(url?, pipeline, PathBuf::from(scratch));
@@ -274,6 +277,8 @@ fn lake(
     config.flush_rows = flush_rows.unwrap_or(config.flush_rows);
     config.snapshot_every = snapshot_every;
     config.snapshot_retention = snapshot_retention.unwrap_or(config.snapshot_retention);
+    config.operations_every = operations_every.unwrap_or(config.operations_every);
+    config.hidden = Arc::new(hidden);
     config.store = store;
     // As with planning: what the sink would refuse at its start. Without a setting that has a fault it may refuse others.
     match config.check() {
@@ -283,6 +288,22 @@ fn lake(
         Err(error) => section.fault(faults, error.to_string()),
     }
     Some(SinkKind::Lake(Box::new(config)))
+}
+
+/// What readers of a lake must not see.
+fn hidden(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Hidden {
+    let mut patterns = |key: &str, faults: &mut Faults| section.texts(key, faults).map(|found| found.value);
+    let (left_out, masked) = (patterns("leave_out", faults), patterns("mask", faults));
+    let known = faults.0.len();
+    let key = section.secret("mask_key", folder, faults).map(Secret::new);
+    match Hidden::new(left_out.unwrap_or_default(), masked.unwrap_or_default(), key) {
+        Ok(hidden) => return hidden,
+        // A key that cannot be read is a fault of its own.
+        Err(_) if faults.0.len() > known => {}
+        Err(SinkError::Setting { setting, reason }) => section.fault_of(setting, faults, &reason),
+        Err(error) => section.fault(faults, error.to_string()),
+    }
+    Hidden::default()
 }
 
 /// How a bucket or container is reached.

@@ -23,7 +23,8 @@ use super::status::Status;
 /// Small enough that a drained backlog gives its disk back at once, large enough to cost nothing.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Of so many looks at a folder that is tight one has removed deltas merged away: it costs about as much as they are large.
+/// Of so many looks at a folder that is tight one has removed deltas merged away, if there are new ones: it costs about as
+/// much as what is left is large.
 const GIVEN_BACK_EVERY: u32 = 10;
 
 /// How long what is done with is kept.
@@ -58,13 +59,14 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, configured:
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looked_at = None;
     let (folder, mut kept, mut tight_for) = (Arc::new(folder), configured, 0_u32);
+    let mut given_back = LogOffset::START;
     loop {
         ticks.tick().await;
         let stage = status.pressure.stage();
         kept = configured.under(kept, stage);
         tight_for = if stage > Stage::Roomy { tight_for + 1 } else { 0 };
         // Of removed deltas the store gives back the disk when it merges, which may be much later.
-        let gives_back = tight_for % GIVEN_BACK_EVERY == 1;
+        let given_back_to = (tight_for % GIVEN_BACK_EVERY == 1).then_some(given_back);
         let delivered = delivered(&status);
         // Rows are held and let go by the fold alone.
         let (folded, needs) = (status.folded(), LogOffset(status.transform.needs.load(Ordering::Acquire)));
@@ -75,14 +77,16 @@ pub(super) async fn run(log: Log, store: Store, status: Arc<Status>, configured:
                 held::look(&store.current(), &status);
             }
             clean(&log, &store, delivered, needs, kept)?;
+            let trimmed = Outbox::new(store.clone()).trimmed()?;
+            let gives_back = given_back_to.is_some_and(|before| trimmed > before);
             if gives_back {
                 store.give_back(Space::Outbox)?;
             }
             status.pressure.look(&folder.path, folder.budget);
-            Ok::<_, JournalError>(())
+            Ok::<_, JournalError>(gives_back.then_some(trimmed))
         });
         match cleaned.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(trimmed)) => given_back = trimmed.unwrap_or(given_back),
             Ok(Err(error)) => warn!(%error, "cannot remove what is no longer needed; the disk fills until it can be"),
             Err(error) => {
                 error!(%error, "removing what is no longer needed met a defect in Syncline: please report it")

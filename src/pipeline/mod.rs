@@ -21,6 +21,7 @@ pub(crate) mod lag;
 pub(crate) mod load;
 pub(crate) mod memory;
 mod observed;
+mod operations;
 pub(crate) mod outbox;
 pub(crate) mod outputs;
 pub(crate) mod pressure;
@@ -57,6 +58,7 @@ use tokio::task::JoinHandle as Task;
 use self::capture::Sources;
 use self::deliver::{Mode, Pump};
 use self::housekeeping::{Folder, Kept};
+use self::operations::Recorder;
 use self::snapshots::{Desk, Worker};
 use self::status::Status;
 use self::transform::Transform;
@@ -100,7 +102,8 @@ pub(crate) struct Pipeline {
     stop_transform: StopSignal,
     threads: Vec<JoinHandle<()>>,
     mode: watch::Sender<Mode>,
-    housekeeping: Task<()>,
+    /// What ends with the process wherever it is.
+    beside: Vec<Task<()>>,
 }
 
 impl Pipeline {
@@ -154,7 +157,9 @@ impl Pipeline {
         transform.report(&status.transform)?;
         let mode = watch::Sender::new(Mode::Steady);
         let (stop_sources, mut threads) = sources.into_parts();
-        for (index, (name, retry_for, sink)) in sinks.into_iter().enumerate() {
+        let mut recorders = Vec::new();
+        for (index, BuiltSink { name, retry_for, sink, recorder }) in sinks.into_iter().enumerate() {
+            recorders.extend(recorder);
             let pump = Pump {
                 sink,
                 log: log.clone(),
@@ -179,9 +184,12 @@ impl Pipeline {
         threads.push(transform.start(log.clone(), Arc::clone(&status), stop_transform.clone())?);
         let kept = Kept { log: config.log_retention, deltas: config.delta_retention };
         let folder = Folder { path: config.data_dir.clone(), budget: config.disk_budget };
-        let housekeeping =
-            tokio::spawn(housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), kept, folder));
-        Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, housekeeping })
+        let housekeeping = housekeeping::run(log.clone(), store.clone(), Arc::clone(&status), kept, folder);
+        let mut beside = vec![tokio::spawn(housekeeping)];
+        for recorder in recorders {
+            beside.push(tokio::spawn(operations::run(recorder, store.clone(), Arc::clone(&status))));
+        }
+        Ok(Self { status, log, store, stop_sources, stop_transform, threads, mode, beside })
     }
 
     /// Waits until every source has ended by itself and everything they gave is confirmed by every sink.
@@ -230,7 +238,7 @@ impl Pipeline {
         self.stop_transform.stop();
         self.log.wake();
         self.mode.send_replace(Mode::Stop);
-        self.housekeeping.abort();
+        self.beside.iter().for_each(Task::abort);
         let threads = self.threads;
         let mut joined =
             tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
@@ -253,8 +261,15 @@ fn urgent(sinks: &[SinkConfig]) -> BTreeSet<String> {
     sinks.iter().flat_map(of).collect()
 }
 
-/// A sink's name, how long rows that it refused are sent again, and the sink.
-type BuiltSink = (String, Duration, Box<dyn Sink>);
+/// A sink that is not at work yet.
+struct BuiltSink {
+    name: String,
+    /// How long rows that it refused are sent again.
+    retry_for: Duration,
+    sink: Box<dyn Sink>,
+    /// Of a lake.
+    recorder: Option<Recorder>,
+}
 
 fn build_sink(sink: SinkConfig, status: &Status) -> Result<BuiltSink, PipelineError> {
     let count = |stats: Arc<PlanningStats>| {
@@ -263,6 +278,7 @@ fn build_sink(sink: SinkConfig, status: &Status) -> Result<BuiltSink, PipelineEr
             let _ = known.planning.set(Arc::clone(&stats));
         }
     };
+    let mut recorder = None;
     let built: Result<Box<dyn Sink>, SinkError> = match sink.kind {
         SinkKind::Planning(config) => PlanningSink::new(*config).map(|sink| {
             count(sink.stats());
@@ -276,12 +292,13 @@ fn build_sink(sink: SinkConfig, status: &Status) -> Result<BuiltSink, PipelineEr
             for known in status.sinks.iter().filter(|known| known.name == sink.name) {
                 let _ = known.snapshots.set(Arc::new(Desk::new(&config, lake.snapshots())));
             }
+            recorder = Some(Recorder { operations: lake.operations(), every: config.operations_every });
             Box::new(lake) as _
         }),
         SinkKind::Discard => Ok(Box::new(Discard)),
     };
     match built {
-        Ok(built) => Ok((sink.name, sink.retry_rows_for, built)),
+        Ok(built) => Ok(BuiltSink { name: sink.name, retry_for: sink.retry_rows_for, sink: built, recorder }),
         Err(error) => Err(PipelineError::Sink { name: sink.name, error }),
     }
 }

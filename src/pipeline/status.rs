@@ -75,6 +75,16 @@ pub(crate) struct SourceStatus {
 }
 
 impl SourceStatus {
+    /// What it is doing, in one word.
+    pub(crate) fn state(&self) -> &'static str {
+        match () {
+            () if self.parked.is_parked() => "parked",
+            () if self.finished.load(Ordering::Acquire) => "ended",
+            () if self.paused.load(Ordering::Acquire) => "paused",
+            () => self.progress.state().as_str(),
+        }
+    }
+
     /// Its reader has ended for good.
     pub(crate) fn finish(&self) {
         self.finished.store(true, Ordering::Release);

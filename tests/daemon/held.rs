@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::demo::erp::Scale;
 use super::world::{World, eventually};
 
-const LINE: &str = "INSERT INTO meridian.ord_pos SELECT '0100', '5000000001', 10, 'N', art_no, site_no, 3, 0, 0, 0, unit, \
+pub(crate) const LINE: &str = "INSERT INTO meridian.ord_pos SELECT '0100', '5000000001', 10, 'N', art_no, site_no, 3, 0, 0, 0, unit, \
                     wish_dt, '1900-01-01', 'O', 1.5, 4.5, 'EUR', now() AT TIME ZONE 'UTC' FROM meridian.ord_pos LIMIT 1";
 const ORDER: &str = "INSERT INTO meridian.ord_head SELECT '0100', '5000000001', acct_no, origin, '', ord_dt, 'O', 'EUR', site_no, \
                      5, 0, NULL, crt_ts, chg_ts, 'TEST' FROM meridian.ord_head LIMIT 1";

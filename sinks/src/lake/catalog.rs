@@ -1,15 +1,17 @@
 //! What there is in a lake, for people: tables with their sizes, the cut, the snapshots.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use syncline_schemas::entity;
 
 use super::cut::Cut;
-use super::shape::{Kind, Shape};
+use super::hidden::Hidden;
+use super::operations::OperationsTable;
+use super::shape::Shape;
 use super::snapshots::{Manifest, all_snapshots};
 use super::store::Place;
 use super::table::Table;
@@ -47,8 +49,8 @@ pub struct CutFacts {
 pub struct TableFacts {
     /// Its newest version.
     pub version: u64,
-    /// The version of the cut.
-    pub cut: u64,
+    /// The version of the cut; none of a table that is no part of it.
+    pub cut: Option<u64>,
     /// Rows in its files.
     pub rows: u64,
     /// Size of its files.
@@ -91,29 +93,38 @@ impl From<Manifest> for SnapshotFacts {
 }
 
 /// Looks at a lake.
-pub(super) async fn read(place: &Place) -> Result<Catalog, SinkError> {
+pub(super) async fn read(place: &Place, hidden: &Arc<Hidden>) -> Result<Catalog, SinkError> {
     let cut = Cut::read(place).await?;
     let mut tables = BTreeMap::new();
     if let Some(cut) = &cut {
         let looks: Vec<BoxFuture<'_, Result<(String, TableFacts), SinkError>>> =
-            cut.tables.iter().map(|(path, version)| table(place, cut, path, *version).boxed()).collect();
+            cut.tables.iter().map(|(path, version)| table((place, hidden), cut, path, *version).boxed()).collect();
         let looked = futures::stream::iter(looks).buffer_unordered(READ_AT_ONCE);
         tables = looked.try_collect().await?;
+        for which in OperationsTable::ALL {
+            let mut table = Table::new(place, which.shape(), &cut.pipeline);
+            if table.load().await? {
+                tables.insert(table.shape.path(), facts(&table, None)?);
+            }
+        }
     }
     let snapshots = all_snapshots(place).await?.into_iter().map(SnapshotFacts::from).collect();
     let cut = cut.map(|cut| CutFacts { pipeline: cut.pipeline, offset: cut.offset, at: cut.at });
     Ok(Catalog { url: place.target().to_owned(), cut, tables, snapshots })
 }
 
-async fn table(place: &Place, cut: &Cut, path: &str, version: u64) -> Result<(String, TableFacts), SinkError> {
-    let known = |kind: Kind, prefix: &str| Some((entity::get(path.strip_prefix(prefix)?)?, kind));
-    let found = known(Kind::Current, "current/").or_else(|| known(Kind::History, "history/"));
-    let (entity, kind) = found.ok_or_else(|| SinkError::Refused {
+async fn table(
+    (place, hidden): (&Place, &Arc<Hidden>),
+    cut: &Cut,
+    path: &str,
+    version: u64,
+) -> Result<(String, TableFacts), SinkError> {
+    let shape = Shape::of_path(path, hidden).ok_or_else(|| SinkError::Refused {
         target: place.url_of(path).to_string(),
         reason: "it is a table of no entity of this release".to_owned(),
         remedy: "ask with the release that wrote it".to_owned(),
     })?;
-    let mut table = Table::new(place, Shape::new(entity, kind), &cut.pipeline);
+    let mut table = Table::new(place, shape, &cut.pipeline);
     table.epoch = cut.epoch;
     if !table.load().await? {
         return Err(SinkError::Refused {
@@ -122,9 +133,12 @@ async fn table(place: &Place, cut: &Cut, path: &str, version: u64) -> Result<(St
             remedy: "restore the table, or delete the whole lake folder and start over".to_owned(),
         });
     }
+    Ok((path.to_owned(), facts(&table, Some(version))?))
+}
+
+fn facts(table: &Table, cut: Option<u64>) -> Result<TableFacts, SinkError> {
     let files = table.files()?;
     let rows = files.iter().filter_map(|file| file.rows).sum::<usize>() as u64;
     let bytes = files.iter().map(|file| file.size).sum();
-    let facts = TableFacts { version: table.version(), cut: version, rows, bytes, files: files.len() as u64 };
-    Ok((path.to_owned(), facts))
+    Ok(TableFacts { version: table.version(), cut, rows, bytes, files: files.len() as u64 })
 }

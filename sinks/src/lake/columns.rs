@@ -55,6 +55,7 @@ pub(super) fn missing(shape: &Shape, found: &StructType) -> Result<Vec<Field>, S
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use syncline_schemas::entity::{self, Entity};
     use url::Url;
@@ -69,7 +70,7 @@ mod tests {
     fn table(folder: &Path, entity: &Entity) -> Table {
         let url = Url::from_directory_path(folder).expect("absolute");
         let place = Place::open(&url, &StoreOptions::default()).expect("a place");
-        Table::new(&place, Shape::new(entity, Kind::Current), "test")
+        Table::new(&place, Shape::new(entity, Kind::Current, &Arc::default()), "test")
     }
 
     fn without(field: &str) -> Entity {

@@ -1,11 +1,13 @@
 //! What an operator sets for a lake.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_schemas::secret::Secret;
 use url::Url;
 
+use super::hidden::Hidden;
 use super::store::Place;
 use crate::{EntityPatterns, SinkError};
 
@@ -29,6 +31,10 @@ pub struct LakeConfig {
     pub snapshot_every: Option<Duration>,
     /// How long those are kept; the last one stays in any case.
     pub snapshot_retention: Duration,
+    /// How often what the daemon met is written beside the data.
+    pub operations_every: Duration,
+    /// What its readers must not see.
+    pub hidden: Arc<Hidden>,
     /// How large files and buffers may grow.
     pub limits: LakeLimits,
     /// How the store of the URL is reached.
@@ -43,6 +49,9 @@ impl LakeConfig {
     /// 30 days: four planning cycles of a week, and somebody's holiday.
     pub const SNAPSHOT_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
+    /// 5 minutes: a few hundred small commits a day.
+    pub const OPERATIONS_EVERY: Duration = Duration::from_secs(300);
+
     /// A lake of every entity with the default settings.
     #[must_use]
     pub fn new(url: Url, pipeline: &str, scratch: PathBuf) -> Self {
@@ -55,6 +64,8 @@ impl LakeConfig {
             flush_rows: Self::FLUSH_ROWS,
             snapshot_every: None,
             snapshot_retention: Self::SNAPSHOT_RETENTION,
+            operations_every: Self::OPERATIONS_EVERY,
+            hidden: Arc::default(),
             limits: LakeLimits::default(),
             store: StoreOptions::default(),
         }

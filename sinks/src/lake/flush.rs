@@ -48,7 +48,7 @@ impl Input {
             Kind::Current => {
                 Self::Sort(Box::new(Sorter::new(table.shape.delta_schema(), table.shape.delta_key(), &config.scratch)))
             }
-            Kind::History => Self::Append(Box::new(Appender::new(table))),
+            Kind::History | Kind::Operations => Self::Append(Box::new(Appender::new(table))),
         }
     }
 

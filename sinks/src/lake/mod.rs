@@ -4,6 +4,7 @@
 //! <url>/current/<entity>     one row per key: a tree whose leaves are Parquet files          leaf, merge
 //! <url>/history/<entity>     every version, appended                                         history
 //! <url>/snapshots/<entity>   copies of the current tables of one cut, plain Parquet          snapshots
+//! <url>/operations/<name>     what the daemon did and met, for charts                         operations
 //! <url>/_syncline/cut.json   the versions of all tables that belong together, and the offset  cut
 //! ```
 //!
@@ -29,9 +30,11 @@ mod datafile;
 mod durable;
 pub(crate) mod fault;
 mod flush;
+mod hidden;
 mod history;
 mod leaf;
 mod merge;
+mod operations;
 mod reader;
 mod remote;
 mod runs;
@@ -40,6 +43,7 @@ mod snapshots;
 mod stats;
 pub(crate) mod store;
 mod table;
+mod view;
 
 use std::collections::BTreeMap;
 
@@ -51,10 +55,13 @@ pub use self::catalog::{Catalog, CutFacts, SnapshotFacts, TableFacts};
 pub use self::config::{LakeConfig, LakeLimits, StoreOptions};
 use self::cut::Cut;
 use self::flush::Tables;
+pub use self::hidden::Hidden;
+pub use self::operations::{Operations, OperationsTable};
 use self::shape::{Kind, Shape};
 pub use self::snapshots::{File, Manifest, Order, Part, Reached, Snapshots, Sources};
 use self::store::Place;
 use self::table::{ANOTHER_FOLDER, Table};
+pub use self::view::{FileView, TableView, View};
 use crate::{Batching, DeltaSource, Identity, Known, Recalled, Sink, SinkError, Span, Written};
 
 /// How often a flush starts over because of other writers before the pump is told to wait.
@@ -88,7 +95,8 @@ impl LakeSink {
         config.limits.check()?;
         let place = Place::open(&config.url, &config.store)?;
         let tables = Tables::new(config.entities.entities().flat_map(|entity| {
-            [Kind::Current, Kind::History].map(|kind| Table::new(&place, Shape::new(entity, kind), &config.pipeline))
+            [Kind::Current, Kind::History]
+                .map(|kind| Table::new(&place, Shape::new(entity, kind, &config.hidden), &config.pipeline))
         }));
         Ok(Self {
             config,
@@ -107,6 +115,12 @@ impl LakeSink {
     #[must_use]
     pub fn snapshots(&self) -> Snapshots {
         Snapshots::beside(self.config.clone(), self.place.clone())
+    }
+
+    /// Where what the daemon meets is written down beside the data.
+    #[must_use]
+    pub fn operations(&self) -> Operations {
+        Operations::beside(&self.config, self.place.clone())
     }
 
     /// Tries that the store can be read and written, and that it keeps two writers apart.

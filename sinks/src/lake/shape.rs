@@ -15,9 +15,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type};
 use syncline_schemas::delta;
-use syncline_schemas::entity::Entity;
+use syncline_schemas::entity::{self, Entity};
 use syncline_schemas::table::instant;
 
+use super::hidden::{Fate, Hidden};
 use crate::SinkError;
 
 /// Which of an entity's two tables.
@@ -27,6 +28,8 @@ pub(super) enum Kind {
     Current,
     /// Every version ever.
     History,
+    /// What the daemon met, of no entity.
+    Operations,
 }
 
 /// Columns after the fields: name here, name in a delta.
@@ -55,20 +58,37 @@ pub(super) struct Shape {
     pub(super) schema: SchemaRef,
     /// How many of the first columns are the key.
     pub(super) key_len: usize,
+    /// What is said of hidden columns in the table's properties.
+    pub(super) hidden_mark: Option<String>,
+    hidden: Arc<Hidden>,
     delta_schema: SchemaRef,
-    /// Index into a delta's columns, per column.
-    sources: Vec<usize>,
+    /// Per column.
+    sources: Vec<Source>,
+}
+
+/// Where a column comes from.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    /// Index into a delta's columns.
+    column: usize,
+    masked: bool,
 }
 
 impl Shape {
-    pub(super) fn new(entity: &Entity, kind: Kind) -> Self {
+    pub(super) fn new(entity: &Entity, kind: Kind, hidden: &Arc<Hidden>) -> Self {
         let delta_schema = entity.delta_schema();
-        let mut fields: Vec<Field> =
-            delta_schema.fields()[delta::SYSTEM_COLUMNS..].iter().map(|field| field.as_ref().clone()).collect();
-        let mut sources: Vec<usize> = (delta::SYSTEM_COLUMNS..delta_schema.fields().len()).collect();
+        let (mut fields, mut sources): (Vec<Field>, Vec<Source>) = (Vec::new(), Vec::new());
+        for (column, field) in delta_schema.fields().iter().enumerate().skip(delta::SYSTEM_COLUMNS) {
+            let fate = hidden.fate(&entity.name, field.name());
+            if fate != Fate::LeftOut {
+                fields.push(field.as_ref().clone());
+                sources.push(Source { column, masked: fate == Fate::Masked });
+            }
+        }
         let lineage: &[(&str, &str)] = match kind {
             Kind::Current => &CURRENT,
             Kind::History => &HISTORY,
+            Kind::Operations => &[],
         };
         for (name, from) in lineage {
             let source = delta::system_fields()
@@ -80,15 +100,42 @@ impl Shape {
                 _ => DataType::Utf8,
             };
             fields.push(Field::new(*name, data_type, false));
-            sources.push(source);
+            sources.push(Source { column: source, masked: false });
         }
         Self {
             entity: entity.name.clone(),
             kind,
             schema: Arc::new(Schema::new(fields)),
             key_len: entity.key_len(),
+            hidden_mark: hidden.mark(entity),
+            hidden: Arc::clone(hidden),
             delta_schema,
             sources,
+        }
+    }
+
+    /// Columns that are of no entity and come as they are.
+    pub(super) fn operations(name: &str, schema: &SchemaRef) -> Self {
+        Self {
+            entity: name.to_owned(),
+            kind: Kind::Operations,
+            schema: Arc::clone(schema),
+            key_len: 0,
+            hidden_mark: None,
+            hidden: Arc::default(),
+            delta_schema: Arc::clone(schema),
+            sources: Vec::new(),
+        }
+    }
+
+    /// The table of a path below the lake; none where no entity has it.
+    pub(super) fn of_path(path: &str, hidden: &Arc<Hidden>) -> Option<Self> {
+        let of = |kind: Kind, name: &str| Some(Self::new(entity::get(name)?, kind, hidden));
+        let (folder, name) = path.split_once('/')?;
+        match folder {
+            "current" => of(Kind::Current, name),
+            "history" => of(Kind::History, name),
+            _ => None,
         }
     }
 
@@ -97,6 +144,7 @@ impl Shape {
         match self.kind {
             Kind::Current => format!("current/{}", self.entity),
             Kind::History => format!("history/{}", self.entity),
+            Kind::Operations => format!("operations/{}", self.entity),
         }
     }
 
@@ -138,8 +186,9 @@ impl Shape {
             .sources
             .iter()
             .map(|&source| {
-                let column = deltas.column(source);
-                match self.delta_schema.field(source).name().as_str() {
+                let column = deltas.column(source.column);
+                match self.delta_schema.field(source.column).name().as_str() {
+                    _ if source.masked => self.hidden.masks(column),
                     delta::VERSION => hex(column),
                     delta::OP => words(column),
                     _ => Arc::clone(column),

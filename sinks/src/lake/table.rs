@@ -15,7 +15,7 @@ use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, Trans
 use deltalake_core::kernel::{Action, Remove, Transaction};
 use deltalake_core::logstore::LogStoreRef;
 use deltalake_core::operations::vacuum::VacuumMode;
-use deltalake_core::protocol::{DeltaOperation, OutputMode};
+use deltalake_core::protocol::{DeltaOperation, OutputMode, SaveMode};
 use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
 use object_store::ObjectStore;
@@ -41,6 +41,9 @@ const PROPERTIES: [(&str, &str); 3] = [
     ("delta.deletedFileRetentionDuration", "interval 1 hour"),
     ("delta.logRetentionDuration", "interval 7 days"),
 ];
+
+/// Which columns are hidden from readers, in words of our own.
+const HIDDEN: &str = "syncline.hidden";
 
 /// A file of the newest snapshot.
 #[derive(Debug, Clone)]
@@ -168,8 +171,20 @@ impl Table {
         }
         let applied = LogOffset(applied.unwrap_or(0));
         self.check_protocol(&state)?;
+        self.check_hidden(&state)?;
         self.snapshot = Some(Snapshot { state, applied, checked: false });
         Ok(true)
+    }
+
+    /// Loads the snapshot of a version that a cut names.
+    pub(super) async fn load_cut(&mut self, version: u64) -> Result<(), SinkError> {
+        let found = self.load_at(Some(version)).await?.then(|| self.version());
+        if found == Some(version) {
+            return Ok(());
+        }
+        let found = found.map_or("there is no table".to_owned(), |found| format!("the table is at {found}"));
+        let reason = format!("the last flush left it at version {version}, but {found}");
+        Err(self.refused(&reason, "restore the table, or delete the whole lake folder and start over"))
     }
 
     /// What an application transaction stands at.
@@ -220,6 +235,9 @@ impl Table {
                 Some(value),
             );
         }
+        if let Some(mark) = &self.shape.hidden_mark {
+            builder = builder.with_raise_if_key_not_exists(false).with_configuration([(HIDDEN, Some(mark))]);
+        }
         match builder.await {
             Ok(_) => {
                 info!(table = %self.url, "created table");
@@ -243,6 +261,24 @@ impl Table {
             return Err(self.refused("the table is partitioned", "move it elsewhere and replay"));
         }
         Ok(())
+    }
+
+    /// A table that was made with other columns hidden has files with values as they were.
+    fn check_hidden(&self, state: &DeltaTableState) -> Result<(), SinkError> {
+        let found = state.metadata().configuration().get(HIDDEN);
+        if found == self.shape.hidden_mark.as_ref() {
+            return Ok(());
+        }
+        let said = |mark: Option<&String>| mark.map_or_else(|| "nothing".to_owned(), |mark| format!("{mark:?}"));
+        let reason = format!(
+            "it was made with {} hidden, and leave_out, mask and mask_key say {}",
+            said(found),
+            said(self.shape.hidden_mark.as_ref())
+        );
+        Err(self.refused(
+            &reason,
+            "set them as they were, or give this pipeline a new lake: files that are there stay as they are",
+        ))
     }
 
     /// Columns that the table lacks; anything else that differs is refused.
@@ -309,6 +345,12 @@ impl Table {
     /// Puts a rewritten file in the place of others with the same rows.
     pub(super) async fn replace(&mut self, actions: Vec<Action>, target_size: i64) -> Result<Committed, SinkError> {
         self.commit_operation(actions, DeltaOperation::Optimize { predicate: None, target_size }).await
+    }
+
+    /// Puts other rows in the place of some.
+    pub(super) async fn overwrite(&mut self, actions: Vec<Action>) -> Result<Committed, SinkError> {
+        let operation = DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None };
+        self.commit_operation(actions, operation).await
     }
 
     async fn commit_operation(

@@ -50,7 +50,7 @@ impl Track {
 
     /// The lanes of an entity.
     pub(super) fn lanes_of(&mut self, entity: &'static Entity, config: &PlanningConfig) -> &mut Vec<Lane> {
-        self.lanes.entry(&entity.name).or_insert_with(|| (0..config.partitions).map(Lane::new).collect())
+        lanes_of(&mut self.lanes, entity, config)
     }
 
     /// What is to be remembered of its lanes and is not yet.
@@ -111,11 +111,10 @@ impl Track {
         let dealt = deal::deal(entity, &rows, config.partitions)?;
         stats.coalesced(dealt.coalesced);
         let records = RecordWriter::new(entity, &rows)?;
-        self.lanes_of(entity, config);
         let client = &*self.client;
         let taken = self.taken.entry(&entity.name).or_default();
         let flow = Flow { entity, client, config, stats, known, taken };
-        let lanes = self.lanes.entry(&entity.name).or_default();
+        let lanes = lanes_of(&mut self.lanes, entity, config);
         let busy = lanes.iter_mut().zip(&dealt.partitions).filter(|(_, rows)| !rows.is_empty());
         let parts = try_join_all(busy.map(|(lane, of_lane)| {
             lane.send(&flow, Load { batch: &rows, records: &records, rows: of_lane, told, again })
@@ -129,6 +128,14 @@ impl Track {
             sum
         }))
     }
+}
+
+fn lanes_of<'l>(
+    lanes: &'l mut HashMap<&'static str, Vec<Lane>>,
+    entity: &'static Entity,
+    config: &PlanningConfig,
+) -> &'l mut Vec<Lane> {
+    lanes.entry(&entity.name).or_insert_with(|| (0..config.partitions).map(Lane::new).collect())
 }
 
 /// Epochs met during a write: ours, and the target's.

@@ -11,7 +11,9 @@
 //! A row is written down as soon as its refusal is known, not with the cursor: a killed daemon would otherwise skip it as
 //! arrived. It is bounded in rows and in bytes, and what finds no place is counted. Keys are shown, never logged.
 
+mod again;
 mod letters;
+mod row;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,19 +22,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt8Type;
-use serde::{Deserialize, Serialize};
 use syncline_journal::{Commit, Durability, Space, Store};
 use syncline_schemas::delta::{self, DeltaBatch, SYSTEM_COLUMNS};
 use syncline_schemas::entity;
 use syncline_schemas::ident::{LogOffset, Version};
 use syncline_schemas::keycode;
 use syncline_schemas::rowcode::Rows;
-use syncline_sinks::{DeltaSource, OutboxEntry, OutboxIter, Reject, SinkError, Span};
+use syncline_sinks::{Reject, SinkError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::warn;
 
+pub(in crate::pipeline) use self::again::Again;
 pub(crate) use self::letters::{Letter, LetterError};
+pub(crate) use self::row::RefusedRow;
+use self::row::{compose, parse};
 use super::memory::place;
 use super::outbox::unreadable;
 
@@ -48,40 +52,6 @@ const FIRST: Duration = if cfg!(test) { Duration::from_millis(20) } else { Durat
 const LONGEST: Duration = Duration::from_secs(600);
 
 const ROW: u8 = b'r';
-
-/// A refused row as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RefusedRow {
-    pub(crate) entity: String,
-    /// The key's values, JSON.
-    pub(crate) key: String,
-    /// 32 hex digits.
-    pub(crate) version: String,
-    /// The target's word for the reason.
-    pub(crate) code: String,
-    /// The field at fault, where the target names one.
-    pub(crate) field: Option<String>,
-    /// True where the target says that a later attempt can succeed: it is sent again.
-    pub(crate) retryable: bool,
-    /// How often it was refused.
-    pub(crate) attempts: u32,
-    /// When it was refused first, milliseconds since 1970.
-    pub(crate) since_ms: u64,
-    /// True where an operator wants it to be sent again, whatever the target said.
-    #[serde(default)]
-    pub(crate) asked: bool,
-    /// True where it was sent again for as long as rows are: it is no more, unless an operator wants it.
-    #[serde(default)]
-    pub(crate) expired: bool,
-    /// False where it is too large to be kept: it is listed and cannot be sent again.
-    #[serde(default = "kept")]
-    pub(crate) kept: bool,
-}
-
-/// Rows of older versions say nothing of it; of those that were not kept the place is empty.
-const fn kept() -> bool {
-    true
-}
 
 /// The refused rows of one sink.
 pub(crate) struct Refused {
@@ -151,19 +121,6 @@ impl State {
 
 fn malformed(sink: &str) -> SinkError {
     SinkError::Outbox { reason: format!("a refused row of sink {sink} does not decode") }
-}
-
-/// Head and encoded row of a stored value.
-fn parse(value: &[u8]) -> Option<(RefusedRow, &[u8])> {
-    let (length, rest) = value.split_first_chunk()?;
-    let (head, row) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-    Some((serde_json::from_slice(head).ok()?, row))
-}
-
-fn compose(head: &RefusedRow, row: &[u8]) -> Vec<u8> {
-    let head = serde_json::to_vec(head).expect("a head is plain data");
-    let length = u32::try_from(head.len()).expect("a head is small");
-    [&length.to_be_bytes(), head.as_slice(), row].concat()
 }
 
 /// The keys of rows of an entity; none where it is not canonical.
@@ -510,33 +467,4 @@ impl Refused {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The rows that are to be sent again, whatever span is asked for.
-pub(super) struct Again<'r>(pub(super) &'r Refused);
-
-impl DeltaSource for Again<'_> {
-    fn read(&self, _: Span) -> Result<OutboxIter<'_>, SinkError> {
-        let Self(refused) = self;
-        let (timed, confirmed) = {
-            let state = refused.lock();
-            (state.pass.timed, state.confirmed)
-        };
-        let pairs = refused.store.scan_prefix(Space::Sinks, &refused.prefix());
-        let entries = pairs.map(move |pair| {
-            let (_, value) = pair.map_err(|error| unreadable(&error))?;
-            let (head, row) = parse(&value).ok_or_else(|| malformed(&refused.sink))?;
-            let version: Version = head.version.parse()?;
-            let may_go = version.offset() <= confirmed;
-            let is_wanted = may_go && !row.is_empty() && (head.asked || head.retryable && timed);
-            let deltas = if is_wanted { delta::decode(row)? } else { Vec::new() };
-            deltas.iter().try_for_each(|batch| refused.observe(batch))?;
-            Ok(OutboxEntry { offset: version.offset(), deltas })
-        });
-        Ok(Box::new(entries))
-    }
-
-    fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
-        self.0.keep(rejects)
-    }
 }

@@ -3,12 +3,15 @@
 //! Written again and not copied file by file: a table's files may be of different releases and of other writers, and whoever
 //! reads a snapshot in years knows nothing of that. The digest is taken from the rows on their way.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use futures::TryStreamExt;
-use syncline_schemas::entity::Entity;
+use syncline_schemas::entity::{Entity, Field};
 
 use super::manifest::{File, Part, folder};
 use crate::SinkError;
-use crate::lake::config::LakeLimits;
+use crate::lake::config::{LakeConfig, LakeLimits};
 use crate::lake::cut::Cut;
 use crate::lake::datafile::{DataFile, Written};
 use crate::lake::leaf;
@@ -23,26 +26,19 @@ pub(super) async fn copy(
     cut: &Cut,
     (entity, version): (&Entity, u64),
     at: &str,
-    limits: &LakeLimits,
+    config: &LakeConfig,
 ) -> Result<Part, SinkError> {
-    let mut table = Table::new(place, Shape::new(entity, Kind::Current), &cut.pipeline);
+    let mut table = Table::new(place, Shape::new(entity, Kind::Current, &config.hidden), &cut.pipeline);
     table.epoch = cut.epoch;
-    let found = table.load_at(Some(version)).await?.then(|| table.version());
-    if found != Some(version) {
-        let found = found.map_or("there is no table".to_owned(), |found| format!("the table is at {found}"));
-        return Err(SinkError::Refused {
-            target: table.url.clone(),
-            reason: format!("the last flush left it at version {version}, but {found}"),
-            remedy: "restore the table, or delete the whole lake folder and start over".to_owned(),
-        });
-    }
+    table.load_cut(version).await?;
     let leaves = leaf::leaves(&mut table).await?;
-    let mut output = Output::new(place, &entity.name, at, &table, limits);
+    let mut output = Output::new(place, &entity.name, at, &table, &config.limits);
     let mut digest = Digest::default();
     for file in leaves.iter().flat_map(|leaf| &leaf.files) {
         let mut rows = leaf::rows(&table, file).await?;
         while let Some(batch) = rows.try_next().await? {
-            let mut hasher = Hasher::new(entity, batch.columns())?;
+            let fields = fields(entity, &batch);
+            let mut hasher = Hasher::new(entity, &fields)?;
             (0..batch.num_rows()).for_each(|row| digest += Digest::of(hasher.hash(row)));
             output.write(&batch).await?;
         }
@@ -56,6 +52,15 @@ pub(super) async fn copy(
         bytes: files.iter().map(|file| file.bytes).sum(),
         files,
     })
+}
+
+/// The columns of an entity's fields in their order, null where one is left out.
+fn fields(entity: &Entity, batch: &RecordBatch) -> Vec<ArrayRef> {
+    let column = |field: &Field| match batch.column_by_name(&field.name) {
+        Some(column) => Arc::clone(column),
+        None => new_null_array(&field.field_type.arrow(), batch.num_rows()),
+    };
+    entity.fields.iter().map(column).collect()
 }
 
 /// Files of a size, one after the other.
@@ -80,7 +85,7 @@ impl<'a> Output<'a> {
         DataFile::create(&target, &store, &self.table.shape.schema, self.limits.group_rows)
     }
 
-    async fn write(&mut self, batch: &arrow::array::RecordBatch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), SinkError> {
         let mut file = match self.file.take() {
             Some(file) => file,
             None => self.create()?,

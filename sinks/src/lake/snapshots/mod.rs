@@ -125,7 +125,7 @@ impl Snapshots {
     /// # Errors
     /// Where the lake cannot be read.
     pub async fn catalog(&self) -> Result<Catalog, SinkError> {
-        catalog::read(&self.place).boxed().await
+        catalog::read(&self.place, &self.config.hidden).boxed().await
     }
 
     /// The offset of the last cut that has tables.
@@ -264,7 +264,7 @@ impl Snapshots {
             .map(|(name, version)| {
                 async move {
                     let entity = self.entity(name)?;
-                    let part = copy::copy(&self.place, cut, (entity, version), at, &self.config.limits).await?;
+                    let part = copy::copy(&self.place, cut, (entity, version), at, &self.config).await?;
                     Ok((name.to_owned(), part))
                 }
                 .boxed()
@@ -315,6 +315,15 @@ impl Snapshots {
             warn!(lake = self.place.target(), %error, "what is left of a snapshot stays until the next one");
         }
     }
+}
+
+/// A snapshot by its tag, or by the time that its folders are called by.
+pub(super) async fn snapshot_named(place: &Place, name: &str) -> Result<Option<Manifest>, SinkError> {
+    if manifest::time_ms(name).is_some() {
+        return manifest::read(place, &manifest::folder(name)).await;
+    }
+    manifest::check_tag(name)?;
+    manifest::read(place, name).await
 }
 
 /// All snapshots of a lake, the oldest first.
