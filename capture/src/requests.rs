@@ -181,11 +181,11 @@ mod tests {
             let ask = |name| move || requests.read_anew(TableId::new("s", name), Duration::from_secs(60));
             let (refused, left) = (scope.spawn(ask("t")), scope.spawn(ask("u")));
             while !refused.is_finished() {
-                requests.refuse(|table| (table.name == "t").then(|| "busy".to_owned()));
+                requests.refuse(|table| (&*table.name == "t").then(|| "busy".to_owned()));
                 std::thread::yield_now();
             }
             assert_eq!(refused.join().expect("no panic"), Err("busy".to_owned()));
-            while !requests.waiting().iter().any(|request| request.table.name == "u") {
+            while !requests.waiting().iter().any(|request| &*request.table.name == "u") {
                 std::thread::yield_now();
             }
             let taken = requests.take();
