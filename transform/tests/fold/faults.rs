@@ -6,7 +6,7 @@ use syncline_transform::TransformError;
 use syncline_transform::fold::{Fold, foresee};
 use syncline_transform::mapping::Mapping;
 
-use crate::frames::{Change, Value, frame, table};
+use crate::frames::{Change, Value, table};
 use crate::memory::{Daemon, Memory, parse};
 
 fn articles() -> TableSchema {
