@@ -9,6 +9,7 @@ mod daemon {
     pub(crate) mod demo;
     mod disasters;
     mod disk;
+    mod equal_rows;
     mod held;
     mod lake;
     mod letters;

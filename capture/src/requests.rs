@@ -82,6 +82,17 @@ impl Requests {
         requests
     }
 
+    /// Answers those of somebody who waits for which there is a reason not to begin, and leaves the others.
+    pub(crate) fn refuse(&self, reason: impl Fn(&TableId) -> Option<String>) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        for request in waiting {
+            match reason(&request.table).filter(|_| request.own.is_none()) {
+                Some(reason) => request.answer(Err(reason)),
+                None => self.waiting().push(request),
+            }
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Vec<Request>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,6 +170,29 @@ mod tests {
         assert!(error.contains("ask again"), "{error}");
         assert!(!requests.is_waiting());
         assert!(requests.take().is_empty());
+    }
+
+    #[test]
+    fn whoever_is_refused_hears_why_and_the_others_wait_on() {
+        let requests = Requests::default();
+        requests.doubt(TableId::new("s", "t"), Doubt { table: 1, seen: 0 });
+        std::thread::scope(|scope| {
+            let requests = &requests;
+            let ask = |name| move || requests.read_anew(TableId::new("s", name), Duration::from_secs(60));
+            let (refused, left) = (scope.spawn(ask("t")), scope.spawn(ask("u")));
+            while !refused.is_finished() {
+                requests.refuse(|table| (&*table.name == "t").then(|| "busy".to_owned()));
+                std::thread::yield_now();
+            }
+            assert_eq!(refused.join().expect("no panic"), Err("busy".to_owned()));
+            while !requests.waiting().iter().any(|request| &*request.table.name == "u") {
+                std::thread::yield_now();
+            }
+            let taken = requests.take();
+            assert_eq!(taken.iter().filter(|request| request.own.is_some()).count(), 1);
+            taken.into_iter().for_each(|request| request.answer(Ok(())));
+            assert_eq!(left.join().expect("no panic"), Ok(()));
+        });
     }
 
     #[test]

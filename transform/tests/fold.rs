@@ -25,6 +25,8 @@ mod joins;
 mod memory;
 #[path = "fold/misfits.rs"]
 mod misfits;
+#[path = "fold/multisets.rs"]
+mod multisets;
 #[path = "fold/oracle.rs"]
 mod oracle;
 #[path = "fold/outbox.rs"]

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::config::PostgresConfig;
 use super::decode::{Kind, Relation, RelationColumn, Shape};
+use super::finding::Remedy;
 use super::pattern::TablePatterns;
 use super::types::Types;
 use super::wire::{Connection, quote_identifier};
@@ -40,7 +41,7 @@ pub(crate) struct CatalogTable {
     /// Whether there is a primary key that a replica identity can use.
     pub(crate) has_primary_key: bool,
     /// Why the key that the operator declares cannot be it, and what would help.
-    declared: Option<(String, String)>,
+    declared: Option<(String, Remedy)>,
 }
 
 /// A column of a [`CatalogTable`].
@@ -176,19 +177,19 @@ impl CatalogTable {
         self.declared = if self.is_partitioned {
             let fault =
                 "has its key under keys and is partitioned, and each partition has a replica identity of its own";
-            Some((
-                fault.to_owned(),
-                format!("ALTER TABLE {table} ADD PRIMARY KEY (...); or exclude it with \"!{}\" in tables", self.id),
-            ))
+            let advice =
+                format!("ALTER TABLE {table} ADD PRIMARY KEY (...); or exclude it with \"!{}\" in tables", self.id);
+            Some((fault.to_owned(), Remedy::Advice(advice)))
         } else if self.replica_identity != b'f' {
             let fault = "has its key under keys, and does not bring those columns along with every change".to_owned();
-            Some((fault, format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")))
+            Some((fault, self.full_identity()))
         } else if let Some(name) = columns.iter().find(|name| known(name).is_none()) {
-            Some((format!("has no column {name:?}, which keys names"), "correct keys in the configuration".to_owned()))
+            let advice = Remedy::advice("correct keys in the configuration");
+            Some((format!("has no column {name:?}, which keys names"), advice))
         } else if let Some(name) = columns.iter().find(|name| known(name).is_some_and(|column| !column.is_not_null)) {
             let column = quote_identifier(name);
             let fault = format!("has the column {name:?} in its key under keys, which may be NULL");
-            Some((fault, format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL;")))
+            Some((fault, Remedy::Advice(format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL;"))))
         } else {
             None
         };
@@ -212,29 +213,43 @@ impl CatalogTable {
         format!("{}.{}", quote_identifier(&self.id.schema), quote_identifier(&self.id.name))
     }
 
+    /// Whether it has no key and is read nevertheless: each change brings all that its row said, and equal rows are counted.
+    pub(crate) fn is_multiset(&self) -> bool {
+        self.key.is_empty() && self.key_fault().is_none()
+    }
+
     /// What keeps the table from being read, with the remedy.
-    pub(crate) fn key_fault(&self) -> Option<(String, String)> {
+    pub(crate) fn key_fault(&self) -> Option<(String, Remedy)> {
         if let Some(fault) = &self.declared {
             return Some(fault.clone());
         }
         let table = self.quoted();
+        let partitioned = "has no primary key and is partitioned, and each partition has a replica identity of its own";
         let fault = match self.replica_identity {
             _ if !self.key.is_empty() => return None,
-            b'f' => "has REPLICA IDENTITY FULL and no primary key, so its rows cannot be told apart",
+            _ if self.is_partitioned && !self.has_primary_key => partitioned,
+            b'f' => return None,
             b'n' => "has REPLICA IDENTITY NOTHING, so updates and deletes cannot be followed",
             _ => "has no primary key, so updates and deletes cannot be followed",
         };
         let remedy = if self.has_primary_key {
-            format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT;")
+            Remedy::Advice(format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT;"))
+        } else if self.is_partitioned {
+            let id = &self.id;
+            Remedy::Advice(format!("ALTER TABLE {table} ADD PRIMARY KEY (...); or exclude it with \"!{id}\" in tables"))
         } else {
-            format!(
-                "ALTER TABLE {table} ADD PRIMARY KEY (...); or ALTER TABLE {table} REPLICA IDENTITY FULL; with the columns that tell \
-                 its rows apart under keys; or ALTER TABLE {table} REPLICA IDENTITY USING INDEX \
-                 <unique index over columns that are NOT NULL>; or exclude it with \"!{}\" in tables",
-                self.id
-            )
+            self.full_identity()
         };
         Some((fault.to_owned(), remedy))
+    }
+
+    /// Has every change bring all that its row said.
+    fn full_identity(&self) -> Remedy {
+        let (table, now) = (self.quoted(), if self.replica_identity == b'n' { "NOTHING" } else { "DEFAULT" });
+        let set = |identity: &str| format!("ALTER TABLE {table} REPLICA IDENTITY {identity};");
+        let then =
+            "or give it a primary key, or REPLICA IDENTITY USING INDEX <unique index over columns that are NOT NULL>";
+        Remedy::Sql { apply: set("FULL"), undo: set(now), then }
     }
 
     /// The table as the stream would describe it, restricted to published columns.
@@ -284,12 +299,13 @@ fn key_indexes(
         _ if relation.replica_identity != b'f' => flagged,
         _ => Vec::new(),
     };
-    if keys.is_empty() {
+    if keys.is_empty() && !known.is_some_and(CatalogTable::is_multiset) {
         let (reason, remedy) = known.and_then(CatalogTable::key_fault).unwrap_or_else(|| {
-            let remedy = format!("exclude it with \"!{id}\" in tables");
+            let remedy = Remedy::Advice(format!("exclude it with \"!{id}\" in tables"));
             ("had no primary key or replica identity at this place of the log".to_owned(), remedy)
         });
-        return Err(CaptureError::Unfit { source_id: source.clone(), object: format!("table {id}"), reason, remedy });
+        let (object, remedy) = (format!("table {id}"), remedy.to_string());
+        return Err(CaptureError::Unfit { source_id: source.clone(), object, reason, remedy });
     }
     Ok(keys)
 }

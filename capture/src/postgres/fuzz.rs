@@ -30,7 +30,7 @@ pub fn decode(mut bytes: &[u8]) {
                 }
                 decoder.define(relation.id, Some(Arc::new(shape)));
             }
-            Ok(Step::Continue | Step::Full | Step::Refused(_)) => {}
+            Ok(Step::Continue | Step::Full | Step::Outdated(_) | Step::Refused(_)) => {}
             // A session ends at its first error.
             Err(_) => return,
         }

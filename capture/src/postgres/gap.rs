@@ -150,6 +150,9 @@ impl Gap {
         if !is_first {
             let newcomers = inspection.scope.newcomers();
             ledger.sweeps.extend(all.into_iter().filter(|table| !newcomers.contains(table)));
+            // What is deleted behind the gap may have come within it.
+            let multisets = inspection.scope.tables().filter(|table| table.is_multiset());
+            multisets.filter(|table| !newcomers.contains(&table.oid)).for_each(|table| ledger.make_void(table.oid));
         }
         let trusted = if is_made { ledger.sweeps.iter().copied().collect() } else { Vec::new() };
         Ok(Closing { start, ledger, trusted })

@@ -243,7 +243,9 @@ impl Report {
     fn tables(&mut self, config: &PostgresConfig, tables: &[&CatalogTable], copies: bool) {
         for table in tables {
             if let Some((message, remedy)) = table.key_fault() {
-                self.error(format!("table {}", table.id), message, Remedy::Advice(remedy));
+                self.error(format!("table {}", table.id), message, remedy);
+            } else if table.is_multiset() {
+                self.multiset(config, table);
             }
             if copies && !table.is_readable {
                 let (role, name) = (quote_identifier(&config.user), table.quoted());
@@ -258,6 +260,21 @@ impl Report {
                 );
             }
         }
+    }
+
+    fn multiset(&mut self, config: &PostgresConfig, table: &CatalogTable) {
+        let object = format!("table {}", table.id);
+        if config.snapshot == SnapshotMode::Initial {
+            let message = "has no key: a row is known by all its values, as REPLICA IDENTITY FULL brings them along, and equal \
+                           rows are counted";
+            return self.info(object, message);
+        }
+        let advice = format!(
+            "set snapshot = \"initial\"; or name the columns that tell its rows apart under keys; or exclude it with \"!{}\" in tables",
+            table.id
+        );
+        let message = "has no key, and with snapshot = \"never\" nobody knows how many equal rows there are";
+        self.error(object, message, Remedy::Advice(advice));
     }
 
     fn publication(

@@ -5,7 +5,7 @@
 //! position carries a [`Mark`] of what was read up to there, and each session, and every minute of one, compares it
 //! with the server. A table is its number in the catalog here: a name can be given to another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use syncline_schemas::ident::TableId;
 use xxhash_rust::xxh3::xxh3_64;
@@ -31,6 +31,8 @@ pub(crate) struct Scope {
     newcomers: Vec<u32>,
     /// Numbers of those that are selected and not in the publication.
     unpublished: Vec<u32>,
+    /// The shape in which rows of tables without a key are held, by number.
+    shapes: BTreeMap<u32, u32>,
     /// A partition with another file is another one: where that has the table read anew, and does not stop the source.
     with_files: bool,
 }
@@ -111,6 +113,16 @@ impl Scope {
         trusted.for_each(|table| table.is_doubted = false);
     }
 
+    /// The version of the shape in which a table's rows were counted.
+    pub(crate) fn shape_of(&self, table: u32) -> Option<u32> {
+        self.shapes.get(&table).copied()
+    }
+
+    /// The rows of a table without a key were counted in a shape.
+    pub(crate) fn hold_shape(&mut self, table: u32, version: u32) {
+        self.shapes.insert(table, version);
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         let tables = self.tables.iter().map(|table| [table.oid, hash(&table.id.to_string()), table.terms]);
         let partitioned = self.tables.iter().filter_map(|table| {
@@ -124,11 +136,17 @@ impl Scope {
             patterns: self.patterns,
             tables: tables.collect(),
             partitioned: partitioned.collect(),
+            multisets: self.shapes.iter().map(|(table, version)| [*table, *version, 0]).collect(),
         }
     }
 }
 
 impl ReadTable {
+    /// True where it has no key: equal rows of it are counted.
+    pub(crate) const fn is_multiset(&self) -> bool {
+        self.key.is_empty()
+    }
+
     /// A doubt about it as it is now.
     pub(crate) fn doubt(&self) -> Doubt {
         Doubt { table: self.oid, seen: self.leaves_upto(u32::MAX, true) }
@@ -200,7 +218,10 @@ pub(crate) fn compare(
     comparison.limit(&tables);
     let unpublished = comparison.unpublished;
     let with_files = config.closes_gaps();
-    Ok((Scope { publication, patterns, tables, newcomers, unpublished, with_files }, comparison.findings))
+    let mut shapes: BTreeMap<u32, u32> =
+        held.iter().flat_map(|held| &held.multisets).map(|[table, version, _]| (*table, *version)).collect();
+    shapes.retain(|oid, _| tables.iter().any(|table| table.oid == *oid));
+    Ok((Scope { publication, patterns, tables, newcomers, unpublished, shapes, with_files }, comparison.findings))
 }
 
 struct Comparison<'a> {
@@ -223,7 +244,8 @@ impl Comparison<'_> {
     }
 
     fn limit(&mut self, tables: &[ReadTable]) {
-        let entries = tables.len() + tables.iter().filter(|table| table.leaves.is_some()).count();
+        let takes_two = |table: &&ReadTable| table.is_partitioned() || table.is_multiset();
+        let entries = tables.len() + tables.iter().filter(takes_two).count();
         if entries > Mark::ENTRIES_MAX {
             let object = format!("tables = {}", self.config.tables);
             let message = format!("selects {} tables, a source has room for {}", tables.len(), Mark::ENTRIES_MAX);

@@ -312,20 +312,25 @@ fn admit(
         let reason = format!("{} is not read: tables are named with their schema, as in public.orders", request.table);
         return Ok(Err(reason));
     };
-    let is_readable = is_readable(queries, table.oid)?;
-    Ok(match ledger {
-        Some(ledger) if !ledger.is_beside => Err("the tables of the source are being copied already".to_owned()),
-        Some(ledger) if ledger.sweeps.contains(&table.oid) || ledger.is_wanted(table.oid) => {
-            Err(format!("{} is being read already", request.table))
-        }
-        _ if !is_readable => {
-            let table = &request.table;
-            Err(format!(
-                "the role may not read all of {table}: GRANT SELECT ON it and its partitions, without row security"
-            ))
-        }
-        _ => Ok(table.oid),
-    })
+    if let Some(reason) = ledger.and_then(|ledger| under_way(ledger, table)) {
+        return Ok(Err(reason));
+    }
+    if is_readable(queries, table.oid)? {
+        return Ok(Ok(table.oid));
+    }
+    let table = &request.table;
+    let reason =
+        format!("the role may not read all of {table}: GRANT SELECT ON it and its partitions, without row security");
+    Ok(Err(reason))
+}
+
+/// Why a table is not to be read anew now: it is being read.
+pub(super) fn under_way(ledger: &Ledger, table: &ReadTable) -> Option<String> {
+    if !ledger.is_beside {
+        return Some("the tables of the source are being copied already".to_owned());
+    }
+    let is_read = ledger.sweeps.contains(&table.oid) || ledger.is_wanted(table.oid);
+    is_read.then(|| format!("{} is being read already", table.id))
 }
 
 /// Whether all rows of a table can be read. Partitions are read by themselves, and rights on them are their own.

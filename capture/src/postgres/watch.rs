@@ -13,6 +13,7 @@
 //! hint; and while somebody waits for the proof that everything is here. That the server is too busy to answer is no reason to end.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use super::finding::{Finding, Severity, ensure_fit};
 use super::guard;
 use super::log_end::{LOG_END, log_end};
 use super::lsn::Lsn;
-use super::preflight::Inspection;
+use super::preflight::{self, Inspection, Slot};
 use super::publication::Publication;
 use super::scope::{self, ANOTHER_TABLE, ReadTable, Scope, WITHOUT_IT};
 use super::session::Session;
@@ -117,6 +118,17 @@ impl<'a> Watch<'a> {
 
     fn doubt(&mut self, table: u32) {
         self.scope.distrust(table);
+        self.mark = Arc::from(self.scope.mark().encode());
+    }
+
+    /// What is read.
+    pub(crate) const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The rows of a table without a key were counted in a shape.
+    pub(crate) fn hold_shape(&mut self, table: u32, version: u32) {
+        self.scope.hold_shape(table, version);
         self.mark = Arc::from(self.scope.mark().encode());
     }
 
@@ -352,6 +364,23 @@ impl<'a> Watch<'a> {
     /// Asks the server something.
     pub(crate) fn ask(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
         self.with_queries(|_, queries| queries.query(during, sql))
+    }
+
+    /// An error of the server to whoever starts the stream. Since the session looked at it the slot may have been dropped, or the server
+    /// have removed log that it needed: what is to be done about that, the next session knows.
+    pub(crate) fn judged(&mut self, during: &'static str, error: CaptureError) -> CaptureError {
+        let message = match &error {
+            CaptureError::Server { message, .. } if error.class() == Class::Definite => message.clone(),
+            _ => return error,
+        };
+        let config = self.session.config;
+        match self.with_queries(|_, queries| preflight::load_slot(queries, &config.slot)) {
+            Ok(slot) if slot.as_ref().is_none_or(Slot::is_lost) => {
+                let reason = format!("the slot {:?} was lost since it was looked at: {message}", config.slot);
+                CaptureError::Lost { source_id: config.source.clone(), during, error: io::Error::other(reason) }
+            }
+            _ => error,
+        }
     }
 
     fn unfit(&self, table: &TableId, reason: &str) -> CaptureError {

@@ -1,7 +1,5 @@
 //! Transactions that the server streams before it knows how they end.
 
-use std::io::Write;
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 
 use syncline_capture::Outcome;
@@ -9,44 +7,10 @@ use syncline_capture::postgres::DrainTo;
 use syncline_schemas::frame::Frame;
 
 use crate::log::{MemoryLog, Reader, following};
+use crate::other::Other;
 use crate::server::{Database, Server, eventually};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE other (id int PRIMARY KEY)";
-
-/// A session of somebody else that stays open.
-struct Other {
-    process: Child,
-    input: Option<ChildStdin>,
-}
-
-impl Other {
-    fn begin(database: &Database) -> Self {
-        let mut process = Command::new(crate::server::installed().join("psql"))
-            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", &database.config.database])
-            .arg("-h")
-            .arg(database.server.folder())
-            .arg("-p")
-            .arg(database.server.port().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let input = process.stdin.take();
-        let mut other = Self { process, input };
-        other.say("BEGIN;");
-        other
-    }
-
-    fn say(&mut self, sql: &str) {
-        writeln!(self.input.as_mut().unwrap(), "{sql}").unwrap();
-    }
-
-    fn end(mut self, sql: &str) {
-        self.say(sql);
-        drop(self.input.take());
-        assert!(self.process.wait().unwrap().success());
-    }
-}
 
 /// Bytes of transactions in progress.
 fn spooled(database: &Database) -> u64 {

@@ -39,9 +39,9 @@ impl LogSink for MemoryLog {
         let entry = LogEntry::decode(&entry.encode().unwrap()).unwrap();
         let mut inner = self.inner.lock().unwrap();
         let copy = |entry: &&LogEntry| !matches!(entry, LogEntry::Frame(frame) if frame.txn_end);
-        let cuts = inner.entries.iter().skip_while(copy).filter(|entry| is_cut(entry)).count();
+        let cuts = || inner.entries.iter().skip_while(copy).filter(|entry| is_cut(entry)).count();
         if inner.fails_at.is_some_and(|at| inner.entries.len() >= at)
-            || inner.fails_after_cuts.is_some_and(|limit| cuts >= limit)
+            || inner.fails_after_cuts.is_some_and(|limit| cuts() >= limit)
         {
             return Err(CaptureError::Log { reason: "the test ends the log here".to_owned() });
         }
@@ -158,6 +158,12 @@ impl MemoryLog {
         });
     }
 
+    /// Waits until some entry behind so many is as wanted; each is looked at once.
+    pub(crate) fn wait_for_one_behind(&self, entries: usize, what: &str, is_it: impl Fn(&LogEntry) -> bool) {
+        let seen = std::cell::Cell::new(entries);
+        self.wait_for(what, |entries| entries[seen.replace(entries.len())..].iter().any(&is_it));
+    }
+
     pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&[LogEntry]) -> bool) {
         let inner = self.inner.lock().unwrap();
         let (inner, timeout) =
@@ -201,6 +207,33 @@ impl MemoryLog {
     /// As [`Self::state`], where tables are copied beside the stream.
     pub(crate) fn state_beside(&self) -> State {
         self.apply(usize::MAX)
+    }
+
+    /// How often each row of a table without a key is there, by its values in the order of their columns' names; at the end, and
+    /// how many rows there were at the end of each frame that ends a transaction. Panics where one goes that was not there.
+    pub(crate) fn counted(&self, table: &str) -> (BTreeMap<String, usize>, Vec<usize>) {
+        let (mut counts, mut sums): (BTreeMap<String, usize>, _) = (BTreeMap::new(), Vec::new());
+        for (whole, rows) in self.rows_by_frame() {
+            for row in rows.into_iter().filter(|row| row.table == table) {
+                let values: Vec<&str> = row.values.values().map(|value| value.as_deref().unwrap_or("NULL")).collect();
+                match row.op {
+                    Op::Truncate | Op::SweepBegin => counts.clear(),
+                    Op::SweepEnd => {}
+                    Op::Read | Op::Insert => *counts.entry(values.join("|")).or_default() += 1,
+                    Op::Delete => {
+                        let count = counts.get_mut(&values.join("|"));
+                        let count = count.unwrap_or_else(|| panic!("{values:?} goes and is not there"));
+                        *count -= 1;
+                        counts.retain(|_, count| *count > 0);
+                    }
+                    Op::Update | Op::MoveOut | Op::MoveIn => panic!("{:?} of a table without a key", row.op),
+                }
+            }
+            if whole {
+                sums.push(counts.values().sum());
+            }
+        }
+        (counts, sums)
     }
 
     fn apply(&self, copied: usize) -> State {

@@ -9,12 +9,15 @@ use syncline_schemas::frame::Op;
 use syncline_schemas::ident::TableId;
 
 use crate::log::{MemoryLog, Reader};
-use crate::server::{PATIENCE, Server, eventually};
+use crate::server::{Database, PATIENCE, Server, eventually};
 
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, code text, fill text, n numeric(12,2));
     ALTER TABLE t ALTER COLUMN fill SET STORAGE EXTERNAL;
     CREATE TABLE account (id int PRIMARY KEY, amount int NOT NULL);
+    CREATE TABLE lot (place int, amount int, fill text);
+    ALTER TABLE lot REPLICA IDENTITY FULL, ALTER COLUMN fill SET STORAGE EXTERNAL;
+    INSERT INTO lot SELECT i % 4, s * (i % 5), repeat('x', i % 3 * 3000) FROM generate_series(1, 300) i, (VALUES (1), (-1)) AS v(s);
     INSERT INTO account SELECT i, 1000 FROM generate_series(1, 10) i;
     INSERT INTO t SELECT i, 'c' || i, repeat(md5(i::text), i % 200), i FROM generate_series(1, 3000) i";
 const TOTAL: i64 = 10_000;
@@ -32,7 +35,8 @@ impl Dice {
     fn statement(&mut self) -> String {
         let (id, modulus) = (self.roll(4000), self.roll(40) + 20);
         let rest = self.roll(modulus);
-        match self.roll(14) {
+        match self.roll(18) {
+            14..=17 => self.lot(),
             0..=2 => format!(
                 "INSERT INTO t SELECT i, 'c' || i, repeat(md5(i::text), {}), {id} FROM generate_series({id}, {}) i \
                  ON CONFLICT DO NOTHING;",
@@ -60,6 +64,28 @@ impl Dice {
                      UPDATE account SET amount = amount + {amount} WHERE id = {to};"
                 )
             }
+        }
+    }
+
+    /// A change of a table without a key, in which all amounts together are nothing.
+    fn lot(&mut self) -> String {
+        let (amount, place, more) = (self.roll(5), self.roll(4), self.roll(3));
+        match self.roll(14) {
+            0..=3 => format!(
+                "INSERT INTO lot SELECT {place}, s * {amount}, repeat('x', {more} * 3000) FROM generate_series(1, {}), (VALUES (1), (-1)) AS v(s);",
+                self.roll(9) + 1
+            ),
+            4..=5 => format!("UPDATE lot SET place = (place + 1) % 4 WHERE abs(amount) = {amount};"),
+            6..=7 => format!("UPDATE lot SET fill = repeat('x', {more} * 3000) WHERE place = {place};"),
+            8..=9 => format!(
+                "DELETE FROM lot WHERE ctid IN (SELECT max(ctid) FROM lot WHERE abs(amount) = {} GROUP BY amount);",
+                amount + 1
+            ),
+            10 => format!("DELETE FROM lot WHERE abs(amount) = {amount};"),
+            11 => format!("ALTER TABLE lot ADD COLUMN IF NOT EXISTS more_{more} text DEFAULT 'm';"),
+            12 => format!("ALTER TABLE lot DROP COLUMN IF EXISTS more_{more};"),
+            _ if place + more == 0 => "TRUNCATE lot;".to_owned(),
+            _ => "UPDATE lot SET amount = amount WHERE place = 1;".to_owned(),
         }
     }
 
@@ -143,13 +169,15 @@ fn whatever_happens_to_the_tables_the_log_ends_as_they_do() {
             }
             2 => server.restart(|_| {}),
             3..=4 => {
-                let table = if dice.roll(2) == 0 { "t" } else { "account" };
+                let table = ["t", "account", "lot"][usize::try_from(dice.roll(3)).unwrap()];
                 // That it is being read already is a fair answer.
                 let _ = reader.requests.read_anew(TableId::new("public", table), PATIENCE);
             }
             _ => {}
         }
     }
+    // A column that came or went is noticed with the next row.
+    database.sql("INSERT INTO lot (place, amount) VALUES (0, 5), (0, -5)");
     database.sql("INSERT INTO t VALUES (-7, 'last', '', 0)");
     eventually("the last row", || log.rows().iter().any(|row| row.value_of("code") == Some("last")));
     eventually("the end of every sweep", || {
@@ -162,7 +190,7 @@ fn whatever_happens_to_the_tables_the_log_ends_as_they_do() {
                 _ => {}
             }
         }
-        open.is_empty()
+        open.is_empty() && log.frames().last().is_some_and(|frame| frame.txn_end)
     });
     reader.stop();
 
@@ -180,4 +208,19 @@ fn whatever_happens_to_the_tables_the_log_ends_as_they_do() {
         assert_eq!(held, wanted);
     }
     assert_cuts_existed(&log);
+    assert_equal_rows_count(&log, &database);
+}
+
+/// The table without a key is what it is at the source, and at the end of each transaction it was some state of it.
+fn assert_equal_rows_count(log: &MemoryLog, database: &Database) {
+    let columns = database.sql(
+        "SELECT string_agg(format('coalesce(%I::text, ''NULL'')', attname), ' || ''|'' || ' ORDER BY attname COLLATE \"C\") \
+         FROM pg_attribute WHERE attrelid = 'lot'::regclass AND attnum > 0 AND NOT attisdropped",
+    );
+    let there = database.sql(&format!("SELECT count(*) || ' ' || ({columns}) FROM lot GROUP BY ({columns})"));
+    let split = |line: &str| line.split_once(' ').map(|(count, row)| (row.to_owned(), count.parse().unwrap()));
+    let there: BTreeMap<String, usize> = there.lines().filter_map(split).collect();
+    let (counts, sums) = log.counted("public.lot");
+    assert!(sums.iter().all(|sum| sum % 2 == 0), "each has its opposite: {sums:?}");
+    assert_eq!(counts, there);
 }

@@ -1,61 +1,14 @@
 //! A network that breaks: connections that are cut in the middle of whatever they carry.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use syncline_capture::Class;
+use syncline_capture::postgres::{LogGap, PostgresConfig};
+use syncline_schemas::frame::Op;
 
 use crate::log::{MemoryLog, Reader};
+use crate::proxy::Proxy;
 use crate::server::{Server, eventually};
-
-/// Passes bytes on between whoever connects and a server, as long as it is let.
-struct Proxy {
-    port: u16,
-    links: Arc<Mutex<Vec<TcpStream>>>,
-    is_cut: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    fn to(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let this = Self { port, links: Arc::default(), is_cut: Arc::default() };
-        let (links, is_cut) = (Arc::clone(&this.links), Arc::clone(&this.is_cut));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if is_cut.load(Ordering::Acquire) {
-                    continue;
-                }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
-                links.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-                for (from, to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    std::thread::spawn(move || pass(from, to));
-                }
-            }
-        });
-        this
-    }
-
-    /// Breaks every connection at whatever byte it is, and takes no new one.
-    fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
-        self.links.lock().unwrap().drain(..).for_each(|link| drop(link.shutdown(Shutdown::Both)));
-    }
-
-    fn mend(&self) {
-        self.is_cut.store(false, Ordering::Release);
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream) {
-    let mut bytes = [0; 1 << 10];
-    while let Ok(len @ 1..) = from.read(&mut bytes) {
-        if to.write_all(&bytes[..len]).is_err() {
-            break;
-        }
-    }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-}
 
 #[test]
 fn a_network_that_is_cut_in_the_middle_of_copies_and_transactions_loses_and_doubles_nothing() {
@@ -91,5 +44,33 @@ fn a_network_that_is_cut_in_the_middle_of_copies_and_transactions_loses_and_doub
         let (id, fill) = line.split_once('=').unwrap();
         let row = &state[&("public.t".to_owned(), vec![Some(id.to_owned())])];
         assert_eq!(row["fill"].as_deref(), Some(fill), "{id}");
+    }
+}
+
+#[test]
+fn a_slot_that_is_dropped_between_the_look_at_it_and_the_start_of_the_stream_is_a_gap_like_any_other() {
+    for (log_gap, is_closed) in [(LogGap::Repair, true), (LogGap::Stop, false)] {
+        let database = Server::shared().database("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+        let log = Arc::new(MemoryLog::default());
+        let reader = Reader::start(&database.config, &log);
+        log.wait_for_copy();
+        reader.stop();
+        database.sql("INSERT INTO t VALUES (2); DELETE FROM t WHERE id = 1");
+
+        let mut config = PostgresConfig { log_gap, ..database.over_tcp("127.0.0.1") };
+        let (server, name, slot) = (Arc::clone(&database.server), config.database.clone(), config.slot.clone());
+        let proxy = Proxy::before(config.port, b"START_REPLICATION", move || {
+            server.psql(&name, &format!("SELECT pg_drop_replication_slot('{slot}')")).unwrap();
+        });
+        config.port = proxy.port;
+        let reader = Reader::start(&config, &log);
+        if is_closed {
+            eventually("the table to be read anew", || log.rows().iter().any(|row| row.op == Op::SweepEnd));
+            reader.stop();
+            assert_eq!(log.state_beside().keys().map(|(_, key)| key[0].as_deref()).collect::<Vec<_>>(), [Some("2")]);
+        } else {
+            let error = reader.end().unwrap_err();
+            assert!(error.to_string().contains("is gone") && error.class() == Class::Definite, "{error}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline_capture::Outcome;
-use syncline_capture::postgres::{DrainTo, TablePatterns};
+use syncline_capture::postgres::{DrainTo, LogGap, TablePatterns, Truncates};
 use syncline_schemas::frame::Op;
 
 use crate::log::{MemoryLog, Reader};
@@ -209,6 +209,23 @@ fn a_partition_that_is_truncated_alone_leaves_no_row_behind() {
     database.sql("TRUNCATE t_4; INSERT INTO t VALUES (4005, 'again')");
     drain(&database, &log);
     assert_equal(&database, &log);
+}
+
+#[test]
+fn a_partition_that_is_truncated_alone_stops_nothing_and_its_rows_go_unless_gaps_are_to_stop_the_source() {
+    for (log_gap, left) in [(LogGap::Repair, false), (LogGap::Stop, true)] {
+        let (mut database, log) = source();
+        (database.config.truncate, database.config.log_gap) = (Truncates::Stop, log_gap);
+        drain(&database, &log);
+        database.sql("TRUNCATE t_2; INSERT INTO t VALUES (1200, 'after')");
+        drain(&database, &log);
+        let (held, wanted) = compare(&database, &log);
+        assert_eq!(held != wanted, left, "{log_gap:?}: the log does not tell of it");
+        assert_eq!(sweeps(&log, Op::SweepBegin), usize::from(!left));
+        database.sql("TRUNCATE t");
+        let error = Reader::start(&database.config, &log).end().unwrap_err().to_string();
+        assert!(error.contains("was truncated at") && error.contains("truncate is \"stop\""), "{error}");
+    }
 }
 
 #[test]

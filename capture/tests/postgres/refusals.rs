@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use syncline_capture::Class;
-use syncline_capture::postgres::{Host, PostgresConfig, Severity, TablePatterns, check, dba_script};
+use syncline_capture::postgres::{
+    Finding, Host, PostgresConfig, Severity, SnapshotMode, TablePatterns, check, dba_script,
+};
 
 use crate::log::{MemoryLog, Reader};
 use crate::server::Server;
@@ -44,8 +46,14 @@ fn a_missing_table_is_named() {
 fn a_table_whose_rows_cannot_be_told_apart_is_named() {
     let database = Server::shared().database("CREATE TABLE t (id int)");
     refused(&database.config, &["public.t", "no primary key", "REPLICA IDENTITY USING INDEX"]);
-    database.sql("ALTER TABLE t REPLICA IDENTITY FULL");
-    refused(&database.config, &["public.t", "FULL"]);
+    let script = dba_script(&database.config, &check(&database.config));
+    assert!(script.apply.contains("\nALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL;"), "{}", script.apply);
+    database.sql(&script.apply);
+    let found = check(&database.config);
+    let told = |it: &Finding| it.severity == Severity::Info && it.message.contains("equal rows are counted");
+    assert!(found.iter().any(told), "{found:?}");
+    let never = PostgresConfig { snapshot: SnapshotMode::Never, ..database.config.clone() };
+    refused(&never, &["public.t", "how many equal rows", "snapshot = \"initial\""]);
     database.sql("ALTER TABLE t ADD PRIMARY KEY (id); ALTER TABLE t REPLICA IDENTITY NOTHING");
     refused(&database.config, &["public.t", "REPLICA IDENTITY DEFAULT"]);
 }

@@ -10,6 +10,7 @@ use arrow::datatypes::UInt8Type;
 use syncline_schemas::frame::{ABSENT, OP, Op, TableBatch};
 use syncline_schemas::rowcode::{self, Rows};
 
+use super::multiset::{self, Equals};
 use crate::TransformError;
 
 /// One driving row that the frame changed.
@@ -27,6 +28,13 @@ pub(crate) struct Change {
     pub(crate) origin: Option<usize>,
 }
 
+impl Change {
+    /// The only change to a row.
+    pub(super) const fn of_one(place: usize, last: usize, removed: bool) -> Self {
+        Self { key: place, last, removed, history: Vec::new(), origin: Some(place) }
+    }
+}
+
 /// Where the value of a column of a row is to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -39,9 +47,11 @@ enum Found {
 /// The changes of one table in a frame, in the order in which their keys were first touched.
 pub(crate) struct Changes<'a> {
     pub(crate) batch: &'a TableBatch,
-    keys: Rows,
-    absent: &'a BinaryArray,
+    pub(super) keys: Rows,
+    pub(super) absent: &'a BinaryArray,
     pub(crate) changes: Vec<Change>,
+    /// Of a table without a key, whose changes are found when it is known how many equal rows there are.
+    pub(super) equals: Option<Vec<Equals>>,
     /// The row of the last truncate; everything before it is gone.
     pub(crate) truncated: Option<usize>,
     /// The rows that say that the table begins to be read anew, and that it has been.
@@ -56,8 +66,11 @@ pub(crate) fn column<'a>(batch: &'a TableBatch, name: &str) -> Result<&'a ArrayR
 }
 
 impl<'a> Changes<'a> {
-    /// `key_indexes` are the key columns in key order.
+    /// `key_indexes` are the key columns in key order; none where the table has no key.
     pub(crate) fn collect(batch: &'a TableBatch, key_indexes: &[usize]) -> Result<Self, TransformError> {
+        if key_indexes.is_empty() {
+            return multiset::collect(batch);
+        }
         let key_columns: Vec<ArrayRef> = key_indexes.iter().map(|&i| Arc::clone(batch.rows.column(i))).collect();
         let keys = rowcode::encode(&key_columns)?;
         let absent = column(batch, ABSENT)?.as_binary();
@@ -110,7 +123,7 @@ impl<'a> Changes<'a> {
             moved_out = (op == Op::MoveOut).then(|| (index, change.origin.take()));
         }
         drop(by_key);
-        Ok(Self { batch, keys, absent, changes, truncated, sweep_begins, sweep_ends })
+        Ok(Self { batch, keys, absent, changes, equals: None, truncated, sweep_begins, sweep_ends })
     }
 
     /// The driving key's bytes.

@@ -16,6 +16,7 @@ use super::catalog::{self, Numbered};
 use super::contribution::take_run;
 use super::emit::field_types;
 use super::held::{self, Record, Seen};
+use super::multiset;
 use crate::TransformError;
 use crate::state::{Space, State};
 
@@ -96,10 +97,7 @@ impl Names {
         for Numbered { name, id } in catalog::numbered(state, catalog::MAPPING)? {
             let table = catalog::known_role(state, &name, 0)?;
             let shape = table.as_ref().and_then(|table| shapes.get(table));
-            let key = shape.map(|shape| {
-                let columns = shape.key_indexes().into_iter().map(|at| &shape.columns[at]);
-                columns.map(|column| (column.name.clone(), column.data_type.clone())).collect()
-            });
+            let key = shape.map(multiset::key_of);
             let table = table.map(|(source, table)| format!("{source}.{table}")).unwrap_or_default();
             for kind in [held::FAULT, held::WAITING] {
                 let owner = Owner {

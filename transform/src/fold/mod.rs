@@ -39,6 +39,7 @@ mod join;
 mod joined;
 mod logic;
 mod misfit;
+mod multiset;
 mod outlook;
 mod overlay;
 mod plain;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, TimestampMicrosecondType, UInt32Type};
-use syncline_schemas::frame::{COMMIT_TS, Frame, POS};
+use syncline_schemas::frame::{COMMIT_TS, Frame, POS, TableBatch};
 use syncline_schemas::ident::{LogOffset, SourceId, TableId};
 use syncline_schemas::rowcode;
 use syncline_schemas::table::TableSchema;
@@ -15,6 +15,7 @@ use super::changes::column;
 use super::contribution::{Contribution, JoinedRow};
 use super::exceptions::{Texts, texts};
 use super::index;
+use super::multiset;
 use super::stored::{Layouts, undated};
 use super::tables;
 use crate::TransformError;
@@ -77,21 +78,31 @@ pub fn positions(frame: &Frame, rows: HashSet<SourceRow>) -> Result<HashMap<Sour
         if wanted.is_empty() {
             continue;
         }
-        let shape = super::shape(&frame.source, batch);
-        let keys = shape.key_indexes().into_iter().map(|at| Arc::clone(batch.rows.column(at)));
-        let keys = rowcode::encode(&keys.collect::<Vec<_>>())?;
-        // Of several changes the last.
-        let places: HashMap<&[u8], usize> = (0..keys.len()).map(|row| (keys.row(row), row)).collect();
+        let places = places(&frame.source, batch)?;
         let positions = column(batch, POS)?.as_dictionary::<UInt32Type>();
         let commits = column(batch, COMMIT_TS)?.as_primitive::<TimestampMicrosecondType>();
         for row in wanted {
-            let Some(&place) = places.get(row.bytes.as_slice()) else { continue };
+            // Of equal rows without a key nobody knows which it was: the last.
+            let place = multiset::hash_in(&row.bytes).and_then(|hash| places.get(hash.as_slice()));
+            let Some(&place) = places.get(&row.bytes).or(place) else { continue };
             let text = positions.values().as_string::<i32>().value(positions.key(place).unwrap_or_default());
             let whereabouts = Whereabouts { position: text.to_owned(), committed_at: commits.value(place) };
             found.insert(row.clone(), whereabouts);
         }
     }
     Ok(found)
+}
+
+/// Where the rows of a batch stand, of several changes the last: by key, or by what they say where they have none.
+fn places(source: &SourceId, batch: &TableBatch) -> Result<HashMap<Vec<u8>, usize>, TransformError> {
+    let keys = super::shape(source, batch).key_indexes();
+    if keys.is_empty() {
+        let hashes = multiset::hashes(batch)?;
+        return Ok(hashes.iter().enumerate().map(|(row, hash)| (hash.to_vec(), row)).collect());
+    }
+    let keys: Vec<_> = keys.into_iter().map(|at| Arc::clone(batch.rows.column(at))).collect();
+    let keys = rowcode::encode(&keys)?;
+    Ok((0..keys.len()).map(|row| (keys.row(row).to_vec(), row)).collect())
 }
 
 /// Names and shapes as state knows them.
@@ -104,7 +115,12 @@ impl Shapes {
 
     pub(super) fn row(&self, (source, table): &Table, bytes: &[u8], at: LogOffset) -> SourceRow {
         let shape = self.0.get(&(source.clone(), table.clone()));
-        let key = shape.map(|shape| values_of(shape, &key_names(shape), bytes)).unwrap_or_default();
+        let key = shape.map(|shape| {
+            let (names, types): (Vec<String>, Vec<DataType>) = multiset::key_of(shape).into_iter().unzip();
+            let columns = rowcode::decode(&types, [bytes]).unwrap_or_default();
+            texts(&names.iter().map(String::as_str).collect::<Vec<_>>(), &columns)
+        });
+        let key = key.unwrap_or_default();
         SourceRow { source: source.clone(), table: table.clone(), key, at, bytes: bytes.to_vec() }
     }
 }

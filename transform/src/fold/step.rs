@@ -112,7 +112,7 @@ impl Fold {
         }
         let mut drivers = ByEntity::new();
         if driving {
-            let changed = self.changed(at, &tables, part, work.state)?;
+            let changed = self.changed(at, &tables, part, work.state, &mut writes)?;
             if part == Part::Whole && !tasks.is_empty() {
                 let known = changed.iter().flat_map(|(_, drivers)| drivers.keys.iter().cloned()).collect();
                 let chunk = Chunk::take(tasks, self.chunk, &known, origin.causes.len(), work.state)?;
@@ -160,7 +160,7 @@ impl Fold {
         Ok(tables)
     }
 
-    /// Takes back what truncated tables held.
+    /// Takes back what truncated tables held, and what was counted of rows that are counted anew.
     fn take_back(
         &mut self,
         tables: &[(Table, Changes<'_>)],
@@ -169,6 +169,14 @@ impl Fold {
         work: &mut Work<'_, '_>,
     ) -> Result<(), TransformError> {
         for (cause, (table, changes)) in tables.iter().enumerate() {
+            if changes.begins_to_count() {
+                for member in 0..self.roster.members.len() {
+                    let Member { entity, id, .. } = self.roster.members[member];
+                    if self.roster.members[member].is_driven_by(table) && part.drives(self.roster.level(entity)) {
+                        self.forget_counts(id, progress, work)?;
+                    }
+                }
+            }
             let Some(row) = changes.truncated else { continue };
             let lineage = Lineage { cause, row };
             if matches!(part, Part::Whole | Part::Joined)
@@ -193,6 +201,7 @@ impl Fold {
         tables: &[(Table, Changes<'_>)],
         part: Part,
         state: &dyn State,
+        writes: &mut Writes,
     ) -> Result<Vec<(&Member, Drivers)>, TransformError> {
         let mut changed = Vec::new();
         for (cause, (table, changes)) in tables.iter().enumerate() {
@@ -201,6 +210,8 @@ impl Fold {
             for member in members.filter(|member| part.drives(self.roster.level(member.entity))) {
                 let Some(driving) = &member.driving else { continue };
                 let layouts = &self.roster.layouts;
+                let numbered = changes.numbered(member.id, at, state, writes)?;
+                let changes = numbered.as_ref().unwrap_or(changes);
                 let mut drivers = Drivers::changed(at, member.id, driving, changes, cause, state, layouts)?;
                 drivers.renews = renews;
                 changed.push((member, drivers));

@@ -70,9 +70,12 @@ pub(crate) struct Compiled {
 impl Compiled {
     /// `joined` are the shapes of the joined tables, in the order of the joins.
     pub(crate) fn new(mapping: &Mapping, table: &TableSchema, joined: &[&TableSchema]) -> Result<Self, MappingFault> {
-        let roles = mapping.roles().zip(std::iter::once(&table).chain(joined));
-        if let Some((role, keyless)) = roles.into_iter().find(|(_, table)| table.key_indexes().is_empty()) {
-            let reason = format!("{} has no key to tell its rows apart; give it a PRIMARY KEY", keyless.table);
+        let joins = mapping.roles().skip(1).zip(joined);
+        if let Some((role, keyless)) = joins.into_iter().find(|(_, table)| table.key_indexes().is_empty()) {
+            let reason = format!(
+                "{} has no key to tell its rows apart, and so may stand in FROM alone; give it a PRIMARY KEY to join it",
+                keyless.table
+            );
             return Err(MappingFault { place: role.place(&mapping.file), reason });
         }
         let start = Location { line: 1, column: 1 };

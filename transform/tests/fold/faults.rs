@@ -6,7 +6,7 @@ use syncline_transform::TransformError;
 use syncline_transform::fold::{Fold, foresee};
 use syncline_transform::mapping::Mapping;
 
-use crate::frames::{Change, Value, frame, table};
+use crate::frames::{Change, Value, table};
 use crate::memory::{Daemon, Memory, parse};
 
 fn articles() -> TableSchema {
@@ -53,17 +53,18 @@ fn a_mapping_that_does_not_fit_its_table_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_table_without_a_key_cannot_drive_a_mapping() {
+fn a_table_without_a_key_drives_a_mapping_and_is_not_joined() {
     let mut keyless = articles();
     keyless.columns[0].key_ordinal = None;
-    let sql = "SELECT 'C1' AS company_id, code AS item_id, uom AS base_uom\nFROM artikel";
-    let mapping = Mapping::parse("erp/item.sql", "mappings/erp/item.sql", sql).expect("a sound text");
-    let refusal = mapping.check(std::slice::from_ref(&keyless)).expect_err("must be refused").to_string();
-    assert!(refusal.starts_with("mappings/erp/item.sql:2:6: public.artikel has no key"), "{refusal}");
-    let mut daemon = Daemon::new(&[("erp/item.sql", sql)]);
-    let row = Change::new(Op::Insert, vec![1.into(), "A".into(), "EA".into(), Value::Null, Value::Null]);
-    daemon.log.push(frame(&[(&keyless, row)], true));
-    assert!(matches!(daemon.try_run(), Err(TransformError::Mapping(_))));
+    let checked = |sql: &str| {
+        let mapping = Mapping::parse("erp/item.sql", "mappings/erp/item.sql", sql).expect("a sound text");
+        let tables = [keyless.clone(), table("bewegung", &[("id", "bigint"), ("code", "text")])];
+        mapping.check(&tables).map(drop).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(checked("SELECT 'C1' AS company_id, code AS item_id, uom AS base_uom FROM artikel"), Ok(()));
+    let joined = "SELECT 'C1' AS company_id, a.code AS item_id, a.uom AS base_uom\nFROM bewegung b\nJOIN artikel a ON a.code = b.code";
+    let refusal = checked(joined).expect_err("its rows are not told apart");
+    assert!(refusal.starts_with("mappings/erp/item.sql:3:6: public.artikel has no key"), "{refusal}");
 }
 
 #[test]

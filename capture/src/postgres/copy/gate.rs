@@ -10,6 +10,36 @@
 
 use super::super::wire::Row;
 
+/// Which transactions a read sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// All from here on are open for it.
+    next: u64,
+    open: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Asks for the one of the statement, or of its transaction where that has one.
+    pub(crate) const SQL: &str = "SELECT pg_catalog.pg_snapshot_xmax(s), \
+         array_to_string(ARRAY(SELECT pg_catalog.pg_snapshot_xip(s)), ' ') FROM pg_catalog.pg_current_snapshot() AS s";
+
+    /// From a row that begins as [`Self::SQL`] has it.
+    pub(crate) fn of(row: &Row) -> Option<Self> {
+        Self::read(row, 0)
+    }
+
+    fn read(row: &Row, first: usize) -> Option<Self> {
+        let open = row.text(first + 1).split_whitespace().map(|xid| xid.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { next: row.parsed(first)?, open })
+    }
+
+    /// Whether it sees what a transaction did, of which the stream says the number.
+    pub(crate) fn sees(&self, xid: u32) -> bool {
+        let xid = with_epoch(xid, self.next);
+        xid < self.next && !self.open.contains(&xid)
+    }
+}
+
 /// What a session's reads wait for.
 #[derive(Default)]
 pub(crate) struct Gate {
@@ -33,13 +63,12 @@ impl Gate {
     /// Whether a read sees all that was told of, of which what it sees is forgotten; `row` answers [`Self::sql`]. None where it does
     /// not read.
     pub(crate) fn opens(&mut self, row: &Row, told: &mut Vec<u32>) -> Option<bool> {
-        let (oldest, next): (u64, u64) = (row.parsed(0)?, row.parsed(1)?);
-        let open = row.text(2).split_whitespace().map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        let (oldest, snapshot): (u64, Snapshot) = (row.parsed(0)?, Snapshot::read(row, 1)?);
+        let next = snapshot.next;
         let locked = row.text(3).split_whitespace().map(|xid| xid.parse().ok()).collect::<Option<Vec<u32>>>()?;
         let last = locked.into_iter().map(|xid| with_epoch(xid, next)).max();
         let first = *self.first.get_or_insert(last.map_or(next, |last| next.max(last + 1)));
-        let is_seen = |xid: u64| xid < next && !open.contains(&xid);
-        told.retain(|xid| !is_seen(with_epoch(*xid, next)));
+        told.retain(|xid| !snapshot.sees(*xid));
         Some(oldest >= first && told.is_empty())
     }
 }

@@ -1,11 +1,13 @@
 //! What of the tables is still to be copied, as a position carries it.
 //!
 //! ```text
-//! flags u8: 1 begins anew, 2 beside the stream, 4 reading, 8 sweeps | target LSN u64 | with sweeps: table u32, each
+//! flags u8: 1 begins anew, 2 beside the stream, 4 reading, 8 sweeps, 16 void | target LSN u64 | with sweeps: table u32, each
+//! with void: table u32, each
 //! wanted u32, each: table u32 | open u32, each: table u32, pieces u32, each:
 //!   0 | relation u32 | file u32 | from u32 | to u32        blocks of a table or a partition
 //!   1 | after | upto                                       rows by key; each: 255, or a count u8 and u32-length texts
 //!   2 | key                                                one row
+//!   3                                                      a whole table that has no key
 //! ```
 //! Big-endian; tables and partitions by their number in the catalog. Of a wanted table nothing is read yet; of a table that is
 //! in neither list nothing is left to read.
@@ -33,6 +35,8 @@ pub(crate) enum Piece {
     Keys { after: Option<Key>, upto: Option<Key> },
     /// The row with a key, if there is one.
     Row { key: Key },
+    /// All rows of a table without a key, as of one moment.
+    Whole,
 }
 
 /// What of the tables is still to be copied.
@@ -48,6 +52,9 @@ pub(crate) struct Ledger {
     pub(crate) target: Lsn,
     /// Tables that are read anew: what the log holds of them is compared with what comes.
     pub(crate) sweeps: BTreeSet<u32>,
+    /// Tables without a key of which what the log holds does not count: not before they were read, and the stream has told all that the
+    /// reads have seen.
+    void: BTreeSet<u32>,
     wanted: BTreeSet<u32>,
     open: BTreeMap<u32, Vec<Piece>>,
 }
@@ -68,9 +75,15 @@ impl Ledger {
         self.wanted.extend(tables);
     }
 
+    /// Tables without a key of which rows came that do not count.
+    pub(crate) fn void(&self) -> impl Iterator<Item = u32> {
+        self.void.iter().copied()
+    }
+
     /// Gives tables up that are read no more.
     pub(crate) fn keep(&mut self, is_read: impl Fn(u32) -> bool) {
         self.sweeps.retain(|table| is_read(*table));
+        self.void.retain(|table| is_read(*table));
         self.wanted.retain(|table| is_read(*table));
         self.open.retain(|table, _| is_read(*table));
     }
@@ -80,14 +93,55 @@ impl Ledger {
         self.keep(|known| known != table);
     }
 
+    /// Rows of a table without a key do not count any more, until it is read.
+    pub(crate) fn make_void(&mut self, table: u32) {
+        self.open.remove(&table);
+        self.wanted.insert(table);
+        self.pour(table);
+    }
+
+    /// The rows of a table without a key begin to come.
+    pub(crate) fn pour(&mut self, table: u32) {
+        self.sweeps.insert(table);
+        self.void.insert(table);
+    }
+
+    /// Has those read again of which rows have come that do not count.
+    pub(crate) fn take_up(&mut self) {
+        self.void.clone().into_iter().for_each(|table| self.make_void(table));
+    }
+
+    /// Of tables without a key: those that were read, and count now that the stream has come this far.
+    pub(crate) fn settle(&mut self) -> Vec<u32> {
+        let settled: Vec<u32> = self.void.iter().copied().filter(|table| !self.is_left(*table)).collect();
+        self.void.retain(|table| !settled.contains(table));
+        self.sweeps.retain(|table| !settled.contains(table));
+        settled
+    }
+
+    /// True where what the log holds of a table without a key does not count.
+    pub(crate) fn is_void(&self, table: u32) -> bool {
+        self.void.contains(&table)
+    }
+
+    /// True where tables without a key were read and do not count yet.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.void.iter().any(|table| !self.is_left(*table))
+    }
+
+    /// True where changes of a table without a key are of no account, because it will be read and nothing is held of it.
+    pub(crate) fn passes_over(&self, table: u32) -> bool {
+        self.is_void(table) || !self.sweeps.contains(&table) && self.is_left(table)
+    }
+
     /// True where nothing is read of a table yet.
     pub(crate) fn is_wanted(&self, table: u32) -> bool {
         self.wanted.contains(&table)
     }
 
-    /// True where there is something left to read of a table that has been begun.
-    pub(crate) fn is_open(&self, table: u32) -> bool {
-        self.open.contains_key(&table)
+    /// True where there is something left to read of a table.
+    pub(crate) fn is_left(&self, table: u32) -> bool {
+        self.is_wanted(table) || self.open.contains_key(&table)
     }
 
     /// True where nothing is left to read.
@@ -102,7 +156,7 @@ impl Ledger {
 
     /// True where a position says of all that is in the log what it was there.
     pub(crate) fn is_whole_at(&self, end: Lsn) -> bool {
-        self.is_beside && !self.is_reading && end >= self.target
+        self.is_beside && !self.is_reading && self.void.is_empty() && end >= self.target
     }
 
     /// Sets what is to be read of a table.
@@ -159,13 +213,12 @@ impl Ledger {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let sweeps = !self.sweeps.is_empty();
-        let flags = [self.anew, self.is_beside, self.is_reading, sweeps];
+        let flags = [self.anew, self.is_beside, self.is_reading, !self.sweeps.is_empty(), !self.void.is_empty()];
         let mut out = vec![flags.iter().rev().fold(0, |flags, flag| flags << 1 | u8::from(*flag))];
         out.extend_from_slice(&self.target.0.to_be_bytes());
-        if sweeps {
-            put_count(&mut out, self.sweeps.len());
-            self.sweeps.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
+        for tables in [&self.sweeps, &self.void].into_iter().filter(|tables| !tables.is_empty()) {
+            put_count(&mut out, tables.len());
+            tables.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
         }
         put_count(&mut out, self.wanted.len());
         self.wanted.iter().for_each(|table| out.extend_from_slice(&table.to_be_bytes()));
@@ -188,6 +241,7 @@ impl Ledger {
                         out.push(2);
                         put_key(&mut out, Some(key));
                     }
+                    Piece::Whole => out.push(3),
                 }
             }
         }
@@ -202,6 +256,7 @@ impl Ledger {
             let target = Lsn(u64::from_be_bytes(take(&mut rest)?));
             let mut tables = || (0..number(&mut rest)?).map(|_| number(&mut rest)).collect::<Option<_>>();
             let sweeps = if flags & 8 == 0 { BTreeSet::new() } else { tables()? };
+            let void = if flags & 16 == 0 { BTreeSet::new() } else { tables()? };
             let wanted = tables()?;
             let mut open = BTreeMap::new();
             for _ in 0..number(&mut rest)? {
@@ -210,12 +265,13 @@ impl Ledger {
                 open.insert(table, pieces);
             }
             let [anew, is_beside, is_reading] = [1, 2, 4].map(|flag| flags & flag != 0);
-            (flags < 16 && rest.is_empty()).then_some(Self {
+            (flags < 32 && rest.is_empty()).then_some(Self {
                 anew,
                 is_beside,
                 is_reading,
                 target,
                 sweeps,
+                void,
                 wanted,
                 open,
             })
@@ -253,6 +309,7 @@ fn piece(rest: &mut &[u8]) -> Option<Piece> {
         [0] => Piece::Blocks { relation: number(rest)?, file: number(rest)?, from: number(rest)?, to: number(rest)? },
         [1] => Piece::Keys { after: key(rest)?, upto: key(rest)? },
         [2] => Piece::Row { key: key(rest)?? },
+        [3] => Piece::Whole,
         _ => return None,
     })
 }
@@ -285,17 +342,19 @@ mod tests {
             any::<[u32; 4]>().prop_map(|[relation, file, from, to]| Piece::Blocks { relation, file, from, to });
         let key = || proptest::option::of(proptest::collection::vec(".{0,5}", 1..3));
         let row = proptest::collection::vec(".{0,5}", 1..3).prop_map(|key| Piece::Row { key });
-        prop_oneof![blocks, (key(), key()).prop_map(|(after, upto)| Piece::Keys { after, upto }), row]
+        let keys = (key(), key()).prop_map(|(after, upto)| Piece::Keys { after, upto });
+        prop_oneof![blocks, keys, row, Just(Piece::Whole)]
     }
 
     proptest! {
         #[test]
         fn ledgers_read_back_and_cut_ones_are_refused(
-            flags: [bool; 3], target: u64, sweeps in proptest::collection::btree_set(any::<u32>(), 0..3), wanted in proptest::collection::btree_set(0_u32..50, 0..4),
+            flags: [bool; 3], target: u64, sweeps in proptest::collection::btree_set(any::<u32>(), 0..3),
+            void in proptest::collection::btree_set(any::<u32>(), 0..3), wanted in proptest::collection::btree_set(0_u32..50, 0..4),
             open in proptest::collection::btree_map(50_u32.., proptest::collection::vec(pieces(), 1..3), 0..3),
         ) {
             let [anew, is_beside, is_reading] = flags;
-            let ledger = Ledger { anew, is_beside, is_reading, target: Lsn(target), sweeps, wanted, open };
+            let ledger = Ledger { anew, is_beside, is_reading, target: Lsn(target), sweeps, void, wanted, open };
             let encoded = ledger.encode();
             prop_assert_eq!(Ledger::decode(&encoded), Ok(ledger));
             for len in 0..encoded.len() {
@@ -334,7 +393,7 @@ mod tests {
             prop_assert!(ledger.is_read());
             let mut blocks: Vec<_> = read.iter().map(|piece| match piece {
                 Piece::Blocks { from, to, .. } => (*from, *to),
-                Piece::Keys { .. } | Piece::Row { .. } => unreachable!("of blocks only blocks are cut"),
+                Piece::Keys { .. } | Piece::Row { .. } | Piece::Whole => unreachable!("of blocks only blocks are cut"),
             }).collect();
             blocks.sort_unstable();
             let mut end = 0;

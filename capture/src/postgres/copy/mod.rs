@@ -18,15 +18,19 @@
 //! of the others: then each round is a unit, up to where its reads were. Nothing is written to the source, and no snapshot is
 //! held longer than one statement.
 //!
+//! A table without a key is counted, so a change that was seen must not come a second time: the read says which transactions it
+//! sees ([`Snapshot`]), and up to H what these did to the table is passed over. What the log holds of it up to there does not
+//! count: its rows come behind a word that it is read anew, in one piece, and if that breaks off they come again behind another.
+//!
 //! One thing the stream does not repeat: values outside their rows that a change left as they were. [`plan`] sees to it that
 //! they are read; a row whose key changes meanwhile, maybe from a piece that was not read to one that was, is read once more.
 
 mod gate;
 mod ledger;
 mod plan;
+mod state;
 mod worker;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -36,10 +40,10 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use syncline_schemas::frame::{Op, TableBatch};
 use tracing::{info, warn};
 
-pub(crate) use self::gate::{Gate, with_epoch};
-use self::ledger::Piece;
+pub(crate) use self::gate::{Gate, Snapshot, with_epoch};
 pub(crate) use self::ledger::{Key, Ledger};
 use self::plan::Table;
+use self::state::{Message, State};
 use self::worker::Worker;
 use super::check::relations;
 use super::decode::{Stamp, TableBuilder};
@@ -64,29 +68,6 @@ pub(crate) struct Copied {
     pub(crate) bytes: usize,
 }
 
-/// What a worker has to tell; in this order per worker.
-enum Message {
-    Rows(Copied),
-    /// A piece was read whole, but for what is left of it; all that it saw was committed before a position.
-    Read {
-        table: u32,
-        piece: Piece,
-        rest: Option<Piece>,
-        reached: Lsn,
-    },
-    /// A table's rows lie elsewhere now: it is read from the beginning.
-    Moved {
-        table: u32,
-        pieces: Vec<Piece>,
-        reached: Lsn,
-    },
-    /// A table cannot be read, which is no reason to stop the source: it was only to be read anew.
-    GivenUp {
-        table: u32,
-        error: CaptureError,
-    },
-}
-
 /// A copy under way.
 pub(crate) struct Copying {
     /// Largest first, so that the last worker does not end long after the others.
@@ -96,18 +77,6 @@ pub(crate) struct Copying {
     /// Numbers of those that are read anew and of which nothing is read yet.
     swept: Vec<u32>,
     state: Mutex<State>,
-}
-
-struct State {
-    ledger: Ledger,
-    /// Pieces in the hands of workers.
-    busy: Vec<(u32, Piece)>,
-    /// Something was read in this round.
-    has_read: bool,
-    /// Tables that are read anew once more, from the beginning, as soon as nobody reads them.
-    again: BTreeSet<u32>,
-    /// Tables that are not read anew after all, of which nobody was told.
-    given_up: Vec<u32>,
 }
 
 /// What the workers of a round share.
@@ -159,12 +128,18 @@ impl Copying {
         if ledger.anew {
             ledger.want(tables.iter().map(|table| table.oid));
         }
-        ledger.keep(|oid| tables.iter().any(|table| table.oid == oid));
+        let is_read = |oid| tables.iter().any(|table| table.oid == oid);
+        for left in ledger.void().filter(|oid| !is_read(*oid)) {
+            let source = &session.config.source;
+            warn!(%source, number = left, "a table is excluded while it was being read anew, and has no key: targets may keep rows that are gone");
+        }
+        ledger.keep(is_read);
+        ledger.take_up();
         info!(source = %session.config.source, tables = tables.len(), left = ledger.left(), "copying tables");
         let newcomers = scope.newcomers().to_vec();
-        let swept = ledger.sweeps.iter().copied().filter(|table| ledger.is_wanted(*table)).collect();
-        let state = State { ledger, busy: Vec::new(), has_read: false, again: BTreeSet::new(), given_up: Vec::new() };
-        Ok(Self { tables, newcomers, swept, state: Mutex::new(state) })
+        let swept = tables.iter().filter(|table| !table.is_multiset()).map(|table| table.oid);
+        let swept = swept.filter(|table| ledger.sweeps.contains(table) && ledger.is_wanted(*table)).collect();
+        Ok(Self { tables, newcomers, swept, state: Mutex::new(State::new(ledger)) })
     }
 
     /// What of the copy is done, for a position.
@@ -180,7 +155,45 @@ impl Copying {
     /// True where a table that cannot be read is no reason to stop: it is compared with what is held, which is whole without.
     fn can_be_given_up(&self, table: u32) -> bool {
         let state = self.state();
-        state.ledger.is_beside && state.ledger.sweeps.contains(&table)
+        state.ledger.is_beside && state.ledger.sweeps.contains(&table) && !state.ledger.is_void(table)
+    }
+
+    /// Changes of a table without a key are of no account from here on, until it is read.
+    pub(crate) fn make_void(&self, table: u32) {
+        self.state().ledger.make_void(table);
+    }
+
+    /// True where changes of a table without a key are of no account.
+    pub(crate) fn passes_over(&self, table: u32) -> bool {
+        self.state().ledger.passes_over(table)
+    }
+
+    /// Tables without a key that were read since this was asked last: number, shape, and which transactions that has seen.
+    pub(crate) fn take_seen(&self) -> Vec<(u32, u32, Snapshot)> {
+        let seen = std::mem::take(&mut self.state().seen);
+        let shaped = seen.into_iter().filter_map(|(table, snapshot)| Some((table, self.shape_of(table)?, snapshot)));
+        shaped.collect()
+    }
+
+    /// Tables without a key that count now that the stream has come to where they were read, with their shapes.
+    pub(crate) fn settle(&self) -> Vec<(u32, u32)> {
+        let settled = self.state().ledger.settle();
+        settled.into_iter().filter_map(|table| Some((table, self.shape_of(table)?))).collect()
+    }
+
+    /// The version of the shape in which a table is read.
+    fn shape_of(&self, table: u32) -> Option<u32> {
+        self.tables.iter().find(|known| known.oid == table).map(|table| table.shape.schema.version)
+    }
+
+    /// What is said of tables that have been read anew before the others.
+    pub(crate) fn ends_of(
+        &self,
+        session: &Session<'_>,
+        at: Lsn,
+        tables: &[(u32, u32)],
+    ) -> Result<Vec<TableBatch>, CaptureError> {
+        self.say(session, at, |table| tables.iter().any(|(oid, _)| *oid == table.oid).then_some(Op::SweepEnd))
     }
 
     /// Tables that were given up since this was asked last.
@@ -191,6 +204,18 @@ impl Copying {
     /// True once every piece was read.
     pub(crate) fn is_read(&self) -> bool {
         self.state().ledger.is_read()
+    }
+
+    /// True where all that is left to read is of tables that somebody has locked, and is tried later.
+    pub(crate) fn waits_for_locks(&self) -> bool {
+        let state = self.state();
+        let mut left = self.tables.iter().filter(|table| state.ledger.is_left(table.oid));
+        left.all(|table| state.is_put_off(table.oid))
+    }
+
+    /// True where tables without a key were read and do not count yet: they would have to be read again.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.state().ledger.is_settling()
     }
 
     /// The position from which on the tables are whole, as far as they were read.
@@ -244,11 +269,11 @@ impl Copying {
         each: &mut dyn FnMut(Option<Copied>) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         let workers = session.config.copy_workers.max(1);
-        let length = {
+        let (length, was_reading) = {
             let mut state = self.state();
-            state.ledger.is_reading = true;
-            state.has_read = false;
-            if state.ledger.is_beside { ROUND_BESIDE } else { ROUND }
+            (state.has_read, state.has_rows) = (false, false);
+            let length = if state.ledger.is_beside { ROUND_BESIDE } else { ROUND };
+            (length, std::mem::replace(&mut state.ledger.is_reading, true))
         };
         let round = Round { session, at, until: Instant::now() + length, failed: AtomicBool::new(false) };
         let (sender, receiver) = crossbeam_channel::bounded(workers);
@@ -262,7 +287,10 @@ impl Copying {
             drop(sender);
             let taken = loop {
                 let step = match receiver.recv_timeout(TICK) {
-                    Ok(message) => self.note(session, message).map_or(Ok(()), |copied| each(Some(copied))),
+                    Ok(message) => {
+                        let copied = self.state().note(session, message);
+                        copied.map_or(Ok(()), |copied| each(Some(copied)))
+                    }
                     Err(RecvTimeoutError::Timeout) => each(None),
                     Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 };
@@ -287,7 +315,7 @@ impl Copying {
         failed.into_iter().next().map_or(Ok(()), Err)?;
         // Rows of a round that broke off are made up for only by what is read after them.
         let mut state = self.state();
-        state.ledger.is_reading = !state.has_read && !state.ledger.is_read();
+        state.ledger.is_reading = (was_reading || state.has_rows) && !state.has_read && !state.ledger.is_read();
         Ok(())
     }
 
@@ -297,47 +325,6 @@ impl Copying {
             round.failed.store(true, Ordering::Release);
         }
         worked
-    }
-
-    /// Takes a message into the ledger: after the rows before it.
-    fn note(&self, session: &Session<'_>, message: Message) -> Option<Copied> {
-        match message {
-            Message::Rows(copied) => return Some(copied),
-            Message::Read { table, piece, rest, reached } => {
-                let mut state = self.state();
-                state.busy.retain(|taken| *taken != (table, piece.clone()));
-                // Whoever read the piece goes on with the rest.
-                state.busy.extend(rest.clone().map(|rest| (table, rest)));
-                state.ledger.finish(table, &piece, rest);
-                state.has_read = true;
-                state.ledger.target = state.ledger.target.max(reached);
-            }
-            Message::Moved { table, pieces, reached } => {
-                let mut state = self.state();
-                // Another worker may have given it up.
-                if !state.ledger.is_wanted(table) && !state.ledger.is_open(table) {
-                    return None;
-                }
-                state.ledger.target = state.ledger.target.max(reached);
-                if state.ledger.sweeps.contains(&table) {
-                    // What was read of it may have gone with its old place, and would pass for compared.
-                    state.ledger.begin(table, Vec::new());
-                    state.ledger.want([table]);
-                    state.again.insert(table);
-                } else {
-                    state.ledger.begin(table, pieces);
-                }
-            }
-            Message::GivenUp { table, error } => {
-                let mut state = self.state();
-                state.ledger.give_up(table);
-                state.again.remove(&table);
-                state.given_up.push(table);
-                let source = &session.config.source;
-                warn!(%source, %error, "a table is not read anew after all; what was delivered of it stays as it is");
-            }
-        }
-        None
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

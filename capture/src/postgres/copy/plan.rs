@@ -5,6 +5,8 @@
 //! did not change (but for REPLICA IDENTITY FULL), so a row must be found wherever it moves: such a table is read in the order
 //! of its key. Where the server's statistics say how the first column of the key is spread, several workers share it: whatever
 //! they say, each row lies in exactly one of the ranges.
+//!
+//! A table without a key is read in one statement: its rows are counted, so each has to come once, and all as of one moment.
 
 use std::sync::Arc;
 
@@ -60,13 +62,16 @@ impl Table {
         let kinds = &self.shape.kinds;
         let written = kinds.iter().filter(|kind| !kind.has_binary()).count();
         match piece {
-            Piece::Blocks { .. } if written * 3 <= kinds.len() => CopyForm::Binary,
-            Piece::Blocks { .. } | Piece::Keys { .. } | Piece::Row { .. } => CopyForm::Text,
+            Piece::Blocks { .. } | Piece::Whole if written * 3 <= kinds.len() => CopyForm::Binary,
+            Piece::Blocks { .. } | Piece::Whole | Piece::Keys { .. } | Piece::Row { .. } => CopyForm::Text,
         }
     }
 
     /// What is to be read of it; none where it is gone.
     pub(super) fn pieces(&self, connection: &mut Connection) -> Result<Option<Vec<Piece>>, CaptureError> {
+        if self.is_multiset() {
+            return Ok(Some(vec![Piece::Whole]));
+        }
         let oids = if self.is_partitioned {
             format!("(SELECT relid FROM pg_catalog.pg_partition_tree({}) WHERE isleaf)", self.oid)
         } else {
@@ -138,6 +143,7 @@ impl Table {
                 conditions.push(format!("ctid >= '({from},0)' AND ctid < '({to},0)'"));
                 (format!("ONLY {part}"), String::new())
             }
+            Piece::Whole => (format!("ONLY {}", self.quoted), String::new()),
             Piece::Keys { .. } | Piece::Row { .. } => {
                 let keys: Vec<String> = self.keys().map(quote_identifier).collect();
                 // The end of a range has the first column's value only.
@@ -160,6 +166,11 @@ impl Table {
         let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         let option = if form == CopyForm::Binary { " (FORMAT binary)" } else { "" };
         format!("COPY (SELECT {} FROM {from}{filter}{tail}) TO STDOUT{option}", columns.join(", "))
+    }
+
+    /// True where it has no key: equal rows of it are counted.
+    pub(super) fn is_multiset(&self) -> bool {
+        self.shape.keys.is_empty()
     }
 
     /// The key's columns in their order.
@@ -250,7 +261,7 @@ mod tests {
                         after.as_ref().is_none_or(|after| key > after[0].as_str())
                             && upto.as_ref().is_none_or(|upto| key <= upto[0].as_str())
                     }
-                    Piece::Blocks { .. } | Piece::Row { .. } => false,
+                    Piece::Blocks { .. } | Piece::Row { .. } | Piece::Whole => false,
                 };
                 assert_eq!(pieces.iter().filter(is_in).count(), 1, "{key} in {pieces:?}");
             }

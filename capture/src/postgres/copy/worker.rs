@@ -2,13 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use syncline_schemas::frame::Op;
+use syncline_schemas::frame::{Op, TableBatch};
+use tracing::warn;
 
+use super::gate::Snapshot;
 use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, SIGNATURE, Table};
-use super::{Copied, Copying, Message, Round, take};
+use super::state::Message;
+use super::{Copied, Copying, Round, take};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::decode::{CopyReader, Stamp, TableBuilder};
 use crate::postgres::log_end::{LOG_END, log_end};
@@ -19,6 +23,10 @@ use crate::{CaptureError, Class};
 
 /// SQLSTATEs of a table that changed since it was looked at: undefined column, table, schema.
 const CHANGED: [&str; 3] = ["42703", "42P01", "3F000"];
+/// That of a lock that was not given in time.
+const NOT_LOCKED: &str = "55P03";
+/// How long a read waits for a table that somebody has locked, or waits to lock: the stream stands meanwhile.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a statement read.
 struct Extent {
@@ -32,8 +40,8 @@ pub(super) struct Worker<'a> {
     round: &'a Round<'a>,
     sender: &'a Sender<Message>,
     connection: Connection,
-    /// It has had a piece: none comes back from a round without, however long the connection took.
-    has_read: bool,
+    /// It has had a piece, or tried to: none comes back from a round without, however long the connection took.
+    has_tried: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -46,19 +54,24 @@ impl<'a> Worker<'a> {
         let session = round.session;
         let mut connection = Connection::open(session.config, Purpose::Query, session.stop)?;
         // With row security a policy would hide rows without a word; now it is an error.
-        connection.query(DURING, "SET row_security = off")?;
-        let mut worker = Self { copying, round, sender, connection, has_read: false };
+        let settings = format!("SET row_security = off; SET lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+        connection.query(DURING, &settings)?;
+        let mut worker = Self { copying, round, sender, connection, has_tried: false };
         while let Some((table, piece)) = worker.next()? {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
-                let rest = match worker.read(table, piece) {
+                let rest = match worker.read(table, piece.clone()) {
+                    Err(error) if is_not_locked(&error) => {
+                        worker.put_off(table, Some(piece))?;
+                        break;
+                    }
                     Err(error) if error.class() == Class::Definite && copying.can_be_given_up(table.oid) => {
                         // The connection may be in the middle of it.
                         return worker.send(Message::GivenUp { table: table.oid, error });
                     }
                     read => read?,
                 };
-                worker.has_read = true;
+                worker.has_tried = true;
                 next = rest.filter(|_| !round.is_over());
             }
         }
@@ -69,30 +82,48 @@ impl<'a> Worker<'a> {
     fn next(&mut self) -> Result<Option<(&'a Table, Piece)>, CaptureError> {
         let copying = self.copying;
         loop {
-            if self.round.is_given_up() || self.has_read && self.round.is_over() {
+            if self.round.is_given_up() || self.has_tried && self.round.is_over() {
                 return Ok(None);
             }
             let fresh = {
                 let mut state = copying.state();
                 let state = &mut *state;
                 for table in &copying.tables {
+                    if state.is_put_off(table.oid) {
+                        continue;
+                    }
                     if let Some(piece) = state.ledger.next(table.oid, &state.busy) {
                         state.busy.push((table.oid, piece.clone()));
                         return Ok(Some((table, piece)));
                     }
                 }
-                let is_free = |table: &&Table| state.ledger.is_wanted(table.oid) && !state.again.contains(&table.oid);
-                copying.tables.iter().find(is_free)
+                copying.tables.iter().find(|table| state.is_free(table.oid))
             };
             let Some(table) = fresh else { return Ok(None) };
-            let (pieces, reached) = self.pieces(table)?;
+            let (pieces, reached) = match self.pieces(table) {
+                Err(error) if is_not_locked(&error) => {
+                    self.put_off(table, None)?;
+                    continue;
+                }
+                pieces => pieces?,
+            };
             let mut state = copying.state();
-            // Another may have been quicker, or found that it moved.
-            if state.ledger.is_wanted(table.oid) && !state.again.contains(&table.oid) {
+            // Another may have been quicker, or found that it moved, or could not lock it.
+            if state.is_free(table.oid) {
                 state.ledger.begin(table.oid, pieces);
                 state.ledger.target = state.ledger.target.max(reached);
             }
         }
+    }
+
+    /// Somebody has locked a table, or waits to: it is tried again later, and nobody queues behind us meanwhile.
+    fn put_off(&mut self, table: &Table, piece: Option<Piece>) -> Result<(), CaptureError> {
+        self.copying.state().put_off(table.oid, piece);
+        self.has_tried = true;
+        let (source, seconds) = (self.connection.source(), LOCK_TIMEOUT.as_secs());
+        let table = &table.shape.schema.table;
+        warn!(%source, %table, "a table is locked, and was not given free within {seconds} s: it is copied later");
+        self.connection.query(DURING, "ROLLBACK").map(drop)
     }
 
     /// What is to be read of a table, and where the newest change was committed that this may follow from.
@@ -108,8 +139,28 @@ impl<'a> Worker<'a> {
         Ok((pieces, reached))
     }
 
+    /// Reads all rows of a table without a key, as of a moment that is known to the last transaction: what the stream tells of
+    /// those that were seen is passed over. Nobody writes the table anew between that moment and the reading, as it is locked before.
+    fn read_whole(&mut self, table: &Table) -> Result<(), CaptureError> {
+        self.connection.query(DURING, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted);
+        self.connection.query(DURING, &lock).map_err(|error| self.judged(table, error))?;
+        let (_, copied_at) = self.look_up(table, &Piece::Whole)?;
+        let rows = self.connection.query(DURING, Snapshot::SQL)?;
+        let snapshot = rows.first().and_then(Snapshot::of);
+        let snapshot = snapshot.ok_or_else(|| self.connection.protocol(DURING, "the server has no snapshot"))?;
+        self.copy(table, &Piece::Whole, "", copied_at)?;
+        let (reached, _) = self.now(0)?;
+        self.connection.query(DURING, "COMMIT")?;
+        self.send(Message::Seen { table: table.oid, snapshot })?;
+        self.send(Message::Read { table: table.oid, piece: Piece::Whole, rest: None, reached })
+    }
+
     /// Reads a piece; gives what is left of it.
     fn read(&mut self, table: &Table, piece: Piece) -> Result<Option<Piece>, CaptureError> {
+        if piece == Piece::Whole {
+            return self.read_whole(table).map(|()| None);
+        }
         // The lock that the statement takes lasts as long as the transaction, and keeps the rows where they are.
         self.connection.query(DURING, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")?;
         let (part, copied_at) = self.look_up(table, &piece)?;
@@ -140,7 +191,7 @@ impl<'a> Worker<'a> {
     fn look_up(&mut self, table: &Table, piece: &Piece) -> Result<(Option<String>, i64), CaptureError> {
         let oid = match piece {
             Piece::Blocks { relation, .. } => *relation,
-            Piece::Keys { .. } | Piece::Row { .. } => 0,
+            Piece::Keys { .. } | Piece::Row { .. } | Piece::Whole => 0,
         };
         let rows = self.connection.query(
             DURING,
@@ -188,6 +239,12 @@ impl<'a> Worker<'a> {
         let mut builder = TableBuilder::new(shape, special_values);
         let mut reader = CopyReader::new(form);
         let (mut ord, mut bytes, mut total, mut last) = (0_u32, 0, 0, None);
+        let mut pours = matches!(piece, Piece::Whole).then_some(table.oid);
+        if pours.is_some() {
+            // What came before of it is not counted any more.
+            builder.append_whole(Op::SweepBegin, Stamp { ord, commit_us: copied_at, position: at });
+            ord = 1;
+        }
         let place = || format!("the copy at {at}");
         let by_key = matches!(piece, Piece::Keys { .. });
         let malformed = |reason: &str| CaptureError::Protocol {
@@ -212,7 +269,7 @@ impl<'a> Worker<'a> {
                 }
                 if ord >= FRAME_ROWS_MAX || bytes >= FRAME_BYTES_MAX {
                     let batch = take(&mut builder)?;
-                    send(round, sender, batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+                    send(round, sender, rows(batch, ord, bytes, pours.take()))?;
                     (ord, bytes) = (0, 0);
                 }
             }
@@ -220,7 +277,7 @@ impl<'a> Worker<'a> {
         });
         copied.map_err(|error| self.judged(table, error))?;
         let batch = take(&mut builder)?;
-        self.send_some(batch.map(|batch| Message::Rows(Copied::of(ord.into(), batch, bytes))))?;
+        self.send_some(rows(batch, ord, bytes, pours))?;
         Ok(Extent { rows: total, last })
     }
 
@@ -228,7 +285,7 @@ impl<'a> Worker<'a> {
     fn stands(&mut self, piece: &Piece) -> Result<Option<Lsn>, CaptureError> {
         let (oid, known) = match piece {
             Piece::Blocks { relation, file, .. } => (*relation, Some(*file)),
-            Piece::Keys { .. } | Piece::Row { .. } => (0, None),
+            Piece::Keys { .. } | Piece::Row { .. } | Piece::Whole => (0, None),
         };
         let (reached, file) = self.now(oid)?;
         Ok((file == known).then_some(reached))
@@ -251,6 +308,12 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// Rows that were read; those of a table without a key begin with a word about it.
+fn rows(batch: Option<TableBatch>, len: u32, bytes: usize, pours: Option<u32>) -> Option<Message> {
+    let read = len - u32::from(pours.is_some());
+    batch.map(|batch| Message::Rows { copied: Copied::of(read.into(), batch, bytes), pours })
+}
+
 /// Tells what was read; an error where the copy is given up.
 fn send(round: &Round<'_>, sender: &Sender<Message>, message: Option<Message>) -> Result<(), CaptureError> {
     let Some(message) = message else { return Ok(()) };
@@ -259,6 +322,10 @@ fn send(round: &Round<'_>, sender: &Sender<Message>, message: Option<Message>) -
     }
     let error = io::Error::new(io::ErrorKind::Interrupted, "the copy was given up");
     Err(CaptureError::Lost { source_id: round.session.config.source.clone(), during: DURING, error })
+}
+
+fn is_not_locked(error: &CaptureError) -> bool {
+    matches!(error, CaptureError::Server { sqlstate, .. } if sqlstate == NOT_LOCKED)
 }
 
 pub(super) fn is_interrupt(error: &CaptureError) -> bool {

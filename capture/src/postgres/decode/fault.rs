@@ -18,6 +18,8 @@ pub(super) enum RowFault {
     Truncated {
         table: usize,
     },
+    /// The table has no key, and its rows were counted in another shape.
+    Outdated(u32),
 }
 
 impl From<&'static str> for RowFault {

@@ -8,7 +8,8 @@
 //! column   one column's Arrow builder
 //! binary   values in the server's binary form, which copies have
 //! table    one table's builders: rows of cells -> a record batch with the meta columns
-//! decoder  transactions, moves, absent values, cuts
+//! counted  tables without a key: which of their changes count
+//! decoder  transactions and cuts; what a change does to the rows: moves, absent values
 //! fault    why a change cannot be taken
 //! copy     rows of COPY as cells
 //! ```
@@ -17,6 +18,7 @@ mod array;
 mod binary;
 mod column;
 mod copy;
+mod counted;
 mod decoder;
 #[cfg(test)]
 mod decoder_tests;

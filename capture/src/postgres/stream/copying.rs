@@ -6,7 +6,8 @@ use syncline_schemas::frame::LogEntry;
 use tracing::info;
 
 use super::{CONFIRM_EVERY, DURING, STATUS_EVERY, Stream};
-use crate::postgres::copy::{Copied, Copying};
+use crate::postgres::copy::{Copied, Copying, Ledger};
+use crate::postgres::session::under_way;
 use crate::{CaptureError, State};
 
 impl Stream<'_> {
@@ -21,6 +22,7 @@ impl Stream<'_> {
             // Among it may be rows that are to be read once more.
             self.hand_over()?;
         }
+        self.settle(&copying)?;
         if copying.is_read() {
             let end = copying.end(self.session, self.decoder.end())?;
             self.copying = None;
@@ -30,7 +32,8 @@ impl Stream<'_> {
             self.progress().enter(State::Streaming);
             return Ok(());
         }
-        if !self.may_copy()? {
+        // Of a table that has another shape now the next session reads the rows.
+        if self.is_outdated || copying.waits_for_locks() || !self.may_copy()? {
             return Ok(());
         }
         let again = copying.beginning_again(self.session, self.decoder.end())?;
@@ -49,7 +52,52 @@ impl Stream<'_> {
         })?;
         // The server may have waited for us to read.
         self.heard_at = Instant::now();
+        for (table, version, snapshot) in copying.take_seen() {
+            self.decoder.counted().count(table, version, Some(snapshot));
+        }
         self.hand_over()
+    }
+
+    /// Whoever asks for a table that is being read is told so at once: another session would say the same, and begin with it from its
+    /// beginning where it has no key.
+    pub(super) fn refuse_requests(&self) {
+        let Some(copying) = self.copying.as_ref().filter(|_| self.session.requests.is_waiting()) else { return };
+        let (ledger, scope) = (copying.ledger(), self.watch.scope());
+        self.session.requests.refuse(|table| scope.named(table).and_then(|table| under_way(&ledger, table)));
+    }
+
+    /// What of the tables without a key counts as the session begins.
+    pub(super) fn begin_to_count(&mut self) {
+        for table in self.watch.scope().tables().filter(|table| table.is_multiset()) {
+            let is_void = self.copying.as_ref().is_some_and(|copying| copying.passes_over(table.oid));
+            match self.watch.scope().shape_of(table.oid).filter(|_| !is_void) {
+                Some(version) => self.decoder.counted().count(table.oid, version, None),
+                None if is_void => self.decoder.counted().make_void(table.oid),
+                None => {}
+            }
+        }
+    }
+
+    /// From here on tables without a key that were read count: the stream has told all that the reads have seen.
+    fn settle(&mut self, copying: &Copying) -> Result<(), CaptureError> {
+        let settled = copying.settle();
+        for (table, version) in &settled {
+            self.decoder.counted().count(*table, *version, None);
+            self.watch.hold_shape(*table, *version);
+        }
+        let ends = copying.ends_of(self.session, self.decoder.end(), &settled)?;
+        if ends.is_empty() { Ok(()) } else { self.hand_over_with(ends) }
+    }
+
+    /// The rows of a table without a key have another shape than when they were counted: as soon as the transaction is over, it is read
+    /// anew, and nothing counts before that.
+    pub(super) fn outdate(&mut self, table: u32) {
+        info!(source = %self.session.config.source, table, "the columns of a table without a key have changed: it is read anew");
+        self.is_outdated = true;
+        match &self.copying {
+            Some(copying) => copying.make_void(table),
+            None => self.outdated.get_or_insert_with(Ledger::beside).make_void(table),
+        }
     }
 
     /// Whether a read sees all that the stream has told of.

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::LogOffset;
 
-use super::copy::{Copying, Gate};
+use super::copy::{Copying, Gate, Ledger};
 use super::decode::{Decoder, Relation, Step};
 use super::lsn::Lsn;
 use super::pace::Pace;
@@ -39,6 +39,7 @@ use crate::progress::now_us;
 use crate::{CaptureError, Outcome, Progress, Resume};
 
 const DURING: &str = "following the log";
+const STARTING: &str = "starting the stream";
 
 /// The server must hear from us well within its `wal_sender_timeout` (60 s by default).
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -83,6 +84,10 @@ pub(crate) struct Stream<'a> {
     identity: Identity,
     drain_to: Option<Lsn>,
     copying: Option<Arc<Copying>>,
+    /// Tables without a key have another shape than when they were counted: the next session reads them anew.
+    is_outdated: bool,
+    /// What there is to read of them, where nothing else is copied.
+    outdated: Option<Ledger>,
     /// Values come in binary form.
     is_binary: bool,
     gate: Gate,
@@ -113,7 +118,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn start(
         session: &'a Session<'a>,
         mut connection: Connection,
-        watch: Watch<'a>,
+        mut watch: Watch<'a>,
         start: StreamStart,
     ) -> Result<Self, CaptureError> {
         let config = session.config;
@@ -128,7 +133,7 @@ impl<'a> Stream<'a> {
             if config.messages.is_some() { ", messages 'true'" } else { "" },
             if is_binary { ", binary 'true'" } else { "" },
         );
-        connection.start_stream("starting the stream", &sql)?;
+        connection.start_stream(STARTING, &sql).map_err(|error| watch.judged(STARTING, error))?;
         session.progress.server_end_lsn.store(start.identity.log_end.0, std::sync::atomic::Ordering::Relaxed);
         let now = Instant::now();
         let mut decoder = Decoder::new(config.source.clone(), config.special_values, start.start, start.cut)
@@ -147,6 +152,8 @@ impl<'a> Stream<'a> {
             identity: start.identity,
             drain_to: start.drain_to,
             copying: start.copying.map(Arc::new),
+            is_outdated: false,
+            outdated: None,
             is_binary,
             gate: Gate::default(),
             asked_at: None,
@@ -165,6 +172,7 @@ impl<'a> Stream<'a> {
             pace: Pace::new(now),
             last_read: 0,
         };
+        stream.begin_to_count();
         let beginning = match &stream.copying {
             Some(copying) => copying.beginning(session, start.start)?,
             None => Vec::new(),
@@ -202,9 +210,7 @@ impl<'a> Stream<'a> {
             if self.copying.is_none() && !self.decoder.is_in_transaction() {
                 self.watch.ask_for_doubted(self.decoder.end());
             }
-            // What broke off would have to be gone through again.
-            let begins = self.watch.has_newcomers() || self.session.requests.is_waiting() || self.may_stream_again();
-            if begins && !self.decoder.is_in_transaction() && !self.decoder.is_resuming() {
+            if self.begins_again() {
                 let stands = self.leave()?;
                 return Ok(stands.map_or(Ended::For(Outcome::Stopped), Ended::ToBeginAgain));
             }
@@ -213,6 +219,17 @@ impl<'a> Stream<'a> {
                 self.read()?;
             }
         }
+    }
+
+    /// True where another session is wanted, and nothing breaks off that would have to be gone through again.
+    fn begins_again(&self) -> bool {
+        self.refuse_requests();
+        let is_wanted = self.is_outdated
+            || self.watch.has_newcomers()
+            || self.session.requests.is_waiting()
+            || self.may_stream_again();
+        let is_settling = self.copying.as_ref().is_some_and(|copying| copying.is_settling());
+        is_wanted && !is_settling && !self.decoder.is_in_transaction() && !self.decoder.is_resuming()
     }
 
     /// Takes what has arrived.
@@ -295,6 +312,10 @@ impl<'a> Stream<'a> {
         match step {
             Step::Continue => Ok(()),
             Step::Full => self.hand_over(),
+            Step::Outdated(table) => {
+                self.outdate(table);
+                Ok(())
+            }
             Step::Refused(error) => {
                 if self.has_news() {
                     self.hand_over()?;
@@ -335,7 +356,7 @@ impl<'a> Stream<'a> {
             mark: self.watch.mark(),
             end,
             cut,
-            copy: copying.map(Copying::ledger),
+            copy: copying.map(Copying::ledger).or_else(|| self.outdated.clone()),
         };
         Frame {
             source: self.session.config.source.clone(),

@@ -138,6 +138,7 @@ impl Stream<'_> {
 
     pub(super) fn has_drained(&self) -> bool {
         self.copying.is_none()
+            && !self.is_outdated
             && self.watch.doubts_upto().is_none()
             && !self.session.requests.is_waiting()
             && self.drain_to.is_some_and(|target| self.decoder.end() >= target && !self.decoder.is_in_transaction())

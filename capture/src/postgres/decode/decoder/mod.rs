@@ -1,4 +1,4 @@
-//! Transactions, moves, absent values and cuts: pgoutput messages in, rows in builders out.
+//! Transactions and cuts: pgoutput messages in, rows in builders out ([`changes`]).
 //!
 //! The decoder does no I/O. Where it meets a table it asks its caller ([`Step::Relation`]) for the shape, and where a
 //! frame may be cut it says so; the caller decides when and writes the log.
@@ -7,16 +7,18 @@
 //! transactions, by a keepalive; `changes` counts every change message of the open transaction, also those of tables
 //! that are not read, so that a cut transaction can be continued exactly.
 
+mod changes;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::ident::SourceId;
 
+use super::counted::Counted;
 use super::fault::RowFault;
-use super::key_text::key_text;
-use super::message::{Cell, Cursor, Message, Relation};
-use super::table::{RowView, Shape, Stamp, TableBuilder};
+use super::message::{Cell, Message, Relation};
+use super::table::{Shape, Stamp, TableBuilder};
 use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::config::{SpecialValues, Truncates};
@@ -40,6 +42,9 @@ pub(crate) enum Step {
     Relation(Relation),
     /// The frame is large enough: [`Decoder::take`] it.
     Full,
+    /// The rows of a table without a key, of which this is the number, have another shape than when they were counted: changes of it
+    /// are passed over until it is read, and nothing that is taken from here on counts before that.
+    Outdated(u32),
     /// The operator does not want this to be followed: take what came before it, then end.
     Refused(Box<CaptureError>),
 }
@@ -81,6 +86,7 @@ pub(crate) struct Decoder {
     old: Vec<Cell>,
     new: Vec<Cell>,
     moved: Vec<(u32, Option<Key>)>,
+    counted: Counted,
     /// Transactions since this was asked last, while tables are copied.
     told: Option<Vec<u32>>,
     truncates: Truncates,
@@ -107,6 +113,7 @@ impl Decoder {
             old: Vec::new(),
             new: Vec::new(),
             moved: Vec::new(),
+            counted: Counted::default(),
             told: None,
             truncates: Truncates::Apply,
             messages: None,
@@ -153,6 +160,11 @@ impl Decoder {
     /// as far as SQL can name it.
     pub(crate) fn take_moved(&mut self) -> Vec<(u32, Option<Key>)> {
         std::mem::take(&mut self.moved)
+    }
+
+    /// Which changes of tables without a key count.
+    pub(crate) const fn counted(&mut self) -> &mut Counted {
+        &mut self.counted
     }
 
     /// True inside a transaction.
@@ -322,6 +334,7 @@ impl Decoder {
                 self.transaction.iter_mut().for_each(|open| open.changes -= 1);
                 return Ok(Step::Refused(Box::new(self.tables[table].shape().truncated(&at.to_string()))));
             }
+            Err(RowFault::Outdated(relation)) => return Ok(Step::Outdated(relation)),
             applied => applied.map_err(|fault| self.row_error(at, fault))?,
         }
         self.bytes += bytes;
@@ -360,103 +373,6 @@ impl Decoder {
         Ok(if full { Step::Full } else { Step::Continue })
     }
 
-    fn table(&self, relation: u32) -> Result<Option<usize>, RowFault> {
-        self.relations.get(&relation).copied().ok_or(RowFault::UnknownRelation(relation))
-    }
-
-    fn insert(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
-        let mut cursor = Cursor::new(tuples);
-        if cursor.u8()? != b'N' {
-            return Err(RowFault::Malformed("an insert has no new row"));
-        }
-        cursor.tuple(&mut self.new)?;
-        ensure_end(&cursor)?;
-        self.append(table, Op::Insert, stamp, tuples, Use::New)
-    }
-
-    fn update(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
-        let mut cursor = Cursor::new(tuples);
-        let old = match cursor.u8()? {
-            b'N' => false,
-            b'K' | b'O' => {
-                cursor.tuple(&mut self.old)?;
-                if cursor.u8()? != b'N' {
-                    return Err(RowFault::Malformed("an update has no new row"));
-                }
-                true
-            }
-            _ => return Err(RowFault::Malformed("an update has an unknown part")),
-        };
-        cursor.tuple(&mut self.new)?;
-        ensure_end(&cursor)?;
-        if !old {
-            return self.append(table, Op::Update, stamp, tuples, Use::New);
-        }
-        if !self.key_changed(table, tuples) {
-            return self.append(table, Op::Update, stamp, tuples, Use::NewOverOld);
-        }
-        self.note_move(relation, table, tuples);
-        self.append(table, Op::MoveOut, stamp, tuples, Use::Old)?;
-        self.append(table, Op::MoveIn, Stamp { ord: stamp.ord + 1, ..stamp }, tuples, Use::NewOverOld)
-    }
-
-    fn note_move(&mut self, relation: u32, table: usize, bytes: &[u8]) {
-        let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
-        let lacks = |column: usize| new.cells[column] == Cell::Unchanged && old.value(column).is_none();
-        if self.told.is_some() && (0..new.cells.len()).any(lacks) {
-            self.moved.push((relation, key_text(self.tables[table].shape(), [new, old])));
-        }
-    }
-
-    fn delete(&mut self, relation: u32, tuples: &[u8], stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
-        let mut cursor = Cursor::new(tuples);
-        if !matches!(cursor.u8()?, b'K' | b'O') {
-            return Err(RowFault::Malformed("a delete has no old row"));
-        }
-        cursor.tuple(&mut self.old)?;
-        ensure_end(&cursor)?;
-        self.append(table, Op::Delete, stamp, tuples, Use::Old)
-    }
-
-    fn truncate(&mut self, relation: u32, stamp: Stamp) -> Result<(), RowFault> {
-        let Some(table) = self.table(relation)? else { return Ok(()) };
-        if self.truncates == Truncates::Stop {
-            return Err(RowFault::Truncated { table });
-        }
-        self.tables[table].append_whole(Op::Truncate, Stamp { ord: self.rows, ..stamp });
-        self.counts.add(Op::Truncate);
-        self.rows += 1;
-        Ok(())
-    }
-
-    /// Compares the key columns of the old and the new row; an unchanged TOAST value is the same.
-    fn key_changed(&self, table: usize, bytes: &[u8]) -> bool {
-        let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
-        self.tables[table]
-            .shape()
-            .keys
-            .iter()
-            .any(|&key| new.cells.get(key) != Some(&Cell::Unchanged) && old.value(key) != new.value(key))
-    }
-
-    #[inline]
-    fn append(&mut self, table: usize, op: Op, stamp: Stamp, bytes: &[u8], rows: Use) -> Result<(), RowFault> {
-        let (old, new) = (RowView { cells: &self.old, bytes }, RowView { cells: &self.new, bytes });
-        let (row, under) = match rows {
-            Use::New => (new, None),
-            Use::NewOverOld => (new, Some(old)),
-            Use::Old => (old, None),
-        };
-        self.tables[table].append(op, stamp, row, under).map_err(|fault| RowFault::Row { table, fault })?;
-        self.bytes += self.tables[table].take_swollen();
-        self.counts.add(op);
-        self.rows += 1;
-        Ok(())
-    }
-
     fn protocol(&self, at: Lsn, reason: impl Into<String>) -> CaptureError {
         CaptureError::Protocol { source_id: self.source.clone(), at: at.to_string(), reason: reason.into() }
     }
@@ -478,19 +394,7 @@ impl Decoder {
             RowFault::UnknownRelation(id) => self.protocol(at, format!("a change of the undescribed relation {id}")),
             RowFault::Row { table, fault } => self.tables[table].shape().error(&at.to_string(), fault),
             RowFault::Truncated { table } => self.tables[table].shape().truncated(&at.to_string()),
+            RowFault::Outdated(id) => self.protocol(at, format!("rows of relation {id} have another shape now")),
         }
     }
-}
-
-/// Which of the two rows of a message is appended.
-#[derive(Clone, Copy)]
-enum Use {
-    New,
-    /// The new row, with values that the log left out taken from the old one.
-    NewOverOld,
-    Old,
-}
-
-fn ensure_end(cursor: &Cursor<'_>) -> Result<(), RowFault> {
-    if cursor.is_at_end() { Ok(()) } else { Err(RowFault::Malformed("a change has bytes left over")) }
 }
