@@ -113,7 +113,7 @@ impl Write for Reader<'_> {
 /// Takes batches one after the other.
 enum Writer<W: Write + Send> {
     Table { out: W, schema: SchemaRef, batches: Vec<RecordBatch>, rows: usize },
-    Csv(csv::Writer<W>),
+    Csv(Box<csv::Writer<W>>),
     Json(json::ArrayWriter<W>),
     Ndjson(json::LineDelimitedWriter<W>),
     Parquet(Box<ArrowWriter<W>>),
@@ -128,7 +128,7 @@ impl<W: Write + Send> Writer<W> {
                 let mut writer = csv::WriterBuilder::new().with_header(true).build(out);
                 // Without it an answer without rows would lack its header.
                 writer.write(&RecordBatch::new_empty(schema)).map_err(failed)?;
-                Self::Csv(writer)
+                Self::Csv(Box::new(writer))
             }
             Format::Json => Self::Json(nulls.build(out)),
             Format::Ndjson => Self::Ndjson(nulls.build(out)),
