@@ -358,6 +358,9 @@ fn order(sink: &str, carried: Carried) -> OrderRow {
 mod tests {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+    use syncline_schemas::ident::LogOffset;
+    use syncline_sinks::lake::{LakeConfig, LakeSink};
+    use syncline_transform::fold::{Exception, Seen};
 
     use super::*;
 
@@ -433,5 +436,49 @@ mod tests {
         }
         let empty = batch::<LetterRow>(OperationsTable::DeadLetters, at, &[]).expect("no rows");
         assert_eq!((empty.num_rows(), empty.schema()), (0, OperationsTable::DeadLetters.schema()));
+    }
+    #[test]
+    fn rows_of_an_entity_with_hidden_columns_tell_neither_its_key_nor_a_reason() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = reqwest::Url::from_directory_path(folder.path()).expect("absolute");
+        let hidden = Hidden::new(vec!["customer.name".to_owned()], Vec::new(), None).expect("names a column");
+        let config = LakeConfig { hidden: Arc::new(hidden), ..LakeConfig::new(url, "test", folder.path().to_owned()) };
+        let lake = LakeSink::new(config.clone()).expect("opens");
+        let recorder = Recorder {
+            sink: "lake".to_owned(),
+            operations: lake.operations(),
+            every: Duration::from_secs(300),
+            entities: EntityPatterns::all(),
+            hidden: config.hidden,
+        };
+        let letter = || LetterRow {
+            sink: "planning".to_owned(),
+            entity: "customer".to_owned(),
+            key: Some("[\"0100\",\"ada@example.com\"]".to_owned()),
+            version: "0".to_owned(),
+            code: "unknown".to_owned(),
+            field: None,
+            retryable: false,
+            attempts: 1,
+            since_at: 1,
+        };
+        assert_eq!(recorder.shown("customer", letter()), LetterRow { key: None, ..letter() });
+        assert_eq!(recorder.shown("item", letter()), letter());
+        let seen = Seen { offset: LogOffset(1), at: 1 };
+        let exception = Exception {
+            fingerprint: "f".to_owned(),
+            mapping: None,
+            entity: "customer".to_owned(),
+            rule: "DQ_REQUIRED".to_owned(),
+            field: "name".to_owned(),
+            reason: "ada@example.com is too long".to_owned(),
+            key: vec![("email".to_owned(), Some("ada@example.com".to_owned()))],
+            table: "erp.public.customer".to_owned(),
+            first: seen,
+            last: seen,
+            position: String::new(),
+        };
+        let row = recorder.shown("customer", self::exception((exception, None)));
+        assert!(!format!("{row:?}").contains("ada@example.com"), "{row:?}");
     }
 }
