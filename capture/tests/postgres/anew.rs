@@ -100,31 +100,36 @@ impl<F: Fn()> Drop for OnDrop<F> {
 
 #[test]
 fn a_commit_that_was_told_of_and_that_nobody_can_see_yet_is_not_taken_back() {
-    let server = Arc::new(Server::start(&[("wal_level", "logical")], |_| {}));
+    // Set before the server starts: a reload reaches its checkpointer, which has commits wait, at some later time.
+    let settings = [("wal_level", "logical"), ("synchronous_commit", "local")];
+    let server = Arc::new(Server::start(&settings, |data| {
+        std::fs::write(data.join("postgresql.auto.conf"), "synchronous_standby_names = 'nobody'\n").unwrap();
+    }));
     let database = server.database("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)");
     let log = Arc::new(MemoryLog::default());
     let reader = Reader::start(&database.config, &log);
     log.wait_for_copy();
     let told = |table: &str| log.rows().iter().filter(|row| row.table == table && row.op == Op::Insert).count();
-    let set_standby = |name: &str| {
-        database.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+    let free = || {
+        database.sql("ALTER SYSTEM SET synchronous_standby_names = ''");
         database.sql("SELECT pg_reload_conf()");
     };
-    set_standby("nobody");
+    // The checkpointer answers, so it has read its settings.
+    database.sql("CHECKPOINT");
     std::thread::scope(|scope| {
         // Whatever fails, nobody waits for ever.
-        let _freed = OnDrop(|| set_standby(""));
+        let _freed = OnDrop(free);
         // Its commit is in the log, and waits for a standby that does not answer.
-        let waiting = scope.spawn(|| database.sql("INSERT INTO t VALUES (1)"));
+        let waiting = scope.spawn(|| database.sql("SET synchronous_commit = on; INSERT INTO t VALUES (1)"));
         eventually("the log to tell of it", || told("public.t") == 1);
         assert_eq!(database.sql("SELECT count(*) FROM t"), "0", "nobody sees it");
         reader.requests.read_anew(TableId::new("public", "t"), PATIENCE).unwrap();
         for id in 1..=50 {
-            database.sql(&format!("SET synchronous_commit = local; INSERT INTO other VALUES ({id})"));
+            database.sql(&format!("INSERT INTO other VALUES ({id})"));
         }
         eventually("the others to go on", || told("public.other") == 50);
         assert!(!waiting.is_finished() && !log.rows().iter().any(|row| row.op == Op::SweepEnd), "the reading waits");
-        set_standby("");
+        free();
         waiting.join().unwrap();
     });
     wait_for_end(&log);
