@@ -13,14 +13,21 @@
 //! Contract of every reader: commit order; no gap after the position it is given; repeats of nothing; an event that it
 //! does not understand stops it with a precise error.
 
+mod endpoint;
 mod error;
 pub mod feed;
+mod finding;
 mod limits;
 mod log;
+mod meta;
+pub mod mysql;
+mod pattern;
+mod policy;
 pub mod postgres;
 mod progress;
 mod requests;
 mod stop;
+mod transport;
 mod value;
 
 pub use error::{CaptureError, Class};

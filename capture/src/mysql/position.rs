@@ -1,0 +1,105 @@
+//! How far a source has been read, as bytes in a frame.
+//!
+//! ```text
+//! version u8 = 1 | kind u8: 0 MySQL, 1 MariaDB | length u32, set of transactions | length u32, cut | changes u64
+//! ```
+//! Big-endian; sets and GTIDs as the servers write them, so that an operator can read them. All transactions of the set
+//! are in the log, and of the cut one, which is empty where there is none, so many changes.
+
+use syncline_schemas::ident::Position;
+
+use super::decoder::Cut;
+use super::gtid::{Gtid, GtidSet, MySqlGtid};
+
+const VERSION: u8 = 1;
+
+/// A decoded position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MyPosition {
+    pub(crate) end: GtidSet,
+    pub(crate) cut: Option<Cut>,
+}
+
+impl MyPosition {
+    pub(crate) fn encode(&self) -> Position {
+        let mut out = vec![VERSION, u8::from(matches!(self.end, GtidSet::MariaDb(_)))];
+        put(&mut out, &self.end.to_string());
+        put(&mut out, &self.cut.as_ref().map(|cut| cut.gtid.to_string()).unwrap_or_default());
+        out.extend_from_slice(&self.cut.as_ref().map_or(0, |cut| cut.changes).to_be_bytes());
+        Position::new(out)
+    }
+
+    /// Reads what [`MyPosition::encode`] wrote; the error says what is wrong.
+    pub(crate) fn decode(position: &Position) -> Result<Self, String> {
+        let mut rest = position.as_bytes();
+        let [version, kind] = array(&mut rest)?;
+        if version != VERSION {
+            return Err(format!("its format {version} is not {VERSION}, the one of this version"));
+        }
+        let (end, cut) = (text(&mut rest)?, text(&mut rest)?);
+        let changes = u64::from_be_bytes(array(&mut rest)?);
+        if kind > 1 || !rest.is_empty() {
+            return Err("it is of another kind of source".to_owned());
+        }
+        let end = if kind == 1 { end.parse().map(GtidSet::MariaDb) } else { end.parse().map(GtidSet::MySql) };
+        let cut = match (cut, kind) {
+            ("", _) => None,
+            (cut, 1) => Some(Gtid::MariaDb(cut.parse()?)),
+            (cut, _) => Some(Gtid::MySql(cut.parse::<MySqlGtid>()?)),
+        };
+        Ok(Self { end: end?, cut: cut.map(|gtid| Cut { gtid, changes }) })
+    }
+}
+
+fn put(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&u32::try_from(text.len()).expect("a set is far smaller than 4 GiB").to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], String> {
+    let (taken, tail) = rest.split_first_chunk().ok_or("it is cut short")?;
+    *rest = tail;
+    Ok(*taken)
+}
+
+fn text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, String> {
+    let len = usize::try_from(u32::from_be_bytes(array(rest)?)).map_err(|error| error.to_string())?;
+    let (taken, tail) = rest.split_at_checked(len).ok_or("it is cut short")?;
+    *rest = tail;
+    std::str::from_utf8(taken).map_err(|_| "a set in it is no text".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    #[test]
+    fn a_position_reads_back_with_and_without_a_cut() {
+        let mysql = |text: String| GtidSet::MySql(text.parse().unwrap());
+        let gtid: MySqlGtid = format!("{A}:load:9").parse().unwrap();
+        for position in [
+            MyPosition { end: mysql(format!("{A}:1-5:load:1-8")), cut: None },
+            MyPosition { end: mysql(String::new()), cut: Some(Cut { gtid: Gtid::MySql(gtid), changes: 7 }) },
+            MyPosition {
+                end: GtidSet::MariaDb("0-1-5,3-1-2".parse().unwrap()),
+                cut: Some(Cut { gtid: Gtid::MariaDb("0-1-6".parse().unwrap()), changes: 1 << 40 }),
+            },
+        ] {
+            assert_eq!(MyPosition::decode(&position.encode()), Ok(position));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = MyPosition::decode(&Position::new(bytes.clone()));
+            let _ = MyPosition::decode(&Position::new([&[1, 0][..], &bytes].concat()));
+        }
+    }
+}
