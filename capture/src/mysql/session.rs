@@ -28,6 +28,7 @@ use super::row::Shape;
 use super::server::Server;
 use super::wire::{Connection, Dump, Fill};
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
+use crate::limits::FRAME_GAP;
 use crate::progress::{OpCounts, now_us};
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
@@ -155,6 +156,10 @@ impl<'a> Stream<'a> {
                     self.progress.observe_message(len);
                 }
                 Fill::Nothing => {
+                    let wait = self.until_next_frame();
+                    if !wait.is_zero() && dump.wait(wait)? {
+                        continue;
+                    }
                     self.copy()?;
                     if let Some(outcome) = self.idle()? {
                         return self.end(outcome);
@@ -163,6 +168,11 @@ impl<'a> Stream<'a> {
                 }
             }
         }
+    }
+
+    /// How long rows wait for others that belong into the same frame.
+    fn until_next_frame(&self) -> Duration {
+        if self.decoder.has_rows() { FRAME_GAP.saturating_sub(self.appended_at.elapsed()) } else { Duration::ZERO }
     }
 
     fn take(&mut self, step: Step<'_>) -> Result<(), CaptureError> {
