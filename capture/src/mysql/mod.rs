@@ -7,6 +7,8 @@
 //! event/    events of the log
 //! row/      rows to Arrow builders
 //! config    what the operator says
+//! url       a part of that
+//! grants    what the user may do, and the DBA's script
 //! scope     which tables are read, and how statements name them
 //! server    who answers, and whether its log can be followed
 //! position  how far the source has been read, as bytes
@@ -23,14 +25,18 @@ mod event;
 mod fixture_tests;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod grants;
 mod gtid;
 mod position;
 mod row;
 mod scope;
 mod server;
 mod session;
+pub mod url;
 mod wire;
 
 pub use config::{Host, MySqlConfig, SpecialValues, TablePatterns, Tls, Truncates};
+pub use grants::dba_script;
+pub use position::describe_position;
 pub use server::check;
 pub use session::follow;

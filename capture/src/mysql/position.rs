@@ -20,6 +20,16 @@ pub(crate) struct MyPosition {
     pub(crate) cut: Option<Cut>,
 }
 
+/// A position as the servers write it: the set of transactions, and of one that is cut how much of it.
+#[must_use]
+pub fn describe_position(position: &Position) -> String {
+    match MyPosition::decode(position) {
+        Ok(MyPosition { end, cut: None }) => end.to_string(),
+        Ok(MyPosition { end, cut: Some(Cut { gtid, changes }) }) => format!("{end} and {changes} changes of {gtid}"),
+        Err(reason) => format!("no position: {reason}"),
+    }
+}
+
 impl MyPosition {
     pub(crate) fn encode(&self) -> Position {
         let mut out = vec![VERSION, u8::from(matches!(self.end, GtidSet::MariaDb(_)))];
@@ -91,6 +101,17 @@ mod tests {
         ] {
             assert_eq!(MyPosition::decode(&position.encode()), Ok(position));
         }
+    }
+
+    #[test]
+    fn an_operator_reads_a_position_as_the_server_writes_it() {
+        let end = GtidSet::MariaDb("0-7-100,3-7-5".parse().unwrap());
+        let whole = MyPosition { end: end.clone(), cut: None };
+        assert_eq!(describe_position(&whole.encode()), "0-7-100,3-7-5");
+        let gtid = Gtid::MariaDb("0-7-101".parse().unwrap());
+        let cut = MyPosition { end, cut: Some(Cut { gtid, changes: 12 }) };
+        assert_eq!(describe_position(&cut.encode()), "0-7-100,3-7-5 and 12 changes of 0-7-101");
+        assert_eq!(describe_position(&Position::new(vec![1])), "no position: it is cut short");
     }
 
     proptest! {
