@@ -17,6 +17,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Refused rows of a sink that get a line; `--json` has more.
 const REFUSED_LINES: usize = 5;
 
+/// Characters of a position that get a place: a GTID of MySQL has some forty.
+const POSITION_CHARS: usize = 60;
+
 /// Prints what the daemon says.
 pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
     let daemon = Daemon::of(config)?;
@@ -113,9 +116,17 @@ fn source_row(name: &str, source: &Source) -> Vec<String> {
         grouped(source.rows),
         source.behind_bytes.map_or_else(unknown, bytes_text),
         heard,
-        source.confirmed_lsn.clone().unwrap_or_else(unknown),
+        source.position.as_deref().map_or_else(unknown, shortened),
         grouped(source.retries),
     ]
+}
+
+/// The beginning of a position: a set of GTIDs may be long, and `--json` has all of it.
+fn shortened(position: &str) -> String {
+    match position.char_indices().nth(POSITION_CHARS) {
+        Some((at, _)) => format!("{}...", &position[..at]),
+        None => position.to_owned(),
+    }
 }
 
 fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
