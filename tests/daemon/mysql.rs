@@ -40,7 +40,7 @@ CREATE TABLE stock (id int PRIMARY KEY, company char(4) NOT NULL, article varcha
 INSERT INTO stock SELECT seq, IF(seq % 9 = 0, '0200', '0100'), CONCAT('A', seq % 211), CONCAT('S', seq % 7),
                          ELT(1 + seq % 4, 'EA', 'CT', 'PF', 'XX'), seq / 8, REPEAT('ä', seq % 50) FROM seq_1_to_40000;
 CREATE TABLE secret (id int PRIMARY KEY);";
-const PASSWORD: &str = "kein Geheimnis' \\";
+const PASSWORD: &str = "kein Geheimnis";
 /// Transactions of the day that is killed into.
 const STEPS: u64 = 120;
 const KILLS: u64 = 6;
@@ -59,7 +59,7 @@ impl Shop {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let server = Arc::new(Server::start(settings));
         let database = server.database(TABLES);
-        database.sql("SET sql_mode = 'NO_BACKSLASH_ESCAPES'; CREATE USER syncline@localhost IDENTIFIED BY 'kein Geheimnis'' \\'");
+        database.sql(&format!("CREATE USER syncline@localhost IDENTIFIED BY '{PASSWORD}'"));
         let dir = tempfile::tempdir().expect("a temporary folder");
         let setup = Setup::new(Some(dir.path().join("shop")), PathBuf::from(SYNCLINE)).expect("an empty folder");
         fs::create_dir_all(setup.dir.join("mappings/shop")).expect("make a folder");
@@ -197,10 +197,8 @@ url  = "{planner}/pdx/v1"
 
 /// A decimal without zeros at its end.
 fn plain(decimal: &str) -> String {
-    match decimal.contains('.') {
-        true => decimal.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => decimal.to_owned(),
-    }
+    let digits = if decimal.contains('.') { decimal.trim_end_matches('0').trim_end_matches('.') } else { decimal };
+    digits.to_owned()
 }
 
 /// One transaction of the day: rows change, come, go, move to other keys and other sums; now and then a joined row changes, much
