@@ -142,3 +142,15 @@ fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
         grouped(sink.retries),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_set_of_gtids_does_not_push_the_table_apart() {
+        let set = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5,".repeat(9);
+        assert_eq!(shortened(&set).len(), POSITION_CHARS + "...".len());
+        assert_eq!(shortened("16/B374D848"), "16/B374D848");
+    }
+}
