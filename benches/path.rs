@@ -87,7 +87,8 @@ async fn measure(rows: u64, rounds: u64, latency: Duration, parts: &str) -> Outc
     report(&drains);
     if !latency.is_zero() {
         for changes in CHANGES {
-            bench.latency(latency, changes).await?;
+            bench.latency(latency, changes, false).await?;
+            bench.latency(latency, changes, true).await?;
         }
     }
     bench.server.stop().await?;
@@ -172,7 +173,13 @@ impl Bench {
     }
 
     async fn planner(&self) -> Outcome<Process> {
-        let planner = self.setup.planner().start()?;
+        self.planner_with(&[]).await
+    }
+
+    async fn planner_with(&self, options: &[&str]) -> Outcome<Process> {
+        let mut planner = self.setup.planner();
+        planner.arguments.extend(options.iter().map(|&option| option.to_owned()));
+        let planner = planner.start()?;
         let client = reqwest::Client::builder().no_proxy().build()?;
         let mut beats = tokio::time::interval(Duration::from_millis(20));
         while client.get(format!("{}/stats", self.setup.planner_url())).send().await.is_err() {
@@ -276,10 +283,19 @@ impl Bench {
         drained
     }
 
-    /// A steady load on a daemon that has nothing else to do.
-    async fn latency(&self, length: Duration, changes: u32) -> Outcome<()> {
+    /// A steady load on a daemon that has nothing else to do; `alone` without a lake, and with a planner that keeps nothing.
+    async fn latency(&self, length: Duration, changes: u32, alone: bool) -> Outcome<()> {
         self.rewind().await?;
-        let planner = self.planner().await?;
+        let full = std::fs::read_to_string(self.setup.config())?;
+        let planner = if alone {
+            // It holds nothing of what was delivered before.
+            std::fs::remove_dir_all(self.setup.dir.join("data"))?;
+            let planning = section(&full, "[sinks.planning]", "\n\n");
+            std::fs::write(self.setup.config(), format!("{}{planning}\n", section(&full, "# ", "[sinks.")))?;
+            self.planner_with(&["--forget"]).await?
+        } else {
+            self.planner().await?
+        };
         self.drain(&self.setup.drain(&self.password)).await?;
         let daemon = self.setup.daemon(&self.password).start()?;
         self.first_applied().await?;
@@ -287,7 +303,10 @@ impl Bench {
         futures::future::try_join_all(writers).await?;
         let status = self.status().await?;
         let rate = STEADY * changes;
-        println!("\n| at {rate} changes/s for {length:?} | rows | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|");
+        let who = if alone { ", planning alone" } else { "" };
+        println!(
+            "\n| at {rate} changes/s for {length:?}{who} | rows | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|"
+        );
         for (what, lag) in [
             ("commit to durable", &status["sources"]["erp"]["lag"]),
             ("commit to applied at the planner", &status["sinks"]["planning"]["lag"]),
@@ -297,6 +316,7 @@ impl Bench {
         }
         daemon.stop().await?;
         planner.stop().await?;
+        std::fs::write(self.setup.config(), full)?;
         Ok(())
     }
 

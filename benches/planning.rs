@@ -229,6 +229,10 @@ fn columns(entity: &Entity, entry: usize) -> Vec<ArrayRef> {
         Arc::new(TimestampMicrosecondArray::from(vec![1_779_789_601_120_000; ENTRY]).with_timezone("UTC"))
     };
     let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; ENTRY])) };
+    let quantity = |of: fn(usize) -> i128| -> ArrayRef {
+        let values = Decimal128Array::from_iter_values((0..ENTRY).map(of));
+        Arc::new(values.with_precision_and_scale(28, 9).expect("canonical decimal"))
+    };
     let mut columns = vec![
         Arc::new(UInt8Array::from(vec![UPSERT; ENTRY])) as ArrayRef,
         // Replaced by those of the entry.
@@ -247,12 +251,9 @@ fn columns(entity: &Entity, entry: usize) -> Vec<ArrayRef> {
                 Arc::new(StringArray::from_iter_values((0..ENTRY).map(|row| format!("A{:07}", entry * ENTRY + row))))
             }
             "owner_id" | "stock_class" => text(""),
-            "on_hand" | "reserved" | "available" => Arc::new(
-                Decimal128Array::from_iter_values((0..ENTRY).map(|row| (row as i128 + 1) * 250_000_000))
-                    .with_precision_and_scale(28, 9)
-                    .expect("canonical decimal"),
-            ),
+            "on_hand" | "reserved" | "available" => quantity(|row| (row as i128 + 1) * 250_000_000),
             "as_of" => instant(),
+            _ if field.required => quantity(|_| 0),
             _ => new_null_array(&field.field_type.arrow(), ENTRY),
         });
     }
@@ -274,6 +275,8 @@ impl DeltaSource for Outbox {
     }
 
     fn refused(&self, rejects: Vec<Reject>) -> Result<(), SinkError> {
-        Err(SinkError::Outbox { reason: format!("{} rows were refused", rejects.len()) })
+        let first = rejects.first().map(|reject| format!(", the first as {} {:?}", reject.code, reject.field));
+        let reason = format!("{} rows were refused{}", rejects.len(), first.unwrap_or_default());
+        Err(SinkError::Outbox { reason })
     }
 }

@@ -20,3 +20,13 @@ pub enum Truncates {
     /// Stop the source before that.
     Stop,
 }
+
+/// Whether the tables are copied before the log is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SnapshotMode {
+    /// Copy every table once, then follow the log from exactly there.
+    #[default]
+    Initial,
+    /// Follow the log from where it stands.
+    Never,
+}

@@ -11,7 +11,7 @@ use super::wire::Login;
 use crate::endpoint::Endpoint;
 pub use crate::endpoint::{Host, Tls};
 pub use crate::pattern::TablePatterns;
-pub use crate::policy::{SpecialValues, Truncates};
+pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
 
 /// A MySQL or MariaDB source.
 #[derive(Debug, Clone)]
@@ -34,6 +34,10 @@ pub struct MySqlConfig {
     pub keys: BTreeMap<TableId, Vec<String>>,
     /// The number that no other reader of the server, and no server of its group, has.
     pub server_id: u32,
+    /// Whether the tables are copied before their changes are followed.
+    pub snapshot: SnapshotMode,
+    /// How many connections read at a time while tables are copied.
+    pub copy_workers: usize,
     /// What to do with values that exact types cannot hold.
     pub special_values: SpecialValues,
     /// What to do where a table is emptied.

@@ -1,5 +1,4 @@
-//! MySQL 8.0 to 9.x and MariaDB 10.6 to 12 by their binary logs: following the log. Tables are not
-//! copied yet, so no source of a configuration is read by it.
+//! MySQL 8.0 to 9.x and MariaDB 10.6 to 12 by their binary logs.
 //!
 //! ```text
 //! bytes     numbers and texts out of bytes, within bounds; pure, as all but wire/
@@ -11,14 +10,18 @@
 //! grants    what the user may do, and the DBA's script
 //! scope     which tables are read, and how statements name them
 //! server    who answers, and whether its log can be followed
+//! catalog   what tables there are, in the words of the log
 //! position  how far the source has been read, as bytes
-//! session   connect, check, follow the log
+//! session   connect, check, copy, follow the log
+//! copy/     the tables, piece by piece while the stream waits
 //! wire/     a thin client
 //! decoder   transactions, moves, absent values, cuts: events in, rows in builders out
 //! ```
 
 mod bytes;
+mod catalog;
 mod config;
+mod copy;
 mod decoder;
 mod event;
 #[cfg(test)]
@@ -35,8 +38,9 @@ mod session;
 pub mod url;
 mod wire;
 
-pub use config::{Host, MySqlConfig, SpecialValues, TablePatterns, Tls, Truncates};
+pub use catalog::tables;
+pub use config::{Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
 pub use grants::dba_script;
-pub use position::describe_position;
+pub use position::{begin_again, describe_position};
 pub use server::check;
 pub use session::follow;

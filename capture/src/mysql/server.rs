@@ -15,6 +15,8 @@ pub(super) struct Server {
     pub(super) is_mariadb: bool,
     /// All that it has executed, or has in its log.
     pub(super) executed: GtidSet,
+    /// What of that its log tells, so that a copy may begin behind it.
+    pub(super) logged: GtidSet,
     /// Of those what is no longer in its log; MariaDB does not say.
     pub(super) purged: Option<GtidSet>,
     pub(super) ignores_case: bool,
@@ -44,17 +46,19 @@ impl Server {
             let set = if is_mariadb { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
             set.map_err(|reason: &str| connection.protocol(DURING, reason))
         };
-        let (executed, purged) = if is_mariadb {
-            let mut executed = set(settings.get("gtid_binlog_pos"))?;
+        let (executed, logged, purged) = if is_mariadb {
+            let logged = set(settings.get("gtid_binlog_pos"))?;
+            let mut executed = logged.clone();
             executed
                 .unite(&set(settings.get("gtid_current_pos"))?)
                 .map_err(|reason| connection.protocol(DURING, reason))?;
-            (executed, None)
+            (executed, logged, None)
         } else {
-            (set(settings.get("gtid_executed"))?, Some(set(settings.get("gtid_purged"))?))
+            let executed = set(settings.get("gtid_executed"))?;
+            (executed.clone(), executed, Some(set(settings.get("gtid_purged"))?))
         };
         let ignores_case = settings.get("lower_case_table_names") != "0";
-        Ok(Self { is_mariadb, executed, purged, ignores_case, findings: findings(&settings, is_mariadb) })
+        Ok(Self { is_mariadb, executed, logged, purged, ignores_case, findings: findings(&settings, is_mariadb) })
     }
 }
 

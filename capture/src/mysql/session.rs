@@ -1,29 +1,35 @@
-//! One session: connect, look at the server, check the position, then follow the log.
+//! One session: connect, look at the server, check the position, copy the tables, follow the log.
 //!
 //! ```text
 //! journal holds   what happens
-//! nothing         start behind all that the server has executed; the tables are not copied
+//! nothing         start behind all that the server has logged, and copy the tables there, unless snapshot is "never"
 //! position        the server has executed all of it and still has what follows: go on right behind it; else a definite error
+//! ... in a copy   go on with what its ledger says
+//! ... to be again as with nothing, whatever snapshot is
 //! ```
 //! One thread, one loop: decode everything that has arrived, then read again. While nothing arrives the frame is cut and
-//! handed over at once. Nothing is told to the server: it keeps its log by its own rule.
+//! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
+//! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use syncline_schemas::frame::{Frame, LogEntry};
+use syncline_schemas::frame::{Frame, LogEntry, Op, TableBatch};
 use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
-use super::config::MySqlConfig;
-use super::decoder::{Decoder, Policies, Step};
+use super::catalog;
+use super::config::{MySqlConfig, SnapshotMode};
+use super::copy::{Copied, Copying, Ledger};
+use super::decoder::{Cut, Decoder, Policies, Step};
 use super::gtid::GtidSet;
 use super::position::MyPosition;
+use super::row::Shape;
 use super::server::Server;
 use super::wire::{Connection, Dump, Fill};
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
-use crate::progress::now_us;
+use crate::progress::{OpCounts, now_us};
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
 /// A wait never lasts longer, so that the stop signal is seen.
@@ -32,13 +38,13 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often the position moves in the journal while nothing comes that is read.
 const ADVANCE_EVERY: Duration = Duration::from_secs(1);
+const DURING: &str = "copying the tables";
 const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";
 
 /// Follows the log of a MySQL or MariaDB source for one session, until it is stopped, has drained or fails.
 ///
 /// Blocks; give it a thread. After an error of class `Transient` the caller starts it again with the newest position that
-/// was appended for the source, and not before that is durable. The tables are not copied: a source without a position
-/// begins behind all that the server has executed.
+/// was appended for the source, and not before that is durable.
 ///
 /// # Errors
 /// [`CaptureError`]; its class says whether another session can help.
@@ -66,6 +72,7 @@ struct Stream<'a> {
     progress: &'a Progress,
     stop: &'a StopSignal,
     decoder: Decoder,
+    copying: Option<Copying>,
     /// Where a drain ends.
     target: Option<GtidSet>,
     /// What the last frame says.
@@ -93,30 +100,43 @@ impl<'a> Stream<'a> {
         for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
         }
-        if let Some(held) = &held {
-            ensure_goes_on(&server, held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
-        }
-        let (end, cut) = held.map_or_else(|| (server.executed.clone(), None), |held| (held.end, held.cut));
+        let is_again = held.as_ref().is_some_and(MyPosition::begins_again);
+        let held = match held.filter(|_| !is_again) {
+            Some(held) => {
+                ensure_goes_on(&server, &held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
+                held
+            }
+            None => beginning(&server, is_again || config.snapshot == SnapshotMode::Initial),
+        };
         let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
-        info!(source = %config.source, kind, from = %end, "following the log");
-        let dump = Dump::start(connection, config.server_id, &end)?;
-        progress.enter(State::Streaming);
-        let policies = Policies { special_values: config.special_values, truncates: config.truncate };
+        info!(source = %config.source, kind, from = %held.end, "following the log");
         let scope = config.scope(server.ignores_case);
+        let copying = match held.copy {
+            Some(ledger) => {
+                let tables = catalog::look_up(&mut connection, config, &scope)?;
+                Some(Copying::new(&mut connection, config, tables, ledger)?)
+            }
+            None => None,
+        };
+        let dump = Dump::start(connection, config.server_id, &held.end)?;
+        progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
+        let policies = Policies { special_values: config.special_values, truncates: config.truncate };
         let now = Instant::now();
-        let is_cut = cut.is_some();
+        let is_cut = held.cut.is_some();
         let mut stream = Self {
             config,
             log,
             progress,
             stop,
-            decoder: Decoder::new(config.source.clone(), scope, policies, end.clone(), cut),
+            decoder: Decoder::new(config.source.clone(), scope, policies, held.end.clone(), held.cut),
+            copying,
             target: config.drain.then_some(server.executed),
-            appended: end,
+            appended: held.end,
             last_offset: LogOffset::START,
             appended_at: now,
             heard_at: now,
         };
+        stream.begin_copy()?;
         if !is_cut {
             // Marks the session's start in the journal.
             stream.hand_over()?;
@@ -129,6 +149,7 @@ impl<'a> Stream<'a> {
             while let Some(range) = dump.next()? {
                 let step = self.decoder.decode(dump.event(range))?;
                 self.take(step)?;
+                self.copy()?;
             }
             if self.stop.is_stopped() {
                 return self.end(Outcome::Stopped);
@@ -139,6 +160,7 @@ impl<'a> Stream<'a> {
                     self.progress.observe_message(len);
                 }
                 Fill::Nothing => {
+                    self.copy()?;
                     if let Some(outcome) = self.idle()? {
                         return self.end(outcome);
                     }
@@ -162,12 +184,7 @@ impl<'a> Stream<'a> {
                 if self.decoder.must_cut_for(&shape) {
                     self.hand_over()?;
                 }
-                if !self.progress.has_logged(&shape.schema) {
-                    self.log.append(LogEntry::Schema(shape.schema.clone()))?;
-                    self.progress.observe_shape(&shape.schema);
-                }
-                self.decoder.define(Arc::clone(&shape));
-                Ok(())
+                self.define(shape)
             }
             Step::Payload(mut payload) => {
                 let protocol = |reason: &str| CaptureError::Protocol {
@@ -184,11 +201,84 @@ impl<'a> Stream<'a> {
         }
     }
 
+    fn define(&mut self, shape: Arc<Shape>) -> Result<(), CaptureError> {
+        if !self.progress.has_logged(&shape.schema) {
+            self.log.append(LogEntry::Schema(shape.schema.clone()))?;
+            self.progress.observe_shape(&shape.schema);
+        }
+        self.decoder.define(shape);
+        Ok(())
+    }
+
+    /// Says what the tables look like that are copied, and that what the log holds of them is void where they are copied anew.
+    fn begin_copy(&mut self) -> Result<(), CaptureError> {
+        let Some(copying) = &self.copying else { return Ok(()) };
+        let shapes: Vec<_> = copying.shapes().cloned().collect();
+        let beginning = copying.beginning(self.decoder.end())?;
+        shapes.into_iter().try_for_each(|shape| self.define(shape))?;
+        if beginning.is_empty() { Ok(()) } else { self.append(self.decoder.end().clone(), None, beginning) }
+    }
+
+    /// Goes on with the copy where the stream has come as far as what was read may have seen, or ends it.
+    fn copy(&mut self) -> Result<(), CaptureError> {
+        if self.copying.is_none() || self.decoder.is_in_transaction() || self.decoder.is_resuming() {
+            return Ok(());
+        }
+        self.begin_altered_again()?;
+        let Some(copying) = self.copying.take_if(|copying| copying.is_reached(self.decoder.end())) else {
+            return Ok(());
+        };
+        if copying.is_read() {
+            info!(source = %self.config.source, at = %self.decoder.end(), "copied the tables");
+            self.progress.enter(State::Streaming);
+            return self.hand_over();
+        }
+        let waiting = self.decoder.has_rows();
+        self.copying = Some(copying);
+        if waiting {
+            self.hand_over()?;
+        }
+        self.round()
+    }
+
+    fn round(&mut self) -> Result<(), CaptureError> {
+        let Some(copying) = self.copying.take() else { return Ok(()) };
+        let (at, stop) = (self.decoder.end().clone(), self.stop.clone());
+        let read = copying.round(&at, &stop, &mut |Copied { batch, rows }| {
+            let position = MyPosition { end: at.clone(), cut: None, copy: Some(copying.ledger()) };
+            self.append_frame(position, false, vec![batch])?;
+            let mut counts = OpCounts::default();
+            (0..rows).for_each(|_| counts.add(Op::Read));
+            self.progress.observe_frame(&counts);
+            Ok(())
+        });
+        self.copying = Some(copying);
+        // The server may have waited for us to read.
+        self.heard_at = Instant::now();
+        read?;
+        self.hand_over()
+    }
+
+    /// What a statement made of rows that were read before is not in the log: they are read again, with the table as it is now.
+    fn begin_altered_again(&mut self) -> Result<(), CaptureError> {
+        let altered = self.decoder.take_altered();
+        let (Some(copying), Some(table)) = (&self.copying, altered.first()) else { return Ok(()) };
+        let reason = format!("table {table} was changed while it was copied; looking at it again");
+        altered.iter().for_each(|table| copying.begin_again(table));
+        self.hand_over()?;
+        Err(CaptureError::Lost {
+            source_id: self.config.source.clone(),
+            during: DURING,
+            error: io::Error::other(reason),
+        })
+    }
+
     /// Nothing has arrived: hands over what is whole; gives how the session ends, if it does.
     fn idle(&mut self) -> Result<Option<Outcome>, CaptureError> {
         if !self.decoder.is_in_transaction() {
             let has_moved = *self.decoder.end() != self.appended;
-            let has_drained = self.target.as_ref().is_some_and(|target| self.decoder.end().contains(target));
+            let has_drained = self.copying.is_none()
+                && self.target.as_ref().is_some_and(|target| self.decoder.end().contains(target));
             let is_due = has_drained || self.appended_at.elapsed() >= ADVANCE_EVERY;
             if self.decoder.has_rows() || (has_moved && is_due) {
                 self.hand_over()?;
@@ -213,12 +303,26 @@ impl<'a> Stream<'a> {
         let piece = self.decoder.take()?;
         self.appended = piece.end.clone();
         self.appended_at = Instant::now();
-        let txn_end = piece.cut.is_none();
-        let position = MyPosition { end: piece.end, cut: piece.cut }.encode();
-        let source = self.config.source.clone();
-        let frame = Frame { source, position, captured_at: now_us(), txn_end, batches: piece.batches };
-        self.last_offset = self.log.append(LogEntry::Frame(frame))?;
+        self.append(piece.end, piece.cut, piece.batches)?;
         self.progress.observe_frame(&piece.counts);
+        Ok(())
+    }
+
+    fn append(&mut self, end: GtidSet, cut: Option<Cut>, batches: Vec<TableBatch>) -> Result<(), CaptureError> {
+        let copy = self.copying.as_ref().map(Copying::ledger);
+        let txn_end = cut.is_none() && copy.is_none();
+        self.append_frame(MyPosition { end, cut, copy }, txn_end, batches)
+    }
+
+    fn append_frame(
+        &mut self,
+        position: MyPosition,
+        txn_end: bool,
+        batches: Vec<TableBatch>,
+    ) -> Result<(), CaptureError> {
+        let (source, position) = (self.config.source.clone(), position.encode());
+        let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
+        self.last_offset = self.log.append(LogEntry::Frame(frame))?;
         Ok(())
     }
 
@@ -234,6 +338,13 @@ impl<'a> Stream<'a> {
         }
         Ok(outcome)
     }
+}
+
+/// Where a source begins of which the journal holds nothing that counts.
+fn beginning(server: &Server, copies: bool) -> MyPosition {
+    let end = server.logged.clone();
+    let copy = copies.then(|| Ledger::anew(end.clone()));
+    MyPosition { end, cut: None, copy }
 }
 
 /// Whether a server has executed what is held, and still has what follows; the error says what is wrong and what to do.

@@ -9,21 +9,11 @@ use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::secret::Secret;
 
 pub use crate::endpoint::{Host, Tls};
-pub use crate::policy::{SpecialValues, Truncates};
+pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
 
 use super::lsn::Lsn;
 use super::pattern::{Prefixes, TablePatterns};
 use crate::endpoint::Endpoint;
-
-/// Whether the tables are copied before the log is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SnapshotMode {
-    /// Copy every table once, then follow the log from exactly there.
-    #[default]
-    Initial,
-    /// Follow the log from the slot's position.
-    Never,
-}
 
 /// What to do where the server's log has a gap behind what the journal holds: the slot is gone, was invalidated or read by
 /// somebody else, or a new primary lacks what was read.

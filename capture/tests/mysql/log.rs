@@ -11,6 +11,7 @@ use syncline_capture::mysql::{MySqlConfig, follow};
 use syncline_capture::{CaptureError, LogSink, Outcome, Progress, Resume, StopSignal};
 use syncline_schemas::frame::{ABSENT, Frame, LogEntry, META_COLUMNS, OP, ORD, Op};
 use syncline_schemas::ident::LogOffset;
+use syncline_schemas::table::TableSchema;
 
 use crate::server::{Database, PATIENCE};
 
@@ -52,6 +53,13 @@ impl MemoryLog {
         let entries = self.entries.lock().unwrap();
         let frame = |entry: &LogEntry| if let LogEntry::Frame(frame) = entry { Some(frame.clone()) } else { None };
         entries.iter().filter_map(frame).collect()
+    }
+
+    /// Shapes of tables, each time that one was logged.
+    pub(crate) fn shapes(&self) -> Vec<TableSchema> {
+        let entries = self.entries.lock().unwrap();
+        let shape = |entry: &LogEntry| if let LogEntry::Schema(shape) = entry { Some(shape.clone()) } else { None };
+        entries.iter().filter_map(shape).collect()
     }
 
     /// What a supervisor would give the next session.

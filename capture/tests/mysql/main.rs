@@ -1,5 +1,8 @@
-//! The MySQL reader on a real MariaDB.
+//! The MySQL reader against a real MariaDB, private to the tests.
 
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
+
+mod copying;
 mod follow;
 mod log;
 mod refusals;

@@ -103,11 +103,13 @@ pub(crate) struct Decoder {
     numbered: HashMap<u64, Numbered>,
     /// One that waits for [`Decoder::define`].
     pending: Option<(u64, Vec<u8>, Arc<Shape>)>,
-    tables: Vec<TableBuilder>,
+    tables: Vec<TableBuilder<Gtid>>,
     transaction: Option<Transaction>,
     /// The transaction that has to come first, because a part of it is in the log.
     resume: Option<Cut>,
     end: GtidSet,
+    /// Tables whose columns a statement changed since somebody asked.
+    altered: Vec<TableId>,
     rows: u32,
     bytes: usize,
     counts: OpCounts,
@@ -144,6 +146,7 @@ impl Decoder {
             transaction: None,
             resume,
             end,
+            altered: Vec::new(),
             rows: 0,
             bytes: 0,
             counts: OpCounts::default(),
@@ -158,6 +161,11 @@ impl Decoder {
         self.transaction.is_some()
     }
 
+    /// True where the rest of a transaction has to come first.
+    pub(crate) const fn is_resuming(&self) -> bool {
+        self.resume.is_some()
+    }
+
     /// True while rows wait for a frame.
     pub(crate) const fn has_rows(&self) -> bool {
         self.rows > 0
@@ -166,6 +174,11 @@ impl Decoder {
     /// All whole transactions.
     pub(crate) const fn end(&self) -> &GtidSet {
         &self.end
+    }
+
+    /// Tables whose columns a statement changed since this was asked last: what it made of the rows is not logged.
+    pub(crate) fn take_altered(&mut self) -> Vec<TableId> {
+        std::mem::take(&mut self.altered)
     }
 
     /// Decodes one event.
@@ -376,7 +389,7 @@ impl Decoder {
             (RowView { cells: &self.old, bytes: rows.rows }, RowView { cells: &self.new, bytes: rows.rows });
         let is_moved = |key: &usize| new.cell(*key) != Cell::Absent && old.value(*key) != new.value(*key);
         let builder = &mut self.tables[table];
-        let mut stamp = Stamp { ord: self.rows, commit_us: open.commit_us, gtid: &open.gtid };
+        let mut stamp = Stamp { ord: self.rows, commit_us: open.commit_us, at: &open.gtid };
         let mut append = |op, row, under| {
             builder.append(op, stamp, row, under).map_err(|fault| Stop::Row(table, fault))?;
             self.counts.add(op);

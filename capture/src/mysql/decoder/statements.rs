@@ -61,7 +61,9 @@ impl Decoder {
                 self.end_unless(renamed.map(|table| (table, "is renamed, or another one is given its name")))
             }
             Statement::Alter { table, moves_rows } => {
-                let moved = self.scope.named(&table, &database).filter(|_| moves_rows);
+                let table = self.scope.named(&table, &database);
+                let moved = table.clone().filter(|_| moves_rows);
+                self.altered.extend(table);
                 self.end_unless(
                     moved.map(|table| (table, "has rows brought in or taken out with a partition or a file")),
                 )
@@ -106,7 +108,7 @@ impl Decoder {
             return self.end_unless(Some((table, "is emptied before anything says what its columns are")));
         };
         if let Some(open) = &self.transaction {
-            let stamp = Stamp { ord: self.rows, commit_us: open.commit_us, gtid: &open.gtid };
+            let stamp = Stamp { ord: self.rows, commit_us: open.commit_us, at: &open.gtid };
             self.tables[place].append_whole(Op::Truncate, stamp);
             self.counts.add(Op::Truncate);
             self.rows += 1;

@@ -128,8 +128,11 @@ fn insert(sequence: u64, id: i32) -> Vec<Vec<u8>> {
     vec![gtid(sequence, 0), map(), rows(INSERT, &[7], &row(id, 1, Some("a"))), xid()]
 }
 
-/// Operations, ids, quantities (if there is one) and what is absent of the only batch.
-fn content(piece: &Piece) -> Vec<(u8, Option<i32>, Option<i32>, Option<Vec<u8>>)> {
+/// Operation, id, quantity (if there is one) and what is absent.
+type Content = (u8, Option<i32>, Option<i32>, Option<Vec<u8>>);
+
+/// The rows of the only batch.
+fn content(piece: &Piece) -> Vec<Content> {
     let [batch] = piece.batches.as_slice() else { panic!("{} batches", piece.batches.len()) };
     let rows = &batch.rows;
     let column = |name: &str| Arc::clone(rows.column_by_name(name).expect("a column"));

@@ -93,6 +93,54 @@ fn of_number(number: u32) -> Option<Charset> {
     })
 }
 
+/// A collation of a character set, by the name that the server gives the set.
+pub(crate) fn number_of(charset: &str) -> Option<u32> {
+    Some(match charset {
+        "binary" => 63,
+        "ascii" => 11,
+        "utf8" | "utf8mb3" => 33,
+        "utf8mb4" => 45,
+        "ucs2" => 35,
+        "utf16" => 54,
+        "utf16le" => 56,
+        "utf32" => 60,
+        "latin1" => 8,
+        "latin2" => 9,
+        "latin5" => 30,
+        "latin7" => 41,
+        "greek" => 25,
+        "hebrew" => 16,
+        "cp1250" => 26,
+        "cp1251" => 51,
+        "cp1256" => 57,
+        "cp1257" => 59,
+        "tis620" => 18,
+        "cp866" => 36,
+        "macroman" => 39,
+        "koi8r" => 7,
+        "koi8u" => 22,
+        "big5" => 1,
+        "gb2312" => 24,
+        "gbk" => 28,
+        "gb18030" => 248,
+        "euckr" => 19,
+        "ujis" => 12,
+        "eucjpms" => 97,
+        "sjis" => 13,
+        "cp932" => 95,
+        "dec8" => 3,
+        "cp850" => 4,
+        "hp8" => 6,
+        "swe7" => 10,
+        "armscii8" => 32,
+        "keybcs2" => 37,
+        "macce" => 38,
+        "cp852" => 40,
+        "geostd8" => 92,
+        _ => return None,
+    })
+}
+
 impl Charset {
     /// Text as UTF-8; nothing is copied where it is that already.
     #[inline]
@@ -173,6 +221,21 @@ mod tests {
         assert_eq!(text(4, b"x"), Err(REFUSED));
         assert_eq!(of_collation(500), None);
         assert_eq!(of_collation(5000), None);
+    }
+
+    #[test]
+    fn a_set_of_a_name_has_a_collation_of_that_set() {
+        for (name, charset) in [
+            ("utf8mb4", Charset::Utf8),
+            ("latin1", Charset::Known("windows-1252")),
+            ("sjis", Charset::Known("shift_jis")),
+        ] {
+            assert_eq!(number_of(name).and_then(of_collation), Some(charset), "{name}");
+        }
+        for name in ["dec8", "cp850", "hp8", "swe7", "armscii8", "keybcs2", "macce", "cp852", "geostd8"] {
+            assert_eq!(number_of(name).and_then(of_collation), Some(Charset::Refused(name)));
+        }
+        assert_eq!(number_of("klingon"), None);
     }
 
     #[test]

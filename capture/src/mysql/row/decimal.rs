@@ -83,6 +83,33 @@ pub(super) fn unscaled(bytes: &[u8], precision: u8, scale: u8) -> Result<i128, V
     Ok(if is_negative { -value } else { value })
 }
 
+/// As [`unscaled`], of a decimal as the server writes it.
+#[inline]
+pub(super) fn unscaled_of_text(text: &[u8], scale: u8) -> Result<i128, ValueFault> {
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    let mut value = 0_i128;
+    let mut behind = None;
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                value =
+                    value.checked_mul(10).and_then(|value| value.checked_add(i128::from(byte - b'0'))).ok_or(FAULT)?;
+                behind = behind.map(|behind: u8| behind + 1);
+            }
+            b'.' if behind.is_none() => behind = Some(0),
+            _ => return Err(FAULT),
+        }
+    }
+    // The server writes all digits of the type behind the point.
+    if digits.is_empty() || behind.unwrap_or(0) != scale {
+        return Err(FAULT);
+    }
+    Ok(if is_negative { -value } else { value })
+}
+
 /// A decimal as the server writes it.
 pub(super) fn put_text(bytes: &[u8], precision: u8, scale: u8, out: &mut String) -> Result<(), ValueFault> {
     use std::fmt::Write;

@@ -5,6 +5,7 @@
 //! kind     how a column's values are read, and which Arrow type holds them exactly
 //! image    where the values of a row lie
 //! column   one column's builder
+//! written  values as a query writes them, for the same builders
 //! decimal, moment, json   values that are packed
 //! table    one table's builders: rows -> a record batch with the meta columns
 //! ```
@@ -17,6 +18,9 @@ mod json;
 mod kind;
 mod moment;
 mod table;
+mod written;
 
+pub(crate) use charset::number_of;
 pub(crate) use image::Cell;
+pub(crate) use kind::Kind;
 pub(crate) use table::{Fault, RowView, Shape, Stamp, TableBuilder};

@@ -86,6 +86,53 @@ pub(super) fn year(bytes: &[u8]) -> Result<i16, ValueFault> {
     }
 }
 
+/// A number of so many digits at the beginning of a text, and what follows it.
+fn number(text: &[u8], len: usize) -> Result<(i64, &[u8]), ValueFault> {
+    let (digits, rest) = text.split_at_checked(len).ok_or(DATE)?;
+    let value = digits
+        .iter()
+        .try_fold(0, |value, digit| digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0')).ok_or(DATE))?;
+    Ok((value, rest))
+}
+
+/// As [`number`], behind a sign of its own.
+fn number_behind(text: &[u8], sign: u8, len: usize) -> Result<(i64, &[u8]), ValueFault> {
+    let (first, rest) = text.split_first().ok_or(DATE)?;
+    if *first == sign { number(rest, len) } else { Err(DATE) }
+}
+
+fn days_of_text(text: &[u8]) -> Result<(i64, &[u8]), ValueFault> {
+    let (year, rest) = number(text, 4)?;
+    let (month, rest) = number_behind(rest, b'-', 2)?;
+    let (day, rest) = number_behind(rest, b'-', 2)?;
+    Ok((days(year, month, day)?, rest))
+}
+
+/// As [`date`], of one as the server writes it: `2024-02-29`.
+pub(super) fn date_of_text(text: &[u8]) -> Result<i32, ValueFault> {
+    match days_of_text(text)? {
+        (days, []) => i32::try_from(days).map_err(|_| DATE),
+        _ => Err(DATE),
+    }
+}
+
+/// As [`datetime`], of one as the server writes it, with up to six digits of a second: `2024-02-29 23:59:59.5`.
+pub(super) fn datetime_of_text(text: &[u8]) -> Result<i64, ValueFault> {
+    let (days, rest) = days_of_text(text)?;
+    let (hour, rest) = number_behind(rest, b' ', 2)?;
+    let (minute, rest) = number_behind(rest, b':', 2)?;
+    let (second, rest) = number_behind(rest, b':', 2)?;
+    let digits = rest.len().saturating_sub(1);
+    let fraction = match rest {
+        [] => 0,
+        _ if digits <= usize::from(DIGITS_MAX) => number_behind(rest, b'.', digits)?.0,
+        _ => return Err(DATE),
+    };
+    let scale = 10_i64.pow(u32::from(DIGITS_MAX).saturating_sub(u32::try_from(digits).map_err(|_| DATE)?));
+    let seconds = (hour * 60 + minute) * 60 + second;
+    Ok(days * DAY_US + seconds * 1_000_000 + fraction * scale)
+}
+
 /// A span as the server writes it: `-838:59:59.000000`.
 pub(super) fn put_time(bytes: &[u8], digits: u8, out: &mut String) -> Result<(), ValueFault> {
     let fraction_bits = u32::try_from(fraction_len(digits) * 8).map_err(|_| TIME)?;

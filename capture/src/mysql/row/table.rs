@@ -1,6 +1,6 @@
 //! One table's shape and builders: rows of cells in, a record batch with the meta columns out.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::mem;
 use std::sync::Arc;
 
@@ -19,7 +19,6 @@ use crate::CaptureError;
 use crate::limits::FRAME_ROWS_MAX;
 use crate::meta::MetaColumns;
 use crate::mysql::event::table_map::TableMap;
-use crate::mysql::gtid::Gtid;
 use crate::value::ValueFault;
 
 /// A version of a table's shape with all that decoding its rows needs.
@@ -131,12 +130,21 @@ fn version(columns: &[SchemaColumn]) -> u32 {
 }
 
 /// What all rows of a transaction and each row's place have to carry.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stamp<'a> {
+#[derive(Debug)]
+pub(crate) struct Stamp<'a, P> {
     pub(crate) ord: u32,
     pub(crate) commit_us: i64,
-    pub(crate) gtid: &'a Gtid,
+    pub(crate) at: &'a P,
 }
+
+// Derived ones would want `P` to be `Copy`, which is only referred to.
+impl<P> Clone for Stamp<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Stamp<'_, P> {}
 
 /// Why a row could not be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,16 +176,17 @@ impl<'a> RowView<'a> {
     }
 }
 
-/// The rows of one table since the last frame.
-pub(crate) struct TableBuilder {
+/// The rows of one table since the last frame; each says where in the log it stands, which for those that a query read is
+/// another thing than for those that were logged.
+pub(crate) struct TableBuilder<P> {
     shape: Arc<Shape>,
     nulls_specials: bool,
     columns: Vec<Column>,
-    meta: MetaColumns<Gtid>,
+    meta: MetaColumns<P>,
     mask: Vec<u8>,
 }
 
-impl TableBuilder {
+impl<P: Clone + PartialEq + Display> TableBuilder<P> {
     /// `nulls_specials` has values that Arrow's exact types cannot hold taken as NULL, but for keys.
     pub(crate) fn new(shape: Arc<Shape>, nulls_specials: bool) -> Self {
         let columns = shape.kinds.iter().map(|kind| Column::new(kind, 0)).collect();
@@ -193,14 +202,32 @@ impl TableBuilder {
         self.meta.rows()
     }
 
-    /// Appends a row; what did not come is taken from `old` where that holds it, and is marked absent otherwise.
+    /// Appends a row of the log; what did not come is taken from `old` where that holds it, and is marked absent otherwise.
     #[inline]
     pub(crate) fn append(
         &mut self,
         op: Op,
-        stamp: Stamp<'_>,
+        stamp: Stamp<'_, P>,
         row: RowView<'_>,
         old: Option<RowView<'_>>,
+    ) -> Result<(), Fault> {
+        self.put(op, stamp, row, old, Column::append)
+    }
+
+    /// Appends a row as a query writes it.
+    #[inline]
+    pub(crate) fn append_written(&mut self, op: Op, stamp: Stamp<'_, P>, row: RowView<'_>) -> Result<(), Fault> {
+        self.put(op, stamp, row, None, Column::append_written)
+    }
+
+    #[inline]
+    fn put(
+        &mut self,
+        op: Op,
+        stamp: Stamp<'_, P>,
+        row: RowView<'_>,
+        old: Option<RowView<'_>>,
+        append: impl Fn(&mut Column, &[u8]) -> Result<(), ValueFault>,
     ) -> Result<(), Fault> {
         let mut any_absent = false;
         for (i, column) in self.columns.iter_mut().enumerate() {
@@ -223,7 +250,7 @@ impl TableBuilder {
                     continue;
                 }
             };
-            match column.append(value) {
+            match append(column, value) {
                 Ok(()) => {}
                 // A key without its value would be another row's.
                 Err(ValueFault::Special(_)) if self.nulls_specials && !is_key => column.append_null(),
@@ -231,7 +258,7 @@ impl TableBuilder {
             }
         }
         let absent = any_absent.then_some(self.mask.as_slice());
-        self.meta.append(op, stamp.ord, stamp.commit_us, stamp.gtid, absent);
+        self.meta.append(op, stamp.ord, stamp.commit_us, stamp.at, absent);
         if any_absent {
             self.mask.fill(0);
         }
@@ -239,9 +266,9 @@ impl TableBuilder {
     }
 
     /// Appends a row without values, which says something of the whole table.
-    pub(crate) fn append_whole(&mut self, op: Op, stamp: Stamp<'_>) {
+    pub(crate) fn append_whole(&mut self, op: Op, stamp: Stamp<'_, P>) {
         self.columns.iter_mut().for_each(Column::append_null);
-        self.meta.append(op, stamp.ord, stamp.commit_us, stamp.gtid, None);
+        self.meta.append(op, stamp.ord, stamp.commit_us, stamp.at, None);
     }
 
     /// The rows so far as a batch, if there are any; the builder starts again.

@@ -15,6 +15,7 @@ use super::greeting::{Greeting, capability, put_head, put_login, text};
 use super::inbox::{Inbox, Packet};
 use crate::endpoint::Endpoint;
 use crate::mysql::bytes::Cursor;
+use crate::mysql::row::{Cell, RowView};
 use crate::transport::Transport;
 use crate::{CaptureError, StopSignal};
 
@@ -24,6 +25,8 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the server may take for a query: all of ours are small.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take until the first row of a copy comes, and then from one to the next.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
 const STARTING: &str = "starting the session";
 
 /// Settings of every session: text in UTF-8, moments in UTC, names as they are, and no patience of the server's with a
@@ -174,6 +177,36 @@ impl Connection {
         CaptureError::Authentication { source_id: self.source.clone(), user: login.user.to_owned(), reason }
     }
 
+    /// Runs a statement of a copy: `each` gets its rows one by one, as they arrive, each with so many columns.
+    pub(crate) fn each_row(
+        &mut self,
+        during: &'static str,
+        sql: &str,
+        columns: usize,
+        mut each: impl FnMut(RowView<'_>) -> Result<(), CaptureError>,
+    ) -> Result<(), CaptureError> {
+        self.deadline = Some(Instant::now() + READ_TIMEOUT);
+        let told = self.start_query(during, sql)?;
+        if told != columns {
+            return Err(self.protocol(during, "the server answers with another number of columns"));
+        }
+        let mut cells = Vec::with_capacity(columns);
+        while let Some(packet) = self.next_row(during)? {
+            let bytes = self.inbox.body(packet.body);
+            find_cells(bytes, columns, &mut cells).map_err(|reason| self.protocol(during, reason))?;
+            each(RowView { cells: &cells, bytes })?;
+            self.deadline = Some(Instant::now() + READ_TIMEOUT);
+        }
+        self.deadline = None;
+        Ok(())
+    }
+
+    /// Waits a moment for what no message tells of.
+    pub(crate) fn pause(&self, during: &'static str) -> Result<(), CaptureError> {
+        const MOMENT: Duration = Duration::from_millis(1);
+        self.wait(during, MOMENT).map(drop)
+    }
+
     /// Runs a statement and gives its rows.
     pub(crate) fn query(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
         self.deadline = Some(Instant::now() + QUERY_TIMEOUT);
@@ -183,31 +216,41 @@ impl Connection {
     }
 
     fn ask(&mut self, during: &'static str, sql: &str) -> Result<Vec<Row>, CaptureError> {
+        let columns = self.start_query(during, sql)?;
+        let mut rows = Vec::new();
+        if columns > 0 {
+            while let Some(packet) = self.next_row(during)? {
+                rows.push(row(self.body(packet.body), columns).map_err(|reason| self.protocol(during, reason))?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Sends a statement; gives how many columns its rows have, and none where there are no rows.
+    fn start_query(&mut self, during: &'static str, sql: &str) -> Result<usize, CaptureError> {
         const QUERY: u8 = 3;
         self.send(0, &[&[QUERY], sql.as_bytes()].concat(), during)?;
         let packet = self.receive(during)?;
         let columns = match self.body(packet.body) {
-            [0, ..] => return Ok(Vec::new()),
+            [0, ..] => return Ok(0),
             [251, ..] => return Err(self.protocol(during, "the server asks for a file")),
             body => Cursor::new(body).count().map_err(|reason| self.protocol(during, reason))?,
         };
         for _ in 0..columns {
             self.receive(during)?;
         }
-        let mut rows = Vec::new();
-        let mut is_description = true;
-        loop {
-            let packet = self.receive(during)?;
-            match self.body(packet.body) {
-                // One end stands behind the columns, one behind the rows.
-                [254, rest @ ..] if rest.len() < 8 => {
-                    if !std::mem::replace(&mut is_description, false) {
-                        return Ok(rows);
-                    }
-                }
-                body => rows.push(row(body, columns).map_err(|reason| self.protocol(during, reason))?),
-            }
+        // One end stands behind the columns, one behind the rows.
+        match self.next_row(during)? {
+            None => Ok(columns),
+            Some(_) => Err(self.protocol(during, "a row comes before the end of the columns")),
         }
+    }
+
+    /// The next row, if there is one.
+    fn next_row(&mut self, during: &'static str) -> Result<Option<Packet>, CaptureError> {
+        let packet = self.receive(during)?;
+        let is_end = matches!(self.body(packet.body.clone()), [254, rest @ ..] if rest.len() < 8);
+        Ok((!is_end).then_some(packet))
     }
 
     /// Sends a body as packets.
@@ -327,9 +370,13 @@ fn unknown_method(plugin: &str) -> String {
     )
 }
 
-/// What passes by itself: too many connections, a shutdown, a broken network, locks, somebody who ended the session.
+/// What passes by itself: too many connections, a shutdown, a broken network, locks, somebody who ended the session, a table
+/// that was changed since a transaction began.
 const fn is_weather(code: u16) -> bool {
-    matches!(code, 1040 | 1053 | 1077 | 1079 | 1152..=1161 | 1184 | 1203 | 1205 | 1213 | 1226 | 1317 | 1927 | 4031)
+    matches!(
+        code,
+        1040 | 1053 | 1077 | 1079 | 1152..=1161 | 1184 | 1203 | 1205 | 1213 | 1226 | 1317 | 1412 | 1927 | 4031
+    )
 }
 
 const fn remedy(code: u16) -> Option<&'static str> {
@@ -358,6 +405,23 @@ fn row(body: &[u8], columns: usize) -> Result<Row, &'static str> {
         }
     }
     if cursor.is_at_end() { Ok(Row(values)) } else { Err("a row has more values than columns") }
+}
+
+/// Finds the values of a row among its bytes.
+fn find_cells(body: &[u8], columns: usize, cells: &mut Vec<Cell>) -> Result<(), &'static str> {
+    let mut cursor = Cursor::new(body);
+    cells.clear();
+    for _ in 0..columns {
+        if cursor.rest().first() == Some(&251) {
+            cursor.u8()?;
+            cells.push(Cell::Null);
+        } else {
+            let len = cursor.lenenc_bytes()?.len();
+            let end = body.len() - cursor.rest().len();
+            cells.push(Cell::Value { start: end - len, end });
+        }
+    }
+    if cursor.is_at_end() { Ok(()) } else { Err("a row has more values than columns") }
 }
 
 impl Drop for Connection {

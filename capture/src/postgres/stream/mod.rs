@@ -51,6 +51,9 @@ const SHORT_READ: usize = 64 << 10;
 const COALESCE: Duration = Duration::from_micros(500);
 /// How long a silence must last then before the frame is cut.
 const LINGER: Duration = Duration::from_millis(10);
+/// How long after a frame the next one is cut at the earliest, unless it is full: a frame costs whoever takes it the same whether one
+/// row is in it or fifty, and a change that comes alone does not wait.
+const FRAME_GAP: Duration = Duration::from_millis(5);
 
 /// Where and what to follow.
 pub(crate) struct StreamStart {
@@ -111,6 +114,8 @@ pub(crate) struct Stream<'a> {
     whole: Option<(Lsn, LogOffset)>,
     pace: Pace,
     last_read: usize,
+    /// When the last frame was cut.
+    handed_at: Instant,
 }
 
 impl<'a> Stream<'a> {
@@ -170,6 +175,7 @@ impl<'a> Stream<'a> {
             proof: None,
             whole: None,
             pace: Pace::new(now),
+            handed_at: now,
             last_read: 0,
         };
         stream.begin_to_count();
@@ -259,11 +265,17 @@ impl<'a> Stream<'a> {
                 Ok(())
             }
             Fill::Nothing => {
-                let goes_on = self.pace.is_burst() && self.connection.wait(DURING, LINGER)?;
+                let wait = if self.pace.is_burst() { LINGER } else { self.until_next_frame() };
+                let goes_on = !wait.is_zero() && self.connection.wait(DURING, wait)?;
                 self.pace.observe(0, Instant::now());
                 if goes_on { Ok(()) } else { self.idle() }
             }
         }
+    }
+
+    /// How long rows wait for others that belong into the same frame.
+    fn until_next_frame(&self) -> Duration {
+        if self.decoder.has_rows() { FRAME_GAP.saturating_sub(self.handed_at.elapsed()) } else { Duration::ZERO }
     }
 
     /// Whether there is something that no frame holds: rows, or the end of a transaction whose last row filled one.
@@ -387,6 +399,7 @@ impl<'a> Stream<'a> {
         self.progress().observe_frame(&piece.counts);
         self.progress().received_lsn.store(piece.end.0, std::sync::atomic::Ordering::Relaxed);
         self.appended = piece.end;
+        self.handed_at = Instant::now();
         if self.stands.as_ref().is_some_and(|stands| stands.txn_end) {
             self.whole = Some((piece.end, self.last_offset));
         }

@@ -1,0 +1,254 @@
+//! Tables that are copied while they change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use syncline_capture::mysql::{MySqlConfig, SnapshotMode};
+use syncline_capture::{CaptureError, Class, Outcome};
+use syncline_schemas::frame::Op;
+
+use crate::log::{MemoryLog, State, drain_with};
+use crate::server::{Database, Server};
+
+fn copying(database: &Database) -> MySqlConfig {
+    MySqlConfig { snapshot: SnapshotMode::Initial, ..database.config.clone() }
+}
+
+/// A table as the server has it, values as text; of the columns that are named.
+fn content(database: &Database, table: &str, key: &[&str], columns: &[&str]) -> State {
+    let list: Vec<String> = columns.iter().map(|column| format!("IFNULL({column}, 'NULL')")).collect();
+    let rows = database.sql(&format!("SELECT {} FROM {table}", list.join(", ")));
+    let row = |line: &str| {
+        let values: Vec<&str> = line.split('\t').collect();
+        let named: std::collections::BTreeMap<String, String> =
+            columns.iter().zip(&values).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let key: String = columns.iter().filter(|name| key.contains(name)).map(|name| named[*name].as_str()).collect();
+        ((table.to_owned(), key), named)
+    };
+    rows.lines().map(row).collect()
+}
+
+const STOCK: &str = "CREATE TABLE stock (id int PRIMARY KEY, qty decimal(12,3), note varchar(60));
+     CREATE TABLE moves (site varchar(9) CHARACTER SET latin1 COLLATE latin1_swedish_ci, no smallint unsigned, qty int, PRIMARY KEY (site, no))";
+
+fn both(database: &Database) -> State {
+    let mut state = content(database, "stock", &["id"], &["id", "qty", "note"]);
+    state.extend(content(database, "moves", &["site", "no"], &["site", "no", "qty"]));
+    state
+}
+
+/// Changes of every kind while `until` is not set.
+fn keep_changing(database: &Database, until: &AtomicBool) {
+    let mut turn = 0_u32;
+    while !until.load(Ordering::Acquire) {
+        turn += 1;
+        let (a, b) = (turn * 7919 % 230_000, turn * 104_729 % 230_000);
+        database.sql(&format!(
+            "UPDATE stock SET qty = qty + 1, note = 'turn {turn}' WHERE id BETWEEN {a} AND {a} + 40;
+             DELETE FROM stock WHERE id = {b}; INSERT IGNORE INTO stock VALUES ({}, {turn}, 'come');
+             UPDATE IGNORE stock SET id = id + 300000 WHERE id = {b} + 1;
+             BEGIN; DELETE FROM moves WHERE no = {}; UPDATE moves SET qty = -qty WHERE no % 50 = {} ; COMMIT",
+            230_000 + turn,
+            turn % 2000,
+            turn % 50,
+        ));
+    }
+}
+
+fn filled() -> Database {
+    let database = Server::shared().database(STOCK);
+    database.sql(
+        "INSERT INTO stock SELECT seq, seq / 8, REPEAT('x', seq % 50) FROM seq_1_to_230000;
+         INSERT INTO moves SELECT CONCAT(CHAR(65 + seq MOD 20), 'ä'), seq DIV 20, seq FROM seq_0_to_40000;
+         ANALYZE TABLE stock, moves",
+    );
+    database
+}
+
+#[test]
+fn a_copy_under_traffic_ends_with_what_the_tables_hold() {
+    let database = filled();
+    let log = MemoryLog::default();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| keep_changing(&database, &is_over));
+        let ended = drain_with(&copying(&database), &log);
+        is_over.store(true, Ordering::Release);
+        assert_eq!(ended.unwrap(), Outcome::Drained);
+    });
+    assert_eq!(drain_with(&copying(&database), &log).unwrap(), Outcome::Drained);
+    let (ops, state) = log.fold();
+    assert_eq!(state, both(&database));
+    let reads = ops.iter().filter(|op| **op == Op::Read).count();
+    assert!((260_000..=280_100).contains(&reads), "every row was read once: {reads}");
+    let frames = log.frames();
+    let whole = frames.iter().position(|frame| frame.txn_end).unwrap();
+    let is_read = |frame: &syncline_schemas::frame::Frame| {
+        frame.batches.iter().any(|batch| {
+            batch.rows.column_by_name("_op").is_some_and(|ops| {
+                use arrow::array::AsArray;
+                ops.as_primitive::<arrow::datatypes::UInt8Type>().values().contains(&(Op::Read as u8))
+            })
+        })
+    };
+    assert!(!frames[whole..].iter().any(is_read), "nothing is shown before all of it is there");
+}
+
+#[test]
+fn a_copy_under_traffic_that_breaks_off_again_and_again_ends_with_what_the_tables_hold() {
+    let database = filled();
+    let log = MemoryLog::default();
+    let is_over = AtomicBool::new(false);
+    let mut sessions = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| keep_changing(&database, &is_over));
+        let ended = loop {
+            let entries = log.frames().len() + 6;
+            *log.fails_at.lock().unwrap() = (sessions < 12).then_some(entries);
+            sessions += 1;
+            match drain_with(&copying(&database), &log) {
+                Err(CaptureError::Log { .. }) => {}
+                ended => break ended,
+            }
+        };
+        is_over.store(true, Ordering::Release);
+        assert_eq!(ended.unwrap(), Outcome::Drained);
+    });
+    assert!(sessions > 5, "{sessions} sessions");
+    assert_eq!(drain_with(&copying(&database), &log).unwrap(), Outcome::Drained);
+    assert_eq!(log.fold().1, both(&database));
+}
+
+#[test]
+fn a_value_that_is_copied_is_the_value_that_is_logged() {
+    let statements = include_str!("../../fixtures/mysql/tables.sql");
+    let (create, insert) = statements.split_once("INSERT INTO types").unwrap();
+    let (insert, _) = insert.split_once("CREATE TABLE stock").unwrap();
+    let settings = "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = ''";
+    let database = Server::shared().database(create);
+    let logged = MemoryLog::default();
+    drain_with(&database.config, &logged).unwrap();
+    database.sql(&format!("{settings}; INSERT INTO types{insert}"));
+    drain_with(&database.config, &logged).unwrap();
+    let copied = MemoryLog::default();
+    drain_with(&copying(&database), &copied).unwrap();
+    let (logged, copied) = (logged.fold().1, copied.fold().1);
+    assert_eq!(copied.len(), 4);
+    for (key, row) in &copied {
+        for (column, value) in row {
+            assert_eq!(Some(value), logged[key].get(column), "{column} of {key:?}");
+        }
+    }
+    assert_eq!(logged, copied);
+}
+
+#[test]
+fn a_shape_of_the_catalog_is_the_one_of_the_log() {
+    let statements = include_str!("../../fixtures/mysql/tables.sql");
+    let (create, _) = statements.split_once("INSERT INTO types").unwrap();
+    let database = Server::shared().database(create);
+    let log = MemoryLog::default();
+    drain_with(&copying(&database), &log).unwrap();
+    database.sql("INSERT INTO types (id, e, s) VALUES (1, 'ž', 'x')");
+    drain_with(&copying(&database), &log).unwrap();
+    let shapes = log.shapes();
+    assert!(shapes.windows(2).all(|pair| pair[0] == pair[1]), "{shapes:?}");
+}
+
+#[test]
+fn rows_are_found_behind_a_key_of_every_kind() {
+    let database = Server::shared().database(
+        "CREATE TABLE by_text (k varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci PRIMARY KEY, v int);
+         CREATE TABLE by_bytes (k binary(4) PRIMARY KEY, v int);
+         CREATE TABLE by_moment (k datetime(6), d date, v int, PRIMARY KEY (k, d));
+         CREATE TABLE by_decimal (k decimal(20,6), u bigint unsigned, v int, PRIMARY KEY (k, u));
+         CREATE TABLE by_label (k enum('z','a','m'), n int, v int, PRIMARY KEY (k, n));
+         INSERT INTO by_text SELECT CONCAT(IF(seq % 2, 'É''', 'e\\\\'), seq), seq FROM seq_1_to_110000;
+         INSERT INTO by_bytes SELECT UNHEX(LPAD(HEX(seq * 37), 8, '0')), seq FROM seq_1_to_110000;
+         INSERT INTO by_moment SELECT '2024-01-01' + INTERVAL seq * 10 MICROSECOND, '2024-02-29', seq FROM seq_1_to_110000;
+         INSERT INTO by_decimal SELECT (seq - 55000) DIV 2 / 7, 18446744073709000000 + seq, seq FROM seq_1_to_110000;
+         INSERT INTO by_label SELECT 1 + seq % 3, seq, seq FROM seq_1_to_110000",
+    );
+    let log = MemoryLog::default();
+    drain_with(&copying(&database), &log).unwrap();
+    let (ops, state) = log.fold();
+    assert_eq!(ops.iter().filter(|op| **op == Op::Read).count(), 550_000, "each row once");
+    assert_eq!(state.len(), 550_000);
+    let sum: u64 = state.values().map(|row| row["v"].parse::<u64>().unwrap()).sum();
+    assert_eq!(sum, 5 * 110_000 * 110_001 / 2);
+}
+
+#[test]
+fn a_table_that_changes_its_columns_while_it_is_copied_is_read_again() {
+    let database = filled();
+    let log = MemoryLog::default();
+    // The copy breaks off within the table.
+    *log.fails_at.lock().unwrap() = Some(12);
+    assert!(matches!(drain_with(&copying(&database), &log), Err(CaptureError::Log { .. })));
+    *log.fails_at.lock().unwrap() = None;
+    database.sql("UPDATE stock SET note = 'before'; ALTER TABLE stock ADD COLUMN lot int DEFAULT 5; UPDATE stock SET qty = 1 WHERE id = 1");
+    let mut sessions = 0;
+    loop {
+        sessions += 1;
+        match drain_with(&copying(&database), &log) {
+            Ok(outcome) => break assert_eq!(outcome, Outcome::Drained),
+            Err(error) => assert_eq!(error.class(), Class::Transient, "{error}"),
+        }
+        assert!(sessions < 5);
+    }
+    let mut wanted = content(&database, "stock", &["id"], &["id", "qty", "note", "lot"]);
+    wanted.extend(content(&database, "moves", &["site", "no"], &["site", "no", "qty"]));
+    assert_eq!(log.fold().1, wanted);
+}
+
+#[test]
+fn a_table_that_cannot_be_copied_exactly_is_refused_with_the_remedy() {
+    for (table, reason, remedy) in [
+        ("CREATE TABLE t (id int PRIMARY KEY) ENGINE = MyISAM", "engine MyISAM", "ENGINE = InnoDB"),
+        ("CREATE TABLE t (id int)", "no primary key", "ADD PRIMARY KEY"),
+        ("CREATE TABLE t (id int PRIMARY KEY) WITH SYSTEM VERSIONING", "system-versioned", "exclude"),
+        ("CREATE TABLE t (id int PRIMARY KEY, u uuid)", "column u is of the type uuid", "exclude"),
+    ] {
+        let database = Server::shared().database(table);
+        let error = drain_with(&copying(&database), &MemoryLog::default()).unwrap_err();
+        assert_eq!(error.class(), Class::Definite);
+        let text = error.to_string();
+        assert!(text.contains(reason) && text.contains(remedy), "{text}");
+    }
+}
+
+#[test]
+fn what_is_committed_and_cannot_be_seen_yet_is_not_lost_to_the_copy() {
+    let database = Arc::new(Server::start(&[
+        "--sync-binlog=1",
+        "--binlog-commit-wait-count=2",
+        "--binlog-commit-wait-usec=200000",
+    ]))
+    .database(STOCK);
+    database.sql("INSERT INTO stock SELECT seq, 1, 'old' FROM seq_1_to_2000");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Two at a time, so that some wait for their group while a copy begins.
+        for from in [1, 1001] {
+            let (database, is_over) = (&database, &is_over);
+            scope.spawn(move || {
+                for turn in 0_u32.. {
+                    if is_over.load(Ordering::Acquire) {
+                        break;
+                    }
+                    database.sql(&format!(
+                        "UPDATE stock SET qty = qty + 1 WHERE id BETWEEN {from} AND {from} + 900 AND id % 7 = {}",
+                        turn % 7
+                    ));
+                }
+            });
+        }
+        let logs: Vec<MemoryLog> = (0..5).map(|_| MemoryLog::default()).collect();
+        let ended: Result<Vec<_>, _> = logs.iter().map(|log| drain_with(&copying(&database), log)).collect();
+        is_over.store(true, Ordering::Release);
+        ended.unwrap();
+    });
+    let log = MemoryLog::default();
+    drain_with(&copying(&database), &log).unwrap();
+    assert_eq!(log.fold().1, both(&database));
+}
