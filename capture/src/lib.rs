@@ -26,11 +26,13 @@ mod policy;
 pub mod postgres;
 mod progress;
 mod requests;
+mod server_url;
 mod stop;
 mod transport;
 mod value;
 
 pub use error::{CaptureError, Class};
+pub use finding::{Finding, Remedy, Script, Severity};
 pub use log::LogSink;
 pub use progress::{Progress, State};
 pub use requests::Requests;

@@ -105,6 +105,11 @@ impl TablePatterns {
         self.include.iter().any(|pattern| glob(pattern.schema.as_bytes(), schema.as_bytes()))
     }
 
+    /// What is included, as patterns of schema and name.
+    pub(crate) fn included(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.include.iter().map(|pattern| (pattern.schema.as_str(), pattern.name.as_str()))
+    }
+
     /// Excluded tables that are named without a wildcard.
     pub(crate) fn excluded_by_name(&self) -> impl Iterator<Item = &str> {
         self.exclude.iter().filter(|pattern| pattern.is_literal()).map(|pattern| pattern.text.as_str())
@@ -146,7 +151,7 @@ impl Prefixes {
 }
 
 /// Matches with `*` and `?`; linear in the text for each star, no recursion.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {

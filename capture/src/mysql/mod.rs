@@ -6,6 +6,8 @@
 //! event/    events of the log
 //! row/      rows to Arrow builders
 //! config    what the operator says
+//! url       a part of that
+//! grants    what the user may do, and the DBA's script
 //! scope     which tables are read, and how statements name them
 //! server    who answers, and whether its log can be followed
 //! catalog   what tables there are, in the words of the log
@@ -26,15 +28,19 @@ mod event;
 mod fixture_tests;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod grants;
 mod gtid;
 mod position;
 mod row;
 mod scope;
 mod server;
 mod session;
+pub mod url;
 mod wire;
 
 pub use catalog::tables;
 pub use config::{Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
+pub use grants::dba_script;
+pub use position::{begin_again, describe_position};
 pub use server::check;
 pub use session::follow;

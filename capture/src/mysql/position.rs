@@ -24,7 +24,33 @@ pub(crate) struct MyPosition {
     pub(crate) copy: Option<Ledger>,
 }
 
+/// The position of a source whose tables are to be copied again, after what there is of them was taken back.
+///
+/// # Errors
+/// What is wrong with the position.
+pub fn begin_again(position: &Position) -> Result<Position, String> {
+    let MyPosition { end, .. } = MyPosition::decode(position)?;
+    Ok(MyPosition { copy: Some(Ledger::anew(end.clone())), end, cut: None }.encode())
+}
+
+/// A position as the servers write it: the set of transactions, and of one that is cut how much of it.
+#[must_use]
+pub fn describe_position(position: &Position) -> String {
+    match MyPosition::decode(position) {
+        Ok(MyPosition { end, cut: None, .. }) => end.to_string(),
+        Ok(MyPosition { end, cut: Some(Cut { gtid, changes }), .. }) => {
+            format!("{end} and {changes} changes of {gtid}")
+        }
+        Err(reason) => format!("no position: {reason}"),
+    }
+}
+
 impl MyPosition {
+    /// True where nothing before it counts any more, as all tables are to be copied.
+    pub(crate) fn begins_again(&self) -> bool {
+        self.copy.as_ref().is_some_and(|copy| copy.anew)
+    }
+
     pub(crate) fn encode(&self) -> Position {
         let mut out = vec![VERSION, u8::from(matches!(self.end, GtidSet::MariaDb(_)))];
         put(&mut out, &self.end.to_string());
@@ -109,6 +135,20 @@ mod tests {
         ] {
             assert_eq!(MyPosition::decode(&position.encode()), Ok(position));
         }
+    }
+
+    #[test]
+    fn an_operator_reads_a_position_as_the_server_writes_it() {
+        let end = GtidSet::MariaDb("0-7-100,3-7-5".parse().unwrap());
+        let whole = MyPosition { end: end.clone(), cut: None, copy: None };
+        assert_eq!(describe_position(&whole.encode()), "0-7-100,3-7-5");
+        let gtid = Gtid::MariaDb("0-7-101".parse().unwrap());
+        let cut = MyPosition { end, cut: Some(Cut { gtid, changes: 12 }), copy: None };
+        assert_eq!(describe_position(&cut.encode()), "0-7-100,3-7-5 and 12 changes of 0-7-101");
+        let again = begin_again(&cut.encode()).unwrap();
+        assert_eq!(describe_position(&again), "0-7-100,3-7-5");
+        assert!(MyPosition::decode(&again).unwrap().begins_again() && !whole.begins_again());
+        assert_eq!(describe_position(&Position::new(vec![1])), "no position: it is cut short");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Who answers at the other end, and whether its log can be followed.
 
 use super::config::MySqlConfig;
+use super::grants;
 use super::gtid::GtidSet;
 use super::wire::{Connection, Row};
 use crate::finding::{Finding, Remedy, Severity};
@@ -61,13 +62,19 @@ impl Server {
     }
 }
 
-fn setting(severity: Severity, name: &str, is: &str, needed: &str, why: &str) -> Finding {
-    Finding {
-        severity,
-        object: format!("setting {name}"),
-        message: format!("is {:?}; {why}", is),
-        remedy: Remedy::sql(format!("SET GLOBAL {name} = '{needed}';"), format!("SET GLOBAL {name} = '{is}';")),
-    }
+/// Settings that every session has for itself from its beginning on.
+const OF_SESSIONS: [&str; 3] = ["binlog_format", "binlog_row_image", "binlog_row_value_options"];
+
+/// The statement that sets it for good, as far as a server can do that by itself.
+fn setting(is_mariadb: bool, name: &str, is: &str, needed: &str) -> Remedy {
+    let verb = if is_mariadb { "SET GLOBAL" } else { "SET PERSIST" };
+    let then = match (is_mariadb, OF_SESSIONS.contains(&name)) {
+        (true, true) => "then write it into the server's configuration, and have applications connect anew",
+        (true, false) => "then write it into the server's configuration",
+        (false, true) => "then have applications connect anew",
+        (false, false) => "",
+    };
+    Remedy::Sql { apply: format!("{verb} {name} = '{needed}';"), undo: format!("{verb} {name} = '{is}';"), then }
 }
 
 fn findings(settings: &Settings, is_mariadb: bool) -> Vec<Finding> {
@@ -83,7 +90,12 @@ fn findings(settings: &Settings, is_mariadb: bool) -> Vec<Finding> {
     let mut demand = |severity, name: &str, needed: &str, why: &str| {
         let is = settings.get(name);
         if !is.eq_ignore_ascii_case(needed) {
-            findings.push(setting(severity, name, is, needed, why));
+            findings.push(Finding {
+                severity,
+                object: format!("setting {name}"),
+                message: format!("is {is:?}; {why}"),
+                remedy: setting(is_mariadb, name, is, needed),
+            });
         }
     };
     demand(Severity::Error, "binlog_format", "ROW", "changes that are logged as statements cannot be followed");
@@ -132,10 +144,12 @@ fn findings(settings: &Settings, is_mariadb: bool) -> Vec<Finding> {
 /// A server that cannot be reached is a finding, too.
 #[must_use]
 pub fn check(config: &MySqlConfig) -> Vec<Finding> {
-    let looked = Connection::open(&config.login(), &StopSignal::default())
-        .and_then(|mut connection| Server::look(&mut connection));
+    let looked = Connection::open(&config.login(), &StopSignal::default()).and_then(|mut connection| {
+        let Server { is_mariadb, findings, .. } = Server::look(&mut connection)?;
+        Ok(grants::findings(&mut connection, config, is_mariadb)?.into_iter().chain(findings).collect())
+    });
     match looked {
-        Ok(server) => server.findings,
+        Ok(findings) => findings,
         Err(error) => vec![Finding {
             severity: Severity::Error,
             object: format!("server {}", config.address()),

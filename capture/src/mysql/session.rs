@@ -5,6 +5,7 @@
 //! nothing         start behind all that the server has logged, and copy the tables there, unless snapshot is "never"
 //! position        the server has executed all of it and still has what follows: go on right behind it; else a definite error
 //! ... in a copy   go on with what its ledger says
+//! ... to be again as with nothing, whatever snapshot is
 //! ```
 //! One thread, one loop: decode everything that has arrived, then read again. While nothing arrives the frame is cut and
 //! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
@@ -100,10 +101,14 @@ impl<'a> Stream<'a> {
         for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
         }
-        if let Some(held) = &held {
-            ensure_goes_on(&server, held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
-        }
-        let held = held.unwrap_or_else(|| beginning(config, &server));
+        let is_again = held.as_ref().is_some_and(MyPosition::begins_again);
+        let held = match held.filter(|_| !is_again) {
+            Some(held) => {
+                ensure_goes_on(&server, &held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
+                held
+            }
+            None => beginning(&server, is_again || config.snapshot == SnapshotMode::Initial),
+        };
         let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
         info!(source = %config.source, kind, from = %held.end, "following the log");
         let scope = config.scope(server.ignores_case);
@@ -345,10 +350,10 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Where a source begins of which the journal holds nothing.
-fn beginning(config: &MySqlConfig, server: &Server) -> MyPosition {
+/// Where a source begins of which the journal holds nothing that counts.
+fn beginning(server: &Server, copies: bool) -> MyPosition {
     let end = server.logged.clone();
-    let copy = (config.snapshot == SnapshotMode::Initial).then(|| Ledger::anew(end.clone()));
+    let copy = copies.then(|| Ledger::anew(end.clone()));
     MyPosition { end, cut: None, copy }
 }
 

@@ -46,7 +46,7 @@ mod wire;
 
 use crate::{finding, pattern};
 
-pub use check::{Script, check, dba_script, table_schemas};
+pub use check::{check, dba_script, table_schemas};
 pub use config::{
     Columns, DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls, Truncates,
 };
