@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use syncline_capture::mysql::{MySqlConfig, SnapshotMode};
-use syncline_capture::{CaptureError, Class, Outcome};
+use syncline_capture::mysql::{MySqlConfig, SnapshotMode, TablePatterns, follow};
+use syncline_capture::{CaptureError, Class, Outcome, Progress, StopSignal};
 use syncline_schemas::frame::Op;
 
 use crate::log::{MemoryLog, State, drain_with};
-use crate::server::{Database, Server};
+use crate::server::{Database, Server, eventually};
 
 fn copying(database: &Database) -> MySqlConfig {
     MySqlConfig { snapshot: SnapshotMode::Initial, ..database.config.clone() }
@@ -251,4 +251,60 @@ fn what_is_committed_and_cannot_be_seen_yet_is_not_lost_to_the_copy() {
     let log = MemoryLog::default();
     drain_with(&copying(&database), &log).unwrap();
     assert_eq!(log.fold().1, both(&database));
+}
+
+#[test]
+fn a_table_that_comes_later_is_copied_whatever_the_log_still_says_of_it() {
+    let database = filled();
+    let mut config = MySqlConfig { tables: patterns(&database, "stock"), ..copying(&database) };
+    let log = MemoryLog::default();
+    drain_with(&config, &log).unwrap();
+    database.sql("DELETE FROM moves WHERE no = 7; CREATE TABLE later (id int PRIMARY KEY, v int); INSERT INTO later VALUES (1, 1)");
+    assert_eq!(drain_with(&config, &log).unwrap(), Outcome::Drained);
+    assert!(log.fold().1.keys().all(|(table, _)| table == "stock"));
+    // Excluded until now, and made while nobody looked.
+    config.tables = patterns(&database, "*");
+    assert_eq!(drain_with(&config, &log).unwrap(), Outcome::Drained);
+    // Made while the log is followed.
+    database.sql(
+        "CREATE TABLE last (id int PRIMARY KEY, v int); INSERT INTO last VALUES (1, 1), (2, 2); UPDATE later SET v = 9",
+    );
+    assert_eq!(drain_with(&config, &log).unwrap(), Outcome::Drained);
+    let mut wanted = both(&database);
+    wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
+    wanted.extend(content(&database, "last", &["id"], &["id", "v"]));
+    assert_eq!(log.fold().1, wanted);
+    // Excluded for a while: what it did meanwhile is made up for.
+    config.tables = patterns(&database, "stock");
+    database.sql("INSERT INTO later VALUES (2, 2)");
+    drain_with(&config, &log).unwrap();
+    database.sql("DELETE FROM later WHERE id = 1; INSERT INTO later VALUES (3, 3)");
+    config.tables = patterns(&database, "*");
+    drain_with(&config, &log).unwrap();
+    wanted.retain(|(table, _), _| table != "later");
+    wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
+    assert_eq!(log.fold().1, wanted);
+}
+
+fn patterns(database: &Database, table: &str) -> TablePatterns {
+    TablePatterns::parse(&[format!("{}.{table}", database.name)]).unwrap()
+}
+
+#[test]
+fn a_table_that_is_made_while_the_log_is_followed_is_copied_first() {
+    let database = Server::shared().database(STOCK);
+    let config = copying(&database);
+    let (log, stop) = (Arc::new(MemoryLog::default()), StopSignal::default());
+    let reader = {
+        let (config, log, stop) = (config.clone(), Arc::clone(&log), stop.clone());
+        std::thread::spawn(move || follow(&config, log.resume().as_ref(), &*log, &Progress::default(), &stop))
+    };
+    eventually("the copy to end", || log.frames().last().is_some_and(|frame| frame.txn_end));
+    database.sql("CREATE TABLE later (id int PRIMARY KEY, v int); INSERT INTO later VALUES (1, 1); INSERT INTO stock VALUES (1, 2, 'x')");
+    let error = reader.join().unwrap().unwrap_err();
+    assert!(error.class() == Class::Transient && error.to_string().contains("later is new"), "{error}");
+    drain_with(&config, &log).unwrap();
+    let mut wanted = both(&database);
+    wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
+    assert_eq!(log.fold().1, wanted);
 }
