@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::Instant;
 
 use syncline_schemas::frame::Op;
 use syncline_schemas::ident::TableId;

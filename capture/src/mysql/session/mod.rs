@@ -18,23 +18,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use syncline_schemas::frame::{Frame, LogEntry, Op, TableBatch};
-use syncline_schemas::ident::{LogOffset, TableId};
+use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
+use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
+use self::copying::standing;
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
 use crate::limits::FRAME_GAP;
-use crate::mysql::catalog;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
-use crate::mysql::copy::{Copied, Copying, Ledger};
-use crate::mysql::decoder::{Cut, Decoder, Policies, Step};
+use crate::mysql::copy::{Copying, Ledger};
+use crate::mysql::decoder::{Decoder, Policies, Step};
 use crate::mysql::gtid::GtidSet;
-use crate::mysql::position::{MyPosition, hash};
+use crate::mysql::position::MyPosition;
 use crate::mysql::row::Shape;
-use crate::mysql::scope::Scope;
 use crate::mysql::server::Server;
 use crate::mysql::wire::{Connection, Dump, Fill};
-use crate::progress::{OpCounts, now_us};
+use crate::progress::now_us;
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
 /// A wait never lasts longer, so that the stop signal is seen.
