@@ -28,6 +28,15 @@ fn content(database: &Database, table: &str, key: &[&str], columns: &[&str]) -> 
     rows.lines().map(row).collect()
 }
 
+/// Fails with some of the rows that differ.
+fn assert_same(held: &State, wanted: &State) {
+    let differs =
+        |(key, row): &(&(String, String), &std::collections::BTreeMap<String, String>)| wanted.get(*key) != Some(*row);
+    let held_only: Vec<_> = held.iter().filter(differs).take(5).collect();
+    let wanted_only: Vec<_> = wanted.iter().filter(|(key, row)| held.get(*key) != Some(*row)).take(5).collect();
+    assert!(held_only.is_empty() && wanted_only.is_empty(), "held {held_only:?}, wanted {wanted_only:?}");
+}
+
 const STOCK: &str = "CREATE TABLE stock (id int PRIMARY KEY, qty decimal(12,3), note varchar(60));
      CREATE TABLE moves (site varchar(9) CHARACTER SET latin1 COLLATE latin1_swedish_ci, no smallint unsigned, qty int, PRIMARY KEY (site, no))";
 
@@ -58,7 +67,7 @@ fn keep_changing(database: &Database, until: &AtomicBool) {
 fn filled() -> Database {
     let database = Server::shared().database(STOCK);
     database.sql(
-        "INSERT INTO stock SELECT seq, seq / 8, REPEAT('x', seq % 50) FROM seq_1_to_230000;
+        "INSERT INTO stock SELECT seq, seq / 8, REPEAT('x', 1 + seq % 50) FROM seq_1_to_230000;
          INSERT INTO moves SELECT CONCAT(CHAR(65 + seq MOD 20), 'ä'), seq DIV 20, seq FROM seq_0_to_40000;
          ANALYZE TABLE stock, moves",
     );
@@ -78,7 +87,7 @@ fn a_copy_under_traffic_ends_with_what_the_tables_hold() {
     });
     assert_eq!(drain_with(&copying(&database), &log).unwrap(), Outcome::Drained);
     let (ops, state) = log.fold();
-    assert_eq!(state, both(&database));
+    assert_same(&state, &both(&database));
     let reads = ops.iter().filter(|op| **op == Op::Read).count();
     assert!((260_000..=280_100).contains(&reads), "every row was read once: {reads}");
     let frames = log.frames();
@@ -116,7 +125,7 @@ fn a_copy_under_traffic_that_breaks_off_again_and_again_ends_with_what_the_table
     });
     assert!(sessions > 5, "{sessions} sessions");
     assert_eq!(drain_with(&copying(&database), &log).unwrap(), Outcome::Drained);
-    assert_eq!(log.fold().1, both(&database));
+    assert_same(&log.fold().1, &both(&database));
 }
 
 #[test]
@@ -139,7 +148,7 @@ fn a_value_that_is_copied_is_the_value_that_is_logged() {
             assert_eq!(Some(value), logged[key].get(column), "{column} of {key:?}");
         }
     }
-    assert_eq!(logged, copied);
+    assert_same(&copied, &logged);
 }
 
 #[test]
@@ -166,7 +175,7 @@ fn rows_are_found_behind_a_key_of_every_kind() {
          INSERT INTO by_text SELECT CONCAT(IF(seq % 2, 'É''', 'e\\\\'), seq), seq FROM seq_1_to_110000;
          INSERT INTO by_bytes SELECT UNHEX(LPAD(HEX(seq * 37), 8, '0')), seq FROM seq_1_to_110000;
          INSERT INTO by_moment SELECT '2024-01-01' + INTERVAL seq * 10 MICROSECOND, '2024-02-29', seq FROM seq_1_to_110000;
-         INSERT INTO by_decimal SELECT (seq - 55000) DIV 2 / 7, 18446744073709000000 + seq, seq FROM seq_1_to_110000;
+         INSERT INTO by_decimal SELECT (CAST(seq AS SIGNED) - 55000) DIV 2 / 7, 18446744073709000000 + seq, seq FROM seq_1_to_110000;
          INSERT INTO by_label SELECT 1 + seq % 3, seq, seq FROM seq_1_to_110000",
     );
     let log = MemoryLog::default();
@@ -198,7 +207,7 @@ fn a_table_that_changes_its_columns_while_it_is_copied_is_read_again() {
     }
     let mut wanted = content(&database, "stock", &["id"], &["id", "qty", "note", "lot"]);
     wanted.extend(content(&database, "moves", &["site", "no"], &["site", "no", "qty"]));
-    assert_eq!(log.fold().1, wanted);
+    assert_same(&log.fold().1, &wanted);
 }
 
 #[test]
@@ -250,7 +259,7 @@ fn what_is_committed_and_cannot_be_seen_yet_is_not_lost_to_the_copy() {
     });
     let log = MemoryLog::default();
     drain_with(&copying(&database), &log).unwrap();
-    assert_eq!(log.fold().1, both(&database));
+    assert_same(&log.fold().1, &both(&database));
 }
 
 #[test]
@@ -273,7 +282,7 @@ fn a_table_that_comes_later_is_copied_whatever_the_log_still_says_of_it() {
     let mut wanted = both(&database);
     wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
     wanted.extend(content(&database, "last", &["id"], &["id", "v"]));
-    assert_eq!(log.fold().1, wanted);
+    assert_same(&log.fold().1, &wanted);
     // Excluded for a while: what it did meanwhile is made up for.
     config.tables = patterns(&database, "stock");
     database.sql("INSERT INTO later VALUES (2, 2)");
@@ -283,7 +292,7 @@ fn a_table_that_comes_later_is_copied_whatever_the_log_still_says_of_it() {
     drain_with(&config, &log).unwrap();
     wanted.retain(|(table, _), _| table != "later");
     wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
-    assert_eq!(log.fold().1, wanted);
+    assert_same(&log.fold().1, &wanted);
 }
 
 fn patterns(database: &Database, table: &str) -> TablePatterns {
@@ -306,5 +315,5 @@ fn a_table_that_is_made_while_the_log_is_followed_is_copied_first() {
     drain_with(&config, &log).unwrap();
     let mut wanted = both(&database);
     wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
-    assert_eq!(log.fold().1, wanted);
+    assert_same(&log.fold().1, &wanted);
 }
