@@ -300,8 +300,9 @@ fn a_table_that_comes_later_is_copied_whatever_the_log_still_says_of_it() {
     assert_same(&log.fold().1, &wanted);
 }
 
-fn patterns(database: &Database, table: &str) -> TablePatterns {
-    TablePatterns::parse(&[format!("{}.{table}", database.name)]).unwrap()
+fn patterns(database: &Database, tables: &str) -> TablePatterns {
+    let patterns: Vec<_> = tables.split(',').map(|table| format!("{}.{table}", database.name)).collect();
+    TablePatterns::parse(&patterns).unwrap()
 }
 
 #[test]
@@ -321,4 +322,39 @@ fn a_table_that_is_made_while_the_log_is_followed_is_copied_first() {
     let mut wanted = both(&database);
     wanted.extend(content(&database, "later", &["id"], &["id", "v"]));
     assert_same(&log.fold().1, &wanted);
+}
+
+#[test]
+fn a_table_that_a_tool_swaps_in_is_copied_anew_and_one_that_is_gone_stops_the_source() {
+    let database = Server::shared().database(STOCK);
+    let config = copying(&database);
+    let log = MemoryLog::default();
+    database.sql("INSERT INTO stock SELECT seq, 1, 'old' FROM seq_1_to_100; INSERT INTO moves VALUES ('A', 1, 1)");
+    drain_with(&config, &log).unwrap();
+    // As gh-ost and pt-online-schema-change do it; the tables of their own are not read.
+    let config = MySqlConfig { tables: patterns(&database, "stock,moves"), ..config };
+    database.sql(
+        "UPDATE stock SET qty = 2 WHERE id = 1;
+         CREATE TABLE _stock_gho (id int PRIMARY KEY, qty decimal(12,3), note varchar(60), lot int DEFAULT 3);
+         INSERT INTO _stock_gho (id, qty, note) SELECT id, qty, note FROM stock WHERE id < 90;
+         RENAME TABLE stock TO _stock_del, _stock_gho TO stock;
+         UPDATE stock SET qty = 5 WHERE id = 2; DROP TABLE _stock_del",
+    );
+    let mut sessions = 0;
+    loop {
+        sessions += 1;
+        match drain_with(&config, &log) {
+            Ok(outcome) => break assert_eq!(outcome, Outcome::Drained),
+            Err(error) => {
+                assert!(error.class() == Class::Transient && error.to_string().contains("replaced"), "{error}")
+            }
+        }
+        assert!(sessions < 5);
+    }
+    let mut wanted = content(&database, "stock", &["id"], &["id", "qty", "note", "lot"]);
+    wanted.extend(content(&database, "moves", &["site", "no"], &["site", "no", "qty"]));
+    assert_same(&log.fold().1, &wanted);
+    database.sql("DROP TABLE moves");
+    let error = drain_with(&config, &log).unwrap_err();
+    assert!(error.class() == Class::Definite && error.to_string().contains("dropped"), "{error}");
 }

@@ -12,6 +12,7 @@ use super::Stream;
 use crate::mysql::catalog;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
 use crate::mysql::copy::{Copied, Copying, Ledger};
+use crate::mysql::decoder::Replaced;
 use crate::mysql::position::{MyPosition, hash};
 use crate::mysql::scope::Scope;
 use crate::mysql::wire::Connection;
@@ -27,18 +28,47 @@ impl Stream<'_> {
         if self.config.snapshot == SnapshotMode::Never || self.known.contains(&hash(table)) {
             return Ok(());
         }
-        let source_id = self.config.source.clone();
-        let mut connection = Connection::open(&self.config.login(), self.stop)?;
-        if catalog::signature_of(&mut connection, table)?.is_empty() {
+        if !self.is_there(table)? {
             return Err(CaptureError::Unfit {
-                source_id,
+                source_id: self.config.source.clone(),
                 object: format!("table {table}"),
                 reason: "has rows in the log, and is gone by now or is not shown to the user".to_owned(),
                 remedy: format!("GRANT SELECT ON it to the user, or exclude it with \"!{table}\" in tables"),
             });
         }
-        let error = io::Error::other(format!("table {table} is new, and is copied first"));
-        Err(CaptureError::Lost { source_id, during: DURING, error })
+        Err(self.begins_again(format!("table {table} is new, and is copied first")))
+    }
+
+    /// Tables that are others now are copied anew, where they are there, as after an online change of their columns: a copy was
+    /// filled beside the old one and given its name.
+    pub(super) fn replaced(&mut self, Replaced { tables, error }: Replaced) -> Result<(), CaptureError> {
+        if self.config.snapshot == SnapshotMode::Never {
+            return self.refuse(*error);
+        }
+        for table in &tables {
+            if !self.is_there(table)? {
+                return self.refuse(*error);
+            }
+        }
+        self.decoder.pass()?;
+        for table in &tables {
+            self.known.remove(&hash(table));
+        }
+        self.hand_over()?;
+        let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        Err(self.begins_again(format!("{} was replaced, and is copied anew", names.join(", "))))
+    }
+
+    /// Whether the server has a table now, and shows it.
+    fn is_there(&self, table: &TableId) -> Result<bool, CaptureError> {
+        let mut connection = Connection::open(&self.config.login(), self.stop)?;
+        Ok(!catalog::signature_of(&mut connection, table)?.is_empty())
+    }
+
+    /// Has another session look at the tables.
+    fn begins_again(&self, reason: String) -> CaptureError {
+        let error = io::Error::other(reason);
+        CaptureError::Lost { source_id: self.config.source.clone(), during: DURING, error }
     }
 
     /// Says what the tables look like that are copied, and that what the log holds of them is void where they are copied anew.
@@ -96,14 +126,10 @@ impl Stream<'_> {
     fn begin_altered_again(&mut self) -> Result<(), CaptureError> {
         let altered = self.decoder.take_altered();
         let (Some(copying), Some(table)) = (&self.copying, altered.first()) else { return Ok(()) };
-        let reason = format!("table {table} was changed while it was copied; looking at it again");
+        let error = self.begins_again(format!("table {table} was changed while it was copied; looking at it again"));
         altered.iter().for_each(|table| copying.begin_again(table));
         self.hand_over()?;
-        Err(CaptureError::Lost {
-            source_id: self.config.source.clone(),
-            during: DURING,
-            error: io::Error::other(reason),
-        })
+        Err(error)
     }
 }
 

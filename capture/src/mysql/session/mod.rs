@@ -184,12 +184,8 @@ impl<'a> Stream<'a> {
         match step {
             Step::Continue => Ok(()),
             Step::Full => self.hand_over(),
-            Step::Refused(error) => {
-                if self.decoder.has_rows() {
-                    self.hand_over()?;
-                }
-                Err(*error)
-            }
+            Step::Refused(error) => self.refuse(*error),
+            Step::Replaced(replaced) => self.replaced(replaced),
             Step::Shape(shape) => {
                 self.ensure_known(&shape.schema.table)?;
                 if self.decoder.must_cut_for(&shape) {
@@ -210,6 +206,14 @@ impl<'a> Stream<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Ends with what came before.
+    fn refuse(&mut self, error: CaptureError) -> Result<(), CaptureError> {
+        if self.decoder.has_rows() {
+            self.hand_over()?;
+        }
+        Err(error)
     }
 
     fn define(&mut self, shape: Arc<Shape>) -> Result<(), CaptureError> {
