@@ -12,6 +12,7 @@
 //! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
 
 mod copying;
+mod proof;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,6 +24,7 @@ use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
 use self::copying::standing;
+use self::proof::Proof;
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
 use crate::limits::FRAME_GAP;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
@@ -82,7 +84,10 @@ struct Stream<'a> {
     target: Option<GtidSet>,
     /// What the last frame says.
     appended: GtidSet,
+    /// Whether the last frame ends a transaction.
+    is_whole: bool,
     last_offset: LogOffset,
+    proof: Proof,
     appended_at: Instant,
     heard_at: Instant,
 }
@@ -133,10 +138,16 @@ impl<'a> Stream<'a> {
             copying,
             target: config.drain.then_some(server.executed),
             appended: end,
+            is_whole: false,
             last_offset: LogOffset::START,
+            proof: Proof::new(),
             appended_at: now,
             heard_at: now,
         };
+        if stream.copying.is_some() {
+            // Of tables that come nothing is known yet.
+            progress.forget_proofs();
+        }
         stream.begin_copy()?;
         if !is_cut {
             // Marks the session's start in the journal.
@@ -152,6 +163,7 @@ impl<'a> Stream<'a> {
                 self.take(step)?;
                 self.copy()?;
             }
+            self.prove()?;
             if self.stop.is_stopped() {
                 return self.end(Outcome::Stopped);
             }
@@ -263,6 +275,7 @@ impl<'a> Stream<'a> {
         self.appended_at = Instant::now();
         let copy = self.copying.as_ref().map(Copying::ledger);
         let txn_end = piece.cut.is_none() && copy.is_none();
+        self.is_whole = txn_end;
         let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), copy };
         self.append_frame(position, txn_end, batches)?;
         self.progress.observe_frame(&piece.counts);
