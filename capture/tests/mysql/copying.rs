@@ -358,3 +358,25 @@ fn a_table_that_a_tool_swaps_in_is_copied_anew_and_one_that_is_gone_stops_the_so
     let error = drain_with(&config, &log).unwrap_err();
     assert!(error.class() == Class::Definite && error.to_string().contains("dropped"), "{error}");
 }
+
+#[test]
+fn a_column_that_the_server_computes_or_hides_is_copied_as_it_is_logged() {
+    let hidden = if mysql().is_some() { "int INVISIBLE" } else { "int INVISIBLE DEFAULT 7" };
+    let database = Server::shared().database(&format!(
+        "CREATE TABLE made (id int PRIMARY KEY, a int, v int AS (a + 1) VIRTUAL, s varchar(20) AS (CONCAT('n', a)) STORED, h {hidden})"
+    ));
+    let insert = "INSERT INTO made (id, a, h) VALUES (1, 5, 8), (2, NULL, 9)";
+    let logged = MemoryLog::default();
+    drain_with(&database.config, &logged).unwrap();
+    database.sql(insert);
+    drain_with(&database.config, &logged).unwrap();
+    let copied = MemoryLog::default();
+    drain_with(&copying(&database), &copied).unwrap();
+    database.sql("UPDATE made SET a = 6 WHERE id = 2");
+    drain_with(&copying(&database), &copied).unwrap();
+    drain_with(&database.config, &logged).unwrap();
+    assert_same(&copied.fold().1, &logged.fold().1);
+    let shapes = copied.shapes();
+    assert!(shapes.windows(2).all(|pair| pair[0] == pair[1]), "{shapes:?}");
+    assert_eq!(copied.fold().1[&("made".to_owned(), "2".to_owned())]["s"], "n6");
+}
