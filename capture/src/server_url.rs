@@ -94,7 +94,9 @@ impl Grammar {
                 socket if socket == self.socket => read.socket = Some(value.into_owned()),
                 "sslmode" => read.sslmode = Some(value.into_owned()),
                 "sslrootcert" => read.sslrootcert = Some(PathBuf::from(value.into_owned())),
-                other => return Err(fault(other, format!("is not known; known are {}, sslmode, sslrootcert", self.socket))),
+                other => {
+                    return Err(fault(other, format!("is not known; known are {}, sslmode, sslrootcert", self.socket)));
+                }
             }
         }
         Ok(read)

@@ -268,7 +268,8 @@ async fn a_mariadb_that_is_read_again_costs_the_targets_only_what_changed() {
     shop.assert_planner_equals_source().await;
     let (ok, text) = shop.command(&["replay", "--reread"]).await;
     assert!(ok && text.contains("the daemon reads all of shop again"), "{text}");
-    shop.database.sql("DELETE FROM stock WHERE id = 1; INSERT INTO stock VALUES (99999, '0100', 'A1', 'S1', 'EA', 5, '')");
+    shop.database
+        .sql("DELETE FROM stock WHERE id = 1; INSERT INTO stock VALUES (99999, '0100', 'A1', 'S1', 'EA', 5, '')");
     let again = shop.drain().await;
     assert!(again["reads"].as_u64() >= Some(40_000), "all rows were read: {again}");
     shop.assert_planner_equals_source().await;

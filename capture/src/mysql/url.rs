@@ -39,7 +39,8 @@ pub struct Server {
 pub fn parse(text: &str) -> Result<Server, UrlError> {
     let Parts { host, port, user, password, tls, database } = GRAMMAR.parse(text)?;
     if !database.is_empty() {
-        let reason = format!("{database:?} stands in tables, as in tables = [\"{database}.*\"]; write mysql://user@host/");
+        let reason =
+            format!("{database:?} stands in tables, as in tables = [\"{database}.*\"]; write mysql://user@host/");
         return Err(fault("database", reason));
     }
     Ok(Server { host, port, user, password, tls })
@@ -74,7 +75,11 @@ mod tests {
             "mariadb://u@db.example?sslmode=disable&socket=/run/mysqld/mysqld.sock",
         ] {
             let server = parse(url).expect(url);
-            assert_eq!((server.host, server.tls), (Host::Unix("/run/mysqld/mysqld.sock".into()), Tls::Disable), "{url}");
+            assert_eq!(
+                (server.host, server.tls),
+                (Host::Unix("/run/mysqld/mysqld.sock".into()), Tls::Disable),
+                "{url}"
+            );
         }
         assert_eq!(parse("mysql://u@localhost/").map(|server| server.host), Ok(Host::Tcp("localhost".into())));
     }
