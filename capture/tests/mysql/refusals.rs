@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use syncline_capture::mysql::{Host, MySqlConfig, check};
-use syncline_capture::{CaptureError, Class};
+use syncline_capture::mysql::{Host, MySqlConfig, check, follow};
+use syncline_capture::{CaptureError, Class, Progress, StopSignal};
 
 use crate::log::{MemoryLog, drain, drain_with};
 use crate::server::{Server, eventually, mysql};
@@ -41,6 +41,20 @@ fn another_server_is_not_taken_for_the_one_that_was_read() {
     let config = MySqlConfig { host: elsewhere.config.host.clone(), ..database.config.clone() };
     let error = drain_with(&config, &log).unwrap_err();
     assert!(matches!(error, CaptureError::Position { .. }) && error.class() == Class::Definite, "{error}");
+}
+
+#[test]
+fn a_reader_whose_number_somebody_else_has_taken_says_so_and_not_that_the_log_is_gone() {
+    let database = Server::shared().database(TABLE);
+    let reader = std::thread::spawn({
+        let config = database.config.clone();
+        move || follow(&config, None, &MemoryLog::default(), &Progress::default(), &StopSignal::default())
+    });
+    let log = MemoryLog::default();
+    // A session that comes before the server knows of the first one does it no harm, and may be the one that is ended.
+    eventually("the first session to be ended", || drain(&database, &log).is_ok() && reader.is_finished());
+    let error = reader.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("set server_id") && error.class() == Class::Definite, "{error}");
 }
 
 #[test]

@@ -349,8 +349,8 @@ impl Connection {
             source_id: self.source.clone(),
             during: during.to_owned(),
             sqlstate: state,
+            remedy: remedy(code, &message),
             message,
-            remedy: remedy(code),
         }
     }
 
@@ -379,12 +379,16 @@ const fn is_weather(code: u16) -> bool {
     )
 }
 
-const fn remedy(code: u16) -> Option<&'static str> {
+fn remedy(code: u16, message: &str) -> Option<&'static str> {
     Some(match code {
         1045 => "check the user name, the password setting and the host that the user may connect from",
         1130 => "let the user connect from this host: CREATE USER 'name'@'host'",
         1142 | 1143 | 1227 | 1044 => {
             "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT to the user (MariaDB: BINLOG MONITOR)"
+        }
+        // Of one number it lets the newer session live, whatever its own words for the two are.
+        1236 if message.contains("server_uuid/server_id") => {
+            "another reader or a replica has the same number: set server_id of the source to one that nobody has"
         }
         1236 => {
             "the server no longer has what follows: have `syncline replay --reread` copy the tables again, and keep the log longer"
