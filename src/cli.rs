@@ -65,7 +65,7 @@ pub(crate) struct RunArgs {
     /// End with code 0 as soon as everything that the sources hold at the start is confirmed by every sink.
     #[arg(long)]
     pub(crate) drain: bool,
-    /// Like --drain, but up to a given position of a source, as in erp=16/B374D848.
+    /// Like --drain, but up to a given position of a PostgreSQL source, as in erp=16/B374D848.
     #[arg(long, value_name = "SOURCE=POSITION")]
     pub(crate) until: Vec<String>,
     /// Print a summary as the last line of standard output.

@@ -1,7 +1,7 @@
 //! The whole daemon on real servers: named disasters, and what must still be true after them.
 //!
-//! Every test has the daemon and the planner as child processes and a folder of its own and, but for those of seeds, a
-//! private PostgreSQL with the demo's distributor. The oracle is PostgreSQL itself running the mappings' SQL over the final tables; the planner is
+//! Every test has the daemon and the planner as child processes and a folder of its own and, but for those of seeds, planning outputs and
+//! MariaDB, a private PostgreSQL with the demo's distributor. The oracle is PostgreSQL itself running the mappings' SQL over the final tables; the planner is
 //! compared with it in SQL, the lake with the planner by an independent reader.
 
 mod daemon {
@@ -15,6 +15,7 @@ mod daemon {
     mod letters;
     mod loads;
     mod memory;
+    mod mysql;
     mod outputs;
     mod query;
     mod ready;

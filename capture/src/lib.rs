@@ -13,17 +13,26 @@
 //! Contract of every reader: commit order; no gap after the position it is given; repeats of nothing; an event that it
 //! does not understand stops it with a precise error.
 
+mod endpoint;
 mod error;
 pub mod feed;
+mod finding;
 mod limits;
 mod log;
+mod meta;
+pub mod mysql;
+mod pattern;
+mod policy;
 pub mod postgres;
 mod progress;
 mod requests;
+mod server_url;
 mod stop;
+mod transport;
 mod value;
 
 pub use error::{CaptureError, Class};
+pub use finding::{Finding, Remedy, Script, Severity};
 pub use log::LogSink;
 pub use progress::{Progress, State};
 pub use requests::Requests;

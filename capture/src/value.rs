@@ -24,7 +24,7 @@ pub(crate) const DAYS_RANGE: ValueFault = Special("a date beyond the range of da
 pub(crate) const MICROSECONDS_RANGE: ValueFault = Special("a timestamp beyond the range of microseconds");
 pub(crate) const MIDNIGHT: ValueFault = Special("the time 24:00:00, which is no time of a day");
 
-const DAY_US: i64 = 86_400_000_000;
+pub(crate) const DAY_US: i64 = 86_400_000_000;
 
 fn digit(byte: u8) -> Option<u8> {
     let value = byte.wrapping_sub(b'0');
@@ -155,6 +155,12 @@ const fn days_in(year: i64, month: i64) -> i64 {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     }
+}
+
+/// Days since 1970 of a day that there is in the calendar, for years from 0 on.
+pub(crate) fn days_of(year: i64, month: i64, day: i64) -> Option<i64> {
+    let is_a_day = year >= 0 && (1..=12).contains(&month) && day >= 1 && day <= days_in(year, month);
+    is_a_day.then(|| days_from_civil(year, month, day))
 }
 
 /// Days since 1970 in the proleptic Gregorian calendar, for years from 0 on (after Hinnant's `days_from_civil`).

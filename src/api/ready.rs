@@ -182,10 +182,11 @@ mod tests {
     use syncline_transform::fold::{HeldNow, HeldRows};
 
     use super::*;
+    use crate::pipeline::status::one_source;
 
     #[test]
     fn a_planner_is_told_to_wait_while_anything_critical_is_missing() {
-        let status = Status::new(Instant::now(), &["erp".to_owned()], &["planning".to_owned()]);
+        let status = Status::new(Instant::now(), &one_source(), &["planning".to_owned()]);
         let behind = |asof| {
             let complete = complete_through(&status).map(|(name, at)| (name.to_owned(), at)).collect();
             let found = Readiness::find(&status, complete, asof, HeldCount::Count);

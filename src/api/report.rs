@@ -9,7 +9,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use syncline_capture::postgres::Lsn;
-use syncline_journal::Store;
+use syncline_journal::{Log, Store};
+use syncline_schemas::ident::SourceId;
 use syncline_transform::fold::{self, HeldNow};
 
 use super::Facts;
@@ -59,7 +60,10 @@ pub(crate) struct Source {
     pub(crate) frames: u64,
     /// Bytes received from the server.
     pub(crate) bytes: u64,
-    /// Positions, as in `16/B374D848`; none before they are known.
+    /// How far it is in our log, as the server writes it: an LSN, or a set of GTIDs; none of what has no log of its own.
+    #[serde(default)]
+    pub(crate) position: Option<String>,
+    /// Positions of PostgreSQL, as in `16/B374D848`; none before they are known.
     pub(crate) received_lsn: Option<String>,
     pub(crate) confirmed_lsn: Option<String>,
     pub(crate) server_end_lsn: Option<String>,
@@ -207,7 +211,7 @@ impl Report {
         let durable = facts.log.durable().0;
         let sinks = status.sinks.iter().zip(cursors);
         let sources: BTreeMap<_, _> =
-            status.sources.iter().map(|it| (it.name.clone(), Source::take(it, status.started))).collect();
+            status.sources.iter().map(|it| (it.name.clone(), Source::take(it, &facts.log, status.started))).collect();
         let transform = Transform::take(&status.transform, folded, durable);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -237,7 +241,7 @@ fn count(counter: &AtomicU64) -> u64 {
 }
 
 impl Source {
-    fn take(source: &SourceStatus, started: Instant) -> Self {
+    fn take(source: &SourceStatus, log: &Log, started: Instant) -> Self {
         let progress = &source.progress;
         // A server that was down when we started has been silent since then: silence without an age alarms nobody.
         let silent_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -246,6 +250,7 @@ impl Source {
         let received = position(&progress.received_lsn);
         let server_end = position(&progress.server_end_lsn);
         let parked = source.parked.reason();
+        let resume = log.resume(&SourceId::new(&source.name)).filter(|at| !at.position.is_start());
         Self {
             state: source.state().to_owned(),
             rows: count(&progress.rows),
@@ -256,6 +261,7 @@ impl Source {
             truncates: count(&progress.truncates),
             frames: count(&progress.frames),
             bytes: count(&progress.bytes),
+            position: resume.and_then(|at| source.kind.describe(&at.position)),
             received_lsn: text(received),
             confirmed_lsn: text(position(&progress.confirmed_lsn)),
             server_end_lsn: text(server_end),

@@ -15,7 +15,7 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use syncline_schemas::ident::{SEEDS, TableId};
+use syncline_schemas::ident::TableId;
 
 use super::rows::{known_host, refused};
 use super::{Facts, fresh};
@@ -45,8 +45,8 @@ async fn snapshot(State(facts): State<Arc<Facts>>, Path(name): Path<String>, Jso
     let Some(source) = facts.status.sources.iter().position(|source| source.name == name) else {
         return refused(StatusCode::NOT_FOUND, &format!("there is no source {name}"));
     };
-    if name == SEEDS {
-        return refused(StatusCode::CONFLICT, "seeds are compared with their files whenever those change");
+    if let Some(reason) = facts.status.sources[source].kind.refuses_reading_anew() {
+        return refused(StatusCode::CONFLICT, reason);
     }
     let Some((schema, table)) = asked.table.split_once('.') else {
         return refused(StatusCode::BAD_REQUEST, "a table is named with its schema, as in public.orders");

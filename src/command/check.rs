@@ -10,8 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access, statvfs};
 use syncline_capture::feed::outputs::{self as planning_outputs, Newest};
 use syncline_capture::feed::seeds::{self, SeedFile, SeedsConfig};
-use syncline_capture::postgres::{self, Finding, PostgresConfig, Remedy, Severity, SnapshotMode};
-use syncline_capture::{CaptureError, StopSignal};
+use syncline_capture::{CaptureError, Finding, Remedy, Severity, StopSignal};
 use syncline_schemas::ident::SourceId;
 use syncline_schemas::table::TableSchema;
 use syncline_sinks::lake::LakeSink;
@@ -125,7 +124,7 @@ async fn print_findings(config: Config) -> Result<(), CommandError> {
 #[derive(Default)]
 struct Tables {
     known: Vec<TableSchema>,
-    /// Sources whose rows are not copied at the start.
+    /// Databases of PostgreSQL whose rows are not copied at the start.
     uncopied: BTreeSet<SourceId>,
     /// True where some source could not be read.
     incomplete: bool,
@@ -174,11 +173,13 @@ async fn check_source(source: &SourceConfig, begins: bool, tables: &mut Tables, 
     let errors_before = findings.errors;
     match source {
         SourceConfig::Postgres(config) => {
-            if config.snapshot == SnapshotMode::Never {
+            if !source.copies() {
                 tables.uncopied.insert(config.source.clone());
             }
-            check_server(config, &part, findings).await;
+            let place = format!("{}, database {}", config.address(), config.database);
+            check_server(source, &place, &part, findings).await;
         }
+        SourceConfig::MySql(config) => check_server(source, &config.address(), &part, findings).await,
         SourceConfig::Seeds(config) => check_files(config, &part, findings).await,
         SourceConfig::Outputs(source) => check_outputs(source, &part, findings).await,
     }
@@ -194,7 +195,7 @@ async fn check_source(source: &SourceConfig, begins: bool, tables: &mut Tables, 
     }
 }
 
-async fn check_server(source: &PostgresConfig, part: &str, findings: &mut Findings) {
+async fn check_server(source: &SourceConfig, place: &str, part: &str, findings: &mut Findings) {
     let found = inspect(source).await;
     let errors_before = findings.errors;
     for Finding { severity, object, message, remedy } in &found {
@@ -204,8 +205,7 @@ async fn check_server(source: &PostgresConfig, part: &str, findings: &mut Findin
         findings.say(Grade::from(*severity), part, format_args!("{object} {message}{remedy}"));
     }
     if findings.errors == errors_before {
-        let place = format_args!("{}, database {}: can be read", source.address(), source.database).to_string();
-        findings.say(Grade::Ok, part, place);
+        findings.say(Grade::Ok, part, format_args!("{place}: can be read"));
     }
 }
 
@@ -248,9 +248,9 @@ async fn check_outputs(source: &OutputsSource, part: &str, findings: &mut Findin
     }
 }
 
-async fn inspect(source: &PostgresConfig) -> Vec<Finding> {
+async fn inspect(source: &SourceConfig) -> Vec<Finding> {
     let source = source.clone();
-    joined(tokio::task::spawn_blocking(move || postgres::check(&source)).await)
+    joined(tokio::task::spawn_blocking(move || source.findings()).await)
 }
 
 async fn table_schemas(source: &SourceConfig, begins: bool) -> Result<Vec<TableSchema>, CaptureError> {
@@ -317,14 +317,12 @@ async fn check_sink(sink: SinkConfig) -> Result<String, SinkError> {
     }
 }
 
-/// The scripts on standard output, so that they can be piped into psql; the undo is commented out for that reason.
+/// The scripts on standard output, so that they can be piped into the server's shell; the undo is commented out for that reason.
 async fn print_scripts(config: &Config) -> Result<(), CommandError> {
     let mut incomplete = Vec::new();
     for source in &config.sources {
-        // Nobody has to grant anything on files.
-        let SourceConfig::Postgres(source) = source else { continue };
         let found = inspect(source).await;
-        let script = postgres::dba_script(source, &found);
+        let Some(script) = source.dba_script(&found) else { continue };
         println!("{}\n{}", script.apply.trim_end(), commented(&script.undo));
         let open = found.iter().filter(|it| it.severity == Severity::Error && it.remedy == Remedy::None);
         incomplete.extend(open.map(|finding| finding.message.clone()));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use syncline_capture::postgres::{DrainTo, Lsn};
 use tracing::info;
 
 use super::CommandError;
@@ -23,7 +22,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let draining = set_drain(&mut config, args)?;
     // Before anything touches the data folder: a daemon that nobody could ask does not start.
     let listener = api::bind(config.listen).await?;
-    let sources: Vec<String> = config.sources.iter().map(|source| source.id().to_string()).collect();
+    let sources: Vec<_> = config.sources.iter().map(SourceConfig::known).collect();
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     let status = Arc::new(Status::new(started, &sources, &sinks));
     let (name, listen, park_ttl) = (config.name.clone(), config.listen, config.park_ttl);
@@ -33,6 +32,7 @@ pub(crate) async fn run(mut config: Config, args: &RunArgs, started: Instant) ->
     let log = pipeline.log.clone();
     let facts = Facts { name, status: Arc::clone(&status), log, store: store.clone(), park_ttl, hooks };
     let api = tokio::spawn(api::serve(listener, Arc::new(facts)));
+    let sources: Vec<&str> = sources.iter().map(|(id, _)| id.as_str()).collect();
     info!(version = env!("CARGO_PKG_VERSION"), %listen, ?sources, ?sinks, "syncline runs");
     let outcome = tokio::select! {
         outcome = pipeline.drained(), if draining => outcome.map_err(CommandError::from),
@@ -61,21 +61,10 @@ fn set_drain(config: &mut Config, args: &RunArgs) -> Result<bool, CommandError> 
     for text in &args.until {
         let usage = || CommandError::Usage(format!("--until {text}: write SOURCE=POSITION, as in erp=16/B374D848"));
         let (name, position) = text.split_once('=').ok_or_else(usage)?;
-        match config.sources.iter_mut().find(|source| source.id().as_str() == name) {
-            Some(SourceConfig::Postgres(source)) => {
-                let lsn: Lsn = position.parse().map_err(|_| usage())?;
-                source.drain_to = Some(DrainTo::Lsn(lsn));
-            }
-            Some(SourceConfig::Seeds(_)) => {
-                let reason = "seeds have no position to wait for; any drain loads what is in their folder";
-                return Err(CommandError::Usage(format!("--until {text}: {reason}")));
-            }
-            Some(SourceConfig::Outputs(_)) => {
-                let reason = "planning outputs have no position to wait for; any drain pulls the newest cycles";
-                return Err(CommandError::Usage(format!("--until {text}: {reason}")));
-            }
-            None => return Err(CommandError::Usage(format!("--until {text}: there is no [sources.{name}] section"))),
-        }
+        let Some(source) = config.sources.iter_mut().find(|source| source.id().as_str() == name) else {
+            return Err(CommandError::Usage(format!("--until {text}: there is no [sources.{name}] section")));
+        };
+        source.drain_to(position).map_err(|reason| CommandError::Usage(format!("--until {text}: {reason}")))?;
     }
     Ok(draining)
 }

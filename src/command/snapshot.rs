@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use syncline_journal::{Journal, JournalError, Limits};
-use syncline_schemas::ident::SourceId;
 use syncline_sinks::lake::{LakeConfig, Manifest, Order, Snapshots};
 
 use super::CommandError;
@@ -77,7 +76,7 @@ async fn take(path: &Path, sink: &str, order: &Order) -> Result<Manifest, Comman
 async fn take_alone(config: Config, sink: &str, order: &Order) -> Result<Manifest, CommandError> {
     let lake = Snapshots::new(lake_of(&config, sink)?)?;
     let journal = alone(&config)?;
-    let sources: Vec<SourceId> = config.sources.iter().map(SourceConfig::id).cloned().collect();
+    let sources: Vec<_> = config.sources.iter().map(SourceConfig::known).collect();
     Ok(snapshots::take(&lake, order, &journal.log, &journal.store, &sources).await?)
 }
 

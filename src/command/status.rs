@@ -17,6 +17,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Refused rows of a sink that get a line; `--json` has more.
 const REFUSED_LINES: usize = 5;
 
+/// Characters of a position that get a place: a GTID of MySQL has some forty.
+const POSITION_CHARS: usize = 60;
+
 /// Prints what the daemon says.
 pub(crate) async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
     let daemon = Daemon::of(config)?;
@@ -113,9 +116,17 @@ fn source_row(name: &str, source: &Source) -> Vec<String> {
         grouped(source.rows),
         source.behind_bytes.map_or_else(unknown, bytes_text),
         heard,
-        source.confirmed_lsn.clone().unwrap_or_else(unknown),
+        source.position.as_deref().map_or_else(unknown, shortened),
         grouped(source.retries),
     ]
+}
+
+/// The beginning of a position: a set of GTIDs may be long, and `--json` has all of it.
+fn shortened(position: &str) -> String {
+    match position.char_indices().nth(POSITION_CHARS) {
+        Some((at, _)) => format!("{}...", &position[..at]),
+        None => position.to_owned(),
+    }
 }
 
 fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
@@ -130,4 +141,16 @@ fn sink_row(name: &str, sink: &Sink) -> Vec<String> {
         grouped(sink.refused),
         grouped(sink.retries),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_set_of_gtids_does_not_push_the_table_apart() {
+        let set = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5,".repeat(9);
+        assert_eq!(shortened(&set).len(), POSITION_CHARS + "...".len());
+        assert_eq!(shortened("16/B374D848"), "16/B374D848");
+    }
 }

@@ -3,7 +3,9 @@
 //! serde stops at the first fault, so sections are read by hand through [`section::Section`], which also refuses every
 //! key that nobody asked for: a mistyped setting must never be a setting that silently has no effect.
 
+mod mysql;
 mod outputs;
+mod postgres;
 mod section;
 mod seeds;
 mod sinks;
@@ -23,7 +25,7 @@ use syncline_transform::mapping::Mapping;
 pub(crate) use self::outputs::OutputsSource;
 use self::section::{Document, Found, Section};
 pub(crate) use self::sinks::{SinkConfig, SinkKind};
-pub(crate) use self::sources::SourceConfig;
+pub(crate) use self::sources::{SourceConfig, SourceKind};
 
 /// Where the control API listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:7070";

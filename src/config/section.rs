@@ -97,6 +97,14 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Says why a key that is there is none of this section: it is of use in another kind of it.
+    pub(super) fn refuse(&mut self, key: &str, faults: &mut Faults, reason: &str) {
+        if self.has(key) {
+            self.asked.insert(key.to_owned());
+            self.fault_of(key, faults, reason);
+        }
+    }
+
     fn typed<T>(
         &mut self,
         key: &str,

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use syncline_capture::mysql::{MySqlConfig, SnapshotMode, SpecialValues, Tls, Truncates};
+use syncline_schemas::ident::TableId;
+
 use super::*;
 
 const SOURCE: &str = "[sources.erp]\ntype = \"postgres\"\nurl = \"postgres://syncline@127.0.0.1/erp\"\n";
@@ -53,6 +56,87 @@ fn a_source_of_planning_outputs_is_refused_with_every_fault_and_holds_no_setting
     let config = read(folder.path(), &[sound, DISCARD]).expect("sound");
     let [SourceConfig::Outputs(source)] = &config.sources[..] else { panic!("one source") };
     assert_eq!((&source.outputs[..], source.webhook_key.is_none()), (&["forecast", "safety_stock"][..], true));
+}
+
+const SHOP: &str = "[sources.shop]\ntype = \"mysql\"\nurl = \"mysql://syncline@db.example/\"\ntables = [\"shop.*\"]\n";
+
+fn mysql(config: &Config) -> &MySqlConfig {
+    let [SourceConfig::MySql(source)] = &config.sources[..] else { panic!("one source of MySQL") };
+    source
+}
+
+#[test]
+fn a_source_of_mysql_is_read_with_all_that_can_be_said_of_it() {
+    let folder = folder();
+    fs::write(folder.path().join("password"), "hunter2\n").expect("written");
+    let config = read(folder.path(), &[SHOP, DISCARD]).expect("sound");
+    let source = mysql(&config);
+    assert_eq!((source.source.as_str(), source.port, source.user.as_str()), ("shop", 3306, "syncline"));
+    assert_eq!(source.tls, Tls::VerifyFull { ca_file: None }, "never in clear text over a network");
+    assert_eq!((source.snapshot, source.copy_workers, source.drain), (SnapshotMode::Initial, 4, false));
+    assert_eq!((source.special_values, source.truncate), (SpecialValues::Stop, Truncates::Apply));
+    assert!((1_073_741_824..1_342_177_280).contains(&source.server_id), "{}", source.server_id);
+    let again = read(folder.path(), &[SHOP, DISCARD]).expect("sound");
+    assert_eq!(mysql(&again).server_id, source.server_id, "the same at every start");
+
+    let whole = "[sources.shop]\ntype = \"mariadb\"\n\
+                 url = \"mariadb://syncline@db.example:3307/?sslrootcert=ca.pem\"\n\
+                 password = { file = \"password\" }\ntables = [\"shop.*\", \"!shop.log\"]\nserver_id = 4294967295\n\
+                 snapshot = \"never\"\ncopy_workers = 2\nspecial_values = \"null\"\ntruncate = \"stop\"\n\
+                 keys = { \"shop.bin\" = [\"aisle\", \"number\"] }\n";
+    let config = read(folder.path(), &[whole, DISCARD]).expect("sound");
+    let source = mysql(&config);
+    assert_eq!((source.port, source.server_id, source.copy_workers), (3307, u32::MAX, 2));
+    assert_eq!(source.tls, Tls::VerifyFull { ca_file: Some(folder.path().join("ca.pem")) });
+    assert_eq!(source.password.as_ref().map(|password| password.reveal()), Some("hunter2"));
+    assert_eq!((source.snapshot, source.special_values), (SnapshotMode::Never, SpecialValues::Null));
+    assert_eq!(source.truncate, Truncates::Stop);
+    assert_eq!(source.keys[&TableId::new("shop", "bin")], ["aisle", "number"]);
+}
+
+#[test]
+fn a_setting_that_only_one_kind_of_database_has_is_refused_with_what_there_is_instead() {
+    let folder = folder();
+    let refused = |rest: &str| faults(folder.path(), &[SHOP, rest, DISCARD]);
+    let text = refused("slot = \"a\"\nlog_gap = \"repair\"\nmessages = [\"*\"]\nslott = 1\n");
+    for wanted in [
+        ":5: sources.shop.slot is for PostgreSQL: a server keeps its log by binlog_expire_logs_seconds",
+        ":6: sources.shop.log_gap is for PostgreSQL: where the server has purged what follows, the source stops",
+        ":7: sources.shop.messages is for PostgreSQL: there are none in the log; remove it",
+        ":8: sources.shop.slott: unknown key",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    let source = format!("{SOURCE}server_id = 7\n");
+    let text = faults(folder.path(), &[&source, DISCARD]);
+    assert!(text.contains(":4: sources.erp.server_id is for MySQL and MariaDB: "), "{text}");
+}
+
+#[test]
+fn a_source_of_mysql_that_could_not_be_read_is_refused_with_every_fault_at_its_line() {
+    let folder = folder();
+    let refused = |url: &str, rest: &str| {
+        let section = format!("[sources.shop]\ntype = \"mysql\"\nurl = \"{url}\"\n{rest}\n");
+        faults(folder.path(), &[&section, DISCARD])
+    };
+    let tables = "tables = [\"shop.*\"]";
+    let text = refused("postgres://a:hunter2@db/shop", &format!("{tables}\nserver_id = 4294967296"));
+    assert!(text.contains(":3: sources.shop.url : url scheme: \"postgres\" is not mysql"), "{text}");
+    assert!(text.contains(":5: sources.shop.server_id is above 4294967295") && !text.contains("hunter2"), "{text}");
+    let text = refused("mysql://a@db/shop", "");
+    assert!(text.contains(":3: sources.shop.url : url database: ") && text.contains("tables = [\"shop.*\"]"), "{text}");
+    assert!(text.contains(":1: sources.shop needs tables, as in tables = [\"shop.*\"]"), "{text}");
+    let text = refused("mysql://a@db/", "tables = [\"orders\"]\nserver_id = 0");
+    assert!(text.contains(":4: sources.shop.tables : table pattern \"orders\" has no schema"), "{text}");
+    assert!(text.contains(":5: sources.shop.server_id is a integer; write a whole number above 0"), "{text}");
+    let text = faults(folder.path(), &["[sources.shop]\ntype = \"oracle\"\nsid = 1\n", DISCARD]);
+    assert!(
+        text.contains(":2: sources.shop.type is \"oracle\"; it is one of \"postgres\", \"mysql\", \"mariadb\", "),
+        "{text}"
+    );
+    assert!(!text.contains("sid"), "nobody knows whether it takes that: {text}");
+    let text = faults(folder.path(), &["[sources.shop]\nurl = \"mysql://a@db/\"\n", DISCARD]);
+    assert!(text.contains(":1: sources.shop needs type: "), "{text}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use syncline_capture::feed::{outputs, seeds};
-use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, postgres};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Resume, StopSignal, mysql, postgres};
 use syncline_journal::{JournalError, Log, Store};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
@@ -234,6 +234,7 @@ fn run(
 ) -> Result<Outcome, CaptureError> {
     match config {
         SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, &source.requests, stop),
+        SourceConfig::MySql(config) => mysql::follow(config, resume.as_ref(), log, &source.progress, stop),
         SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
         SourceConfig::Outputs(config) => {
             let config = super::outputs::reader(config);
@@ -333,12 +334,13 @@ mod tests {
     use syncline_schemas::frame::Frame;
 
     use super::*;
+    use crate::pipeline::status::one_source;
 
     #[test]
     fn a_session_after_a_lost_connection_begins_behind_everything_that_was_appended() {
         let dir = tempfile::tempdir().expect("a folder");
         let log = Log::open(dir.path(), Limits::default()).expect("a log");
-        let status = Status::new(Instant::now(), &["erp".to_owned()], &[]);
+        let status = Status::new(Instant::now(), &one_source(), &[]);
         let (source, stop) = (SourceId::new("erp"), StopSignal::default());
         let room = Room { pressure: &status.pressure, feeds_critical: true };
         let journal = JournalLog::new(log.clone(), &source, &status.sources[0], room);

@@ -40,10 +40,11 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::pipeline::status::one_source;
 
     #[test]
     fn a_part_that_panics_is_parked_with_its_thread_and_whoever_waits_is_woken() {
-        let status = Arc::new(Status::new(Instant::now(), &["erp".to_owned()], &[]));
+        let status = Arc::new(Status::new(Instant::now(), &one_source(), &[]));
         let pulses = status.subscribe();
         let panicking = std::thread::Builder::new().name("capture-erp".to_owned()).spawn({
             let status = Arc::clone(&status);

@@ -6,8 +6,7 @@
 //! the source's log would be lost or fill its disk. It is parked with the same fault then.
 
 use syncline_capture::feed::seeds::ShapeJudge;
-use syncline_capture::postgres::{self, Severity, SnapshotMode};
-use syncline_capture::{CaptureError, Class, StopSignal};
+use syncline_capture::{CaptureError, Class, Severity, StopSignal};
 use syncline_journal::Store;
 use syncline_schemas::table::TableSchema;
 use syncline_transform::MappingFault;
@@ -35,8 +34,7 @@ impl Fit {
             return Ok(());
         }
         // One that goes on may be about to read all of its tables again.
-        let copies = !matches!(config, SourceConfig::Postgres(config) if config.snapshot == SnapshotMode::Never);
-        let tables = match config.table_schemas(copies, stop) {
+        let tables = match config.table_schemas(config.copies(), stop) {
             Ok(tables) => tables,
             Err(error) if error.class() == Class::Transient => return Err(error),
             // The reader meets it again and says so with the remedy.
@@ -44,13 +42,7 @@ impl Fit {
         };
         let faults = misfits(&self.mappings, &tables);
         if begins && !faults.is_empty() {
-            let is_readable = match config {
-                SourceConfig::Postgres(config) => {
-                    postgres::check(config).iter().all(|finding| finding.severity != Severity::Error)
-                }
-                // Their shapes are read from the very files, or follow from the contract.
-                SourceConfig::Seeds(_) | SourceConfig::Outputs(_) => true,
-            };
+            let is_readable = config.findings().iter().all(|finding| finding.severity != Severity::Error);
             // Of a source that cannot be read that is the better reason, and the reader gives it.
             return if is_readable { Err(refusal(config, &faults)) } else { Ok(()) };
         }

@@ -62,7 +62,7 @@ use self::operations::Recorder;
 use self::snapshots::{Desk, Worker};
 use self::status::Status;
 use self::transform::Transform;
-use crate::config::{Config, SinkConfig, SinkKind};
+use crate::config::{Config, SinkConfig, SinkKind, SourceConfig, SourceKind};
 
 /// How long a stopping daemon waits for writes under way; what is not confirmed by then is written again next time.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -123,7 +123,8 @@ impl Pipeline {
         // Before anything is read: it may be full already.
         status.pressure.look(&config.data_dir, config.disk_budget);
         let mut sources = Sources::new(opening.log.clone(), config.mappings.clone(), urgent, Arc::clone(&status));
-        let ids: Vec<SourceId> = config.sources.iter().map(|source| source.id().clone()).collect();
+        let known: Vec<_> = config.sources.iter().map(SourceConfig::known).collect();
+        let ids: Vec<SourceId> = known.iter().map(|(id, _)| id.clone()).collect();
         let (at_once, later): (Vec<_>, Vec<_>) = std::mem::take(&mut config.sources)
             .into_iter()
             .enumerate()
@@ -136,7 +137,7 @@ impl Pipeline {
             Ok((journal, transform))
         });
         match opened {
-            Ok((journal, transform)) => Self::start_rest(journal, transform, (sources, ids), sinks, &config, status),
+            Ok((journal, transform)) => Self::start_rest(journal, transform, (sources, known), sinks, &config, status),
             Err(error) => {
                 sources.end();
                 Err(error)
@@ -147,7 +148,7 @@ impl Pipeline {
     fn start_rest(
         journal: Journal,
         mut transform: Transform,
-        (sources, ids): (Sources, Vec<SourceId>),
+        (sources, known): (Sources, Vec<(SourceId, SourceKind)>),
         sinks: Vec<BuiltSink>,
         config: &Config,
         status: Arc<Status>,
@@ -176,7 +177,7 @@ impl Pipeline {
         }
         for sink in &status.sinks {
             let Some(desk) = sink.snapshots.get().map(Arc::clone) else { continue };
-            let (log, store, sources) = (log.clone(), store.clone(), ids.clone());
+            let (log, store, sources) = (log.clone(), store.clone(), known.clone());
             let worker = Worker { desk, log, store, sources, status: Arc::clone(&status), mode: mode.subscribe() };
             threads.push(worker.start(&sink.name)?);
         }

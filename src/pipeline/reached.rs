@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use syncline_capture::postgres;
 use syncline_journal::{JournalError, Log};
 use syncline_schemas::ident::{LogOffset, Position, SourceId};
 use syncline_sinks::lake::Reached;
+
+use crate::config::SourceKind;
 
 /// Entries of the first step back.
 const STEP: u64 = 256;
@@ -16,21 +17,21 @@ const STEP: u64 = 256;
 /// Of each source that the log knows: its last entry up to an offset that ends a transaction.
 pub(crate) fn at(
     log: &Log,
-    sources: &[SourceId],
+    sources: &[(SourceId, SourceKind)],
     offset: LogOffset,
 ) -> Result<BTreeMap<String, Reached>, JournalError> {
-    let mut found: BTreeMap<&SourceId, Option<(LogOffset, Position)>> = BTreeMap::new();
-    for source in sources {
-        let Some(resume) = log.resume(source) else { continue };
+    let mut found: BTreeMap<&(SourceId, SourceKind), Option<(LogOffset, Position)>> = BTreeMap::new();
+    for known in sources {
+        let Some(resume) = log.resume(&known.0) else { continue };
         let is_last = resume.txn_end && resume.offset <= offset;
-        found.insert(source, is_last.then_some((resume.offset, resume.position)));
+        found.insert(known, is_last.then_some((resume.offset, resume.position)));
     }
     let (mut upto, mut step) = (offset.0.min(log.durable().0), STEP);
     while found.values().any(Option::is_none) && upto >= log.first().0 {
         let after = upto.saturating_sub(step).max(log.first().0.saturating_sub(1));
         match entries(log, LogOffset(after), LogOffset(upto)) {
             Ok(entries) => {
-                for (source, entry) in found.iter_mut().filter(|(_, entry)| entry.is_none()) {
+                for ((source, _), entry) in found.iter_mut().filter(|(_, entry)| entry.is_none()) {
                     *entry = entries.get(source.as_str()).cloned();
                 }
             }
@@ -40,7 +41,7 @@ pub(crate) fn at(
         }
         (upto, step) = (after, step.saturating_mul(4));
     }
-    Ok(found.into_iter().map(|(source, entry)| (source.to_string(), reached(entry))).collect())
+    Ok(found.into_iter().map(|((source, kind), entry)| (source.to_string(), reached(*kind, entry))).collect())
 }
 
 /// The last entry of each source in a run of the log that ends a transaction.
@@ -61,12 +62,12 @@ fn entries(
     Ok(last)
 }
 
-fn reached(entry: Option<(LogOffset, Position)>) -> Reached {
+fn reached(kind: SourceKind, entry: Option<(LogOffset, Position)>) -> Reached {
     let hex = |position: &Position| position.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     Reached {
         entry: entry.as_ref().map(|(offset, _)| offset.0),
         position: entry.as_ref().map(|(_, position)| hex(position)),
-        lsn: entry.and_then(|(_, position)| postgres::end_of(&position)).map(|lsn| lsn.to_string()),
+        lsn: entry.and_then(|(_, position)| kind.describe(&position)),
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
         let open = append("busy", 700, false);
         let last = append("idle", 2, true);
         journal.log.wait_durable(last, Duration::from_secs(60)).expect("durable");
-        let sources = ["busy", "idle", "never"].map(SourceId::new);
+        let sources = ["busy", "idle", "never"].map(|name| (SourceId::new(name), SourceKind::Seeds));
         let entries = |offset| {
             let found = at(&journal.log, &sources, offset).expect("reads");
             ["busy", "idle", "never"].map(|name| found.get(name).map(|reached| reached.entry))

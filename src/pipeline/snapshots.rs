@@ -20,6 +20,7 @@ use tracing::warn;
 use super::deliver::{Mode, give_way};
 use super::status::Status;
 use super::{defect, memory, reached};
+use crate::config::SourceKind;
 
 /// Orders that may wait; people give them.
 const ORDERS_MAX: usize = 16;
@@ -113,7 +114,7 @@ pub(crate) async fn take(
     order: &Order,
     log: &Log,
     store: &Store,
-    sources: &[SourceId],
+    sources: &[(SourceId, SourceKind)],
 ) -> Result<Manifest, SinkError> {
     let ours = memory::epoch(store)?;
     let reached = |epoch: u32, offset| {
@@ -137,7 +138,7 @@ pub(super) struct Worker {
     pub(super) desk: Arc<Desk>,
     pub(super) log: Log,
     pub(super) store: Store,
-    pub(super) sources: Vec<SourceId>,
+    pub(super) sources: Vec<(SourceId, SourceKind)>,
     pub(super) status: Arc<Status>,
     pub(super) mode: watch::Receiver<Mode>,
 }

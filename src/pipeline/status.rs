@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncline_capture::{Progress, Requests};
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, SourceId};
 use syncline_sinks::planning::PlanningStats;
 use syncline_transform::fold::FoldStats;
 use tokio::sync::{Notify, watch};
@@ -19,6 +19,7 @@ use super::lag::{Lag, OnTheWay};
 use super::pressure::Pressure;
 use super::refused::Refused;
 use super::snapshots::Desk;
+use crate::config::SourceKind;
 
 /// Why a part has stopped for good, if it has.
 #[derive(Debug, Default)]
@@ -61,6 +62,7 @@ impl Misfits {
 #[derive(Debug)]
 pub(crate) struct SourceStatus {
     pub(crate) name: String,
+    pub(crate) kind: SourceKind,
     pub(crate) progress: Progress,
     pub(crate) requests: Requests,
     pub(crate) retries: AtomicU64,
@@ -204,9 +206,10 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub(crate) fn new(started: Instant, sources: &[String], sinks: &[String]) -> Self {
-        let source = |name: &String| SourceStatus {
-            name: name.clone(),
+    pub(crate) fn new(started: Instant, sources: &[(SourceId, SourceKind)], sinks: &[String]) -> Self {
+        let source = |(id, kind): &(SourceId, SourceKind)| SourceStatus {
+            name: id.to_string(),
+            kind: *kind,
             progress: Progress::default(),
             requests: Requests::default(),
             retries: AtomicU64::new(0),
@@ -307,13 +310,19 @@ impl Status {
     }
 }
 
+/// What tests look at.
+#[cfg(test)]
+pub(crate) fn one_source() -> [(SourceId, SourceKind); 1] {
+    [(SourceId::new("erp"), SourceKind::Postgres)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_a_parked_source_gave_is_delivered_before_the_daemon_gives_up() {
-        let status = Status::new(Instant::now(), &["erp".to_owned()], &["planning".to_owned(), "lake".to_owned()]);
+        let status = Status::new(Instant::now(), &one_source(), &["planning".to_owned(), "lake".to_owned()]);
         let (durable, transform) = (LogOffset(9), &status.transform);
         let set = |fact: &AtomicU64, value| fact.store(value, Ordering::Release);
         assert!(!status.is_hopeless(LogOffset::START), "an idle source is not a parked one");
@@ -331,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_failed_state_store_ends_the_daemon_whatever_the_sources_do() {
-        let status = Status::new(Instant::now(), &["erp".to_owned()], &[]);
+        let status = Status::new(Instant::now(), &one_source(), &[]);
         status.transform.broken.store(true, Ordering::Release);
         assert!(status.is_hopeless(LogOffset(9)));
     }

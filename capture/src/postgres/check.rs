@@ -5,7 +5,7 @@ use syncline_schemas::table::TableSchema;
 use super::catalog::{Catalog, CatalogTable};
 use super::config::PostgresConfig;
 use super::decode::Relation;
-use super::finding::{Finding, Remedy, Severity};
+use super::finding::{Finding, Remedy, Script, Severity};
 use super::messages;
 use super::preflight::{self, Inspection, Intent};
 use super::publication::Publication;
@@ -78,44 +78,18 @@ fn describe(table: &CatalogTable, publication: Option<&Publication>) -> Relation
     table.as_relation(|column| published.map_or(!column.is_generated, |published| published.holds(column)))
 }
 
-/// Statements for the DBA.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Script {
-    /// What makes the source readable, with the least rights that do.
-    pub apply: String,
-    /// What takes it back, and removes the slot, which would otherwise keep the server's log for ever.
-    pub undo: String,
-}
-
-/// The DBA's script for what a check found. Statements that a person has to complete are comments.
+/// The DBA's script for what a check found. Its undo also removes the slot, which would otherwise keep the server's log for ever.
 #[must_use]
 pub fn dba_script(config: &PostgresConfig, findings: &[Finding]) -> Script {
-    let mut apply =
-        format!("-- Syncline, source {}: run as a superuser in the database {}\n", config.source, config.database);
-    let mut undo = format!("-- Syncline, source {}: takes the setup back; stop the daemon first\n", config.source);
-    for finding in findings.iter().filter(|finding| finding.severity > Severity::Info) {
-        apply.push_str(&format!("-- {}: {}\n", finding.object, comment(&finding.message)));
-        match &finding.remedy {
-            Remedy::None => {}
-            Remedy::Advice(text) => apply.push_str(&format!("-- {}\n", comment(text))),
-            Remedy::Sql { apply: sql, undo: back, then } => {
-                apply.push_str(&format!("{sql}{}{then}\n", if then.is_empty() { "" } else { " -- " }));
-                undo.push_str(&format!("{back}\n"));
-            }
-        }
-    }
-    undo.push_str(&format!(
+    let place = format!("run as a superuser in the database {}", config.database);
+    let mut script = Script::of(&config.source, &place, findings);
+    script.undo.push_str(&format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {};\n",
         quote_literal(&config.slot)
     ));
     let publication = format!("DROP PUBLICATION IF EXISTS {};\n", quote_identifier(&config.publication));
-    if !undo.contains(&publication) {
-        undo.push_str(&publication);
+    if !script.undo.contains(&publication) {
+        script.undo.push_str(&publication);
     }
-    Script { apply, undo }
-}
-
-/// A text that stays within its comment.
-fn comment(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
+    script
 }

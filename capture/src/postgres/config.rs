@@ -8,49 +8,12 @@ use std::sync::Arc;
 use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::secret::Secret;
 
+pub use crate::endpoint::{Host, Tls};
+pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
+
 use super::lsn::Lsn;
 use super::pattern::{Prefixes, TablePatterns};
-
-/// Where the server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
-    /// A name or address, over TCP.
-    Tcp(String),
-    /// The directory of a Unix socket.
-    Unix(PathBuf),
-}
-
-/// How the connection is protected. There is no mode that looks protected and is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tls {
-    /// In clear text: for Unix sockets, loopback and networks that are trusted.
-    Disable,
-    /// Encrypted, and the server's certificate must be valid for the host name.
-    VerifyFull {
-        /// PEM file with the authorities to trust; the public ones (Mozilla's list) without it.
-        ca_file: Option<PathBuf>,
-    },
-}
-
-/// Whether the tables are copied before the log is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SnapshotMode {
-    /// Copy every table once, then follow the log from exactly there.
-    #[default]
-    Initial,
-    /// Follow the log from the slot's position.
-    Never,
-}
-
-/// What to do with values that Arrow's exact types cannot hold: `NaN` in a decimal, infinite, BC or far dates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SpecialValues {
-    /// Stop the source and name table and column.
-    #[default]
-    Stop,
-    /// Take them as NULL.
-    Null,
-}
+use crate::endpoint::Endpoint;
 
 /// What to do where the server's log has a gap behind what the journal holds: the slot is gone, was invalidated or read by
 /// somebody else, or a new primary lacks what was read.
@@ -60,16 +23,6 @@ pub enum LogGap {
     #[default]
     Repair,
     /// Stop the source.
-    Stop,
-}
-
-/// What to do where a table is emptied by `TRUNCATE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Truncates {
-    /// Its rows are taken back.
-    #[default]
-    Apply,
-    /// Stop the source before that.
     Stop,
 }
 
@@ -184,10 +137,12 @@ impl PostgresConfig {
     /// The address for messages.
     #[must_use]
     pub fn address(&self) -> String {
-        match &self.host {
-            Host::Tcp(host) => format!("{host}:{}", self.port),
-            Host::Unix(_) => self.socket_path().display().to_string(),
-        }
+        self.endpoint().address()
+    }
+
+    /// Where and how to connect.
+    pub(crate) fn endpoint(&self) -> Endpoint<'_> {
+        Endpoint { source: &self.source, host: &self.host, port: self.port, socket: self.socket_path(), tls: &self.tls }
     }
 
     /// True where a source goes on by itself over a gap of the log.

@@ -1,7 +1,7 @@
 //! PostgreSQL 14 and later by logical replication with pgoutput.
 //!
 //! ```text
-//! config, url, pattern   what the operator says
+//! config, url            what the operator says
 //! wire/                  a thin client: sockets, TLS, authentication, queries, COPY, the stream's messages
 //! decode/                pgoutput and COPY to Arrow; pure
 //! catalog, types         the tables as the server describes them
@@ -22,7 +22,6 @@ mod check;
 mod config;
 mod copy;
 mod decode;
-mod finding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gap;
@@ -32,7 +31,6 @@ mod lsn;
 mod mark;
 mod messages;
 mod pace;
-mod pattern;
 mod position;
 mod preflight;
 mod publication;
@@ -46,7 +44,9 @@ pub mod url;
 mod watch;
 mod wire;
 
-pub use check::{Script, check, dba_script, table_schemas};
+use crate::{finding, pattern};
+
+pub use check::{check, dba_script, table_schemas};
 pub use config::{
     Columns, DrainTo, Host, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, SpoolConfig, Tls, Truncates,
 };

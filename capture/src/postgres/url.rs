@@ -1,26 +1,20 @@
 //! `postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=ca.pem` as settings.
 //!
 //! The host may be percent-encoded (`%2Frun%2Fpostgresql`) or given as `?host=/run/postgresql` for a Unix socket.
-//! Without `sslmode` the connection is in clear text on Unix sockets and loopback and `verify-full` anywhere else.
-//! Modes that encrypt without checking who answers (`allow`, `prefer`, `require`, `verify-ca`) are refused.
-
-use std::net::IpAddr;
-use std::path::PathBuf;
 
 use syncline_schemas::secret::Secret;
-use url::Url;
 
 use super::config::{Host, Tls};
+pub use crate::server_url::UrlError;
+use crate::server_url::{Grammar, Parts, fault};
 
-/// The part of a URL that is wrong, and why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("url {part}: {reason}")]
-pub struct UrlError {
-    /// The part: `scheme`, `host`, `port`, `user`, `database` or a parameter's name.
-    pub part: String,
-    /// What is wrong and what would be right.
-    pub reason: String,
-}
+const GRAMMAR: Grammar = Grammar {
+    schemes: &["postgres", "postgresql"],
+    socket: "host",
+    socket_example: "/socket/directory",
+    tail: "/database",
+    port: 5432,
+};
 
 /// What a URL says about a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,111 +33,16 @@ pub struct Server {
     pub tls: Tls,
 }
 
-fn fault(part: &str, reason: impl Into<String>) -> UrlError {
-    UrlError { part: part.to_owned(), reason: reason.into() }
-}
-
 /// Reads a URL.
 ///
 /// # Errors
 /// [`UrlError`] names the part that is wrong; it never repeats the password.
 pub fn parse(text: &str) -> Result<Server, UrlError> {
-    let url = Url::parse(text).map_err(|error| fault("as a whole", error.to_string()))?;
-    if !matches!(url.scheme(), "postgres" | "postgresql") {
-        return Err(fault("scheme", format!("{:?} is not postgres", url.scheme())));
-    }
-    let mut parameters = Parameters::read(&url)?;
-    let host = host(&url, parameters.host.take())?;
-    let user = decoded("user", url.username())?;
-    if user.is_empty() {
-        return Err(fault("user", "is missing; write postgres://USER@host/database"));
-    }
-    let database = decoded("database", url.path().trim_start_matches('/'))?;
+    let Parts { host, port, user, password, tls, database } = GRAMMAR.parse(text)?;
     if database.is_empty() {
         return Err(fault("database", "is missing; write postgres://user@host/DATABASE"));
     }
-    let password = url.password().map(|text| decoded("password", text)).transpose()?.map(Secret::new);
-    let tls = parameters.tls(&host)?;
-    Ok(Server { host, port: url.port().unwrap_or(5432), database, user, password, tls })
-}
-
-fn host(url: &Url, parameter: Option<String>) -> Result<Host, UrlError> {
-    let name = match (parameter, url.host_str()) {
-        (Some(name), _) => name,
-        (None, Some(name)) if !name.is_empty() => decoded("host", name)?,
-        _ => return Err(fault("host", "is missing; write postgres://user@HOST/database or ?host=/socket/directory")),
-    };
-    if name.starts_with('/') {
-        return Ok(Host::Unix(PathBuf::from(name)));
-    }
-    Ok(Host::Tcp(name.trim_start_matches('[').trim_end_matches(']').to_owned()))
-}
-
-#[derive(Default)]
-struct Parameters {
-    host: Option<String>,
-    sslmode: Option<String>,
-    sslrootcert: Option<PathBuf>,
-}
-
-impl Parameters {
-    fn read(url: &Url) -> Result<Self, UrlError> {
-        let mut read = Self::default();
-        for (name, value) in url.query_pairs() {
-            match &*name {
-                "host" => read.host = Some(value.into_owned()),
-                "sslmode" => read.sslmode = Some(value.into_owned()),
-                "sslrootcert" => read.sslrootcert = Some(PathBuf::from(value.into_owned())),
-                other => return Err(fault(other, "is not known; known are host, sslmode, sslrootcert")),
-            }
-        }
-        Ok(read)
-    }
-
-    fn tls(self, host: &Host) -> Result<Tls, UrlError> {
-        let mode = match self.sslmode.as_deref() {
-            Some(mode) => mode,
-            None if self.sslrootcert.is_none() && is_local(host) => "disable",
-            None => "verify-full",
-        };
-        match (mode, host) {
-            ("disable", _) if self.sslrootcert.is_some() => {
-                Err(fault("sslrootcert", "has no effect with sslmode=disable; write sslmode=verify-full"))
-            }
-            ("disable", _) => Ok(Tls::Disable),
-            ("verify-full", Host::Unix(_)) => Err(fault("sslmode", "a unix socket has no tls; write sslmode=disable")),
-            ("verify-full", Host::Tcp(_)) => Ok(Tls::VerifyFull { ca_file: self.sslrootcert }),
-            (other, _) => Err(fault(
-                "sslmode",
-                format!("{other:?} would not check who answers; write verify-full (with sslrootcert) or disable"),
-            )),
-        }
-    }
-}
-
-fn is_local(host: &Host) -> bool {
-    match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
-    }
-}
-
-/// Undoes percent-encoding.
-fn decoded(part: &str, text: &str) -> Result<String, UrlError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        if first == b'%' {
-            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-            let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            bytes.push(byte.ok_or_else(|| fault(part, "has a % without two hexadecimal digits"))?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| fault(part, "is not UTF-8"))
+    Ok(Server { host, port, database, user, password, tls })
 }
 
 #[cfg(test)]

@@ -5,11 +5,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BinaryBuilder, DictionaryArray, RecordBatch, StringBuilder, TimestampMicrosecondArray, UInt8Array,
-    UInt32Array,
-};
-use arrow::datatypes::{SchemaRef, UInt32Type};
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::table::TableSchema;
@@ -18,6 +15,7 @@ use super::column::Column;
 use super::kind::Kind;
 use super::message::Cell;
 use crate::limits::FRAME_ROWS_MAX;
+use crate::meta::MetaColumns;
 use crate::postgres::config::SpecialValues;
 use crate::postgres::lsn::Lsn;
 use crate::value::ValueFault;
@@ -102,28 +100,15 @@ pub(crate) struct TableBuilder {
     columns: Vec<Column>,
     /// Bytes that values have beyond those that they came with.
     swollen: usize,
-    meta: Meta,
+    meta: MetaColumns<Lsn>,
     mask: Vec<u8>,
-}
-
-/// The meta columns under construction.
-#[derive(Default)]
-struct Meta {
-    ops: Vec<u8>,
-    ords: Vec<u32>,
-    commits_us: Vec<i64>,
-    position_keys: Vec<u32>,
-    positions: StringBuilder,
-    position_count: u32,
-    position: Option<Lsn>,
-    absent: BinaryBuilder,
 }
 
 impl TableBuilder {
     pub(crate) fn new(shape: Arc<Shape>, special_values: SpecialValues) -> Self {
         let columns = shape.kinds.iter().map(|kind| Column::new(*kind, 0)).collect();
         let mask = vec![0; shape.kinds.len().div_ceil(8)];
-        Self { shape, special_values, columns, swollen: 0, meta: Meta::default(), mask }
+        Self { shape, special_values, columns, swollen: 0, meta: MetaColumns::default(), mask }
     }
 
     pub(crate) fn shape(&self) -> &Arc<Shape> {
@@ -131,7 +116,7 @@ impl TableBuilder {
     }
 
     pub(crate) fn rows(&self) -> usize {
-        self.meta.ops.len()
+        self.meta.rows()
     }
 
     /// Appends a row; an unchanged value is taken from `old` where that holds it, and is marked absent otherwise.
@@ -174,13 +159,10 @@ impl TableBuilder {
                 Some(Err(fault)) => return Err(Fault::Value { column: i, fault }),
             }
         }
+        self.meta.append(op, stamp.ord, stamp.commit_us, &stamp.position, any_absent.then_some(self.mask.as_slice()));
         if any_absent {
-            self.meta.absent.append_value(&self.mask);
             self.mask.fill(0);
-        } else {
-            self.meta.absent.append_null();
         }
-        self.meta.append(op, stamp);
         Ok(())
     }
 
@@ -192,8 +174,7 @@ impl TableBuilder {
     /// Appends a row without values, which says something of the whole table: that it was emptied, or is read anew.
     pub(crate) fn append_whole(&mut self, op: Op, stamp: Stamp) {
         self.columns.iter_mut().for_each(Column::append_null);
-        self.meta.absent.append_null();
-        self.meta.append(op, stamp);
+        self.meta.append(op, stamp.ord, stamp.commit_us, &stamp.position, None);
     }
 
     /// The rows so far as a batch, if there are any; the builder starts again.
@@ -212,34 +193,5 @@ impl TableBuilder {
             schema_version: self.shape.schema.version,
             rows: RecordBatch::try_new(Arc::clone(&self.shape.arrow), arrays)?,
         }))
-    }
-}
-
-impl Meta {
-    #[inline]
-    fn append(&mut self, op: Op, stamp: Stamp) {
-        if self.position != Some(stamp.position) {
-            use std::fmt::Write;
-            self.position = Some(stamp.position);
-            let written = write!(self.positions, "{}", stamp.position);
-            written.expect("a builder takes every text");
-            self.positions.append_value("");
-            self.position_count += 1;
-        }
-        self.ops.push(op as u8);
-        self.ords.push(stamp.ord);
-        self.commits_us.push(stamp.commit_us);
-        self.position_keys.push(self.position_count - 1);
-    }
-
-    fn finish(mut self, arrays: &mut Vec<ArrayRef>) -> Result<(), ArrowError> {
-        let positions = Arc::new(self.positions.finish());
-        let position_keys = UInt32Array::from(self.position_keys);
-        arrays.push(Arc::new(UInt8Array::from(self.ops)));
-        arrays.push(Arc::new(UInt32Array::from(self.ords)));
-        arrays.push(Arc::new(TimestampMicrosecondArray::from(self.commits_us).with_timezone("UTC")));
-        arrays.push(Arc::new(DictionaryArray::<UInt32Type>::try_new(position_keys, positions)?));
-        arrays.push(Arc::new(self.absent.finish()));
-        Ok(())
     }
 }

@@ -13,9 +13,9 @@ use syncline_schemas::ident::SourceId;
 
 use super::auth;
 use super::inbox::{Inbox, Packet};
-use super::transport::Transport;
 use crate::error::remedy_of_sqlstate;
-use crate::postgres::config::{Host, PostgresConfig, Tls};
+use crate::postgres::config::PostgresConfig;
+use crate::transport::Transport;
 use crate::{CaptureError, StopSignal};
 
 /// How often a wait looks at the stop signal.
@@ -83,7 +83,7 @@ impl Connection {
         purpose: Purpose,
         stop: &StopSignal,
     ) -> Result<Self, CaptureError> {
-        let transport = Transport::connect(config).map_err(|error| CaptureError::Unreachable {
+        let transport = Transport::connect(&config.endpoint()).map_err(|error| CaptureError::Unreachable {
             source_id: config.source.clone(),
             address: config.address(),
             error,
@@ -98,7 +98,7 @@ impl Connection {
             deadline: None,
         };
         connection.within(timeout, |connection| {
-            if matches!((&config.tls, &config.host), (Tls::VerifyFull { .. }, Host::Tcp(_))) {
+            if config.endpoint().wants_tls() {
                 connection.request_tls(config, Instant::now() + timeout)?;
             }
             connection.start(config, purpose)?;
@@ -132,7 +132,7 @@ impl Connection {
             self.wait_for_answer(DURING)?;
         }
         match answer[0] {
-            b'S' => self.transport.start_tls(config, deadline),
+            b'S' => self.transport.start_tls(&config.endpoint(), deadline),
             _ => Err(CaptureError::Tls {
                 source_id: self.source.clone(),
                 address: config.address(),
@@ -302,7 +302,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::postgres::config::{Columns, LogGap, Mapped, SnapshotMode, SpecialValues};
+    use crate::postgres::config::{Columns, Host, LogGap, Mapped, SnapshotMode, SpecialValues, Tls};
     use crate::postgres::pattern::TablePatterns;
 
     /// A server that sends this to whoever connects, and nothing after it.

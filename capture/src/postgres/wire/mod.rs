@@ -5,7 +5,6 @@
 //! here a message is decoded where it was received.
 //!
 //! ```text
-//! transport   socket, TLS; reads never block, waiting is explicit
 //! inbox       one 1 MiB buffer; messages are borrowed from it
 //! connection  start-up, messages, errors of the server
 //! auth        trust, clear text (protected connections only), md5, SCRAM-SHA-256
@@ -18,7 +17,6 @@ mod connection;
 mod inbox;
 mod query;
 mod replication;
-mod transport;
 
 pub(crate) use connection::{Connection, Fill, Purpose};
 pub(crate) use query::{Row, quote_identifier, quote_literal};

@@ -66,7 +66,7 @@ pub struct Reached {
     pub entry: Option<u64>,
     /// Its position as the reader's own bytes, in hexadecimal digits.
     pub position: Option<String>,
-    /// The same as the server writes it, where it is a database's.
+    /// The same as the server writes it, where it is a database's: an LSN, or a set of GTIDs.
     pub lsn: Option<String>,
 }
 

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::CaptureError;
-use crate::postgres::config::{Host, PostgresConfig, Tls};
+use crate::endpoint::{Endpoint, Host, Tls};
 
 /// How long to wait for an address to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -69,18 +69,18 @@ impl Write for Socket {
 }
 
 /// A connection's byte streams.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     socket: Socket,
     tls: Option<Box<ClientConnection>>,
 }
 
 impl Transport {
     /// Connects without TLS.
-    pub(super) fn connect(config: &PostgresConfig) -> io::Result<Self> {
-        let socket = match &config.host {
-            Host::Tcp(host) => Socket::Tcp(connect_tcp(host, config.port)?),
+    pub(crate) fn connect(endpoint: &Endpoint<'_>) -> io::Result<Self> {
+        let socket = match endpoint.host {
+            Host::Tcp(host) => Socket::Tcp(connect_tcp(host, endpoint.port)?),
             Host::Unix(_) => {
-                let stream = UnixStream::connect(config.socket_path())?;
+                let stream = UnixStream::connect(&endpoint.socket)?;
                 stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 Socket::Unix(stream)
             }
@@ -89,12 +89,12 @@ impl Transport {
     }
 
     /// True where nobody on the way can read along.
-    pub(super) const fn is_protected(&self) -> bool {
+    pub(crate) const fn is_protected(&self) -> bool {
         self.tls.is_some() || matches!(self.socket, Socket::Unix(_))
     }
 
     /// Reads what has arrived; `None` when nothing has.
-    pub(super) fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let read = match &mut self.tls {
             None => self.socket.read(buffer),
             Some(tls) => read_tls(tls, &mut self.socket, buffer),
@@ -108,7 +108,7 @@ impl Transport {
     }
 
     /// Waits until there may be something to read; false when the time is over.
-    pub(super) fn wait(&self, timeout: Duration) -> io::Result<bool> {
+    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
@@ -118,7 +118,7 @@ impl Transport {
         }
     }
 
-    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return self.socket.write_all(bytes) };
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -133,10 +133,13 @@ impl Transport {
     }
 
     /// Agrees on TLS as configured, after the server has said yes to it.
-    pub(super) fn start_tls(&mut self, config: &PostgresConfig, deadline: Instant) -> Result<(), CaptureError> {
-        let (Tls::VerifyFull { ca_file }, Host::Tcp(host)) = (&config.tls, &config.host) else { return Ok(()) };
-        let fault =
-            |reason: String| CaptureError::Tls { source_id: config.source.clone(), address: config.address(), reason };
+    pub(crate) fn start_tls(&mut self, endpoint: &Endpoint<'_>, deadline: Instant) -> Result<(), CaptureError> {
+        let (Tls::VerifyFull { ca_file }, Host::Tcp(host)) = (endpoint.tls, endpoint.host) else { return Ok(()) };
+        let fault = |reason: String| CaptureError::Tls {
+            source_id: endpoint.source.clone(),
+            address: endpoint.address(),
+            reason,
+        };
         let client = client_config(ca_file.as_deref()).map_err(fault)?;
         let name = ServerName::try_from(host.clone()).map_err(|error| fault(format!("host name: {error}")))?;
         let mut tls = ClientConnection::new(client, name).map_err(|error| fault(error.to_string()))?;
@@ -144,7 +147,7 @@ impl Transport {
             Ok(refused) => fault(format!(
                 "{refused}; check that the host in the url is the one in the certificate, and sslrootcert"
             )),
-            Err(error) => CaptureError::Lost { source_id: config.source.clone(), during: "agreeing on tls", error },
+            Err(error) => CaptureError::Lost { source_id: endpoint.source.clone(), during: "agreeing on tls", error },
         })?;
         self.tls = Some(Box::new(tls));
         Ok(())

@@ -72,6 +72,40 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// Statements for the DBA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// What makes the source readable, with the least rights that do.
+    pub apply: String,
+    /// What takes it back.
+    pub undo: String,
+}
+
+impl Script {
+    /// What findings want done; `place` says where and by whom. Statements that a person has to complete are comments.
+    pub(crate) fn of(source: &SourceId, place: &str, findings: &[Finding]) -> Self {
+        let mut apply = format!("-- Syncline, source {source}: {place}\n");
+        let mut undo = format!("-- Syncline, source {source}: takes the setup back; stop the daemon first\n");
+        for finding in findings.iter().filter(|finding| finding.severity > Severity::Info) {
+            apply.push_str(&format!("-- {}: {}\n", finding.object, comment(&finding.message)));
+            match &finding.remedy {
+                Remedy::None => {}
+                Remedy::Advice(text) => apply.push_str(&format!("-- {}\n", comment(text))),
+                Remedy::Sql { apply: sql, undo: back, then } => {
+                    apply.push_str(&format!("{sql}{}{then}\n", if then.is_empty() { "" } else { " -- " }));
+                    undo.push_str(&format!("{back}\n"));
+                }
+            }
+        }
+        Self { apply, undo }
+    }
+}
+
+/// A text that stays within its comment.
+fn comment(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
 /// Refuses to go on with an error among the findings; the others are counted in the message.
 pub(crate) fn ensure_fit(source: &SourceId, findings: &[Finding]) -> Result<(), CaptureError> {
     let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);

@@ -87,13 +87,27 @@ impl TablePatterns {
         Ok(Self { include, exclude })
     }
 
-    /// True where the table is read.
+    /// True where the table of a PostgreSQL server is read.
     #[must_use]
     pub fn matches(&self, table: &TableId) -> bool {
         let system = table.schema.starts_with("pg_") || &*table.schema == "information_schema";
-        !system
-            && self.include.iter().any(|pattern| pattern.matches(table))
+        !system && self.select(table)
+    }
+
+    /// True where a pattern includes the table and none excludes it, whatever schemas are the server's own.
+    pub(crate) fn select(&self, table: &TableId) -> bool {
+        self.include.iter().any(|pattern| pattern.matches(table))
             && !self.exclude.iter().any(|pattern| pattern.matches(table))
+    }
+
+    /// True where a pattern includes tables of a schema.
+    pub(crate) fn select_some_of(&self, schema: &str) -> bool {
+        self.include.iter().any(|pattern| glob(pattern.schema.as_bytes(), schema.as_bytes()))
+    }
+
+    /// What is included, as patterns of schema and name.
+    pub(crate) fn included(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.include.iter().map(|pattern| (pattern.schema.as_str(), pattern.name.as_str()))
     }
 
     /// Excluded tables that are named without a wildcard.
@@ -137,7 +151,7 @@ impl Prefixes {
 }
 
 /// Matches with `*` and `?`; linear in the text for each star, no recursion.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {

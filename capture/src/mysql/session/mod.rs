@@ -1,0 +1,332 @@
+//! One session: connect, look at the server, check the position, copy the tables, follow the log.
+//!
+//! ```text
+//! journal holds   what happens
+//! nothing         start behind all that the server has logged, and copy the tables there, unless snapshot is "never"
+//! position        the server has executed all of it and still has what follows: go on right behind it; else a definite error
+//! ... in a copy   go on with what its ledger says
+//! ... to be again as with nothing, whatever snapshot is
+//! ```
+//! One thread, one loop: decode everything that has arrived, then read again. While nothing arrives the frame is cut and
+//! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
+//! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
+
+mod copying;
+mod proof;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
+use syncline_schemas::ident::LogOffset;
+use tracing::{info, warn};
+
+use self::copying::standing;
+use self::proof::Proof;
+use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
+use crate::limits::FRAME_GAP;
+use crate::mysql::config::{MySqlConfig, SnapshotMode};
+use crate::mysql::copy::{Copying, Ledger};
+use crate::mysql::decoder::{Decoder, Policies, Step};
+use crate::mysql::gtid::GtidSet;
+use crate::mysql::position::MyPosition;
+use crate::mysql::row::Shape;
+use crate::mysql::server::Server;
+use crate::mysql::wire::{Connection, Dump, Fill};
+use crate::progress::now_us;
+use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
+
+/// A wait never lasts longer, so that the stop signal is seen.
+const WAIT_MAX: Duration = Duration::from_millis(100);
+/// The server says every second that it is alive; after this silence the connection counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How often the position moves in the journal while nothing comes that is read.
+const ADVANCE_EVERY: Duration = Duration::from_secs(1);
+const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";
+
+/// Follows the log of a MySQL or MariaDB source for one session, until it is stopped, has drained or fails.
+///
+/// Blocks; give it a thread. After an error of class `Transient` the caller starts it again with the newest position that
+/// was appended for the source, and not before that is durable.
+///
+/// # Errors
+/// [`CaptureError`]; its class says whether another session can help.
+pub fn follow(
+    config: &MySqlConfig,
+    resume: Option<&Resume>,
+    log: &dyn LogSink,
+    progress: &Progress,
+    stop: &StopSignal,
+) -> Result<Outcome, CaptureError> {
+    progress.enter(State::Connecting);
+    let outcome = Stream::start(config, resume, log, progress, stop).and_then(|(stream, dump)| stream.run(dump));
+    progress.enter(State::Idle);
+    match outcome {
+        Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
+            Ok(Outcome::Stopped)
+        }
+        outcome => outcome,
+    }
+}
+
+struct Stream<'a> {
+    config: &'a MySqlConfig,
+    log: &'a dyn LogSink,
+    progress: &'a Progress,
+    stop: &'a StopSignal,
+    decoder: Decoder,
+    /// Of these tables all rows are in the log, or will be once the copy has ended.
+    known: BTreeSet<u64>,
+    copying: Option<Copying>,
+    /// Where a drain ends.
+    target: Option<GtidSet>,
+    /// What the last frame says.
+    appended: GtidSet,
+    /// Whether the last frame ends a transaction.
+    is_whole: bool,
+    last_offset: LogOffset,
+    proof: Proof,
+    appended_at: Instant,
+    heard_at: Instant,
+}
+
+impl<'a> Stream<'a> {
+    fn start(
+        config: &'a MySqlConfig,
+        resume: Option<&Resume>,
+        log: &'a dyn LogSink,
+        progress: &'a Progress,
+        stop: &'a StopSignal,
+    ) -> Result<(Self, Dump), CaptureError> {
+        let misfit = |reason, remedy| CaptureError::Position { source_id: config.source.clone(), reason, remedy };
+        let held = resume.filter(|resume| !resume.position.is_start());
+        let held = held.map(|resume| MyPosition::decode(&resume.position)).transpose();
+        let held = held.map_err(|reason| misfit(reason, KEEP_DATA))?;
+        let mut connection = Connection::open(&config.login(), stop)?;
+        let server = Server::look(&mut connection)?;
+        ensure_fit(&config.source, &server.findings)?;
+        for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+            warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+        }
+        let is_again = held.as_ref().is_some_and(MyPosition::begins_again);
+        let held = match held.filter(|_| !is_again) {
+            Some(held) => {
+                ensure_goes_on(&server, &held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
+                held
+            }
+            None => beginning(&server, is_again || config.snapshot == SnapshotMode::Initial),
+        };
+        let (end, cut) = (held.end.clone(), held.cut.clone());
+        let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
+        info!(source = %config.source, kind, from = %held.end, "following the log");
+        let scope = config.scope(server.ignores_case);
+        let (known, copying) = standing(&mut connection, config, &scope, held)?;
+        let dump = Dump::start(connection, config.server_id, &end)?;
+        progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
+        let policies = Policies { special_values: config.special_values, truncates: config.truncate };
+        let now = Instant::now();
+        let is_cut = cut.is_some();
+        let mut stream = Self {
+            config,
+            log,
+            progress,
+            stop,
+            decoder: Decoder::new(config.source.clone(), scope, policies, end.clone(), cut),
+            known,
+            copying,
+            target: config.drain.then_some(server.executed),
+            appended: end,
+            is_whole: false,
+            last_offset: LogOffset::START,
+            proof: Proof::new(),
+            appended_at: now,
+            heard_at: now,
+        };
+        if stream.copying.is_some() {
+            // Of tables that come nothing is known yet.
+            progress.forget_proofs();
+        }
+        stream.begin_copy()?;
+        if !is_cut {
+            // Marks the session's start in the journal.
+            stream.hand_over()?;
+        }
+        Ok((stream, dump))
+    }
+
+    fn run(mut self, mut dump: Dump) -> Result<Outcome, CaptureError> {
+        loop {
+            while let Some(range) = dump.next()? {
+                let step = self.decoder.decode(dump.event(range))?;
+                self.take(step)?;
+                self.copy()?;
+            }
+            self.prove()?;
+            if self.stop.is_stopped() {
+                return self.end(Outcome::Stopped);
+            }
+            match dump.fill()? {
+                Fill::Bytes(len) => {
+                    self.heard_at = Instant::now();
+                    self.progress.observe_message(len);
+                }
+                Fill::Nothing => {
+                    let wait = self.until_next_frame();
+                    if !wait.is_zero() && dump.wait(wait)? {
+                        continue;
+                    }
+                    self.copy()?;
+                    if let Some(outcome) = self.idle()? {
+                        return self.end(outcome);
+                    }
+                    dump.wait(WAIT_MAX)?;
+                }
+            }
+        }
+    }
+
+    /// How long rows wait for others that belong into the same frame.
+    fn until_next_frame(&self) -> Duration {
+        if self.decoder.has_rows() { FRAME_GAP.saturating_sub(self.appended_at.elapsed()) } else { Duration::ZERO }
+    }
+
+    fn take(&mut self, step: Step<'_>) -> Result<(), CaptureError> {
+        match step {
+            Step::Continue => Ok(()),
+            Step::Full => self.hand_over(),
+            Step::Refused(error) => self.refuse(*error),
+            Step::Replaced(replaced) => self.replaced(replaced),
+            Step::Shape(shape) => {
+                self.ensure_known(&shape.schema.table)?;
+                if self.decoder.must_cut_for(&shape) {
+                    self.hand_over()?;
+                }
+                self.define(shape)
+            }
+            Step::Payload(mut payload) => {
+                let protocol = |reason: &str| CaptureError::Protocol {
+                    source_id: self.config.source.clone(),
+                    at: "a compressed transaction".to_owned(),
+                    reason: reason.to_owned(),
+                };
+                while let Some(event) = payload.next().map_err(protocol)? {
+                    let step = self.decoder.decode_inner(event)?;
+                    self.take(step)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends with what came before.
+    fn refuse(&mut self, error: CaptureError) -> Result<(), CaptureError> {
+        if self.decoder.has_rows() {
+            self.hand_over()?;
+        }
+        Err(error)
+    }
+
+    fn define(&mut self, shape: Arc<Shape>) -> Result<(), CaptureError> {
+        if !self.progress.has_logged(&shape.schema) {
+            self.log.append(LogEntry::Schema(shape.schema.clone()))?;
+            self.progress.observe_shape(&shape.schema);
+        }
+        self.decoder.define(shape);
+        Ok(())
+    }
+
+    /// Nothing has arrived: hands over what is whole; gives how the session ends, if it does.
+    fn idle(&mut self) -> Result<Option<Outcome>, CaptureError> {
+        if !self.decoder.is_in_transaction() {
+            let has_moved = *self.decoder.end() != self.appended;
+            let has_drained = self.copying.is_none()
+                && self.target.as_ref().is_some_and(|target| self.decoder.end().contains(target));
+            let is_due = has_drained || self.appended_at.elapsed() >= ADVANCE_EVERY;
+            if self.decoder.has_rows() || (has_moved && is_due) {
+                self.hand_over()?;
+            }
+            if has_drained {
+                return Ok(Some(Outcome::Drained));
+            }
+        }
+        if self.heard_at.elapsed() > SILENCE_MAX {
+            let reason = format!("the server has been silent for {} s", self.heard_at.elapsed().as_secs());
+            return Err(CaptureError::Lost {
+                source_id: self.config.source.clone(),
+                during: "following the log",
+                error: io::Error::new(io::ErrorKind::TimedOut, reason),
+            });
+        }
+        Ok(None)
+    }
+
+    /// Cuts the frame and hands it to the log.
+    fn hand_over(&mut self) -> Result<(), CaptureError> {
+        self.hand_over_with(Vec::new())
+    }
+
+    /// As [`Self::hand_over`], behind batches of another origin.
+    fn hand_over_with(&mut self, mut batches: Vec<TableBatch>) -> Result<(), CaptureError> {
+        let piece = self.decoder.take()?;
+        batches.extend(piece.batches);
+        self.appended = piece.end.clone();
+        self.appended_at = Instant::now();
+        let copy = self.copying.as_ref().map(Copying::ledger);
+        let txn_end = piece.cut.is_none() && copy.is_none();
+        self.is_whole = txn_end;
+        let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), copy };
+        self.append_frame(position, txn_end, batches)?;
+        self.progress.observe_frame(&piece.counts);
+        Ok(())
+    }
+
+    fn append_frame(
+        &mut self,
+        position: MyPosition,
+        txn_end: bool,
+        batches: Vec<TableBatch>,
+    ) -> Result<(), CaptureError> {
+        let (source, position) = (self.config.source.clone(), position.encode());
+        let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
+        self.last_offset = self.log.append(LogEntry::Frame(frame))?;
+        Ok(())
+    }
+
+    /// Ends once what was handed over is durable.
+    fn end(mut self, outcome: Outcome) -> Result<Outcome, CaptureError> {
+        if self.decoder.has_rows() && !self.decoder.is_in_transaction() {
+            self.hand_over()?;
+        }
+        while self.log.wait_durable(self.last_offset, WAIT_MAX)? < self.last_offset {
+            if self.stop.is_stopped() {
+                return Ok(Outcome::Stopped);
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Where a source begins of which the journal holds nothing that counts.
+fn beginning(server: &Server, copies: bool) -> MyPosition {
+    let end = server.logged.clone();
+    let copy = copies.then(|| Ledger::anew(end.clone()));
+    MyPosition { end, cut: None, known: BTreeSet::new(), copy }
+}
+
+/// Whether a server has executed what is held, and still has what follows; the error says what is wrong and what to do.
+fn ensure_goes_on(server: &Server, held: &MyPosition) -> Result<(), (String, &'static str)> {
+    if !server.executed.contains(&held.end) {
+        let reason = format!("the server has executed {}, and {} was read", server.executed, held.end);
+        let remedy = "point the url at the server that was read or one that has all its transactions, or have \
+                      `syncline replay --reread` copy this one's tables";
+        return Err((reason, remedy));
+    }
+    match &server.purged {
+        Some(purged) if !held.end.contains(purged) => {
+            Err((format!("the server has purged its log up to {purged}, and only {} was read", held.end), COPY_AGAIN))
+        }
+        _ => Ok(()),
+    }
+}
