@@ -12,7 +12,7 @@ use arrow::util::display::array_value_to_string;
 use syncline_schemas::frame::{ABSENT, META_COLUMNS, OP, ORD, Op};
 use syncline_schemas::ident::SourceId;
 
-use super::decoder::{Decoder, Piece, Policies, Step};
+use super::decoder::{Decoder, Piece, Policies, Replaced, Step};
 use super::event::code::known;
 use super::fuzz;
 use super::gtid::{GtidSet, MariaDbSet, MySqlSet};
@@ -145,7 +145,7 @@ fn follow(
     match step {
         Step::Continue => {}
         Step::Full => pieces(&decoder.take()?),
-        Step::Refused(error) => return Err(*error),
+        Step::Refused(error) | Step::Replaced(Replaced { error, .. }) => return Err(*error),
         Step::Shape(shape) => {
             if decoder.must_cut_for(&shape) {
                 pieces(&decoder.take()?);

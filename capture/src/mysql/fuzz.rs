@@ -42,6 +42,7 @@ fn follow(decoder: &mut Decoder, step: Step<'_>) -> bool {
     match step {
         Step::Continue => true,
         Step::Refused(_) => false,
+        Step::Replaced(_) => decoder.pass().is_ok(),
         Step::Full => decoder.take().is_ok(),
         Step::Shape(shape) => {
             if decoder.must_cut_for(&shape) && decoder.take().is_err() {

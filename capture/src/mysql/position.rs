@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! version u8 = 1 | kind u8: 0 MySQL, 1 MariaDB | length u32, set of transactions | length u32, cut | changes u64
-//! | while tables are copied: ledger of the copy
+//! | known tables u32, each: hash u64 | while tables are copied: ledger of the copy
 //! ```
 //! Big-endian; sets and GTIDs as the servers write them, so that an operator can read them. All transactions of the set
-//! are in the log, and of the cut one, which is empty where there is none, so many changes.
+//! are in the log, and of the cut one, which is empty where there is none, so many changes. Of a known table all rows are in the
+//! log, or will be once the copy has ended; the server's others have to be copied.
 
-use syncline_schemas::ident::Position;
+use std::collections::BTreeSet;
+
+use syncline_schemas::ident::{Position, TableId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::copy::Ledger;
 use super::decoder::Cut;
@@ -20,8 +24,15 @@ const VERSION: u8 = 1;
 pub(crate) struct MyPosition {
     pub(crate) end: GtidSet,
     pub(crate) cut: Option<Cut>,
+    /// Hashes of the tables that are read.
+    pub(crate) known: BTreeSet<u64>,
     /// What of the tables is still to be copied.
     pub(crate) copy: Option<Ledger>,
+}
+
+/// What a table is known by in a position.
+pub(crate) fn hash(table: &TableId) -> u64 {
+    xxh3_64(format!("{}\0{}", table.schema, table.name).as_bytes())
 }
 
 /// The position of a source whose tables are to be copied again, after what there is of them was taken back.
@@ -30,7 +41,8 @@ pub(crate) struct MyPosition {
 /// What is wrong with the position.
 pub fn begin_again(position: &Position) -> Result<Position, String> {
     let MyPosition { end, .. } = MyPosition::decode(position)?;
-    Ok(MyPosition { copy: Some(Ledger::anew(end.clone())), end, cut: None }.encode())
+    let copy = Some(Ledger::anew(end.clone()));
+    Ok(MyPosition { end, cut: None, known: BTreeSet::new(), copy }.encode())
 }
 
 /// A position as the servers write it: the set of transactions, and of one that is cut how much of it.
@@ -56,6 +68,8 @@ impl MyPosition {
         put(&mut out, &self.end.to_string());
         put(&mut out, &self.cut.as_ref().map(|cut| cut.gtid.to_string()).unwrap_or_default());
         out.extend_from_slice(&self.cut.as_ref().map_or(0, |cut| cut.changes).to_be_bytes());
+        out.extend_from_slice(&u32::try_from(self.known.len()).expect("fewer tables than u32").to_be_bytes());
+        self.known.iter().for_each(|hash| out.extend_from_slice(&hash.to_be_bytes()));
         if let Some(copy) = &self.copy {
             copy.encode(&mut out);
         }
@@ -76,6 +90,8 @@ impl MyPosition {
         }
         let set =
             |text: &str| if kind == 1 { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
+        let count = u32::from_be_bytes(array(&mut rest)?);
+        let known = (0..count).map(|_| array(&mut rest).map(u64::from_be_bytes)).collect::<Result<_, _>>()?;
         let copy = if rest.is_empty() { None } else { Some(Ledger::decode(&mut rest, set)?) };
         if !rest.is_empty() {
             return Err("it goes on behind its end".to_owned());
@@ -85,7 +101,7 @@ impl MyPosition {
             (cut, 1) => Some(Gtid::MariaDb(cut.parse()?)),
             (cut, _) => Some(Gtid::MySql(cut.parse::<MySqlGtid>()?)),
         };
-        Ok(Self { end: set(end)?, cut: cut.map(|gtid| Cut { gtid, changes }), copy })
+        Ok(Self { end: set(end)?, cut: cut.map(|gtid| Cut { gtid, changes }), known, copy })
     }
 }
 
@@ -121,15 +137,17 @@ mod tests {
         let mysql = |text: String| GtidSet::MySql(text.parse().unwrap());
         let gtid: MySqlGtid = format!("{A}:load:9").parse().unwrap();
         for position in [
-            MyPosition { end: mysql(format!("{A}:1-5:load:1-8")), cut: None, copy: None },
+            MyPosition { end: mysql(format!("{A}:1-5:load:1-8")), cut: None, known: [7, 1 << 63].into(), copy: None },
             MyPosition {
                 end: mysql(String::new()),
                 cut: Some(Cut { gtid: Gtid::MySql(gtid), changes: 7 }),
+                known: BTreeSet::new(),
                 copy: None,
             },
             MyPosition {
                 end: GtidSet::MariaDb("0-1-5,3-1-2".parse().unwrap()),
                 cut: Some(Cut { gtid: Gtid::MariaDb("0-1-6".parse().unwrap()), changes: 1 << 40 }),
+                known: BTreeSet::new(),
                 copy: None,
             },
         ] {
@@ -140,10 +158,10 @@ mod tests {
     #[test]
     fn an_operator_reads_a_position_as_the_server_writes_it() {
         let end = GtidSet::MariaDb("0-7-100,3-7-5".parse().unwrap());
-        let whole = MyPosition { end: end.clone(), cut: None, copy: None };
+        let whole = MyPosition { end: end.clone(), cut: None, known: [7, 1 << 63].into(), copy: None };
         assert_eq!(describe_position(&whole.encode()), "0-7-100,3-7-5");
         let gtid = Gtid::MariaDb("0-7-101".parse().unwrap());
-        let cut = MyPosition { end, cut: Some(Cut { gtid, changes: 12 }), copy: None };
+        let cut = MyPosition { end, cut: Some(Cut { gtid, changes: 12 }), known: BTreeSet::new(), copy: None };
         assert_eq!(describe_position(&cut.encode()), "0-7-100,3-7-5 and 12 changes of 0-7-101");
         let again = begin_again(&cut.encode()).unwrap();
         assert_eq!(describe_position(&again), "0-7-100,3-7-5");
@@ -157,7 +175,7 @@ mod tests {
         #[test]
         fn a_copy_goes_on_where_it_was(copy in ledgers()) {
             let end = GtidSet::MariaDb("0-1-5".parse().unwrap());
-            let position = MyPosition { end, cut: None, copy: Some(copy) };
+            let position = MyPosition { end, cut: None, known: [3].into(), copy: Some(copy) };
             let bytes = position.encode();
             prop_assert_eq!(MyPosition::decode(&bytes), Ok(position));
             let short = bytes.as_bytes().split_last().unwrap().1;

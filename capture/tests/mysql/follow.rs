@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline_capture::mysql::{MySqlConfig, follow};
-use syncline_capture::{CaptureError, Class, Outcome, Progress, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, StopSignal};
 use syncline_schemas::frame::Op;
 
 use crate::log::{MemoryLog, State, drain};
@@ -90,7 +90,8 @@ fn a_session_that_the_server_ends_is_tried_again_and_a_stopped_one_ends() {
     // The session that sends the log, which shows its reader's number.
     let mut dump = String::new();
     eventually("the server to send its log", || {
-        dump = database.sql("SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump' ORDER BY ID");
+        dump =
+            database.sql("SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%' ORDER BY ID");
         !dump.is_empty()
     });
     database.sql("INSERT INTO stock VALUES (1, 1, NULL)");
@@ -126,4 +127,32 @@ fn a_changed_table_is_followed_and_a_dropped_one_stops_the_source() {
     let error = drain(&database, &log).unwrap_err();
     assert!(error.class() == Class::Definite && error.to_string().contains("dropped"), "{error}");
     assert_eq!(log.fold().1.len(), 2, "what came before is kept");
+}
+
+#[test]
+fn a_planner_is_not_told_of_a_moment_whose_changes_have_not_come() {
+    let database = Server::shared().database(STOCK);
+    let (log, stop) = (Arc::new(MemoryLog::default()), StopSignal::default());
+    let progress = Arc::new(Progress::default());
+    let reader = {
+        let (config, log, stop) = (database.config.clone(), Arc::clone(&log), stop.clone());
+        let progress = Arc::clone(&progress);
+        std::thread::spawn(move || follow(&config, None, &*log, &progress, &stop))
+    };
+    log.wait_for_frames(1);
+    let moment = || -> i64 { database.sql("SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)").parse().unwrap() };
+    for id in 1..=20 {
+        database.sql(&format!("INSERT INTO stock VALUES ({id}, 1, 'x')"));
+        let after = moment();
+        let mut complete = None;
+        eventually("the moment to be reached", || {
+            progress.want_proof();
+            complete = progress.complete_through(log.durable().unwrap());
+            assert!(complete.is_none_or(|at| at < after || log.fold().1.len() >= id), "row {id} at {complete:?}");
+            complete.is_some_and(|at| at > after)
+        });
+        assert!(complete.unwrap() <= moment(), "not beyond now");
+    }
+    stop.stop();
+    reader.join().unwrap().unwrap();
 }

@@ -1,11 +1,12 @@
 //! A log in memory, the rows in it, and sessions of the reader.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{UInt8Type, UInt32Type};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, UInt8Type, UInt32Type};
 use arrow::util::display::array_value_to_string;
 use syncline_capture::mysql::{MySqlConfig, follow};
 use syncline_capture::{CaptureError, LogSink, Outcome, Progress, Resume, StopSignal};
@@ -102,9 +103,9 @@ impl MemoryLog {
                 let (mut key, mut values) = (String::new(), BTreeMap::new());
                 let schema = batch.rows.schema();
                 for (i, field) in schema.fields().iter().take(batch.rows.num_columns() - META_COLUMNS).enumerate() {
-                    let column = batch.rows.column(i);
+                    let column = without_zone(batch.rows.column(i));
                     let is_null = column.is_null(row);
-                    let text = if is_null { "NULL".to_owned() } else { array_value_to_string(column, row).unwrap() };
+                    let text = if is_null { "NULL".to_owned() } else { array_value_to_string(&column, row).unwrap() };
                     if field.metadata().contains_key(syncline_schemas::table::KEY_ORDINAL) {
                         key.push_str(&text);
                     }
@@ -120,6 +121,14 @@ impl MemoryLog {
             }
         }
         (ops, state)
+    }
+}
+
+/// Arrow prints moments of a zone only with the zones of the world in it.
+fn without_zone(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Timestamp(unit, Some(_)) => cast(column, &DataType::Timestamp(*unit, None)).unwrap(),
+        _ => Arc::clone(column),
     }
 }
 

@@ -6,4 +6,5 @@ mod copying;
 mod follow;
 mod log;
 mod refusals;
+mod security;
 mod server;

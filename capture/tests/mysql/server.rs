@@ -1,7 +1,8 @@
 //! A private MariaDB in a temporary folder, on a Unix socket, stopped by its process number.
 //!
 //! Tests that only need a database share one server as long as any of them runs; tests that need settings of their own
-//! start their own. `SYNCLINE_MARIADB` names the folder of another version's programs.
+//! start their own. `SYNCLINE_MARIADB` names the folder of another version's programs; `SYNCLINE_MYSQL` the folder in which a MySQL is
+//! unpacked with a C library of its own, on which the tests run instead.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,50 @@ fn user() -> Vec<String> {
     if is_root { vec!["--user=mysql".to_owned()] } else { Vec::new() }
 }
 
+/// Where MySQL is unpacked, if the tests are to run on it.
+pub(crate) fn mysql() -> Option<PathBuf> {
+    std::env::var_os("SYNCLINE_MYSQL").map(PathBuf::from)
+}
+
+/// The server that is unpacked in a folder, started with the C library beside it.
+fn mysqld(root: &Path) -> Command {
+    let machine = std::env::consts::ARCH;
+    let libraries = root.join(format!("usr/lib/{machine}-linux-gnu"));
+    let loader = std::fs::read_dir(&libraries).unwrap().map(|entry| entry.unwrap().path());
+    let is_loader = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("ld-linux");
+    let mut server = Command::new(loader.into_iter().find(is_loader).expect("a loader of programs"));
+    let private = root.join("usr/lib/mysql/private");
+    server.arg("--library-path").arg(format!("{}:{}", libraries.display(), private.display()));
+    server.arg(root.join("usr/sbin/mysqld")).args(["--no-defaults", "--secure-file-priv="]);
+    for (setting, place) in [
+        ("lc-messages-dir", "usr/share/mysql"),
+        ("character-sets-dir", "usr/share/mysql/charsets"),
+        ("plugin-dir", "usr/lib/mysql/plugin"),
+    ] {
+        server.arg(format!("--{setting}={}", root.join(place).display()));
+    }
+    server
+}
+
+/// MySQL has no tables of numbers: `seq_1_to_9` is one that is made up.
+fn with_numbers(sql: &str) -> String {
+    let mut out = String::new();
+    let mut rest = sql;
+    while let Some((before, after)) = rest.split_once("seq_") {
+        let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (from, tail) = after.split_at(digits(after));
+        let tail = tail.strip_prefix("_to_").expect("seq_1_to_9");
+        let (to, tail) = tail.split_at(digits(tail));
+        out.push_str(before);
+        out.push_str(&format!(
+            "(WITH RECURSIVE numbers(seq) AS (SELECT {from} UNION ALL SELECT seq + 1 FROM numbers WHERE seq < {to}) \
+             SELECT seq FROM numbers) AS numbers"
+        ));
+        rest = tail;
+    }
+    out + rest
+}
+
 fn socket(folder: &Path) -> PathBuf {
     folder.join("socket")
 }
@@ -64,21 +109,44 @@ impl Server {
     pub(crate) fn start(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("syncline-maria").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let data = format!("--datadir={}", folder.path().join("data").display());
         // Servers that start at the same time would take each other's files away.
-        let temporary = format!("--tmpdir={}", folder.path().display());
-        let installed = Command::new(program("mariadb-install-db"))
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data, &temporary])
-            .args(user())
-            .output()
-            .unwrap();
-        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let folders = [
+            format!("--datadir={}", folder.path().join("data").display()),
+            format!("--tmpdir={}", folder.path().display()),
+        ];
         let log = std::fs::File::create(folder.path().join("server.log")).unwrap();
-        let process = Command::new(program("mariadbd"))
-            .args(["--no-defaults", &data, &temporary, "--skip-networking", "--log-bin=bin", "--server-id=7"])
-            .args(["--binlog-format=ROW", "--binlog-row-metadata=FULL", "--gtid-strict-mode=ON"])
-            .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M", "--skip-log-error"])
+        let mut installer = match mysql() {
+            Some(root) => {
+                let mut installer = mysqld(&root);
+                installer.arg("--initialize-insecure");
+                installer
+            }
+            None => {
+                let mut installer = Command::new(program("mariadb-install-db"));
+                installer.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                installer
+            }
+        };
+        let installed = installer.args(&folders).args(user()).output().unwrap();
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let mut server = match mysql() {
+            Some(root) => {
+                let mut server = mysqld(&root);
+                server.args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--mysqlx=OFF"]);
+                server.arg("--cte-max-recursion-depth=1000000");
+                server
+            }
+            None => {
+                let mut server = Command::new(program("mariadbd"));
+                server.args(["--no-defaults", "--binlog-format=ROW", "--gtid-strict-mode=ON", "--skip-log-error"]);
+                server
+            }
+        };
+        let process = server
+            .args(["--skip-networking", "--log-bin=bin", "--server-id=7", "--binlog-row-metadata=FULL"])
+            .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"])
             .arg(format!("--socket={}", socket(folder.path()).display()))
+            .args(&folders)
             .args(user())
             .args(settings)
             .stdout(Stdio::null())
@@ -91,10 +159,11 @@ impl Server {
     }
 
     pub(crate) fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let sql = if mysql().is_some() { with_numbers(sql) } else { sql.to_owned() };
         let output = Command::new(program("mariadb"))
             .args(["--no-defaults", "-uroot", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"])
             .arg(format!("--socket={}", socket(self.folder.path()).display()))
-            .args(["-e", sql, database])
+            .args(["-e", &sql, database])
             .output()
             .unwrap();
         if output.status.success() {

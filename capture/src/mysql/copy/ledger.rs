@@ -39,6 +39,11 @@ impl Ledger {
         Self { anew: true, target, open: BTreeMap::new() }
     }
 
+    /// That of tables which come to those that are read already.
+    pub(crate) const fn of_newcomers(target: GtidSet) -> Self {
+        Self { anew: false, target, open: BTreeMap::new() }
+    }
+
     /// Sets what is to be read of a table.
     pub(crate) fn begin(&mut self, table: &TableId, pieces: Vec<Piece>) {
         if pieces.is_empty() {

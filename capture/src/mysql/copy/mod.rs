@@ -69,6 +69,8 @@ struct State {
     ledger: Ledger,
     /// Pieces in the hands of workers.
     busy: Vec<(TableId, Piece)>,
+    /// Tables of which what the log holds is void, and of which nobody was told.
+    void: Vec<TableId>,
 }
 
 /// A copy under way.
@@ -104,19 +106,20 @@ impl Round<'_> {
 }
 
 impl Copying {
-    /// Takes a copy up where its ledger stands.
+    /// Takes a copy up where its ledger stands; `newcomers` are read from now on.
     pub(crate) fn new(
         connection: &mut Connection,
         config: &MySqlConfig,
         tables: Vec<CatalogTable>,
         mut ledger: Ledger,
+        newcomers: Vec<TableId>,
     ) -> Result<Self, CaptureError> {
         let is_mariadb = matches!(ledger.target, GtidSet::MariaDb(_));
         let mut tables: Vec<Table> = tables.into_iter().map(Table::of).collect();
         tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
-        if ledger.anew {
-            tables.iter().for_each(|table| ledger.begin(&table.id, vec![Piece::default()]));
-        }
+        let is_all = std::mem::take(&mut ledger.anew);
+        let void = if is_all { tables.iter().map(|table| table.id.clone()).collect() } else { newcomers };
+        void.iter().for_each(|table| ledger.begin(table, vec![Piece::default()]));
         ledger.keep(|id| tables.iter().any(|table| table.id == *id));
         for table in &tables {
             if let Some(sql) = table.bounds_sql().filter(|_| ledger.is_fresh(&table.id)) {
@@ -128,7 +131,7 @@ impl Copying {
             }
         }
         info!(source = %config.source, tables = tables.len(), left = ledger.left(), "copying tables");
-        let state = Mutex::new(State { ledger, busy: Vec::new() });
+        let state = Mutex::new(State { ledger, busy: Vec::new(), void });
         Ok(Self { config: config.clone(), is_mariadb, tables, state })
     }
 
@@ -159,14 +162,12 @@ impl Copying {
         }
     }
 
-    /// What the first frame says: that what the log holds of the tables is void. A batch for each.
+    /// What the first frame says: of which tables what the log holds is void. A batch for each.
     pub(crate) fn beginning(&self, at: &GtidSet) -> Result<Vec<TableBatch>, CaptureError> {
-        if !std::mem::take(&mut self.state().ledger.anew) {
-            return Ok(Vec::new());
-        }
+        let void = std::mem::take(&mut self.state().void);
         let at = Arc::<str>::from(at.to_string());
         let mut batches = Vec::new();
-        for (table, ord) in self.tables.iter().zip(0..) {
+        for (table, ord) in self.tables.iter().filter(|table| void.contains(&table.id)).zip(0..) {
             let mut builder = TableBuilder::new(Arc::clone(&table.shape), false);
             builder.append_whole(Op::Truncate, Stamp { ord, commit_us: now_us(), at: &at });
             batches.push(take(&mut builder)?);

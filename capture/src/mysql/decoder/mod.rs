@@ -47,6 +47,15 @@ pub(crate) enum Step<'e> {
     Full,
     /// This is not followed: take what came before it, then end.
     Refused(Box<CaptureError>),
+    /// Tables are others now, of whose rows nothing is said: refuse that, or [`Decoder::pass`] it and have them copied anew.
+    Replaced(Replaced),
+}
+
+/// Tables that are others now.
+pub(crate) struct Replaced {
+    pub(crate) tables: Vec<TableId>,
+    /// What to refuse it with.
+    pub(crate) error: Box<CaptureError>,
 }
 
 /// The part of a large transaction that is in the log already.
@@ -256,6 +265,11 @@ impl Decoder {
         }
     }
 
+    /// Passes over a statement that was handed out as [`Step::Replaced`].
+    pub(crate) fn pass(&mut self) -> Result<(), CaptureError> {
+        self.end_statement().map(drop).map_err(|stop| self.error(QUERY, stop))
+    }
+
     /// Takes what waits as a frame; without rows it only carries the position.
     pub(crate) fn take(&mut self) -> Result<Piece, CaptureError> {
         let mut batches = Vec::new();
@@ -452,6 +466,9 @@ impl Decoder {
         self.position(reason, remedy)
     }
 }
+
+/// The event that statements come in.
+const QUERY: u8 = 2;
 
 const TWO_PHASE: &str = "rows are changed in a two-phase commit (XA), which this version does not follow; exclude the \
      table, or have `syncline replay --reread` copy the tables again once it is committed";

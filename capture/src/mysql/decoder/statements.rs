@@ -3,7 +3,7 @@
 use syncline_schemas::frame::Op;
 use syncline_schemas::ident::TableId;
 
-use super::{Decoder, Step, Stop};
+use super::{Decoder, Replaced, Step, Stop};
 use crate::CaptureError;
 use crate::mysql::event::query::query;
 use crate::mysql::event::statement::{self, Name, Statement};
@@ -48,44 +48,45 @@ impl Decoder {
             Statement::Harmless => self.end_statement(),
             Statement::Truncate(name) => self.truncate(&name, &database),
             Statement::Drop(names) => {
-                let dropped = names.iter().find_map(|name| self.scope.named(name, &database));
-                self.end_unless(dropped.map(|table| (table, "is dropped or replaced")))
+                let dropped = names.iter().filter_map(|name| self.scope.named(name, &database)).collect();
+                self.end_unless(dropped, "is dropped or replaced")
             }
             Statement::DropDatabase(name) => {
                 let has_tables = self.scope.reads_some_of(&name);
-                self.end_unless(has_tables.then(|| (TableId::new(&name, "*"), "is dropped with its database")))
+                let whole = has_tables.then(|| TableId::new(&name, "*")).into_iter().collect();
+                self.end_unless(whole, "is dropped with its database")
             }
             Statement::Rename(names) => {
-                let mut names = names.iter().flat_map(|(from, to)| [from, to]);
-                let renamed = names.find_map(|name| self.scope.named(name, &database));
-                self.end_unless(renamed.map(|table| (table, "is renamed, or another one is given its name")))
+                let names = names.iter().flat_map(|(from, to)| [from, to]);
+                let renamed = names.filter_map(|name| self.scope.named(name, &database)).collect();
+                self.end_unless(renamed, "is renamed, or another one is given its name")
             }
             Statement::Alter { table, moves_rows } => {
                 let table = self.scope.named(&table, &database);
-                let moved = table.clone().filter(|_| moves_rows);
+                let moved = table.clone().filter(|_| moves_rows).into_iter().collect();
                 self.altered.extend(table);
-                self.end_unless(
-                    moved.map(|table| (table, "has rows brought in or taken out with a partition or a file")),
-                )
+                self.end_unless(moved, "has rows brought in or taken out with a partition or a file")
             }
         }
     }
 
     /// A statement that nothing frames is a transaction.
-    fn end_statement(&mut self) -> Result<Step<'static>, Stop> {
+    pub(super) fn end_statement(&mut self) -> Result<Step<'static>, Stop> {
         let is_open = self.transaction.as_ref().is_some_and(|open| open.is_open);
         if is_open { Ok(Step::Continue) } else { self.commit() }
     }
 
-    fn end_unless(&mut self, refused: Option<(TableId, &'static str)>) -> Result<Step<'static>, Stop> {
-        let Some((table, what)) = refused else { return self.end_statement() };
+    /// The end of a statement that makes none of the tables that are read another one.
+    fn end_unless(&mut self, tables: Vec<TableId>, what: &str) -> Result<Step<'static>, Stop> {
+        let Some(first) = tables.first() else { return self.end_statement() };
         let gtid = self.transaction.as_ref().map(|open| open.gtid.to_string()).unwrap_or_default();
-        Ok(Step::Refused(Box::new(CaptureError::Unfit {
+        let error = Box::new(CaptureError::Unfit {
             source_id: self.source.clone(),
-            object: format!("table {table}"),
-            reason: format!("{what} by {gtid}, which this version does not follow"),
+            object: format!("table {first}"),
+            reason: format!("{what} by {gtid}, which is not followed"),
             remedy: "exclude the table, or have `syncline replay --reread` copy the tables again".to_owned(),
-        })))
+        });
+        Ok(Step::Replaced(Replaced { tables, error }))
     }
 
     fn truncate(&mut self, name: &Name, database: &str) -> Result<Step<'static>, Stop> {
@@ -105,7 +106,7 @@ impl Decoder {
             return self.end_statement();
         }
         let Some(place) = self.place_of(&table) else {
-            return self.end_unless(Some((table, "is emptied before anything says what its columns are")));
+            return self.end_unless(vec![table], "is emptied before anything says what its columns are");
         };
         if let Some(open) = &self.transaction {
             let stamp = Stamp { ord: self.rows, commit_us: open.commit_us, at: &open.gtid };

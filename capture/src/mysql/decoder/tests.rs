@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use syncline_schemas::frame::{ABSENT, OP, ORD, Op, POS};
 use syncline_schemas::ident::SourceId;
 
-use super::{Cut, Decoder, Piece, Policies, Step};
+use super::{Cut, Decoder, Piece, Policies, Replaced, Step};
 use crate::CaptureError;
 use crate::mysql::event::table_map::code;
 use crate::mysql::event::tests_of_events::{compressed, event, format_event, map_body};
@@ -57,7 +57,7 @@ fn take(decoder: &mut Decoder, step: Step<'_>, pieces: &mut Vec<Piece>) -> Resul
     match step {
         Step::Continue => {}
         Step::Full => pieces.push(decoder.take()?),
-        Step::Refused(error) => return Err(*error),
+        Step::Refused(error) | Step::Replaced(Replaced { error, .. }) => return Err(*error),
         Step::Shape(shape) => {
             if decoder.must_cut_for(&shape) {
                 pieces.push(decoder.take()?);

@@ -35,6 +35,7 @@ use super::session::{Identity, Session};
 use super::spool::{Replayed, Spool, Taken};
 use super::watch::Watch;
 use super::wire::{Connection, Fill, StreamMessage, quote_identifier, quote_literal};
+use crate::limits::FRAME_GAP;
 use crate::progress::now_us;
 use crate::{CaptureError, Outcome, Progress, Resume};
 
@@ -51,9 +52,6 @@ const SHORT_READ: usize = 64 << 10;
 const COALESCE: Duration = Duration::from_micros(500);
 /// How long a silence must last then before the frame is cut.
 const LINGER: Duration = Duration::from_millis(10);
-/// How long after a frame the next one is cut at the earliest, unless it is full: a frame costs whoever takes it the same whether one
-/// row is in it or fifty, and a change that comes alone does not wait.
-const FRAME_GAP: Duration = Duration::from_millis(5);
 
 /// Where and what to follow.
 pub(crate) struct StreamStart {

@@ -11,25 +11,31 @@
 //! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
 //! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
 
+mod copying;
+mod proof;
+
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use syncline_schemas::frame::{Frame, LogEntry, Op, TableBatch};
+use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::LogOffset;
 use tracing::{info, warn};
 
-use super::catalog;
-use super::config::{MySqlConfig, SnapshotMode};
-use super::copy::{Copied, Copying, Ledger};
-use super::decoder::{Cut, Decoder, Policies, Step};
-use super::gtid::GtidSet;
-use super::position::MyPosition;
-use super::row::Shape;
-use super::server::Server;
-use super::wire::{Connection, Dump, Fill};
+use self::copying::standing;
+use self::proof::Proof;
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
-use crate::progress::{OpCounts, now_us};
+use crate::limits::FRAME_GAP;
+use crate::mysql::config::{MySqlConfig, SnapshotMode};
+use crate::mysql::copy::{Copying, Ledger};
+use crate::mysql::decoder::{Decoder, Policies, Step};
+use crate::mysql::gtid::GtidSet;
+use crate::mysql::position::MyPosition;
+use crate::mysql::row::Shape;
+use crate::mysql::server::Server;
+use crate::mysql::wire::{Connection, Dump, Fill};
+use crate::progress::now_us;
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
 /// A wait never lasts longer, so that the stop signal is seen.
@@ -38,7 +44,6 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often the position moves in the journal while nothing comes that is read.
 const ADVANCE_EVERY: Duration = Duration::from_secs(1);
-const DURING: &str = "copying the tables";
 const KEEP_DATA: &str = "run the Syncline that wrote it; keep the data_dir";
 
 /// Follows the log of a MySQL or MariaDB source for one session, until it is stopped, has drained or fails.
@@ -72,12 +77,17 @@ struct Stream<'a> {
     progress: &'a Progress,
     stop: &'a StopSignal,
     decoder: Decoder,
+    /// Of these tables all rows are in the log, or will be once the copy has ended.
+    known: BTreeSet<u64>,
     copying: Option<Copying>,
     /// Where a drain ends.
     target: Option<GtidSet>,
     /// What the last frame says.
     appended: GtidSet,
+    /// Whether the last frame ends a transaction.
+    is_whole: bool,
     last_offset: LogOffset,
+    proof: Proof,
     appended_at: Instant,
     heard_at: Instant,
 }
@@ -108,34 +118,36 @@ impl<'a> Stream<'a> {
             }
             None => beginning(&server, is_again || config.snapshot == SnapshotMode::Initial),
         };
+        let (end, cut) = (held.end.clone(), held.cut.clone());
         let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
         info!(source = %config.source, kind, from = %held.end, "following the log");
         let scope = config.scope(server.ignores_case);
-        let copying = match held.copy {
-            Some(ledger) => {
-                let tables = catalog::look_up(&mut connection, config, &scope)?;
-                Some(Copying::new(&mut connection, config, tables, ledger)?)
-            }
-            None => None,
-        };
-        let dump = Dump::start(connection, config.server_id, &held.end)?;
+        let (known, copying) = standing(&mut connection, config, &scope, held)?;
+        let dump = Dump::start(connection, config.server_id, &end)?;
         progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let policies = Policies { special_values: config.special_values, truncates: config.truncate };
         let now = Instant::now();
-        let is_cut = held.cut.is_some();
+        let is_cut = cut.is_some();
         let mut stream = Self {
             config,
             log,
             progress,
             stop,
-            decoder: Decoder::new(config.source.clone(), scope, policies, held.end.clone(), held.cut),
+            decoder: Decoder::new(config.source.clone(), scope, policies, end.clone(), cut),
+            known,
             copying,
             target: config.drain.then_some(server.executed),
-            appended: held.end,
+            appended: end,
+            is_whole: false,
             last_offset: LogOffset::START,
+            proof: Proof::new(),
             appended_at: now,
             heard_at: now,
         };
+        if stream.copying.is_some() {
+            // Of tables that come nothing is known yet.
+            progress.forget_proofs();
+        }
         stream.begin_copy()?;
         if !is_cut {
             // Marks the session's start in the journal.
@@ -151,6 +163,7 @@ impl<'a> Stream<'a> {
                 self.take(step)?;
                 self.copy()?;
             }
+            self.prove()?;
             if self.stop.is_stopped() {
                 return self.end(Outcome::Stopped);
             }
@@ -160,6 +173,10 @@ impl<'a> Stream<'a> {
                     self.progress.observe_message(len);
                 }
                 Fill::Nothing => {
+                    let wait = self.until_next_frame();
+                    if !wait.is_zero() && dump.wait(wait)? {
+                        continue;
+                    }
                     self.copy()?;
                     if let Some(outcome) = self.idle()? {
                         return self.end(outcome);
@@ -170,17 +187,19 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// How long rows wait for others that belong into the same frame.
+    fn until_next_frame(&self) -> Duration {
+        if self.decoder.has_rows() { FRAME_GAP.saturating_sub(self.appended_at.elapsed()) } else { Duration::ZERO }
+    }
+
     fn take(&mut self, step: Step<'_>) -> Result<(), CaptureError> {
         match step {
             Step::Continue => Ok(()),
             Step::Full => self.hand_over(),
-            Step::Refused(error) => {
-                if self.decoder.has_rows() {
-                    self.hand_over()?;
-                }
-                Err(*error)
-            }
+            Step::Refused(error) => self.refuse(*error),
+            Step::Replaced(replaced) => self.replaced(replaced),
             Step::Shape(shape) => {
+                self.ensure_known(&shape.schema.table)?;
                 if self.decoder.must_cut_for(&shape) {
                     self.hand_over()?;
                 }
@@ -201,6 +220,14 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Ends with what came before.
+    fn refuse(&mut self, error: CaptureError) -> Result<(), CaptureError> {
+        if self.decoder.has_rows() {
+            self.hand_over()?;
+        }
+        Err(error)
+    }
+
     fn define(&mut self, shape: Arc<Shape>) -> Result<(), CaptureError> {
         if !self.progress.has_logged(&shape.schema) {
             self.log.append(LogEntry::Schema(shape.schema.clone()))?;
@@ -208,69 +235,6 @@ impl<'a> Stream<'a> {
         }
         self.decoder.define(shape);
         Ok(())
-    }
-
-    /// Says what the tables look like that are copied, and that what the log holds of them is void where they are copied anew.
-    fn begin_copy(&mut self) -> Result<(), CaptureError> {
-        let Some(copying) = &self.copying else { return Ok(()) };
-        let shapes: Vec<_> = copying.shapes().cloned().collect();
-        let beginning = copying.beginning(self.decoder.end())?;
-        shapes.into_iter().try_for_each(|shape| self.define(shape))?;
-        if beginning.is_empty() { Ok(()) } else { self.append(self.decoder.end().clone(), None, beginning) }
-    }
-
-    /// Goes on with the copy where the stream has come as far as what was read may have seen, or ends it.
-    fn copy(&mut self) -> Result<(), CaptureError> {
-        if self.copying.is_none() || self.decoder.is_in_transaction() || self.decoder.is_resuming() {
-            return Ok(());
-        }
-        self.begin_altered_again()?;
-        let Some(copying) = self.copying.take_if(|copying| copying.is_reached(self.decoder.end())) else {
-            return Ok(());
-        };
-        if copying.is_read() {
-            info!(source = %self.config.source, at = %self.decoder.end(), "copied the tables");
-            self.progress.enter(State::Streaming);
-            return self.hand_over();
-        }
-        let waiting = self.decoder.has_rows();
-        self.copying = Some(copying);
-        if waiting {
-            self.hand_over()?;
-        }
-        self.round()
-    }
-
-    fn round(&mut self) -> Result<(), CaptureError> {
-        let Some(copying) = self.copying.take() else { return Ok(()) };
-        let (at, stop) = (self.decoder.end().clone(), self.stop.clone());
-        let read = copying.round(&at, &stop, &mut |Copied { batch, rows }| {
-            let position = MyPosition { end: at.clone(), cut: None, copy: Some(copying.ledger()) };
-            self.append_frame(position, false, vec![batch])?;
-            let mut counts = OpCounts::default();
-            (0..rows).for_each(|_| counts.add(Op::Read));
-            self.progress.observe_frame(&counts);
-            Ok(())
-        });
-        self.copying = Some(copying);
-        // The server may have waited for us to read.
-        self.heard_at = Instant::now();
-        read?;
-        self.hand_over()
-    }
-
-    /// What a statement made of rows that were read before is not in the log: they are read again, with the table as it is now.
-    fn begin_altered_again(&mut self) -> Result<(), CaptureError> {
-        let altered = self.decoder.take_altered();
-        let (Some(copying), Some(table)) = (&self.copying, altered.first()) else { return Ok(()) };
-        let reason = format!("table {table} was changed while it was copied; looking at it again");
-        altered.iter().for_each(|table| copying.begin_again(table));
-        self.hand_over()?;
-        Err(CaptureError::Lost {
-            source_id: self.config.source.clone(),
-            during: DURING,
-            error: io::Error::other(reason),
-        })
     }
 
     /// Nothing has arrived: hands over what is whole; gives how the session ends, if it does.
@@ -300,18 +264,22 @@ impl<'a> Stream<'a> {
 
     /// Cuts the frame and hands it to the log.
     fn hand_over(&mut self) -> Result<(), CaptureError> {
-        let piece = self.decoder.take()?;
-        self.appended = piece.end.clone();
-        self.appended_at = Instant::now();
-        self.append(piece.end, piece.cut, piece.batches)?;
-        self.progress.observe_frame(&piece.counts);
-        Ok(())
+        self.hand_over_with(Vec::new())
     }
 
-    fn append(&mut self, end: GtidSet, cut: Option<Cut>, batches: Vec<TableBatch>) -> Result<(), CaptureError> {
+    /// As [`Self::hand_over`], behind batches of another origin.
+    fn hand_over_with(&mut self, mut batches: Vec<TableBatch>) -> Result<(), CaptureError> {
+        let piece = self.decoder.take()?;
+        batches.extend(piece.batches);
+        self.appended = piece.end.clone();
+        self.appended_at = Instant::now();
         let copy = self.copying.as_ref().map(Copying::ledger);
-        let txn_end = cut.is_none() && copy.is_none();
-        self.append_frame(MyPosition { end, cut, copy }, txn_end, batches)
+        let txn_end = piece.cut.is_none() && copy.is_none();
+        self.is_whole = txn_end;
+        let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), copy };
+        self.append_frame(position, txn_end, batches)?;
+        self.progress.observe_frame(&piece.counts);
+        Ok(())
     }
 
     fn append_frame(
@@ -344,7 +312,7 @@ impl<'a> Stream<'a> {
 fn beginning(server: &Server, copies: bool) -> MyPosition {
     let end = server.logged.clone();
     let copy = copies.then(|| Ledger::anew(end.clone()));
-    MyPosition { end, cut: None, copy }
+    MyPosition { end, cut: None, known: BTreeSet::new(), copy }
 }
 
 /// Whether a server has executed what is held, and still has what follows; the error says what is wrong and what to do.

@@ -1,0 +1,160 @@
+//! The copy of tables beside the log: it goes on where the stream stands between two transactions.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Instant;
+
+use syncline_schemas::frame::Op;
+use syncline_schemas::ident::TableId;
+use tracing::info;
+
+use super::Stream;
+use crate::mysql::catalog;
+use crate::mysql::config::{MySqlConfig, SnapshotMode};
+use crate::mysql::copy::{Copied, Copying, Ledger};
+use crate::mysql::decoder::Replaced;
+use crate::mysql::position::{MyPosition, hash};
+use crate::mysql::scope::Scope;
+use crate::mysql::wire::Connection;
+use crate::progress::OpCounts;
+use crate::{CaptureError, State};
+
+const DURING: &str = "copying the tables";
+
+impl Stream<'_> {
+    /// Of a table that was not there when the session began, or that nobody could see, rows may be missing: the next session
+    /// copies it.
+    pub(super) fn ensure_known(&self, table: &TableId) -> Result<(), CaptureError> {
+        if self.config.snapshot == SnapshotMode::Never || self.known.contains(&hash(table)) {
+            return Ok(());
+        }
+        if !self.is_there(table)? {
+            return Err(CaptureError::Unfit {
+                source_id: self.config.source.clone(),
+                object: format!("table {table}"),
+                reason: "has rows in the log, and is gone by now or is not shown to the user".to_owned(),
+                remedy: format!("GRANT SELECT ON it to the user, or exclude it with \"!{table}\" in tables"),
+            });
+        }
+        Err(self.begins_again(format!("table {table} is new, and is copied first")))
+    }
+
+    /// Tables that are others now are copied anew, where they are there, as after an online change of their columns: a copy was
+    /// filled beside the old one and given its name.
+    pub(super) fn replaced(&mut self, Replaced { tables, error }: Replaced) -> Result<(), CaptureError> {
+        if self.config.snapshot == SnapshotMode::Never {
+            return self.refuse(*error);
+        }
+        for table in &tables {
+            if !self.is_there(table)? {
+                return self.refuse(*error);
+            }
+        }
+        self.decoder.pass()?;
+        for table in &tables {
+            self.known.remove(&hash(table));
+        }
+        self.hand_over()?;
+        let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        Err(self.begins_again(format!("{} was replaced, and is copied anew", names.join(", "))))
+    }
+
+    /// Whether the server has a table now, and shows it.
+    fn is_there(&self, table: &TableId) -> Result<bool, CaptureError> {
+        let mut connection = Connection::open(&self.config.login(), self.stop)?;
+        Ok(!catalog::signature_of(&mut connection, table)?.is_empty())
+    }
+
+    /// Has another session look at the tables.
+    fn begins_again(&self, reason: String) -> CaptureError {
+        let error = io::Error::other(reason);
+        CaptureError::Lost { source_id: self.config.source.clone(), during: DURING, error }
+    }
+
+    /// Says what the tables look like that are copied, and that what the log holds of them is void where they are copied anew.
+    pub(super) fn begin_copy(&mut self) -> Result<(), CaptureError> {
+        let Some(copying) = &self.copying else { return Ok(()) };
+        let shapes: Vec<_> = copying.shapes().cloned().collect();
+        let beginning = copying.beginning(self.decoder.end())?;
+        self.known.extend(shapes.iter().map(|shape| hash(&shape.schema.table)));
+        shapes.into_iter().try_for_each(|shape| self.define(shape))?;
+        if beginning.is_empty() { Ok(()) } else { self.hand_over_with(beginning) }
+    }
+
+    /// Goes on with the copy where the stream has come as far as what was read may have seen, or ends it.
+    pub(super) fn copy(&mut self) -> Result<(), CaptureError> {
+        if self.copying.is_none() || self.decoder.is_in_transaction() || self.decoder.is_resuming() {
+            return Ok(());
+        }
+        self.begin_altered_again()?;
+        let Some(copying) = self.copying.take_if(|copying| copying.is_reached(self.decoder.end())) else {
+            return Ok(());
+        };
+        if copying.is_read() {
+            info!(source = %self.config.source, at = %self.decoder.end(), "copied the tables");
+            self.progress.enter(State::Streaming);
+            return self.hand_over();
+        }
+        let waiting = self.decoder.has_rows();
+        self.copying = Some(copying);
+        if waiting {
+            self.hand_over()?;
+        }
+        self.round()
+    }
+
+    fn round(&mut self) -> Result<(), CaptureError> {
+        let Some(copying) = self.copying.take() else { return Ok(()) };
+        let (at, stop) = (self.decoder.end().clone(), self.stop.clone());
+        let read = copying.round(&at, &stop, &mut |Copied { batch, rows }| {
+            let known = self.known.clone();
+            let position = MyPosition { end: at.clone(), cut: None, known, copy: Some(copying.ledger()) };
+            self.append_frame(position, false, vec![batch])?;
+            let mut counts = OpCounts::default();
+            (0..rows).for_each(|_| counts.add(Op::Read));
+            self.progress.observe_frame(&counts);
+            Ok(())
+        });
+        self.copying = Some(copying);
+        // The server may have waited for us to read.
+        self.heard_at = Instant::now();
+        read?;
+        self.hand_over()
+    }
+
+    /// What a statement made of rows that were read before is not in the log: they are read again, with the table as it is now.
+    fn begin_altered_again(&mut self) -> Result<(), CaptureError> {
+        let altered = self.decoder.take_altered();
+        let (Some(copying), Some(table)) = (&self.copying, altered.first()) else { return Ok(()) };
+        let error = self.begins_again(format!("table {table} was changed while it was copied; looking at it again"));
+        altered.iter().for_each(|table| copying.begin_again(table));
+        self.hand_over()?;
+        Err(error)
+    }
+}
+
+/// What is known of the tables, and what of them is to be copied: those that a copy has left, and those that came into the
+/// configuration, or into being, since the position was reached.
+pub(super) fn standing(
+    connection: &mut Connection,
+    config: &MySqlConfig,
+    scope: &Scope,
+    held: MyPosition,
+) -> Result<(BTreeSet<u64>, Option<Copying>), CaptureError> {
+    if held.copy.is_none() && config.snapshot == SnapshotMode::Never {
+        // Whatever is missing is copied if that is ever wanted.
+        return Ok((BTreeSet::new(), None));
+    }
+    let tables = catalog::look_up(connection, config, scope)?;
+    let ids = tables.iter().map(|table| &table.shape.schema.table);
+    // One that is not read now has to be copied if it ever is again.
+    let known = ids.clone().map(hash).filter(|table| held.known.contains(table)).collect::<BTreeSet<_>>();
+    let newcomers: Vec<_> = ids.filter(|table| !known.contains(&hash(table))).cloned().collect();
+    let ledger = match held.copy {
+        Some(ledger) => ledger,
+        None if newcomers.is_empty() => return Ok((known, None)),
+        None => Ledger::of_newcomers(held.end),
+    };
+    let copying = Copying::new(connection, config, tables, ledger, newcomers)?;
+    Ok((known, Some(copying)))
+}
