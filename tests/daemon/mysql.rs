@@ -334,7 +334,7 @@ async fn a_dba_is_told_what_a_mariadb_and_its_user_lack_and_grants_no_more_than_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_a_mariadb_for_what_only_postgresql_has_is_told_so_at_once() {
+async fn a_mariadb_says_how_far_it_is_and_refuses_at_once_what_only_postgresql_has() {
     let shop = Shop::new(&[]).await;
     shop.grant().await;
     let daemon = shop.daemon();
@@ -347,6 +347,11 @@ async fn whoever_asks_a_mariadb_for_what_only_postgresql_has_is_told_so_at_once(
     eventually("the position is that of the server", || async { position().await == now }).await;
     let (ok, text) = shop.command(&["status"]).await;
     assert!(ok && text.contains(&now), "{text}");
+    let asof = shop.database.sql("SELECT DATE_FORMAT(UTC_TIMESTAMP(), '%Y-%m-%dT%H:%i:%sZ')");
+    let ready = format!("http://{}/ready?asof={asof}", shop.setup.listen());
+    let is_ready = || async { get(&ready).await.is_ok_and(|answer| answer.status().is_success()) };
+    eventually("all that was committed by now is known to be everywhere", is_ready).await;
+    shop.assert_planner_equals_source().await;
     daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
     shop.assert_refused(&["run", "--until", "shop=0-7-1"], "MySQL and MariaDB have no position to wait for").await;
     shop.stop().await;
