@@ -387,7 +387,7 @@ fn remedy(code: u16, message: &str) -> Option<&'static str> {
             "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT to the user (MariaDB: BINLOG MONITOR)"
         }
         // Of one number it lets the newer session live, whatever its own words for the two are.
-        1236 if message.contains("server_uuid/server_id") => {
+        1236 | 4052 if message.contains("server_uuid/server_id") => {
             "another reader or a replica has the same number: set server_id of the source to one that nobody has"
         }
         1236 => {
