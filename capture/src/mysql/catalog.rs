@@ -24,6 +24,8 @@ const WITHOUT_IT: &str = "exclude the table, or change it";
 #[derive(Debug)]
 pub(super) struct CatalogTable {
     pub(super) shape: Shape,
+    /// Its key is the server's own, so an index has its rows in their order and no two of them have one key.
+    pub(super) is_ordered: bool,
     /// Character sets of its columns as the server names them; empty of those that are no text.
     pub(super) charsets: Vec<String>,
     /// The server's estimate.
@@ -38,6 +40,7 @@ pub(super) fn look_up(
     config: &MySqlConfig,
     scope: &Scope,
 ) -> Result<Vec<CatalogTable>, CaptureError> {
+    let is_mariadb = connection.version().contains("MariaDB");
     let columns = described(&connection.query(DURING, COLUMNS)?, scope);
     let keys = named(&connection.query(DURING, KEYS)?);
     let mut tables = Vec::new();
@@ -46,17 +49,30 @@ pub(super) fn look_up(
         if !scope.reads(&id) {
             continue;
         }
-        let described = columns.get(&id).map_or(&[][..], Vec::as_slice);
+        // One that was made since the columns were asked for is found by the next session.
+        let Some(described) = columns.get(&id) else { continue };
         ensure_can_be_copied(config, &id, &row)?;
-        let map = table_map(config, &id, described, keys.get(&id).map_or(&[], Vec::as_slice))?;
+        let map = table_map(config, &id, described, keys.get(&id).map_or(&[], Vec::as_slice), is_mariadb)?;
         tables.push(CatalogTable {
             shape: Shape::of(&config.source, &map, scope.declared(&id))?,
+            is_ordered: scope.declared(&id).is_none(),
             charsets: described.iter().map(|column| column.charset.clone()).collect(),
             rows: row.text(4).parse().unwrap_or(0),
             signature: signature(described),
         });
     }
     Ok(tables)
+}
+
+/// Whether the server has a table and shows it.
+pub(super) fn is_there(connection: &mut Connection, table: &TableId) -> Result<bool, CaptureError> {
+    let sql = format!(
+        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} \
+         AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')",
+        quote(&table.schema),
+        quote(&table.name)
+    );
+    Ok(!connection.query(DURING, &sql)?.is_empty())
 }
 
 /// The signature of one table now.
@@ -126,7 +142,7 @@ impl Described {
     }
 
     /// As the log would describe it; the error says what is in the way.
-    fn map(&self) -> Result<MapColumn, String> {
+    fn map(&self, is_mariadb: bool) -> Result<MapColumn, String> {
         let column = |code: u8, meta: u16| MapColumn {
             name: self.name.clone(),
             code,
@@ -170,7 +186,7 @@ impl Described {
                 MapColumn { labels, collation: number_of("utf8mb4"), ..column(code, bytes) }
             }
             "json" => column(code::JSON, 4),
-            "vector" => column(code::VECTOR, 4),
+            "vector" if !is_mariadb => column(code::VECTOR, 4),
             "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
             | "geometrycollection" | "geomcollection" => column(code::GEOMETRY, 4),
             other => return Err(format!("is of the type {other}, which this version does not copy")),
@@ -228,10 +244,11 @@ fn table_map(
     id: &TableId,
     described: &[Described],
     key: &[String],
+    is_mariadb: bool,
 ) -> Result<TableMap, CaptureError> {
     let mut columns = Vec::with_capacity(described.len());
     for column in described {
-        let map = column.map().map_err(|reason| {
+        let map = column.map(is_mariadb).map_err(|reason| {
             unfit(config, id, format!("cannot be read: column {} {reason}", column.name), WITHOUT_IT.to_owned())
         })?;
         columns.push(map);
@@ -310,7 +327,7 @@ mod tests {
                 scale,
                 digits,
             };
-        let kind = |described: Described| Kind::of(&described.map().unwrap()).unwrap();
+        let kind = |described: Described| Kind::of(&described.map(false).unwrap()).unwrap();
         assert_eq!(kind(described("bigint", "bigint(20) unsigned", "", 0, 20, 0, 0)).type_name(), "bigint unsigned");
         assert_eq!(kind(described("decimal", "decimal(65,30)", "", 0, 65, 30, 0)).type_name(), "decimal(65,30)");
         assert_eq!(kind(described("bit", "bit(20)", "", 0, 20, 0, 0)), Kind::Bit { bits: 20 });
@@ -318,7 +335,7 @@ mod tests {
         assert_eq!(kind(described("binary", "binary(6)", "", 6, 0, 0, 0)).type_name(), "binary(6)");
         assert_eq!(kind(described("timestamp", "timestamp(4)", "", 0, 0, 0, 4)), Kind::Timestamp { digits: 4 });
         assert_eq!(kind(described("set", "set('x','ž')", "latin2", 0, 0, 0, 0)).type_name(), "set");
-        let refused = described("uuid", "uuid", "", 0, 0, 0, 0).map().unwrap_err();
+        let refused = described("uuid", "uuid", "", 0, 0, 0, 0).map(true).unwrap_err();
         assert!(refused.contains("uuid"), "{refused}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! version u8 = 1 | kind u8: 0 MySQL, 1 MariaDB | length u32, set of transactions | length u32, cut | changes u64
-//! | known tables u32, each: hash u64 | while tables are copied: ledger of the copy
+//! | known tables u32, each: schema, name | while tables are copied: ledger of the copy
 //! ```
 //! Big-endian; sets and GTIDs as the servers write them, so that an operator can read them. All transactions of the set
 //! are in the log, and of the cut one, which is empty where there is none, so many changes. Of a known table all rows are in the
@@ -11,7 +11,6 @@
 use std::collections::BTreeSet;
 
 use syncline_schemas::ident::{Position, TableId};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::copy::Ledger;
 use super::decoder::Cut;
@@ -24,15 +23,10 @@ const VERSION: u8 = 1;
 pub(crate) struct MyPosition {
     pub(crate) end: GtidSet,
     pub(crate) cut: Option<Cut>,
-    /// Hashes of the tables that are read.
-    pub(crate) known: BTreeSet<u64>,
+    /// Tables that are read.
+    pub(crate) known: BTreeSet<TableId>,
     /// What of the tables is still to be copied.
     pub(crate) copy: Option<Ledger>,
-}
-
-/// What a table is known by in a position.
-pub(crate) fn hash(table: &TableId) -> u64 {
-    xxh3_64(format!("{}\0{}", table.schema, table.name).as_bytes())
 }
 
 /// The position of a source whose tables are to be copied again, after what there is of them was taken back.
@@ -69,7 +63,10 @@ impl MyPosition {
         put(&mut out, &self.cut.as_ref().map(|cut| cut.gtid.to_string()).unwrap_or_default());
         out.extend_from_slice(&self.cut.as_ref().map_or(0, |cut| cut.changes).to_be_bytes());
         out.extend_from_slice(&u32::try_from(self.known.len()).expect("fewer tables than u32").to_be_bytes());
-        self.known.iter().for_each(|hash| out.extend_from_slice(&hash.to_be_bytes()));
+        for table in &self.known {
+            put(&mut out, &table.schema);
+            put(&mut out, &table.name);
+        }
         if let Some(copy) = &self.copy {
             copy.encode(&mut out);
         }
@@ -91,7 +88,8 @@ impl MyPosition {
         let set =
             |text: &str| if kind == 1 { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
         let count = u32::from_be_bytes(array(&mut rest)?);
-        let known = (0..count).map(|_| array(&mut rest).map(u64::from_be_bytes)).collect::<Result<_, _>>()?;
+        let mut table = || Ok::<_, String>(TableId::new(text(&mut rest)?, text(&mut rest)?));
+        let known = (0..count).map(|_| table()).collect::<Result<_, _>>()?;
         let copy = if rest.is_empty() { None } else { Some(Ledger::decode(&mut rest, set)?) };
         if !rest.is_empty() {
             return Err("it goes on behind its end".to_owned());
@@ -137,7 +135,12 @@ mod tests {
         let mysql = |text: String| GtidSet::MySql(text.parse().unwrap());
         let gtid: MySqlGtid = format!("{A}:load:9").parse().unwrap();
         for position in [
-            MyPosition { end: mysql(format!("{A}:1-5:load:1-8")), cut: None, known: [7, 1 << 63].into(), copy: None },
+            MyPosition {
+                end: mysql(format!("{A}:1-5:load:1-8")),
+                cut: None,
+                known: [TableId::new("shop", "stock"), TableId::new("shop", "ä")].into(),
+                copy: None,
+            },
             MyPosition {
                 end: mysql(String::new()),
                 cut: Some(Cut { gtid: Gtid::MySql(gtid), changes: 7 }),
@@ -158,7 +161,12 @@ mod tests {
     #[test]
     fn an_operator_reads_a_position_as_the_server_writes_it() {
         let end = GtidSet::MariaDb("0-7-100,3-7-5".parse().unwrap());
-        let whole = MyPosition { end: end.clone(), cut: None, known: [7, 1 << 63].into(), copy: None };
+        let whole = MyPosition {
+            end: end.clone(),
+            cut: None,
+            known: [TableId::new("shop", "stock"), TableId::new("shop", "ä")].into(),
+            copy: None,
+        };
         assert_eq!(describe_position(&whole.encode()), "0-7-100,3-7-5");
         let gtid = Gtid::MariaDb("0-7-101".parse().unwrap());
         let cut = MyPosition { end, cut: Some(Cut { gtid, changes: 12 }), known: BTreeSet::new(), copy: None };
@@ -175,7 +183,7 @@ mod tests {
         #[test]
         fn a_copy_goes_on_where_it_was(copy in ledgers()) {
             let end = GtidSet::MariaDb("0-1-5".parse().unwrap());
-            let position = MyPosition { end, cut: None, known: [3].into(), copy: Some(copy) };
+            let position = MyPosition { end, cut: None, known: [TableId::new("shop", "stock")].into(), copy: Some(copy) };
             let bytes = position.encode();
             prop_assert_eq!(MyPosition::decode(&bytes), Ok(position));
             let short = bytes.as_bytes().split_last().unwrap().1;

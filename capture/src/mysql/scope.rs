@@ -16,7 +16,7 @@ pub(crate) struct Scope {
     pub(crate) patterns: TablePatterns,
     /// Columns that tell the rows of a table apart, where the server knows no key of it.
     pub(crate) keys: BTreeMap<TableId, Vec<String>>,
-    /// The server tells names of tables apart without regard to case (`lower_case_table_names` is not 0).
+    /// The server keeps names of tables in small letters, whatever a statement writes (`lower_case_table_names` is 1).
     pub(crate) ignores_case: bool,
 }
 
@@ -33,10 +33,8 @@ impl Scope {
     pub(crate) fn named(&self, name: &Name, database: &str) -> Option<TableId> {
         let stored = |name: &str| if self.ignores_case { name.to_lowercase() } else { name.to_owned() };
         let database = name.database.as_deref().unwrap_or(database);
-        // With lower_case_table_names = 2 the log has names as they were written.
-        let written = TableId::new(database, &name.table);
-        let lower = TableId::new(&stored(database), &stored(&name.table));
-        [written, lower].into_iter().find(|table| self.reads(table))
+        let table = TableId::new(&stored(database), &stored(&name.table));
+        self.reads(&table).then_some(table)
     }
 
     /// Whether tables of a database may be read.
@@ -61,6 +59,7 @@ mod tests {
         assert_eq!(scope.named(&name(Some("SHOP")), "shop"), None);
         scope.ignores_case = true;
         assert_eq!(scope.named(&name(Some("SHOP")), "x"), Some(TableId::new("shop", "stock")));
+        assert_eq!(scope.named(&name(None), "shop"), Some(TableId::new("shop", "stock")), "rows come under this name");
         assert_eq!(scope.named(&name(Some("mysql")), "shop"), None, "the server's own");
         assert!(scope.reads_some_of("shop") && !scope.reads_some_of("mysql") && !scope.reads_some_of("other"));
     }

@@ -37,29 +37,90 @@ impl Server {
     pub(super) fn look(connection: &mut Connection) -> Result<Self, CaptureError> {
         let is_mariadb = connection.version().contains("MariaDB");
         let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'binlog_row_image', \
-                   'binlog_row_metadata', 'binlog_row_value_options', 'gtid_mode', 'gtid_strict_mode', 'gtid_executed', \
-                   'gtid_purged', 'gtid_binlog_pos', 'gtid_current_pos', 'lower_case_table_names')";
+                   'binlog_row_metadata', 'binlog_row_value_options', 'gtid_mode', 'gtid_strict_mode', \
+                   'gtid_slave_pos', 'log_slave_updates', 'log_replica_updates', 'lower_case_table_names')";
         let rows = connection.query(DURING, sql)?;
         let pair = |row: &Row| (row.text(0).to_lowercase(), row.text(1).to_owned());
         let settings = Settings(rows.iter().map(pair).collect());
+        // The list of variables cuts long ones.
+        let sql = if is_mariadb {
+            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos"
+        } else {
+            "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged"
+        };
+        let rows = connection.query(DURING, sql)?;
+        let sets = rows.first().map(|row| [row.text(0).to_owned(), row.text(1).to_owned()]).unwrap_or_default();
         let set = |text: &str| {
             let set = if is_mariadb { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
             set.map_err(|reason: &str| connection.protocol(DURING, reason))
         };
         let (executed, logged, purged) = if is_mariadb {
-            let logged = set(settings.get("gtid_binlog_pos"))?;
+            let logged = set(&sets[0])?;
             let mut executed = logged.clone();
-            executed
-                .unite(&set(settings.get("gtid_current_pos"))?)
-                .map_err(|reason| connection.protocol(DURING, reason))?;
+            executed.unite(&set(&sets[1])?).map_err(|reason| connection.protocol(DURING, reason))?;
             (executed, logged, None)
         } else {
-            let executed = set(settings.get("gtid_executed"))?;
-            (executed.clone(), executed, Some(set(settings.get("gtid_purged"))?))
+            let executed = set(&sets[0])?;
+            (executed.clone(), executed, Some(set(&sets[1])?))
         };
-        let ignores_case = settings.get("lower_case_table_names") != "0";
-        Ok(Self { is_mariadb, executed, logged, purged, ignores_case, findings: findings(&settings, is_mariadb) })
+        let ignores_case = settings.get("lower_case_table_names") == "1";
+        let mut findings = findings(&settings, is_mariadb);
+        findings.extend(unlogged(&settings, is_mariadb));
+        findings.extend(filtered(connection)?);
+        Ok(Self { is_mariadb, executed, logged, purged, ignores_case, findings })
     }
+}
+
+/// What keeps changes out of the log, or says in it of other tables than there are.
+fn unlogged(settings: &Settings, is_mariadb: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut error = |object: &str, message: &str, advice: &'static str| {
+        findings.push(Finding {
+            severity: Severity::Error,
+            object: format!("setting {object}"),
+            message: message.to_owned(),
+            remedy: Remedy::advice(advice),
+        });
+    };
+    let (name, is_replica) = if is_mariadb {
+        ("log_slave_updates", !settings.get("gtid_slave_pos").is_empty())
+    } else {
+        ("log_replica_updates", true)
+    };
+    let is = if settings.get(name).is_empty() { settings.get("log_slave_updates") } else { settings.get(name) };
+    if is_replica && is.eq_ignore_ascii_case("OFF") {
+        let message = "is off, so what the server applies as a replica is not in its log";
+        error(name, message, "switch it on in the server's configuration and restart it, or read the primary");
+    }
+    if settings.get("lower_case_table_names") == "2" {
+        let message = "is 2, so statements name tables in another way than rows do";
+        error("lower_case_table_names", message, "read a server on a file system that tells names by case");
+    }
+    findings
+}
+
+/// Databases that the server leaves out of its log. Whoever may not look is told so when the log is asked for.
+fn filtered(connection: &mut Connection) -> Result<Option<Finding>, CaptureError> {
+    let mut rows = connection.query(DURING, "SHOW BINARY LOG STATUS");
+    if matches!(rows, Err(CaptureError::Server { .. })) {
+        // As it is called on MariaDB and on MySQL before 8.4.
+        rows = connection.query(DURING, "SHOW MASTER STATUS");
+    }
+    let rows = match rows {
+        Err(CaptureError::Server { .. }) => return Ok(None),
+        rows => rows?,
+    };
+    let filters: Vec<String> =
+        rows.first().map(|row| [row.text(2), row.text(3)].map(str::to_owned)).into_iter().flatten().collect();
+    Ok(filters.iter().any(|filter| !filter.is_empty()).then(|| Finding {
+        severity: Severity::Error,
+        object: "settings binlog_do_db and binlog_ignore_db".to_owned(),
+        message: format!(
+            "keep changes out of the log (only {:?}, not {:?}): they would be missed without a word",
+            filters[0], filters[1]
+        ),
+        remedy: Remedy::advice("take them out of the server's configuration and restart it, or read another server"),
+    }))
 }
 
 /// Settings that every session has for itself from its beginning on.

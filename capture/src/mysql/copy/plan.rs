@@ -2,7 +2,8 @@
 //!
 //! In the order of its primary key, which is the order in which InnoDB keeps its rows. A table whose key starts with an integer
 //! is cut into ranges of it that several workers share; whatever the rows are, each lies in exactly one. Where the order of the
-//! key's values is not that of what SQL writes for them (labels, numbers with a floating point), one statement reads it all.
+//! key's values is not that of what SQL writes for them (labels, numbers with a floating point), and where the key is only declared,
+//! one statement reads it all.
 //!
 //! Text comes as the bytes of its column's character set (`character_set_results` is NULL), and goes back as such into the
 //! conditions, so that no conversion stands between a key and itself.
@@ -73,7 +74,8 @@ impl Literal {
 impl Table {
     pub(super) fn of(table: CatalogTable) -> Self {
         let keys = &table.shape.keys;
-        let literals = keys.iter().map(|&key| Literal::of(table.kind(key), &table.charsets[key])).collect();
+        let literals = keys.iter().map(|&key| Literal::of(table.kind(key), &table.charsets[key]));
+        let literals = literals.collect::<Option<_>>().filter(|_| table.is_ordered);
         Self {
             id: table.shape.schema.table.clone(),
             rows: table.rows,
@@ -106,8 +108,9 @@ impl Table {
                 match kind {
                     // A float's text has six digits, a double's those of its declaration; those of a sum are exact.
                     Kind::Float | Kind::Double => format!("{name} + 0e0"),
-                    // By number.
-                    Kind::Bit { .. } | Kind::Enum { .. } | Kind::Set { .. } => format!("{name} + 0"),
+                    Kind::Bit { .. } => format!("{name} + 0"),
+                    // As the log has them, in UTF-8.
+                    Kind::Enum { .. } | Kind::Set { .. } => format!("CONVERT({name} USING utf8mb4)"),
                     _ => name,
                 }
             })

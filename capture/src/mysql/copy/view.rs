@@ -20,6 +20,8 @@ use crate::CaptureError;
 use crate::mysql::gtid::GtidSet;
 use crate::mysql::wire::Connection;
 
+/// Characters of a server's number.
+const SOURCE_LEN: usize = 36;
 const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
 /// A transaction that has begun and reads as of one moment.
@@ -34,11 +36,16 @@ impl View {
         connection: &mut Connection,
         told: &GtidSet,
         is_mariadb: bool,
+        gives_up: &dyn Fn() -> bool,
     ) -> Result<Option<Self>, CaptureError> {
-        if is_mariadb { Self::of_mariadb(connection, told) } else { Self::of_mysql(connection, told) }
+        if is_mariadb { Self::of_mariadb(connection, told) } else { Self::of_mysql(connection, told, gives_up) }
     }
 
-    fn of_mysql(connection: &mut Connection, told: &GtidSet) -> Result<Option<Self>, CaptureError> {
+    fn of_mysql(
+        connection: &mut Connection,
+        told: &GtidSet,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Option<Self>, CaptureError> {
         if !executed(connection)?.contains(told) {
             return Ok(None);
         }
@@ -54,6 +61,11 @@ impl View {
                 // Whatever was owned and is no more is among those that were executed by now.
                 let reached = executed(connection)?;
                 return Ok(Some(Self { reached }));
+            }
+            // A replica may take hours to apply one.
+            if gives_up() {
+                connection.query(DURING, "ROLLBACK")?;
+                return Ok(None);
             }
             connection.pause(DURING)?;
         }
@@ -125,22 +137,26 @@ fn binlog_pos(connection: &mut Connection) -> Result<GtidSet, CaptureError> {
     text.parse().map(GtidSet::MariaDb).map_err(|reason: &str| connection.protocol(DURING, reason))
 }
 
-/// `uuid:5#12:6#13`, each with the thread that has it.
+/// `uuid:5#12:6#13`, each with the thread that has it; the next source follows without anything between.
 fn owned_set(connection: &Connection, text: &str) -> Result<Vec<GtidSet>, CaptureError> {
     owned_of(text).map_err(|reason| connection.protocol(DURING, reason))
 }
 
 fn owned_of(text: &str) -> Result<Vec<GtidSet>, &'static str> {
     let mut owned = Vec::new();
-    for of_source in text.split(',').filter(|part| !part.trim().is_empty()) {
-        let mut parts = of_source.trim().split(':');
-        let mut source = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            match part.split_once('#') {
-                Some((number, _)) => owned.push(format!("{source}:{number}").parse().map(GtidSet::MySql)?),
-                // A tag.
-                None => source = format!("{}:{part}", source.split(':').next().unwrap_or_default()),
+    let is_between = |c: char| c == ',' || c.is_whitespace();
+    let mut parts = text.trim_matches(is_between).split(':');
+    let mut source = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once('#') {
+            Some((number, rest)) => {
+                owned.push(format!("{source}:{number}").parse().map(GtidSet::MySql)?);
+                // A thread's number has as many digits as it has, and a source may begin with digits, too.
+                let next = rest.len().checked_sub(SOURCE_LEN).and_then(|at| rest.get(at..));
+                source = next.map_or(source, str::to_owned);
             }
+            // A tag.
+            None => source = format!("{}:{part}", source.split(':').next().unwrap_or_default()),
         }
     }
     Ok(owned)
@@ -162,9 +178,12 @@ mod tests {
     #[test]
     fn whoever_owns_a_transaction_is_no_part_of_its_number() {
         const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
-        let owned = owned_of(&format!("{A}:5#12:6#13:load:7#2,\n{A}:9#1")).unwrap();
+        let owned = owned_of(&format!("{A}:5#12:6#13:load:7#2,\n{A}:9#1{A}:8#11")).unwrap();
         let owned: Vec<String> = owned.iter().map(ToString::to_string).collect();
-        assert_eq!(owned, [format!("{A}:5"), format!("{A}:6"), format!("{A}:load:7"), format!("{A}:9")]);
+        assert_eq!(
+            owned,
+            [format!("{A}:5"), format!("{A}:6"), format!("{A}:load:7"), format!("{A}:9"), format!("{A}:8")]
+        );
         assert!(owned_of("").unwrap().is_empty());
         assert!(owned_of("nonsense:5#1").is_err());
     }

@@ -84,8 +84,10 @@ impl<'a> Worker<'a> {
     /// Begins a transaction that sees all that the stream has told of.
     fn open(&mut self) -> Result<View, CaptureError> {
         let began = Instant::now();
+        let round = self.round;
+        let gives_up = || round.is_given_up() || began.elapsed() > UNSEEN_MAX;
         loop {
-            if let Some(view) = View::open(&mut self.connection, self.round.at, self.round.is_mariadb)? {
+            if let Some(view) = View::open(&mut self.connection, round.at, round.is_mariadb, &gives_up)? {
                 return Ok(view);
             }
             if self.round.is_given_up() {
@@ -93,8 +95,10 @@ impl<'a> Worker<'a> {
             }
             if began.elapsed() > UNSEEN_MAX {
                 let seconds = UNSEEN_MAX.as_secs();
-                let reason =
-                    format!("what the log has told of up to {} cannot be seen after {seconds} s", self.round.at);
+                let reason = format!(
+                    "after {seconds} s a transaction is still under way that a read at {} may have seen",
+                    self.round.at
+                );
                 return Err(self.lost(io::ErrorKind::TimedOut, reason));
             }
         }

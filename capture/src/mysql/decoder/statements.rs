@@ -54,16 +54,21 @@ impl Decoder {
             Statement::DropDatabase(name) => {
                 let has_tables = self.scope.reads_some_of(&name);
                 let whole = has_tables.then(|| TableId::new(&name, "*")).into_iter().collect();
-                self.end_unless(whole, "is dropped with its database")
+                // Which tables it had nobody says.
+                Ok(match self.end_unless(whole, "is dropped with its database")? {
+                    Step::Replaced(Replaced { error, .. }) => Step::Refused(error),
+                    step => step,
+                })
             }
             Statement::Rename(names) => {
                 let names = names.iter().flat_map(|(from, to)| [from, to]);
                 let renamed = names.filter_map(|name| self.scope.named(name, &database)).collect();
                 self.end_unless(renamed, "is renamed, or another one is given its name")
             }
-            Statement::Alter { table, moves_rows } => {
+            Statement::Alter { table, others, moves_rows } => {
                 let table = self.scope.named(&table, &database);
-                let moved = table.clone().filter(|_| moves_rows).into_iter().collect();
+                let others = others.iter().filter_map(|other| self.scope.named(other, &database));
+                let moved = table.clone().filter(|_| moves_rows).into_iter().chain(others).collect();
                 self.altered.extend(table);
                 self.end_unless(moved, "has rows brought in or taken out with a partition or a file")
             }

@@ -35,8 +35,10 @@ pub(crate) enum Statement {
     /// Tables and what they are called then.
     Rename(Vec<(Name, Name)>),
     /// Another shape, of which the next description tells; `moves_rows` where rows go or come with partitions or files.
+    /// `others` are tables that it takes rows from or gives them to.
     Alter {
         table: Name,
+        others: Vec<Name>,
         moves_rows: bool,
     },
     /// It changes no row of any table.
@@ -155,7 +157,7 @@ fn alter(mut words: Words<'_>) -> Statement {
         return Statement::Harmless;
     }
     let Some(table) = words.skip("IF").skip("EXISTS").name() else { return Statement::Unknown };
-    let (mut depth, mut moves_rows) = (0_u32, false);
+    let (mut depth, mut moves_rows, mut others) = (0_u32, false, Vec::new());
     while let Some(token) = words.any() {
         match token {
             Token::Mark(b'(') => depth += 1,
@@ -165,6 +167,12 @@ fn alter(mut words: Words<'_>) -> Statement {
                     moves_rows = true
                 }
                 "DROP" if words.is_next("PARTITION") => moves_rows = true,
+                // EXCHANGE PARTITION p WITH TABLE t; CONVERT TABLE t TO PARTITION p.
+                "WITH" | "CONVERT" if words.take("TABLE") => {
+                    let Some(other) = words.name() else { return Statement::Unknown };
+                    others.push(other);
+                    moves_rows = true;
+                }
                 "RENAME" if !["COLUMN", "INDEX", "KEY"].iter().any(|part| words.is_next(part)) => {
                     let to = words.skip("TO").skip("AS").name();
                     return to.map_or(Statement::Unknown, |to| Statement::Rename(vec![(table, to)]));
@@ -174,7 +182,7 @@ fn alter(mut words: Words<'_>) -> Statement {
             _ => {}
         }
     }
-    Statement::Alter { table, moves_rows }
+    Statement::Alter { table, others, moves_rows }
 }
 
 /// A piece of SQL.
@@ -346,7 +354,8 @@ mod tests {
         let drops = |names: &[&str]| Statement::Drop(names.iter().map(|it| name(it)).collect());
         let renames =
             |pairs: &[(&str, &str)]| Statement::Rename(pairs.iter().map(|(from, to)| (name(from), name(to))).collect());
-        let alters = |table, moves_rows| Statement::Alter { table: name(table), moves_rows };
+        let alters = |table, moves_rows| Statement::Alter { table: name(table), others: Vec::new(), moves_rows };
+        let with = |table, other| Statement::Alter { table: name(table), others: vec![name(other)], moves_rows: true };
         for (text, wanted) in [
             ("truncate stock", Statement::Truncate(name("stock"))),
             ("TRUNCATE TABLE `shop`.`st``ock` -- all", Statement::Truncate(name("shop.st`ock"))),
@@ -359,7 +368,8 @@ mod tests {
             ("ALTER TABLE a RENAME COLUMN b TO c", alters("a", false)),
             ("ALTER TABLE a DROP PARTITION p1", alters("a", true)),
             ("alter table a truncate partition p1", alters("a", true)),
-            ("ALTER TABLE a EXCHANGE PARTITION p WITH TABLE b", alters("a", true)),
+            ("ALTER TABLE a EXCHANGE PARTITION p WITH TABLE b", with("a", "b")),
+            ("ALTER TABLE a CONVERT TABLE b TO PARTITION p VALUES LESS THAN (3)", with("a", "b")),
             ("ALTER TABLE a CONVERT TO CHARACTER SET utf8mb4", alters("a", false)),
             ("ALTER TABLE a IMPORT TABLESPACE", alters("a", true)),
         ] {

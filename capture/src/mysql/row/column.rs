@@ -169,7 +169,7 @@ impl Column {
     }
 }
 
-pub(super) fn written(
+fn written(
     builder: &mut StringBuilder,
     text: &mut String,
     put: impl FnOnce(&mut String) -> Result<(), ValueFault>,
@@ -195,7 +195,7 @@ fn narrow<T: TryFrom<i64>>(bytes: &[u8], is_unsigned: bool) -> Result<T, ValueFa
 }
 
 /// The label of an enumeration; number 0 is what the server makes of one that is none.
-pub(super) fn label<'l>(bytes: &[u8], labels: &'l [String]) -> Result<&'l str, ValueFault> {
+fn label<'l>(bytes: &[u8], labels: &'l [String]) -> Result<&'l str, ValueFault> {
     match usize::try_from(little_endian(bytes)).map_err(|_| LABEL)? {
         0 => Ok(""),
         number => labels.get(number - 1).map(String::as_str).ok_or(LABEL),
@@ -203,7 +203,7 @@ pub(super) fn label<'l>(bytes: &[u8], labels: &'l [String]) -> Result<&'l str, V
 }
 
 /// The labels of a set as the server writes them, with commas between them.
-pub(super) fn put_labels(bytes: &[u8], labels: &[String], out: &mut String) -> Result<(), ValueFault> {
+fn put_labels(bytes: &[u8], labels: &[String], out: &mut String) -> Result<(), ValueFault> {
     let mut left = little_endian(bytes);
     while left != 0 {
         let number = usize::try_from(left.trailing_zeros()).map_err(|_| LABEL)?;

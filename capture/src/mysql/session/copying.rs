@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::Op;
 use syncline_schemas::ident::TableId;
@@ -13,22 +13,24 @@ use crate::mysql::catalog;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
 use crate::mysql::copy::{Copied, Copying, Ledger};
 use crate::mysql::decoder::Replaced;
-use crate::mysql::position::{MyPosition, hash};
+use crate::mysql::position::MyPosition;
 use crate::mysql::scope::Scope;
 use crate::mysql::wire::Connection;
 use crate::progress::OpCounts;
 use crate::{CaptureError, State};
 
 const DURING: &str = "copying the tables";
+/// How long after a table was dropped it may take until it is made again.
+const MADE_AGAIN: Duration = Duration::from_secs(3);
 
 impl Stream<'_> {
     /// Of a table that was not there when the session began, or that nobody could see, rows may be missing: the next session
     /// copies it.
     pub(super) fn ensure_known(&self, table: &TableId) -> Result<(), CaptureError> {
-        if self.config.snapshot == SnapshotMode::Never || self.known.contains(&hash(table)) {
+        if self.config.snapshot == SnapshotMode::Never || self.known.contains(table) {
             return Ok(());
         }
-        if !self.is_there(table)? {
+        if !self.comes(table)? {
             return Err(CaptureError::Unfit {
                 source_id: self.config.source.clone(),
                 object: format!("table {table}"),
@@ -45,24 +47,49 @@ impl Stream<'_> {
         if self.config.snapshot == SnapshotMode::Never {
             return self.refuse(*error);
         }
-        for table in &tables {
-            if !self.is_there(table)? {
-                return self.refuse(*error);
-            }
+        // Names that a tool gives its own tables for a while are none of those that are held.
+        let held: Vec<&TableId> = tables.iter().filter(|table| self.known.contains(*table)).collect();
+        let mut are_there = true;
+        for table in &held {
+            are_there &= self.comes(table)?;
+        }
+        if !are_there {
+            return self.refuse(*error);
+        }
+        let mut connection = Connection::open(&self.config.login(), self.stop)?;
+        let mut are_new = false;
+        for table in tables.iter().filter(|table| !self.known.contains(*table)) {
+            are_new |= catalog::is_there(&mut connection, table)?;
         }
         self.decoder.pass()?;
-        for table in &tables {
-            self.known.remove(&hash(table));
+        if held.is_empty() && !are_new {
+            return Ok(());
+        }
+        // Rows that follow in the same transaction (CREATE OR REPLACE ... SELECT) leave no place to go on from.
+        if self.decoder.is_in_transaction() {
+            return self.refuse(*error);
+        }
+        for table in &held {
+            self.known.remove(*table);
         }
         self.hand_over()?;
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
         Err(self.begins_again(format!("{} was replaced, and is copied anew", names.join(", "))))
     }
 
-    /// Whether the server has a table now, and shows it.
-    fn is_there(&self, table: &TableId) -> Result<bool, CaptureError> {
+    /// Whether the server has a table now, and shows it; or soon, where one is dropped to be made again.
+    fn comes(&self, table: &TableId) -> Result<bool, CaptureError> {
         let mut connection = Connection::open(&self.config.login(), self.stop)?;
-        Ok(!catalog::signature_of(&mut connection, table)?.is_empty())
+        let began = Instant::now();
+        loop {
+            if catalog::is_there(&mut connection, table)? {
+                return Ok(true);
+            }
+            if began.elapsed() > MADE_AGAIN || self.stop.is_stopped() {
+                return Ok(false);
+            }
+            connection.pause(DURING)?;
+        }
     }
 
     /// Has another session look at the tables.
@@ -76,7 +103,7 @@ impl Stream<'_> {
         let Some(copying) = &self.copying else { return Ok(()) };
         let shapes: Vec<_> = copying.shapes().cloned().collect();
         let beginning = copying.beginning(self.decoder.end())?;
-        self.known.extend(shapes.iter().map(|shape| hash(&shape.schema.table)));
+        self.known.extend(shapes.iter().map(|shape| shape.schema.table.clone()));
         shapes.into_iter().try_for_each(|shape| self.define(shape))?;
         if beginning.is_empty() { Ok(()) } else { self.hand_over_with(beginning) }
     }
@@ -140,16 +167,16 @@ pub(super) fn standing(
     config: &MySqlConfig,
     scope: &Scope,
     held: MyPosition,
-) -> Result<(BTreeSet<u64>, Option<Copying>), CaptureError> {
+) -> Result<(BTreeSet<TableId>, Option<Copying>), CaptureError> {
     if held.copy.is_none() && config.snapshot == SnapshotMode::Never {
         // Whatever is missing is copied if that is ever wanted.
         return Ok((BTreeSet::new(), None));
     }
     let tables = catalog::look_up(connection, config, scope)?;
+    // One that is not read now has to be copied if it ever is again. One that is gone stays known until the log says so.
+    let known: BTreeSet<_> = held.known.into_iter().filter(|table| scope.reads(table)).collect();
     let ids = tables.iter().map(|table| &table.shape.schema.table);
-    // One that is not read now has to be copied if it ever is again.
-    let known = ids.clone().map(hash).filter(|table| held.known.contains(table)).collect::<BTreeSet<_>>();
-    let newcomers: Vec<_> = ids.filter(|table| !known.contains(&hash(table))).cloned().collect();
+    let newcomers: Vec<_> = ids.filter(|table| !known.contains(*table)).cloned().collect();
     let ledger = match held.copy {
         Some(ledger) => ledger,
         None if newcomers.is_empty() => return Ok((known, None)),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
-use syncline_schemas::ident::LogOffset;
+use syncline_schemas::ident::{LogOffset, TableId};
 use tracing::{info, warn};
 
 use self::copying::standing;
@@ -78,7 +78,7 @@ struct Stream<'a> {
     stop: &'a StopSignal,
     decoder: Decoder,
     /// Of these tables all rows are in the log, or will be once the copy has ended.
-    known: BTreeSet<u64>,
+    known: BTreeSet<TableId>,
     copying: Option<Copying>,
     /// Where a drain ends.
     target: Option<GtidSet>,

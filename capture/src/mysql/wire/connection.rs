@@ -32,7 +32,7 @@ const STARTING: &str = "starting the session";
 /// Settings of every session: text in UTF-8, moments in UTC, names as they are, and no patience of the server's with a
 /// stream that is silent because we are busy.
 const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = 'NO_BACKSLASH_ESCAPES', \
-                       net_write_timeout = 3600, wait_timeout = 28800";
+                       net_write_timeout = 3600, wait_timeout = 28800, sql_select_limit = 18446744073709551615";
 
 /// Who connects where.
 pub(crate) struct Login<'c> {
@@ -90,6 +90,9 @@ impl Connection {
         connection.start(login)?;
         connection.deadline = None;
         connection.query(STARTING, SESSION)?;
+        let without_limit =
+            if connection.version.contains("MariaDB") { "max_statement_time" } else { "max_execution_time" };
+        connection.query(STARTING, &format!("SET SESSION {without_limit} = 0"))?;
         Ok(connection)
     }
 
@@ -371,11 +374,12 @@ fn unknown_method(plugin: &str) -> String {
 }
 
 /// What passes by itself: too many connections, a shutdown, a broken network, locks, somebody who ended the session, a table
-/// that was changed since a transaction began.
+/// that was changed since a transaction began, a limit of time.
 const fn is_weather(code: u16) -> bool {
     matches!(
         code,
-        1040 | 1053 | 1077 | 1079 | 1152..=1161 | 1184 | 1203 | 1205 | 1213 | 1226 | 1317 | 1412 | 1927 | 4031
+        1040 | 1053 | 1077 | 1079 | 1152
+            ..=1161 | 1184 | 1203 | 1205 | 1213 | 1226 | 1317 | 1412 | 1969 | 3024 | 1927 | 4031
     )
 }
 
