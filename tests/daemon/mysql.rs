@@ -284,11 +284,7 @@ async fn a_mariadb_whose_log_was_purged_is_read_again_and_costs_the_targets_only
     assert!(again["reads"].as_u64() >= Some(39_999), "all rows were read: {again}");
     shop.assert_planner_equals_source().await;
     let said = fs::read_to_string(shop.setup.daemon_log()).expect("the daemon's log");
-    let told = said
-        .lines()
-        .filter(|line| line.contains("folded again; what differs is on its way"))
-        .last()
-        .unwrap_or_default();
+    let told = said.lines().rfind(|line| line.contains("folded again; what differs is on its way")).unwrap_or_default();
     assert!(told.contains("deltas=3"), "three sums are others: {told}\n{again}");
     shop.stop().await;
 }

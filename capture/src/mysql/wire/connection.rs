@@ -368,8 +368,8 @@ impl Connection {
 
 fn unknown_method(plugin: &str) -> String {
     format!(
-        "the server wants {plugin}, which this version does not know; give the user mysql_native_password \
-         (MariaDB) or caching_sha2_password (MySQL)"
+        "the server wants {plugin}, which this version does not know; check the user name, as MySQL asks so of users that are \
+         not there, or give the user mysql_native_password (MariaDB) or caching_sha2_password (MySQL)"
     )
 }
 
