@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use syncline_capture::mysql::{MySqlConfig, SnapshotMode, TablePatterns, follow};
 use syncline_capture::{CaptureError, Class, Outcome, Progress, StopSignal};
 use syncline_schemas::frame::Op;
+use syncline_schemas::ident::TableId;
 
 use crate::log::{MemoryLog, State, drain_with};
 use crate::server::{Database, Server, eventually, mysql};
@@ -379,4 +380,37 @@ fn a_column_that_the_server_computes_or_hides_is_copied_as_it_is_logged() {
     let shapes = copied.shapes();
     assert!(shapes.windows(2).all(|pair| pair[0] == pair[1]), "{shapes:?}");
     assert_eq!(copied.fold().1[&("made".to_owned(), "2".to_owned())]["s"], "n6");
+}
+
+#[test]
+fn labels_that_are_written_in_an_odd_way_are_copied_as_they_are_logged() {
+    let many: Vec<String> = (1..=64).map(|number| format!("'m{number}'")).collect();
+    let database = Server::shared().database(&format!(
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES'; SET NAMES utf8mb4;
+         CREATE TABLE odd (id int PRIMARY KEY, e enum('a\\b', 'it''s', 'Ω') CHARACTER SET utf8mb4, s set({}))",
+        many.join(",")
+    ));
+    let insert =
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES'; INSERT INTO odd VALUES (1, 1, 'm64'), (2, 2, 'm51,m52'), (3, 3, '')";
+    let logged = MemoryLog::default();
+    drain_with(&database.config, &logged).unwrap();
+    database.sql(insert);
+    drain_with(&database.config, &logged).unwrap();
+    let copied = MemoryLog::default();
+    drain_with(&copying(&database), &copied).unwrap();
+    assert_same(&copied.fold().1, &logged.fold().1);
+    assert_eq!(copied.fold().1[&("odd".to_owned(), "1".to_owned())]["e"], "a\\b");
+}
+
+#[test]
+fn rows_of_a_key_that_is_only_declared_are_all_copied() {
+    let database = Server::shared().database(
+        "CREATE TABLE loose (k varchar(9) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NOT NULL, v int NOT NULL);
+         INSERT INTO loose SELECT IF(seq % 2, 'a', 'A'), seq FROM seq_1_to_100001",
+    );
+    let keys = [(TableId::new(&database.name, "loose"), vec!["k".to_owned(), "v".to_owned()])];
+    let config = MySqlConfig { keys: keys.into(), ..copying(&database) };
+    let log = MemoryLog::default();
+    drain_with(&config, &log).unwrap();
+    assert_eq!(log.fold().1.len(), 100_001);
 }

@@ -91,3 +91,30 @@ fn a_session_that_logs_statements_or_leaves_names_out_stops_the_source() {
     assert!(error.to_string().contains("logged as a statement"), "{error}");
     assert_eq!(error.class(), Class::Definite);
 }
+
+#[test]
+fn changes_that_a_server_keeps_out_of_its_log_are_not_missed_without_a_word() {
+    let server = Arc::new(Server::start(&["--binlog-ignore-db=other"]));
+    let error = drain(&server.database(TABLE), &MemoryLog::default()).unwrap_err();
+    assert!(matches!(error, CaptureError::Unfit { .. }) && error.to_string().contains("binlog_ignore_db"), "{error}");
+    let settings: &[&str] =
+        if mysql().is_some() { &["--log-replica-updates=OFF"] } else { &["--log-slave-updates=OFF"] };
+    let database = Arc::new(Server::start(settings)).database(TABLE);
+    if mysql().is_none() {
+        // What makes a MariaDB a replica.
+        database.sql("SET GLOBAL gtid_slave_pos = CONCAT(@@GLOBAL.gtid_binlog_pos, ',5-9-3')");
+    }
+    let error = drain(&database, &MemoryLog::default()).unwrap_err();
+    assert!(matches!(error, CaptureError::Unfit { .. }) && error.to_string().contains("as a replica"), "{error}");
+}
+
+#[test]
+fn a_table_that_a_statement_writes_in_capitals_is_the_one_that_is_read() {
+    let database = Arc::new(Server::start(&["--lower-case-table-names=1"])).database(TABLE);
+    let log = MemoryLog::default();
+    drain(&database, &log).unwrap();
+    database.sql("INSERT INTO Stock VALUES (1), (2); TRUNCATE TABLE STOCK; INSERT INTO stock VALUES (3)");
+    drain(&database, &log).unwrap();
+    let keys: Vec<String> = log.fold().1.into_keys().map(|(_, key)| key).collect();
+    assert_eq!(keys, ["3"]);
+}

@@ -118,7 +118,10 @@ impl Server {
         let mut installer = match mysql() {
             Some(root) => {
                 let mut installer = mysqld(&root);
-                installer.arg("--initialize-insecure");
+                // How names are kept is settled once and for all.
+                installer
+                    .arg("--initialize-insecure")
+                    .args(settings.iter().filter(|name| name.starts_with("--lower-case")));
                 installer
             }
             None => {
