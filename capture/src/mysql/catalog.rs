@@ -41,7 +41,8 @@ pub(super) fn look_up(
     scope: &Scope,
 ) -> Result<Vec<CatalogTable>, CaptureError> {
     let is_mariadb = connection.version().contains("MariaDB");
-    let columns = described(&connection.query(DURING, COLUMNS)?, scope);
+    let all_columns = format!("{SELECT_COLUMNS} ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION");
+    let columns = described(&connection.query(DURING, &all_columns)?, scope);
     let keys = named(&connection.query(DURING, KEYS)?);
     let mut tables = Vec::new();
     for row in connection.query(DURING, TABLES)? {
@@ -105,9 +106,6 @@ const TABLES: &str = "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, t.TABLE_TYPE, IFNULL(
      WHERE t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY t.TABLE_SCHEMA, t.TABLE_NAME";
 const SELECT_COLUMNS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, \
      CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE, DATETIME_PRECISION FROM information_schema.COLUMNS";
-const COLUMNS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, \
-     CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE, DATETIME_PRECISION FROM information_schema.COLUMNS \
-     ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION";
 const KEYS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
      WHERE INDEX_NAME = 'PRIMARY' ORDER BY TABLE_SCHEMA, TABLE_NAME, SEQ_IN_INDEX";
 
