@@ -26,6 +26,7 @@ mod policy;
 pub mod postgres;
 mod progress;
 mod requests;
+mod round;
 mod server_url;
 mod stop;
 mod transport;

@@ -18,14 +18,12 @@ mod plan;
 mod view;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 use syncline_schemas::frame::{Op, TableBatch};
-use syncline_schemas::ident::{SourceId, TableId};
+use syncline_schemas::ident::TableId;
 use tracing::info;
 
 #[cfg(test)]
@@ -39,13 +37,12 @@ use super::gtid::GtidSet;
 use super::row::{Shape, Stamp, TableBuilder};
 use super::wire::Connection;
 use crate::progress::now_us;
+use crate::round::Round;
 use crate::{CaptureError, StopSignal};
 
 const DURING: &str = "copying the tables";
 /// How long the stream waits for one round of pieces at most, but for those that are under way then.
 const ROUND: Duration = Duration::from_secs(10);
-/// How often whoever waits for pieces looks up meanwhile.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Rows of one table that were read.
 pub(crate) struct Copied {
@@ -83,26 +80,11 @@ pub(crate) struct Copying {
 }
 
 /// What the workers of a round share.
-struct Round<'a> {
-    source: &'a SourceId,
-    stop: &'a StopSignal,
+struct Reading<'a> {
     /// Where the stream waits.
     at: &'a GtidSet,
     is_mariadb: bool,
-    until: Instant,
-    failed: AtomicBool,
-}
-
-impl Round<'_> {
-    /// True where nothing more is to be begun.
-    fn is_over(&self) -> bool {
-        self.is_given_up() || Instant::now() >= self.until
-    }
-
-    /// True where the source is to stop or another worker failed.
-    fn is_given_up(&self) -> bool {
-        self.stop.is_stopped() || self.failed.load(Ordering::Acquire)
-    }
+    round: Round<'a>,
 }
 
 impl Copying {
@@ -215,56 +197,15 @@ impl Copying {
         each: &mut dyn FnMut(Copied) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         let workers = self.config.copy_workers.max(1);
-        let round = Round {
-            source: &self.config.source,
-            stop,
-            at,
-            is_mariadb: self.is_mariadb,
-            until: Instant::now() + ROUND,
-            failed: AtomicBool::new(false),
-        };
-        let (sender, receiver) = crossbeam_channel::bounded(workers);
-        let ended = thread::scope(|scope| {
-            let start = |_| {
-                let (sender, round) = (sender.clone(), &round);
-                scope.spawn(move || self.work(round, &sender))
-            };
-            let started: Vec<_> = (0..workers).map(start).collect();
-            drop(sender);
-            let taken = loop {
-                let step = match receiver.recv_timeout(TICK) {
-                    Ok(message) => self.note(message).and_then(|copied| copied.map_or(Ok(()), &mut *each)),
-                    Err(RecvTimeoutError::Timeout) => Ok(()),
-                    Err(RecvTimeoutError::Disconnected) => break Ok(()),
-                };
-                if step.is_err() {
-                    break step;
-                }
-            };
-            if taken.is_err() {
-                round.failed.store(true, Ordering::Release);
-            }
-            // Workers that still have something to say must not wait for somebody to hear it.
-            drop(receiver);
-            let join = |worker: thread::ScopedJoinHandle<'_, _>| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            let ends: Vec<_> = started.into_iter().map(join).collect();
-            std::iter::once(taken).chain(ends).collect::<Vec<_>>()
+        let round = Round::new(&self.config.source, stop, ROUND);
+        let reading = Reading { at, is_mariadb: self.is_mariadb, round };
+        let work = |sender: &Sender<Message>| Worker::run(self, &reading, sender);
+        let ended = reading.round.run(workers, work, |message| {
+            let copied = message.map_or(Ok(None), |message| self.note(message))?;
+            copied.map_or(Ok(()), &mut *each)
         });
         self.state().busy.clear();
-        // Somebody who was only told to give up is not the reason.
-        let mut failed: Vec<_> = ended.into_iter().filter_map(Result::err).collect();
-        failed.sort_by_key(worker::is_interrupt);
-        failed.into_iter().next().map_or(Ok(()), Err)
-    }
-
-    fn work(&self, round: &Round<'_>, sender: &Sender<Message>) -> Result<(), CaptureError> {
-        let worked = Worker::run(self, round, sender);
-        if worked.is_err() {
-            round.failed.store(true, Ordering::Release);
-        }
-        worked
+        ended
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

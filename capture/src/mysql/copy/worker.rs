@@ -11,7 +11,7 @@ use syncline_schemas::ident::TableId;
 use super::ledger::{Key, Piece};
 use super::plan::{ROWS, Table};
 use super::view::View;
-use super::{Copied, Copying, DURING, Message, Round, take};
+use super::{Copied, Copying, DURING, Message, Reading, take};
 use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::mysql::catalog::signature_of;
@@ -19,6 +19,7 @@ use crate::mysql::row::{RowView, Stamp, TableBuilder};
 use crate::mysql::wire::Connection;
 use crate::policy::SpecialValues;
 use crate::progress::now_us;
+use crate::round::Round;
 
 /// Text as its column has it; one moment per transaction; and no queue behind a table that somebody wants to change.
 const SESSION: [&str; 2] = [
@@ -30,7 +31,7 @@ const UNSEEN_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker<'a> {
     copying: &'a Copying,
-    round: &'a Round<'a>,
+    reading: &'a Reading<'a>,
     sender: &'a Sender<Message>,
     connection: Connection,
 }
@@ -39,14 +40,15 @@ impl<'a> Worker<'a> {
     /// Reads pieces until there is none left or the round is over.
     pub(super) fn run(
         copying: &'a Copying,
-        round: &'a Round<'a>,
+        reading: &'a Reading<'a>,
         sender: &'a Sender<Message>,
     ) -> Result<(), CaptureError> {
-        let mut connection = Connection::open(&copying.config.login(), round.stop)?;
+        let mut connection = Connection::open(&copying.config.login(), reading.round.stop())?;
         for statement in SESSION {
             connection.query(DURING, statement)?;
         }
-        let mut worker = Self { copying, round, sender, connection };
+        let mut worker = Self { copying, reading, sender, connection };
+        let round = &reading.round;
         // None comes back from a round without a piece, however long the connection took.
         let mut is_first = true;
         while (is_first || !round.is_over()) && !round.is_given_up() {
@@ -84,21 +86,19 @@ impl<'a> Worker<'a> {
     /// Begins a transaction that sees all that the stream has told of.
     fn open(&mut self) -> Result<View, CaptureError> {
         let began = Instant::now();
-        let round = self.round;
+        let Reading { at, is_mariadb, ref round } = *self.reading;
         let gives_up = || round.is_given_up() || began.elapsed() > UNSEEN_MAX;
         loop {
-            if let Some(view) = View::open(&mut self.connection, round.at, round.is_mariadb, &gives_up)? {
+            if let Some(view) = View::open(&mut self.connection, at, is_mariadb, &gives_up)? {
                 return Ok(view);
             }
-            if self.round.is_given_up() {
+            if round.is_given_up() {
                 return Err(self.lost(io::ErrorKind::Interrupted, "stopped".to_owned()));
             }
             if began.elapsed() > UNSEEN_MAX {
                 let seconds = UNSEEN_MAX.as_secs();
-                let reason = format!(
-                    "after {seconds} s a transaction is still under way that a read at {} may have seen",
-                    self.round.at
-                );
+                let reason =
+                    format!("after {seconds} s a transaction is still under way that a read at {at} may have seen");
                 return Err(self.lost(io::ErrorKind::TimedOut, reason));
             }
         }
@@ -106,8 +106,9 @@ impl<'a> Worker<'a> {
 
     /// Copies a piece out; gives the key of the last row where there may be more behind it.
     fn copy(&mut self, table: &Table, piece: &Piece) -> Result<Option<Key>, CaptureError> {
-        let (round, sender) = (self.round, self.sender);
-        let at = Arc::<str>::from(round.at.to_string());
+        let Reading { at, ref round, .. } = *self.reading;
+        let sender = self.sender;
+        let at = Arc::<str>::from(at.to_string());
         let place = || format!("the copy at {at}");
         let nulls = self.copying.config.special_values == SpecialValues::Null;
         let mut builder = TableBuilder::new(Arc::clone(&table.shape), nulls);
@@ -157,19 +158,14 @@ impl<'a> Worker<'a> {
     }
 
     fn send(&self, message: Message) -> Result<(), CaptureError> {
-        send(self.round, self.sender, message)
+        send(&self.reading.round, self.sender, message)
     }
 }
 
 /// Tells what was read; an error where the copy is given up.
 fn send(round: &Round<'_>, sender: &Sender<Message>, message: Message) -> Result<(), CaptureError> {
-    if !round.is_given_up() && sender.send(message).is_ok() {
-        return Ok(());
+    if round.is_given_up() || sender.send(message).is_err() {
+        return Err(round.given_up(DURING));
     }
-    let error = io::Error::new(io::ErrorKind::Interrupted, "the copy was given up");
-    Err(CaptureError::Lost { source_id: round.source.clone(), during: DURING, error })
-}
-
-pub(super) fn is_interrupt(error: &CaptureError) -> bool {
-    matches!(error, CaptureError::Lost { error, .. } if error.kind() == io::ErrorKind::Interrupted)
+    Ok(())
 }

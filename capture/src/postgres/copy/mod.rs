@@ -31,12 +31,10 @@ mod plan;
 mod state;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 use syncline_schemas::frame::{Op, TableBatch};
 use tracing::{info, warn};
 
@@ -52,14 +50,13 @@ use super::preflight::Inspection;
 use super::session::Session;
 use crate::CaptureError;
 use crate::progress::{OpCounts, now_us};
+use crate::round::Round;
 
 /// How long the stream waits for one round of pieces at most, but for those that are under way then: the server keeps its log
 /// for it meanwhile.
 const ROUND: Duration = Duration::from_secs(10);
 /// As [`ROUND`], beside a stream that targets wait for.
 const ROUND_BESIDE: Duration = Duration::from_secs(1);
-/// How often the stream's connection is looked after meanwhile.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Rows of one table that were read.
 pub(crate) struct Copied {
@@ -80,24 +77,11 @@ pub(crate) struct Copying {
 }
 
 /// What the workers of a round share.
-struct Round<'a> {
+struct Reading<'a> {
     session: &'a Session<'a>,
     /// Where the stream waits.
     at: Lsn,
-    until: Instant,
-    failed: AtomicBool,
-}
-
-impl Round<'_> {
-    /// True where nothing more is to be begun.
-    fn is_over(&self) -> bool {
-        self.is_given_up() || Instant::now() >= self.until
-    }
-
-    /// True where the source is to stop or another worker failed.
-    fn is_given_up(&self) -> bool {
-        self.session.stop.is_stopped() || self.failed.load(Ordering::Acquire)
-    }
+    round: Round<'a>,
 }
 
 impl Copying {
@@ -261,7 +245,7 @@ impl Copying {
         Ok(batches)
     }
 
-    /// Reads pieces for a while. `each` gets what was read and, at least every [`TICK`], nothing.
+    /// Reads pieces for a while. `each` gets what was read and, ten times a second at least, nothing.
     pub(crate) fn round(
         &self,
         session: &Session<'_>,
@@ -275,56 +259,22 @@ impl Copying {
             let length = if state.ledger.is_beside { ROUND_BESIDE } else { ROUND };
             (length, std::mem::replace(&mut state.ledger.is_reading, true))
         };
-        let round = Round { session, at, until: Instant::now() + length, failed: AtomicBool::new(false) };
-        let (sender, receiver) = crossbeam_channel::bounded(workers);
-        let ended = thread::scope(|scope| {
-            let started: Vec<_> = (0..workers)
-                .map(|_| {
-                    let (sender, round) = (sender.clone(), &round);
-                    scope.spawn(move || self.work(round, &sender))
-                })
-                .collect();
-            drop(sender);
-            let taken = loop {
-                let step = match receiver.recv_timeout(TICK) {
-                    Ok(message) => {
-                        let copied = self.state().note(session, message);
-                        copied.map_or(Ok(()), |copied| each(Some(copied)))
-                    }
-                    Err(RecvTimeoutError::Timeout) => each(None),
-                    Err(RecvTimeoutError::Disconnected) => break Ok(()),
-                };
-                if step.is_err() {
-                    break step;
-                }
-            };
-            if taken.is_err() {
-                round.failed.store(true, Ordering::Release);
+        let round = Round::new(&session.config.source, session.stop, length);
+        let reading = Reading { session, at, round };
+        let work = |sender: &Sender<Message>| Worker::run(self, &reading, sender);
+        let ended = reading.round.run(workers, work, |message| {
+            match message.map(|message| self.state().note(session, message)) {
+                None => each(None),
+                Some(None) => Ok(()),
+                Some(copied) => each(copied),
             }
-            // Workers that still have something to say must not wait for somebody to hear it.
-            drop(receiver);
-            let ends = started
-                .into_iter()
-                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            std::iter::once(taken).chain(ends.collect::<Vec<_>>()).collect::<Vec<_>>()
         });
         self.state().busy.clear();
-        // Somebody who was only told to give up is not the reason.
-        let mut failed = ended.into_iter().filter_map(Result::err).collect::<Vec<_>>();
-        failed.sort_by_key(worker::is_interrupt);
-        failed.into_iter().next().map_or(Ok(()), Err)?;
+        ended?;
         // Rows of a round that broke off are made up for only by what is read after them.
         let mut state = self.state();
         state.ledger.is_reading = (was_reading || state.has_rows) && !state.has_read && !state.ledger.is_read();
         Ok(())
-    }
-
-    fn work(&self, round: &Round<'_>, sender: &Sender<Message>) -> Result<(), CaptureError> {
-        let worked = Worker::run(self, round, sender);
-        if worked.is_err() {
-            round.failed.store(true, Ordering::Release);
-        }
-        worked
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -12,13 +12,14 @@ use super::gate::Snapshot;
 use super::ledger::{Key, Piece};
 use super::plan::{DURING, KEYS, SIGNATURE, Table};
 use super::state::Message;
-use super::{Copied, Copying, Round, take};
+use super::{Copied, Copying, Reading, take};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
 use crate::postgres::decode::{CopyReader, Stamp, TableBuilder};
 use crate::postgres::log_end::{LOG_END, log_end};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::scope::WITHOUT_IT;
 use crate::postgres::wire::{Connection, Purpose};
+use crate::round::Round;
 use crate::{CaptureError, Class};
 
 /// SQLSTATEs of a table that changed since it was looked at: undefined column, table, schema.
@@ -37,7 +38,7 @@ struct Extent {
 
 pub(super) struct Worker<'a> {
     copying: &'a Copying,
-    round: &'a Round<'a>,
+    reading: &'a Reading<'a>,
     sender: &'a Sender<Message>,
     connection: Connection,
     /// It has had a piece, or tried to: none comes back from a round without, however long the connection took.
@@ -48,15 +49,15 @@ impl<'a> Worker<'a> {
     /// Reads pieces until there is none left or the round is over.
     pub(super) fn run(
         copying: &'a Copying,
-        round: &'a Round<'a>,
+        reading: &'a Reading<'a>,
         sender: &'a Sender<Message>,
     ) -> Result<(), CaptureError> {
-        let session = round.session;
+        let session = reading.session;
         let mut connection = Connection::open(session.config, Purpose::Query, session.stop)?;
         // With row security a policy would hide rows without a word; now it is an error.
         let settings = format!("SET row_security = off; SET lock_timeout = {}", LOCK_TIMEOUT.as_millis());
         connection.query(DURING, &settings)?;
-        let mut worker = Self { copying, round, sender, connection, has_tried: false };
+        let mut worker = Self { copying, reading, sender, connection, has_tried: false };
         while let Some((table, piece)) = worker.next()? {
             let mut next = Some(piece);
             while let Some(piece) = next.take() {
@@ -72,7 +73,7 @@ impl<'a> Worker<'a> {
                     read => read?,
                 };
                 worker.has_tried = true;
-                next = rest.filter(|_| !round.is_over());
+                next = rest.filter(|_| !reading.round.is_over());
             }
         }
         Ok(())
@@ -82,7 +83,7 @@ impl<'a> Worker<'a> {
     fn next(&mut self) -> Result<Option<(&'a Table, Piece)>, CaptureError> {
         let copying = self.copying;
         loop {
-            if self.round.is_given_up() || self.has_tried && self.round.is_over() {
+            if self.reading.round.is_given_up() || self.has_tried && self.reading.round.is_over() {
                 return Ok(None);
             }
             let fresh = {
@@ -129,7 +130,7 @@ impl<'a> Worker<'a> {
     /// What is to be read of a table, and where the newest change was committed that this may follow from.
     fn pieces(&mut self, table: &Table) -> Result<(Vec<Piece>, Lsn), CaptureError> {
         let gone = || CaptureError::Unfit {
-            source_id: self.round.session.config.source.clone(),
+            source_id: self.reading.session.config.source.clone(),
             object: format!("table {}", table.shape.schema.table),
             reason: "was dropped while it was copied".to_owned(),
             remedy: WITHOUT_IT.to_owned(),
@@ -231,9 +232,9 @@ impl<'a> Worker<'a> {
 
     /// Copies a piece out.
     fn copy(&mut self, table: &Table, piece: &Piece, part: &str, copied_at: i64) -> Result<Extent, CaptureError> {
-        let Round { session, at, .. } = *self.round;
+        let Reading { session, at, ref round } = *self.reading;
         let source = &session.config.source;
-        let (round, sender) = (self.round, self.sender);
+        let sender = self.sender;
         let (shape, special_values) = (Arc::clone(&table.shape), session.config.special_values);
         let form = table.form(piece);
         let mut builder = TableBuilder::new(shape, special_values);
@@ -304,7 +305,7 @@ impl<'a> Worker<'a> {
     }
 
     fn send_some(&self, message: Option<Message>) -> Result<(), CaptureError> {
-        send(self.round, self.sender, message)
+        send(&self.reading.round, self.sender, message)
     }
 }
 
@@ -317,17 +318,12 @@ fn rows(batch: Option<TableBatch>, len: u32, bytes: usize, pours: Option<u32>) -
 /// Tells what was read; an error where the copy is given up.
 fn send(round: &Round<'_>, sender: &Sender<Message>, message: Option<Message>) -> Result<(), CaptureError> {
     let Some(message) = message else { return Ok(()) };
-    if !round.is_given_up() && sender.send(message).is_ok() {
-        return Ok(());
+    if round.is_given_up() || sender.send(message).is_err() {
+        return Err(round.given_up(DURING));
     }
-    let error = io::Error::new(io::ErrorKind::Interrupted, "the copy was given up");
-    Err(CaptureError::Lost { source_id: round.session.config.source.clone(), during: DURING, error })
+    Ok(())
 }
 
 fn is_not_locked(error: &CaptureError) -> bool {
     matches!(error, CaptureError::Server { sqlstate, .. } if sqlstate == NOT_LOCKED)
-}
-
-pub(super) fn is_interrupt(error: &CaptureError) -> bool {
-    matches!(error, CaptureError::Lost { error, .. } if error.kind() == io::ErrorKind::Interrupted)
 }
