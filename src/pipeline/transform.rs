@@ -1,7 +1,8 @@
 //! The transform's thread: log entries in order, each folded and committed before the next.
 //!
-//! State, outbox and cursor of a step are one atomic commit, durable before sinks may see the deltas. A crash anywhere
-//! leaves a cursor from which the fold, being deterministic, writes the same again.
+//! State, outbox and cursor of a step are one atomic commit, durable before sinks may see the deltas; one without deltas
+//! survives the process, and the next one with some makes it durable. A crash anywhere leaves a cursor from which the
+//! fold, being deterministic, writes the same again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -307,6 +308,8 @@ fn first_epoch(store: &Store) -> Result<u32, TransformError> {
 
 fn commit(store: &Store, step: Step) -> Result<(), TransformError> {
     let Step { writes, outbox, cursor } = step;
+    // Of what no sink is told a power failure may take the last of: the log is folded from an older cursor then.
+    let durability = if outbox.is_some() { Durability::Synced } else { Durability::Buffered };
     let mut commit = Commit::new();
     state::put(&mut commit, writes);
     if let Some(deltas) = outbox {
@@ -317,5 +320,5 @@ fn commit(store: &Store, step: Step) -> Result<(), TransformError> {
     commit.put_cursor(TRANSFORM_CURSOR, cursor.folded.0);
     commit.put_cursor(STEP, u64::from(cursor.step));
     commit.put_cursor(ROWS, u64::from(cursor.rows));
-    store.commit(commit, Durability::Synced).map_err(|error| unusable(&error))
+    store.commit(commit, durability).map_err(|error| unusable(&error))
 }
