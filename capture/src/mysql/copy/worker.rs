@@ -42,7 +42,7 @@ impl<'a> Worker<'a> {
         round: &'a Round<'a>,
         sender: &'a Sender<Message>,
     ) -> Result<(), CaptureError> {
-        let mut connection = Connection::open(&copying.config.login(), round.stop)?;
+        let mut connection = copying.site.open(&copying.config, round.stop)?;
         for statement in SESSION {
             connection.query(DURING, statement)?;
         }
