@@ -227,6 +227,13 @@ fn a_replica_that_lacks_what_was_read_is_waited_for_while_it_applies_and_refused
     let lost = had.rsplit([':', '-']).next().unwrap().to_owned();
     drain_with(&pair.config, &log).unwrap();
     pair.fail_over();
+    if mysql().is_some() {
+        // As a member of a group is, which replicates from nobody.
+        pair.replica_sql("SET GLOBAL read_only = ON");
+        let error = drain_with(&pair.of_replica(), &log).unwrap_err();
+        assert!(matches!(error, CaptureError::Behind { .. }), "{error}");
+        pair.replica_sql("SET GLOBAL read_only = OFF");
+    }
     // Promoted, and with transactions of its own, which on a MariaDB have the numbers of those that are lost.
     for own in ["SELECT 1", "INSERT INTO stock VALUES (3, 1, 'own'), (4, 1, 'own'); UPDATE stock SET qty = 2"] {
         pair.replica_sql(own);
