@@ -13,6 +13,15 @@ pub enum Host {
     Unix(PathBuf),
 }
 
+/// One of the places where a server of a source may listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The machine, or the socket.
+    pub host: Host,
+    /// TCP port.
+    pub port: u16,
+}
+
 /// How the connection is protected. There is no mode that looks protected and is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tls {

@@ -67,6 +67,38 @@ pub enum CaptureError {
         /// Host and port, or socket path.
         address: String,
     },
+    /// The server lacks transactions that were read from another one, and may get them yet.
+    #[error(
+        "source {source_id}: {address} lacks {missing}, which was read, and is a replica that may still apply it; waiting for that"
+    )]
+    Behind {
+        /// The source.
+        source_id: SourceId,
+        /// Host and port, or socket path.
+        address: String,
+        /// The transactions, as the server writes them.
+        missing: String,
+    },
+    /// What was read in part came from another server, which may come back.
+    #[error(
+        "source {source_id}: {what} came from another server than {address}; waiting for that one before all tables are copied anew"
+    )]
+    Elsewhere {
+        /// The source.
+        source_id: SourceId,
+        /// Host and port, or socket path.
+        address: String,
+        /// What was read in part.
+        what: String,
+    },
+    /// None of the servers that a source may be read from can be.
+    #[error("source {source_id}: none of its {} servers can be read:{}", faults.len(), Each(faults))]
+    NoServer {
+        /// The source.
+        source_id: SourceId,
+        /// Each of them, by host and port or socket path, and why not.
+        faults: Vec<(String, CaptureError)>,
+    },
     /// TLS could not be agreed on, or the server's certificate does not prove who it is.
     #[error("source {source_id}: tls with {address}: {reason}")]
     Tls {
@@ -227,9 +259,15 @@ impl CaptureError {
             Self::Unreachable { .. }
             | Self::Lost { .. }
             | Self::Standby { .. }
+            | Self::Behind { .. }
+            | Self::Elsewhere { .. }
             | Self::InProgress { .. }
             | Self::NoRoom { .. } => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),
+            // One that may be read later is enough to try again.
+            Self::NoServer { faults, .. } if faults.iter().any(|(_, fault)| fault.class() == Class::Transient) => {
+                Class::Transient
+            }
             // Somebody will make room.
             Self::Kept { error, .. } if error.kind() == io::ErrorKind::StorageFull => Class::Transient,
             _ => Class::Definite,
@@ -245,6 +283,15 @@ impl fmt::Display for Listed<'_> {
         let count = self.0.len();
         write!(f, "{count} fault{} in the seeds:", if count == 1 { "" } else { "s" })?;
         self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+/// What is wrong with each of several servers, a line each.
+struct Each<'a>(&'a [(String, CaptureError)]);
+
+impl fmt::Display for Each<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(address, fault)| write!(f, "\n  {address}: {fault}"))
     }
 }
 
@@ -306,6 +353,33 @@ mod tests {
         };
         assert_eq!(kept(io::ErrorKind::StorageFull).class(), Class::Transient);
         assert_eq!(kept(io::ErrorKind::PermissionDenied).class(), Class::Definite);
+    }
+
+    #[test]
+    fn one_server_that_may_come_back_is_enough_to_try_again_and_each_is_named_with_its_reason() {
+        let of = |kinds: &[bool]| {
+            let source_id = SourceId::new("erp");
+            let fault = |(at, is_weather): (usize, &bool)| {
+                let source_id = source_id.clone();
+                let fault = if *is_weather {
+                    CaptureError::Behind { source_id, address: "x:1".to_owned(), missing: "0-1-5".to_owned() }
+                } else {
+                    CaptureError::Position { source_id, reason: "another history".to_owned(), remedy: "look" }
+                };
+                (format!("host{at}:3306"), fault)
+            };
+            CaptureError::NoServer {
+                source_id: source_id.clone(),
+                faults: kinds.iter().enumerate().map(fault).collect(),
+            }
+        };
+        assert_eq!(of(&[false, true]).class(), Class::Transient);
+        assert_eq!(of(&[false, false]).class(), Class::Definite);
+        let text = of(&[false, true]).to_string();
+        assert!(
+            text.contains("host0:3306: ") && text.contains("another history") && text.contains("lacks 0-1-5"),
+            "{text}"
+        );
     }
 
     #[test]

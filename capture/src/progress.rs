@@ -1,12 +1,12 @@
 //! What a reader has done so far, readable by metrics at any moment without touching the reader.
 //!
-//! The counters only rise while the process lives; a session that starts again continues them. The one thing that
-//! sessions hand on to each other is here, too: which shapes the log has of this process.
+//! The counters only rise while the process lives; a session that starts again continues them. What sessions hand on to each
+//! other is here, too: which shapes the log has of this process, and which server was read last.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use syncline_schemas::frame::Op;
 use syncline_schemas::ident::{LogOffset, TableId};
@@ -76,6 +76,9 @@ pub struct Progress {
     /// When the first row of this process was handed to the log.
     pub first_event: OnceLock<Instant>,
     problem: Mutex<Option<String>>,
+    server: Mutex<Option<String>>,
+    /// Since when the server is missed that was read.
+    without_server: Mutex<Option<Instant>>,
     state: AtomicU8,
     /// The version of each table's shape that was handed to the log last.
     shapes: Mutex<HashMap<TableId, u32>>,
@@ -132,6 +135,29 @@ impl Progress {
 
     pub(crate) fn set_problem(&self, problem: Option<String>) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// Of the servers that a source may be read from the one that is, or was last: host and port, or its socket; none before, and none of
+    /// sources that have but one.
+    #[must_use]
+    pub fn server(&self) -> Option<String> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long the server has been missed that was read, from the first time on that this is asked.
+    pub(crate) fn without_server(&self) -> Duration {
+        let mut since = self.without_server.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_without_server_since(&self, since: Instant) {
+        *self.without_server.lock().unwrap_or_else(PoisonError::into_inner) = Some(since);
+    }
+
+    pub(crate) fn set_server(&self, address: String) {
+        *self.without_server.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
     }
 
     pub(crate) fn enter(&self, state: State) {

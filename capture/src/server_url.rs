@@ -1,5 +1,8 @@
 //! A server's URL in parts, whichever database it is of: what `postgres::url` and `mysql::url` have in common.
 //!
+//! In the host's place may stand several, each with its port, as in `a:3306,b`; which kinds of servers take more than one they say
+//! themselves.
+//!
 //! Without `sslmode` the connection is in clear text on Unix sockets and loopback and `verify-full` anywhere else.
 //! Modes that encrypt without checking who answers (`allow`, `prefer`, `require`, `verify-ca`) are refused.
 
@@ -9,7 +12,7 @@ use std::path::PathBuf;
 use syncline_schemas::secret::Secret;
 use url::Url;
 
-use crate::endpoint::{Host, Tls};
+use crate::endpoint::{Address, Host, Tls};
 
 /// The part of a URL that is wrong, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,8 +44,8 @@ pub(crate) struct Grammar {
 /// What every URL says.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) host: Host,
-    pub(crate) port: u16,
+    /// At least one, in the order in which they stand.
+    pub(crate) hosts: Vec<Address>,
     pub(crate) user: String,
     pub(crate) password: Option<Secret>,
     pub(crate) tls: Tls,
@@ -54,20 +57,37 @@ impl Grammar {
     /// Takes a URL apart; the error names the part that is wrong and never repeats the password.
     pub(crate) fn parse(&self, text: &str) -> Result<Parts, UrlError> {
         let Self { schemes, tail, .. } = self;
-        let url = Url::parse(text).map_err(|error| fault("as a whole", error.to_string()))?;
+        let (first, others) = split(text);
+        let url = parsed("as a whole", &first)?;
         if !schemes.contains(&url.scheme()) {
             return Err(fault("scheme", format!("{:?} is not {}", url.scheme(), schemes[0])));
         }
         let mut parameters = self.parameters(&url)?;
-        let host = self.host(&url, parameters.socket.take())?;
+        let hosts = self.hosts(&url, &others, parameters.socket.take())?;
         let user = decoded("user", url.username())?;
         if user.is_empty() {
             return Err(fault("user", format!("is missing; write {}://USER@host{tail}", schemes[0])));
         }
         let database = decoded("database", url.path().trim_start_matches('/'))?;
         let password = url.password().map(|text| decoded("password", text)).transpose()?.map(Secret::new);
-        let tls = parameters.tls(&host)?;
-        Ok(Parts { host, port: url.port().unwrap_or(self.port), user, password, tls, database })
+        let tls = parameters.tls(&hosts)?;
+        Ok(Parts { hosts, user, password, tls, database })
+    }
+
+    fn hosts(&self, url: &Url, others: &[&str], socket: Option<String>) -> Result<Vec<Address>, UrlError> {
+        if socket.is_some() && !others.is_empty() {
+            let reason = format!(
+                "leads to one server; write {}://user@HOST{}, or a list without it",
+                self.schemes[0], self.tail
+            );
+            return Err(fault(self.socket, reason));
+        }
+        let mut hosts = vec![Address { host: self.host(url, socket)?, port: url.port().unwrap_or(self.port) }];
+        for other in others {
+            let url = parsed("host", &format!("{}://{other}", url.scheme()))?;
+            hosts.push(Address { host: self.host(&url, None)?, port: url.port().unwrap_or(self.port) });
+        }
+        Ok(hosts)
     }
 
     fn host(&self, url: &Url, socket: Option<String>) -> Result<Host, UrlError> {
@@ -111,20 +131,21 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn tls(self, host: &Host) -> Result<Tls, UrlError> {
+    fn tls(self, hosts: &[Address]) -> Result<Tls, UrlError> {
         let mode = match self.sslmode.as_deref() {
             Some(mode) => mode,
-            None if self.sslrootcert.is_none() && is_local(host) => "disable",
+            None if self.sslrootcert.is_none() && hosts.iter().all(|address| is_local(&address.host)) => "disable",
             None => "verify-full",
         };
-        match (mode, host) {
-            ("disable", _) if self.sslrootcert.is_some() => {
+        let has_socket = hosts.iter().any(|address| matches!(address.host, Host::Unix(_)));
+        match mode {
+            "disable" if self.sslrootcert.is_some() => {
                 Err(fault("sslrootcert", "has no effect with sslmode=disable; write sslmode=verify-full"))
             }
-            ("disable", _) => Ok(Tls::Disable),
-            ("verify-full", Host::Unix(_)) => Err(fault("sslmode", "a unix socket has no tls; write sslmode=disable")),
-            ("verify-full", Host::Tcp(_)) => Ok(Tls::VerifyFull { ca_file: self.sslrootcert }),
-            (other, _) => Err(fault(
+            "disable" => Ok(Tls::Disable),
+            "verify-full" if has_socket => Err(fault("sslmode", "a unix socket has no tls; write sslmode=disable")),
+            "verify-full" => Ok(Tls::VerifyFull { ca_file: self.sslrootcert }),
+            other => Err(fault(
                 "sslmode",
                 format!("{other:?} would not check who answers; write verify-full (with sslrootcert) or disable"),
             )),
@@ -137,6 +158,21 @@ fn is_local(host: &Host) -> bool {
         Host::Unix(_) => true,
         Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
     }
+}
+
+fn parsed(part: &str, text: &str) -> Result<Url, UrlError> {
+    Url::parse(text).map_err(|error| fault(part, error.to_string()))
+}
+
+/// A URL with the first of its hosts, and the others: a list is none of what a URL may hold.
+fn split(text: &str) -> (String, Vec<&str>) {
+    let begin = text.find("://").map_or(text.len(), |at| at + "://".len());
+    let end = text[begin..].find(['/', '?', '#']).map_or(text.len(), |at| begin + at);
+    // A user's name or password may hold a comma.
+    let begin = text[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
+    let mut hosts = text[begin..end].split(',');
+    let first = hosts.next().unwrap_or_default();
+    (format!("{}{first}{}", &text[..begin], &text[end..]), hosts.collect())
 }
 
 /// Undoes percent-encoding.

@@ -63,6 +63,9 @@ pub(crate) struct Source {
     /// How far it is in our log, as the server writes it: an LSN, or a set of GTIDs; none of what has no log of its own.
     #[serde(default)]
     pub(crate) position: Option<String>,
+    /// Of the servers of a MySQL or MariaDB source the one that is read, or was last.
+    #[serde(default)]
+    pub(crate) server: Option<String>,
     /// Positions of PostgreSQL, as in `16/B374D848`; none before they are known.
     pub(crate) received_lsn: Option<String>,
     pub(crate) confirmed_lsn: Option<String>,
@@ -262,6 +265,7 @@ impl Source {
             frames: count(&progress.frames),
             bytes: count(&progress.bytes),
             position: resume.and_then(|at| source.kind.describe(&at.position)),
+            server: progress.server(),
             received_lsn: text(received),
             confirmed_lsn: text(position(&progress.confirmed_lsn)),
             server_end_lsn: text(server_end),

@@ -51,8 +51,7 @@ pub(super) fn read(
     let (server, tables) = (server?, tables?);
     Some(MySqlConfig {
         source: SourceId::new(name),
-        host: server.host,
-        port: server.port,
+        hosts: server.hosts,
         user: server.user,
         password: database.password.or(server.password),
         tls: rooted(server.tls, folder),

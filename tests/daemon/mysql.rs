@@ -64,7 +64,7 @@ impl Shop {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let setup = Setup::new(Some(dir.path().join("shop")), PathBuf::from(SYNCLINE)).expect("an empty folder");
         fs::create_dir_all(setup.dir.join("mappings/shop")).expect("make a folder");
-        let Host::Unix(socket) = &database.config.host else { panic!("it listens on a socket") };
+        let Host::Unix(socket) = &database.config.hosts[0].host else { panic!("it listens on a socket") };
         let config = format!(
             r#"[daemon]
 listen = "{listen}"

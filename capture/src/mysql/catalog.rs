@@ -13,6 +13,7 @@ use super::event::table_map::{MapColumn, TableMap, code};
 use super::row::{Kind, Shape, number_of};
 use super::scope::Scope;
 use super::server::Server;
+use super::site;
 use super::wire::{Connection, Row};
 use crate::finding::ensure_fit;
 use crate::{CaptureError, StopSignal};
@@ -94,11 +95,13 @@ pub(super) fn signature_of(connection: &mut Connection, table: &TableId) -> Resu
 /// # Errors
 /// [`CaptureError`] where the server cannot be reached, is not fit, or has a table that cannot be read.
 pub fn tables(config: &MySqlConfig, stop: &StopSignal) -> Result<Vec<TableSchema>, CaptureError> {
-    let mut connection = Connection::open(&config.login(), stop)?;
-    let server = Server::look(&mut connection)?;
-    ensure_fit(&config.source, &server.findings)?;
-    let found = look_up(&mut connection, config, &config.scope(server.ignores_case))?;
-    Ok(found.into_iter().map(|table| table.shape.schema).collect())
+    site::first(config, None, stop, |address| {
+        let mut connection = Connection::open(&config.login(address), stop)?;
+        let server = Server::look(&mut connection)?;
+        ensure_fit(&config.source, &server.findings)?;
+        let found = look_up(&mut connection, config, &config.scope(server.ignores_case))?;
+        Ok(found.into_iter().map(|table| table.shape.schema).collect())
+    })
 }
 
 const TABLES: &str = "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, t.TABLE_TYPE, IFNULL(e.TRANSACTIONS, ''), t.TABLE_ROWS, t.ENGINE \

@@ -9,7 +9,7 @@ use syncline_schemas::secret::Secret;
 use super::scope::Scope;
 use super::wire::Login;
 use crate::endpoint::Endpoint;
-pub use crate::endpoint::{Host, Tls};
+pub use crate::endpoint::{Address, Host, Tls};
 pub use crate::pattern::TablePatterns;
 pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
 
@@ -18,10 +18,9 @@ pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
 pub struct MySqlConfig {
     /// The configured name.
     pub source: SourceId,
-    /// Where the server listens; a Unix socket by its own path.
-    pub host: Host,
-    /// TCP port.
-    pub port: u16,
+    /// Where the server listens, or may after a failover: at least one, a Unix socket by its own path. They are tried in this order,
+    /// beginning with the one that was read last.
+    pub hosts: Vec<Address>,
     /// The user that connects.
     pub user: String,
     /// Its password, where it has one.
@@ -47,22 +46,22 @@ pub struct MySqlConfig {
 }
 
 impl MySqlConfig {
-    /// The address for messages.
+    /// All addresses, for messages.
     #[must_use]
     pub fn address(&self) -> String {
-        self.endpoint().address()
+        self.hosts.iter().map(|address| self.endpoint(address).address()).collect::<Vec<_>>().join(", ")
     }
 
-    fn endpoint(&self) -> Endpoint<'_> {
-        let socket = match &self.host {
+    pub(super) fn endpoint<'c>(&'c self, address: &'c Address) -> Endpoint<'c> {
+        let socket = match &address.host {
             Host::Tcp(_) => PathBuf::new(),
             Host::Unix(path) => path.clone(),
         };
-        Endpoint { source: &self.source, host: &self.host, port: self.port, socket, tls: &self.tls }
+        Endpoint { source: &self.source, host: &address.host, port: address.port, socket, tls: &self.tls }
     }
 
-    pub(super) fn login(&self) -> Login<'_> {
-        Login { endpoint: self.endpoint(), user: &self.user, password: self.password.as_ref() }
+    pub(super) fn login<'c>(&'c self, address: &'c Address) -> Login<'c> {
+        Login { endpoint: self.endpoint(address), user: &self.user, password: self.password.as_ref() }
     }
 
     pub(super) fn scope(&self, ignores_case: bool) -> Scope {

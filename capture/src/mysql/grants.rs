@@ -186,7 +186,8 @@ pub fn dba_script(config: &MySqlConfig, findings: &[Finding]) -> Script {
     let mut script = Script::of(&config.source, &place, findings);
     let is_unseen = |finding: &Finding| finding.severity == Severity::Error && finding.remedy == Remedy::None;
     if findings.iter().any(is_unseen) {
-        let host = if matches!(config.host, Host::Unix(_)) { "localhost" } else { "%" };
+        let is_local = config.hosts.iter().all(|address| matches!(address.host, Host::Unix(_)));
+        let host = if is_local { "localhost" } else { "%" };
         let account = account(&config.user, host);
         script.apply.push_str(&format!(
             "-- where the user is not there yet, with its password in place of the dots:\n\
@@ -210,14 +211,13 @@ mod tests {
     use syncline_schemas::ident::SourceId;
 
     use super::*;
-    use crate::endpoint::Tls;
+    use crate::endpoint::{Address, Tls};
     use crate::mysql::{SpecialValues, TablePatterns, Truncates};
 
     fn config(tables: &[&str]) -> MySqlConfig {
         MySqlConfig {
             source: SourceId::new("shop"),
-            host: Host::Tcp("db".to_owned()),
-            port: 3306,
+            hosts: vec![Address { host: Host::Tcp("db".to_owned()), port: 3306 }],
             user: "sync`line".to_owned(),
             password: None,
             tls: Tls::Disable,

@@ -9,7 +9,8 @@
 //! url       a part of that
 //! grants    what the user may do, and the DBA's script
 //! scope     which tables are read, and how statements name them
-//! server    who answers, and whether its log can be followed
+//! server    who answers, whether its log can be followed, and whether it is the one to go on with
+//! site      of several servers the one that a session is with
 //! catalog   what tables there are, in the words of the log
 //! position  how far the source has been read, as bytes
 //! session   connect, check, copy, follow the log
@@ -35,11 +36,12 @@ mod row;
 mod scope;
 mod server;
 mod session;
+mod site;
 pub mod url;
 mod wire;
 
 pub use catalog::tables;
-pub use config::{Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
+pub use config::{Address, Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
 pub use grants::dba_script;
 pub use position::{begin_again, describe_position};
 pub use server::check;

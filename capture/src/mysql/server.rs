@@ -1,18 +1,26 @@
-//! Who answers at the other end, and whether its log can be followed.
+//! Who answers at the other end, whether its log can be followed, and whether it has all that was read from another one.
 
-use super::config::MySqlConfig;
+use super::config::{Address, MySqlConfig};
 use super::grants;
-use super::gtid::GtidSet;
+use super::gtid::{GtidSet, MariaDbHistory};
 use super::wire::{Connection, Row};
-use crate::finding::{Finding, Remedy, Severity};
+use crate::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use crate::{CaptureError, StopSignal};
 
 const DURING: &str = "looking at the server";
+const OTHER_SERVER: &str = "have the url lead to the server that was read or to one that has all its transactions, or have \
+     `syncline replay --reread` copy this one's tables";
 
 /// What is to be known of a server before its log is read.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) is_mariadb: bool,
+    /// What no other server says of itself.
+    pub(super) identity: String,
+    /// Nobody writes to it but whom it replicates from.
+    is_read_only: bool,
+    /// What of each server's transactions it has; of a MariaDB.
+    history: MariaDbHistory,
     /// All that it has executed, or has in its log.
     pub(super) executed: GtidSet,
     /// What of that its log tells, so that a copy may begin behind it.
@@ -27,9 +35,30 @@ pub(super) struct Server {
 struct Settings(Vec<(String, String)>);
 
 impl Settings {
+    fn ask(connection: &mut Connection, sql: &str) -> Result<Self, CaptureError> {
+        let pair = |row: &Row| (row.text(0).to_lowercase(), row.text(1).to_owned());
+        Ok(Self(connection.query(DURING, sql)?.iter().map(pair).collect()))
+    }
+
+    fn identity(&self) -> String {
+        let uuid = self.get("server_uuid");
+        if !uuid.is_empty() {
+            return uuid.to_owned();
+        }
+        ["server_id", "hostname", "port", "datadir", "server_uid"].map(|name| self.get(name)).join(" ")
+    }
+
     fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
     }
+}
+
+/// What no other server says of itself, and the same one says again after a restart. A MariaDB has no number that is its own: the
+/// hash `server_uid`, which newer ones have, is of the machine and the port.
+pub(super) fn identity(connection: &mut Connection) -> Result<String, CaptureError> {
+    let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
+               ('server_uuid', 'server_id', 'hostname', 'port', 'datadir', 'server_uid')";
+    Ok(Settings::ask(connection, sql)?.identity())
 }
 
 impl Server {
@@ -38,18 +67,17 @@ impl Server {
         let is_mariadb = connection.version().contains("MariaDB");
         let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'binlog_row_image', \
                    'binlog_row_metadata', 'binlog_row_value_options', 'gtid_mode', 'gtid_strict_mode', \
-                   'gtid_slave_pos', 'log_slave_updates', 'log_replica_updates', 'lower_case_table_names')";
-        let rows = connection.query(DURING, sql)?;
-        let pair = |row: &Row| (row.text(0).to_lowercase(), row.text(1).to_owned());
-        let settings = Settings(rows.iter().map(pair).collect());
+                   'gtid_slave_pos', 'log_slave_updates', 'log_replica_updates', 'lower_case_table_names', 'read_only', \
+                   'server_uuid', 'server_id', 'hostname', 'port', 'datadir', 'server_uid')";
+        let settings = Settings::ask(connection, sql)?;
         // The list of variables cuts long ones.
         let sql = if is_mariadb {
-            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos"
+            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_binlog_state"
         } else {
             "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged"
         };
         let rows = connection.query(DURING, sql)?;
-        let sets = rows.first().map(|row| [row.text(0).to_owned(), row.text(1).to_owned()]).unwrap_or_default();
+        let sets = rows.first().map(|row| [0, 1, 2].map(|i| row.text(i).to_owned())).unwrap_or_default();
         let set = |text: &str| {
             let set = if is_mariadb { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
             set.map_err(|reason: &str| connection.protocol(DURING, reason))
@@ -63,11 +91,78 @@ impl Server {
             let executed = set(&sets[0])?;
             (executed.clone(), executed, Some(set(&sets[1])?))
         };
+        let mut history = MariaDbHistory::default();
+        if let GtidSet::MariaDb(executed) = &executed {
+            history = sets[2].parse().map_err(|reason: &str| connection.protocol(DURING, reason))?;
+            history.unite(executed);
+        }
+        let is_read_only = !matches!(settings.get("read_only"), "OFF" | "0");
+        let identity = settings.identity();
         let ignores_case = settings.get("lower_case_table_names") == "1";
         let mut findings = findings(&settings, is_mariadb);
         findings.extend(unlogged(&settings, is_mariadb));
         findings.extend(filtered(connection)?);
-        Ok(Self { is_mariadb, executed, logged, purged, ignores_case, findings })
+        Ok(Self { is_mariadb, identity, is_read_only, history, executed, logged, purged, ignores_case, findings })
+    }
+
+    /// Refuses a server that lacks some of what was read. One that may get it yet is waited for.
+    pub(super) fn ensure_has(
+        &self,
+        connection: &mut Connection,
+        config: &MySqlConfig,
+        address: &Address,
+        read: &GtidSet,
+    ) -> Result<(), CaptureError> {
+        let source_id = config.source.clone();
+        let misfit = |reason| CaptureError::Position { source_id: source_id.clone(), reason, remedy: OTHER_SERVER };
+        let (missing, may_come) = match (read, &self.executed) {
+            (GtidSet::MySql(read), GtidSet::MySql(executed)) => (GtidSet::MySql(read.without(executed)), true),
+            (GtidSet::MariaDb(read), GtidSet::MariaDb(executed)) => {
+                let missing = read.without(&self.history);
+                let may_come = !missing.is_passed(executed);
+                (GtidSet::MariaDb(missing), may_come)
+            }
+            (GtidSet::MySql(_), _) => return Err(misfit("it is a MariaDB, and a MySQL was read".to_owned())),
+            (GtidSet::MariaDb(_), _) => return Err(misfit("it is a MySQL, and a MariaDB was read".to_owned())),
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if may_come && self.may_apply(connection)? {
+            let address = config.endpoint(address).address();
+            return Err(CaptureError::Behind { source_id, address, missing: missing.to_string() });
+        }
+        Err(misfit(format!("the server lacks {missing}, which was read; it has executed {}", self.executed)))
+    }
+
+    /// Refuses a server that does not have in its log what follows.
+    pub(super) fn ensure_keeps(&self, config: &MySqlConfig, read: &GtidSet) -> Result<(), CaptureError> {
+        let Some(purged) = self.purged.as_ref().filter(|purged| !read.contains(purged)) else { return Ok(()) };
+        let reason = format!("the server has purged its log up to {purged}, and only {read} was read");
+        Err(CaptureError::Position { source_id: config.source.clone(), reason, remedy: COPY_AGAIN })
+    }
+
+    /// Whether it is a replica that applies what comes, or has come, from another server.
+    fn may_apply(&self, connection: &mut Connection) -> Result<bool, CaptureError> {
+        /// The place of `Replica_SQL_Running`, whatever it is called.
+        const APPLIES: usize = 11;
+        if self.is_mariadb {
+            // How many threads apply, which everybody is told.
+            let rows = connection.query(DURING, "SHOW GLOBAL STATUS LIKE 'Slaves_running'")?;
+            return Ok(rows.first().is_some_and(|row| !matches!(row.text(1), "" | "0")));
+        }
+        let mut rows = connection.query(DURING, "SHOW REPLICA STATUS");
+        if matches!(rows, Err(CaptureError::Server { .. })) {
+            // As it was called before 8.0.22.
+            rows = connection.query(DURING, "SHOW SLAVE STATUS");
+        }
+        Ok(match rows {
+            // A member of a group is no replica of anybody.
+            Ok(rows) if rows.is_empty() => self.is_read_only,
+            Ok(rows) => rows.iter().any(|row| row.text(APPLIES) == "Yes"),
+            Err(CaptureError::Server { .. }) => self.is_read_only,
+            Err(error) => return Err(error),
+        })
     }
 }
 
@@ -202,10 +297,29 @@ fn findings(settings: &Settings, is_mariadb: bool) -> Vec<Finding> {
 
 /// Looks at everything that reading the source depends on, changing nothing. Blocks for some round trips.
 ///
-/// A server that cannot be reached is a finding, too.
+/// A server that cannot be reached is a finding, too. Of several servers each is looked at; what is wrong with one is a warning
+/// while another is without fault.
 #[must_use]
 pub fn check(config: &MySqlConfig) -> Vec<Finding> {
-    let looked = Connection::open(&config.login(), &StopSignal::default()).and_then(|mut connection| {
+    let mut found: Vec<_> = config.hosts.iter().map(|address| check_at(config, address)).collect();
+    let is_fit = |findings: &Vec<Finding>| !findings.iter().any(|finding| finding.severity == Severity::Error);
+    let is_one_fit = found.iter().any(is_fit);
+    if found.len() > 1 {
+        for (address, findings) in config.hosts.iter().zip(&mut found) {
+            let address = config.endpoint(address).address();
+            for finding in findings {
+                finding.object = format!("{address}: {}", finding.object);
+                if is_one_fit {
+                    finding.severity = finding.severity.min(Severity::Warning);
+                }
+            }
+        }
+    }
+    found.into_iter().flatten().collect()
+}
+
+fn check_at(config: &MySqlConfig, address: &Address) -> Vec<Finding> {
+    let looked = Connection::open(&config.login(address), &StopSignal::default()).and_then(|mut connection| {
         let Server { is_mariadb, findings, .. } = Server::look(&mut connection)?;
         Ok(grants::findings(&mut connection, config, is_mariadb)?.into_iter().chain(findings).collect())
     });
@@ -213,7 +327,7 @@ pub fn check(config: &MySqlConfig) -> Vec<Finding> {
         Ok(findings) => findings,
         Err(error) => vec![Finding {
             severity: Severity::Error,
-            object: format!("server {}", config.address()),
+            object: format!("server {}", config.endpoint(address).address()),
             message: error.to_string(),
             remedy: Remedy::None,
         }],

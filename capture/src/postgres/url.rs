@@ -5,6 +5,7 @@
 use syncline_schemas::secret::Secret;
 
 use super::config::{Host, Tls};
+use crate::endpoint::Address;
 pub use crate::server_url::UrlError;
 use crate::server_url::{Grammar, Parts, fault};
 
@@ -38,10 +39,13 @@ pub struct Server {
 /// # Errors
 /// [`UrlError`] names the part that is wrong; it never repeats the password.
 pub fn parse(text: &str) -> Result<Server, UrlError> {
-    let Parts { host, port, user, password, tls, database } = GRAMMAR.parse(text)?;
+    let Parts { mut hosts, user, password, tls, database } = GRAMMAR.parse(text)?;
     if database.is_empty() {
         return Err(fault("database", "is missing; write postgres://user@host/DATABASE"));
     }
+    let Some(Address { host, port }) = hosts.pop().filter(|_| hosts.is_empty()) else {
+        return Err(fault("host", "is a list, which only mysql takes; write one that moves with the primary"));
+    };
     Ok(Server { host, port, database, user, password, tls })
 }
 
@@ -82,6 +86,7 @@ mod tests {
             ("postgres://u:hunter2@h/d?sslmod=disable", "sslmod"),
             ("postgres://u:hunter2@h/d?sslmode=require", "sslmode"),
             ("postgres://u:hunter2@h:99999/d", "as a whole"),
+            ("postgres://u:hunter2@a,b:6432/d", "host"),
         ] {
             let error = parse(url).expect_err(url);
             assert_eq!(error.part, part, "{url}");

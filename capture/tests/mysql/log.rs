@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -9,12 +10,15 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, UInt8Type, UInt32Type};
 use arrow::util::display::array_value_to_string;
 use syncline_capture::mysql::{MySqlConfig, follow};
-use syncline_capture::{CaptureError, LogSink, Outcome, Progress, Resume, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Resume, StopSignal};
 use syncline_schemas::frame::{ABSENT, Frame, LogEntry, META_COLUMNS, OP, ORD, Op};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
 
 use crate::server::{Database, PATIENCE};
+
+/// How long a session that failed is left alone, as a supervisor would.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// A log that keeps everything in memory, through the log's own bytes.
 #[derive(Default)]
@@ -61,6 +65,11 @@ impl MemoryLog {
         let entries = self.entries.lock().unwrap();
         let shape = |entry: &LogEntry| if let LogEntry::Schema(shape) = entry { Some(shape.clone()) } else { None };
         entries.iter().filter_map(shape).collect()
+    }
+
+    /// Entries of every kind.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().unwrap().len()
     }
 
     /// What a supervisor would give the next session.
@@ -138,6 +147,42 @@ pub(crate) fn drain(database: &Database, log: &MemoryLog) -> Result<Outcome, Cap
 }
 
 pub(crate) fn drain_with(config: &MySqlConfig, log: &MemoryLog) -> Result<Outcome, CaptureError> {
+    drain_on(config, log, &Progress::default())
+}
+
+pub(crate) fn drain_on(config: &MySqlConfig, log: &MemoryLog, progress: &Progress) -> Result<Outcome, CaptureError> {
     let config = MySqlConfig { drain: true, ..config.clone() };
-    follow(&config, log.resume().as_ref(), log, &Progress::default(), &StopSignal::default())
+    follow(&config, log.resume().as_ref(), log, progress, &StopSignal::default())
+}
+
+/// Sessions on a thread of their own, each after the other as long as that can help.
+pub(crate) struct Reader {
+    pub(crate) progress: Arc<Progress>,
+    stop: StopSignal,
+    thread: JoinHandle<Result<Outcome, CaptureError>>,
+}
+
+impl Reader {
+    pub(crate) fn start(config: &MySqlConfig, log: &Arc<MemoryLog>) -> Self {
+        let (config, log) = (config.clone(), Arc::clone(log));
+        let (progress, stop) = (Arc::<Progress>::default(), StopSignal::default());
+        let (shown, stopped) = (Arc::clone(&progress), stop.clone());
+        let thread = std::thread::spawn(move || {
+            loop {
+                match follow(&config, log.resume().as_ref(), &*log, &progress, &stop) {
+                    Err(error) if error.class() == Class::Transient && !stop.is_stopped() => {
+                        std::thread::sleep(RETRY_AFTER);
+                    }
+                    ended => break ended,
+                }
+            }
+        });
+        Self { progress: shown, stop: stopped, thread }
+    }
+
+    /// Stops it; gives how it ended.
+    pub(crate) fn stop(self) -> Result<Outcome, CaptureError> {
+        self.stop.stop();
+        self.thread.join().unwrap()
+    }
 }

@@ -3,8 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
 
 mod copying;
+mod failover;
 mod follow;
 mod log;
+mod network;
+#[path = "../postgres/proxy.rs"]
+#[allow(dead_code, reason = "another test does more with it")]
+mod proxy;
 mod refusals;
 mod security;
 mod server;

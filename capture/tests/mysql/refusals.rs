@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use syncline_capture::mysql::{Host, MySqlConfig, check, follow};
-use syncline_capture::{CaptureError, Class, Progress, StopSignal};
+use syncline_capture::mysql::{Address, Host, MySqlConfig, check, follow};
+use syncline_capture::{CaptureError, Class, Progress, Resume, StopSignal};
+use syncline_schemas::ident::Position;
 
 use crate::log::{MemoryLog, drain, drain_with};
 use crate::server::{Server, eventually, mysql};
@@ -38,9 +39,23 @@ fn another_server_is_not_taken_for_the_one_that_was_read() {
     // A MySQL is another one by its number, a MariaDB by its domain.
     let other = Arc::new(Server::start(if mysql().is_some() { &[] } else { &["--gtid-domain-id=9"] }));
     let elsewhere = other.database(TABLE);
-    let config = MySqlConfig { host: elsewhere.config.host.clone(), ..database.config.clone() };
+    let config = MySqlConfig { hosts: elsewhere.config.hosts.clone(), ..database.config.clone() };
     let error = drain_with(&config, &log).unwrap_err();
     assert!(matches!(error, CaptureError::Position { .. }) && error.class() == Class::Definite, "{error}");
+}
+
+#[test]
+fn what_was_read_of_a_mysql_is_not_looked_for_on_a_mariadb_nor_the_other_way_round() {
+    let database = Server::shared().database(TABLE);
+    let is_mariadb = mysql().is_none();
+    // Of no transactions, no tables and no server: those that have the rest behind their kind.
+    let position = [&[2, u8::from(!is_mariadb)][..], &[0; 24]].concat();
+    let resume = Resume { position: Position::new(position), txn_end: true };
+    let error =
+        follow(&database.config, Some(&resume), &MemoryLog::default(), &Progress::default(), &StopSignal::default());
+    let error = error.unwrap_err();
+    let wanted = if is_mariadb { "it is a MariaDB" } else { "it is a MySQL" };
+    assert!(error.class() == Class::Definite && error.to_string().contains(wanted), "{error}");
 }
 
 #[test]
@@ -72,7 +87,8 @@ fn settings_under_which_rows_cannot_be_followed_are_named_with_their_remedy() {
     }
     let error = drain(&database, &MemoryLog::default()).unwrap_err();
     assert!(matches!(error, CaptureError::Unfit { .. }), "{error}");
-    let nowhere = MySqlConfig { host: Host::Unix("/nonexistent".into()), ..database.config.clone() };
+    let nowhere = Address { host: Host::Unix("/nonexistent".into()), port: 3306 };
+    let nowhere = MySqlConfig { hosts: vec![nowhere], ..database.config.clone() };
     assert!(check(&nowhere)[0].message.contains("cannot reach"));
     let stranger = MySqlConfig { user: "nobody_at_all".to_owned(), ..database.config.clone() };
     // A MySQL does not let on that a user is not there.

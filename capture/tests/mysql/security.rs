@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use syncline_capture::mysql::{Host, MySqlConfig, SnapshotMode, Tls};
+use syncline_capture::mysql::{Address, Host, MySqlConfig, SnapshotMode, Tls};
 use syncline_capture::{Class, Outcome};
 use syncline_schemas::secret::Secret;
 
@@ -51,8 +51,7 @@ impl Guarded {
 
     fn config(&self, host: &str, password: &str, tls: Tls) -> MySqlConfig {
         MySqlConfig {
-            host: Host::Tcp(host.to_owned()),
-            port: self.port,
+            hosts: vec![Address { host: Host::Tcp(host.to_owned()), port: self.port }],
             user: "reader".to_owned(),
             password: Some(Secret::new(password)),
             tls,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use syncline_capture::mysql::{Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
+use syncline_capture::mysql::{Address, Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
 use syncline_schemas::ident::SourceId;
 
 /// How long a test waits for what must happen.
@@ -28,6 +28,7 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 pub(crate) struct Server {
     folder: tempfile::TempDir,
+    settings: Vec<String>,
     process: Mutex<Child>,
 }
 
@@ -94,6 +95,39 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("socket")
 }
 
+/// Where a server keeps its files. Servers that start at the same time would take each other's away.
+fn folders(folder: &Path) -> [String; 2] {
+    [format!("--datadir={}", folder.join("data").display()), format!("--tmpdir={}", folder.display())]
+}
+
+fn launch(folder: &Path, settings: &[String]) -> Child {
+    let mut server = match mysql() {
+        Some(root) => {
+            let mut server = mysqld(&root);
+            server.args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--mysqlx=OFF"]);
+            server.arg("--cte-max-recursion-depth=1000000");
+            server
+        }
+        None => {
+            let mut server = Command::new(program("mariadbd"));
+            server.args(["--no-defaults", "--binlog-format=ROW", "--gtid-strict-mode=ON", "--skip-log-error"]);
+            server
+        }
+    };
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
+    server
+        .args(["--skip-networking", "--log-bin=bin", "--server-id=7", "--binlog-row-metadata=FULL"])
+        .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"])
+        .arg(format!("--socket={}", socket(folder).display()))
+        .args(folders(folder))
+        .args(user())
+        .args(settings)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 impl Server {
     /// The server that tests share.
     pub(crate) fn shared() -> Arc<Self> {
@@ -109,12 +143,6 @@ impl Server {
     pub(crate) fn start(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("syncline-maria").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        // Servers that start at the same time would take each other's files away.
-        let folders = [
-            format!("--datadir={}", folder.path().join("data").display()),
-            format!("--tmpdir={}", folder.path().display()),
-        ];
-        let log = std::fs::File::create(folder.path().join("server.log")).unwrap();
         let mut installer = match mysql() {
             Some(root) => {
                 let mut installer = mysqld(&root);
@@ -130,35 +158,44 @@ impl Server {
                 installer
             }
         };
-        let installed = installer.args(&folders).args(user()).output().unwrap();
+        let installed = installer.args(folders(folder.path())).args(user()).output().unwrap();
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        let mut server = match mysql() {
-            Some(root) => {
-                let mut server = mysqld(&root);
-                server.args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--mysqlx=OFF"]);
-                server.arg("--cte-max-recursion-depth=1000000");
-                server
-            }
-            None => {
-                let mut server = Command::new(program("mariadbd"));
-                server.args(["--no-defaults", "--binlog-format=ROW", "--gtid-strict-mode=ON", "--skip-log-error"]);
-                server
-            }
-        };
-        let process = server
-            .args(["--skip-networking", "--log-bin=bin", "--server-id=7", "--binlog-row-metadata=FULL"])
-            .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"])
-            .arg(format!("--socket={}", socket(folder.path()).display()))
-            .args(&folders)
-            .args(user())
-            .args(settings)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let server = Self { folder, process: Mutex::new(process) };
-        eventually("the server to start", || server.try_sql("mysql", "SELECT 1").is_ok());
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let process = Mutex::new(launch(folder.path(), &settings));
+        let server = Self { folder, settings, process };
+        server.wait();
         server
+    }
+
+    /// As [`Self::start`], and the server listens on TCP, too, and loses nothing that it has committed when it is killed; with its port.
+    pub(crate) fn listening(settings: &[&str]) -> (Self, u16) {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port_setting = format!("--port={port}");
+        let own = ["--skip-networking=0", "--bind-address=127.0.0.1", &port_setting];
+        let safe = ["--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
+        (Self::start(&[&own[..], &safe, settings].concat()), port)
+    }
+
+    fn wait(&self) {
+        eventually("the server to start", || self.try_sql("mysql", "SELECT 1").is_ok());
+    }
+
+    /// Ends it at once, or in its own time.
+    pub(crate) fn end(&self, signal: rustix::process::Signal) {
+        let mut process = self.process.lock().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&process), signal).unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Starts one that has ended with what it had.
+    pub(crate) fn start_again(&self) {
+        *self.process.lock().unwrap() = launch(self.folder.path(), &self.settings);
+        self.wait();
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Address {
+        Address { host: Host::Unix(socket(self.folder.path())), port: 3306 }
     }
 
     pub(crate) fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
@@ -184,8 +221,7 @@ impl Server {
         self.try_sql("mysql", &format!("CREATE DATABASE {name}")).unwrap();
         let config = MySqlConfig {
             source: SourceId::new("erp"),
-            host: Host::Unix(socket(self.folder.path())),
-            port: 3306,
+            hosts: vec![self.address()],
             user: "root".to_owned(),
             password: None,
             tls: Tls::Disable,
@@ -207,6 +243,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let process = self.process.get_mut().unwrap();
+        if process.try_wait().unwrap().is_some() {
+            return;
+        }
         rustix::process::kill_process(rustix::process::Pid::from_child(process), rustix::process::Signal::TERM)
             .unwrap();
         process.wait().unwrap();

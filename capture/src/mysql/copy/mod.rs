@@ -35,6 +35,7 @@ use super::catalog::CatalogTable;
 use super::config::MySqlConfig;
 use super::gtid::GtidSet;
 use super::row::{Shape, Stamp, TableBuilder};
+use super::site::Site;
 use super::wire::Connection;
 use crate::progress::now_us;
 use crate::round::Round;
@@ -73,6 +74,8 @@ struct State {
 /// A copy under way.
 pub(crate) struct Copying {
     config: MySqlConfig,
+    /// Where the stream comes from.
+    site: Site,
     is_mariadb: bool,
     /// Largest first, so that the last worker does not end long after the others.
     tables: Vec<Table>,
@@ -92,6 +95,7 @@ impl Copying {
     pub(crate) fn new(
         connection: &mut Connection,
         config: &MySqlConfig,
+        site: &Site,
         tables: Vec<CatalogTable>,
         mut ledger: Ledger,
         newcomers: Vec<TableId>,
@@ -114,7 +118,7 @@ impl Copying {
         }
         info!(source = %config.source, tables = tables.len(), left = ledger.left(), "copying tables");
         let state = Mutex::new(State { ledger, busy: Vec::new(), void });
-        Ok(Self { config: config.clone(), is_mariadb, tables, state })
+        Ok(Self { config: config.clone(), site: site.clone(), is_mariadb, tables, state })
     }
 
     /// The shapes in which tables are read.

@@ -43,7 +43,7 @@ impl<'a> Worker<'a> {
         reading: &'a Reading<'a>,
         sender: &'a Sender<Message>,
     ) -> Result<(), CaptureError> {
-        let mut connection = Connection::open(&copying.config.login(), reading.round.stop())?;
+        let mut connection = copying.site.open(&copying.config, reading.round.stop())?;
         for statement in SESSION {
             connection.query(DURING, statement)?;
         }

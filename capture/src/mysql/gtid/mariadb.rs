@@ -80,18 +80,62 @@ impl MariaDbSet {
 
     /// True where each domain of the other has come at least as far here.
     pub(crate) fn contains(&self, other: &Self) -> bool {
-        let gtids = other.0.iter().map(|(domain, (server, sequence))| MariaDbGtid {
-            domain: *domain,
-            server: *server,
-            sequence: *sequence,
-        });
-        gtids.into_iter().all(|gtid| self.holds(gtid))
+        other.gtids().all(|gtid| self.holds(gtid))
+    }
+
+    fn gtids(&self) -> impl Iterator<Item = MariaDbGtid> {
+        self.0.iter().map(|(&domain, &(server, sequence))| MariaDbGtid { domain, server, sequence })
+    }
+
+    /// Those that neither the log of a server holds nor its replication has come to.
+    pub(crate) fn without(&self, history: &MariaDbHistory) -> Self {
+        Self(
+            self.gtids().filter(|gtid| !history.holds(*gtid)).map(|it| (it.domain, (it.server, it.sequence))).collect(),
+        )
+    }
+
+    /// True where a domain has come at least as far as one of these: what is missing then will not come any more.
+    pub(crate) fn is_passed(&self, executed: &Self) -> bool {
+        self.gtids().any(|gtid| executed.holds(gtid))
     }
 
     pub(crate) fn unite(&mut self, other: &Self) {
-        for (domain, (server, sequence)) in &other.0 {
-            self.add(MariaDbGtid { domain: *domain, server: *server, sequence: *sequence });
+        other.gtids().for_each(|gtid| self.add(gtid));
+    }
+}
+
+/// Of each server in each domain the last transaction, as in `gtid_binlog_state`.
+///
+/// Where a domain has come further by other servers' transactions than one of a server's that was read, and does not have that, the
+/// server has another history: a primary that died had logged more than it handed on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct MariaDbHistory(BTreeMap<(u32, u32), u64>);
+
+impl FromStr for MariaDbHistory {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut history = Self::default();
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            history.add(part.parse()?);
         }
+        Ok(history)
+    }
+}
+
+impl MariaDbHistory {
+    fn add(&mut self, MariaDbGtid { domain, server, sequence }: MariaDbGtid) {
+        let place = self.0.entry((domain, server)).or_insert(sequence);
+        *place = sequence.max(*place);
+    }
+
+    /// Takes in what replication has come to, which is not in the log of a server that was filled from a copy.
+    pub(crate) fn unite(&mut self, set: &MariaDbSet) {
+        set.gtids().for_each(|gtid| self.add(gtid));
+    }
+
+    fn holds(&self, gtid: MariaDbGtid) -> bool {
+        self.0.get(&(gtid.domain, gtid.server)).is_some_and(|sequence| *sequence >= gtid.sequence)
     }
 }
 
@@ -113,6 +157,16 @@ mod tests {
         assert!(held.contains(&set("0-1-100")) && !set("0-1-100").contains(&held));
         held.add("0-1-50".parse().unwrap());
         assert_eq!(held, set("0-3-101,7-2-5"), "what is older moves nothing back");
+    }
+
+    #[test]
+    fn a_server_that_went_on_without_what_was_read_lacks_it_however_far_it_came() {
+        let mut history: MariaDbHistory = "0-1-99,0-2-105,3-1-7".parse().unwrap();
+        assert_eq!(set("0-1-99,3-1-5").without(&history), set(""));
+        assert_eq!(set("0-1-100,3-1-7").without(&history), set("0-1-100"), "the numbers from 100 on are others' there");
+        assert_eq!(set("0-2-106,7-1-1").without(&history), set("0-2-106,7-1-1"));
+        history.unite(&set("7-1-3"));
+        assert_eq!(set("7-1-1").without(&history), set(""));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod mysql;
 
 use std::fmt;
 
-pub(crate) use mariadb::{MariaDbGtid, MariaDbSet};
+pub(crate) use mariadb::{MariaDbGtid, MariaDbHistory, MariaDbSet};
 pub(crate) use mysql::{MySqlGtid, MySqlSet, is_tag};
 
 /// A transaction.
@@ -74,6 +74,13 @@ impl GtidSet {
             (Self::MySql(set), Self::MySql(other)) => set.contains(other),
             (Self::MariaDb(set), Self::MariaDb(other)) => set.contains(other),
             _ => false,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::MySql(set) => *set == MySqlSet::default(),
+            Self::MariaDb(set) => *set == MariaDbSet::default(),
         }
     }
 

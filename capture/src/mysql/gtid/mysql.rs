@@ -178,6 +178,27 @@ impl MySqlSet {
         other.0.iter().all(|(owner, intervals)| intervals.iter().all(|(from, end)| self.covers(owner, *from, *end)))
     }
 
+    /// Those that are not in another set.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for (owner, intervals) in &self.0 {
+            let held = other.0.get(owner).map(Vec::as_slice).unwrap_or_default();
+            for &(from, end) in intervals {
+                let mut at = from;
+                for &(low, high) in held.iter().filter(|(low, high)| *high > from && *low < end) {
+                    if at < low {
+                        left.add_interval(owner.clone(), at, low);
+                    }
+                    at = high;
+                }
+                if at < end {
+                    left.add_interval(owner.clone(), at, end);
+                }
+            }
+        }
+        left
+    }
+
     /// As the request for the log has it. A server before 8.3 knows no tags; it is sent none unless the set has some.
     ///
     /// ```text
@@ -295,6 +316,7 @@ mod tests {
             let mut both = one.clone();
             both.unite(&other);
             prop_assert_eq!(&both, &of(&(&a | &b)));
+            prop_assert_eq!(&one.without(&other), &of(&(&a - &b)));
             for number in 1..42 {
                 prop_assert_eq!(one.holds(&MySqlGtid { source: [1; 16], tag: Arc::from(""), number }), a.contains(&number));
             }

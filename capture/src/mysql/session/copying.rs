@@ -9,12 +9,13 @@ use syncline_schemas::ident::TableId;
 use tracing::info;
 
 use super::Stream;
-use crate::mysql::catalog;
+use crate::mysql::catalog::{self, CatalogTable};
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
 use crate::mysql::copy::{Copied, Copying, Ledger};
 use crate::mysql::decoder::Replaced;
 use crate::mysql::position::MyPosition;
 use crate::mysql::scope::Scope;
+use crate::mysql::site::Site;
 use crate::mysql::wire::Connection;
 use crate::progress::OpCounts;
 use crate::{CaptureError, State};
@@ -56,7 +57,7 @@ impl Stream<'_> {
         if !are_there {
             return self.refuse(*error);
         }
-        let mut connection = Connection::open(&self.config.login(), self.stop)?;
+        let mut connection = self.site.open(self.config, self.stop)?;
         let mut are_new = false;
         for table in tables.iter().filter(|table| !self.known.contains(*table)) {
             are_new |= catalog::is_there(&mut connection, table)?;
@@ -79,7 +80,7 @@ impl Stream<'_> {
 
     /// Whether the server has a table now, and shows it; or soon, where one is dropped to be made again.
     fn comes(&self, table: &TableId) -> Result<bool, CaptureError> {
-        let mut connection = Connection::open(&self.config.login(), self.stop)?;
+        let mut connection = self.site.open(self.config, self.stop)?;
         let began = Instant::now();
         loop {
             if catalog::is_there(&mut connection, table)? {
@@ -135,7 +136,7 @@ impl Stream<'_> {
         let (at, stop) = (self.decoder.end().clone(), self.stop.clone());
         let read = copying.round(&at, &stop, &mut |Copied { batch, rows }| {
             let known = self.known.clone();
-            let position = MyPosition { end: at.clone(), cut: None, known, copy: Some(copying.ledger()) };
+            let position = MyPosition { end: at.clone(), cut: None, known, server: None, copy: Some(copying.ledger()) };
             self.append_frame(position, false, vec![batch])?;
             let mut counts = OpCounts::default();
             (0..rows).for_each(|_| counts.add(Op::Read));
@@ -165,6 +166,7 @@ impl Stream<'_> {
 pub(super) fn standing(
     connection: &mut Connection,
     config: &MySqlConfig,
+    site: &Site,
     scope: &Scope,
     held: MyPosition,
 ) -> Result<(BTreeSet<TableId>, Option<Copying>), CaptureError> {
@@ -177,11 +179,26 @@ pub(super) fn standing(
     let known: BTreeSet<_> = held.known.into_iter().filter(|table| scope.reads(table)).collect();
     let ids = tables.iter().map(|table| &table.shape.schema.table);
     let newcomers: Vec<_> = ids.filter(|table| !known.contains(*table)).cloned().collect();
+    if held.copy.as_ref().is_some_and(|copy| copy.anew) {
+        ensure_there(config, &known, &tables)?;
+    }
     let ledger = match held.copy {
         Some(ledger) => ledger,
         None if newcomers.is_empty() => return Ok((known, None)),
         None => Ledger::of_newcomers(held.end),
     };
-    let copying = Copying::new(connection, config, tables, ledger, newcomers)?;
+    let copying = Copying::new(connection, config, site, tables, ledger, newcomers)?;
     Ok((known, Some(copying)))
+}
+
+/// Where all is copied anew nobody says any more that a table is gone, and its rows would stay.
+fn ensure_there(config: &MySqlConfig, known: &BTreeSet<TableId>, tables: &[CatalogTable]) -> Result<(), CaptureError> {
+    let is_there = |known: &&TableId| tables.iter().any(|table| table.shape.schema.table == **known);
+    let Some(gone) = known.iter().find(|table| !is_there(table)) else { return Ok(()) };
+    Err(CaptureError::Unfit {
+        source_id: config.source.clone(),
+        object: format!("table {gone}"),
+        reason: "was read from another server, and is not there or is not shown to the user".to_owned(),
+        remedy: format!("GRANT SELECT ON it to the user, or exclude it with \"!{gone}\" in tables"),
+    })
 }

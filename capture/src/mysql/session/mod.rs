@@ -3,7 +3,7 @@
 //! ```text
 //! journal holds   what happens
 //! nothing         start behind all that the server has logged, and copy the tables there, unless snapshot is "never"
-//! position        the server has executed all of it and still has what follows: go on right behind it; else a definite error
+//! position        the first server that has executed all of it and still has what follows: go on right behind it; else see opening
 //! ... in a copy   go on with what its ledger says
 //! ... to be again as with nothing, whatever snapshot is
 //! ```
@@ -12,6 +12,7 @@
 //! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
 
 mod copying;
+mod opening;
 mod proof;
 
 use std::collections::BTreeSet;
@@ -21,20 +22,18 @@ use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::{LogOffset, TableId};
-use tracing::{info, warn};
 
-use self::copying::standing;
+use self::opening::Opened;
 use self::proof::Proof;
-use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
 use crate::limits::FRAME_GAP;
-use crate::mysql::config::{MySqlConfig, SnapshotMode};
-use crate::mysql::copy::{Copying, Ledger};
+use crate::mysql::config::MySqlConfig;
+use crate::mysql::copy::Copying;
 use crate::mysql::decoder::{Decoder, Policies, Step};
 use crate::mysql::gtid::GtidSet;
 use crate::mysql::position::MyPosition;
 use crate::mysql::row::Shape;
-use crate::mysql::server::Server;
-use crate::mysql::wire::{Connection, Dump, Fill};
+use crate::mysql::site::Site;
+use crate::mysql::wire::{Dump, Fill};
 use crate::progress::now_us;
 use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
 
@@ -61,7 +60,9 @@ pub fn follow(
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let outcome = Stream::start(config, resume, log, progress, stop).and_then(|(stream, dump)| stream.run(dump));
+    let outcome = Opened::first(config, resume, progress, stop)
+        .and_then(|opened| Stream::start(config, opened, log, progress, stop))
+        .and_then(|(stream, dump)| stream.run(dump));
     progress.enter(State::Idle);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
@@ -73,6 +74,8 @@ pub fn follow(
 
 struct Stream<'a> {
     config: &'a MySqlConfig,
+    /// Where all connections go.
+    site: Site,
     log: &'a dyn LogSink,
     progress: &'a Progress,
     stop: &'a StopSignal,
@@ -95,48 +98,26 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn start(
         config: &'a MySqlConfig,
-        resume: Option<&Resume>,
+        opened: Opened,
         log: &'a dyn LogSink,
         progress: &'a Progress,
         stop: &'a StopSignal,
     ) -> Result<(Self, Dump), CaptureError> {
-        let misfit = |reason, remedy| CaptureError::Position { source_id: config.source.clone(), reason, remedy };
-        let held = resume.filter(|resume| !resume.position.is_start());
-        let held = held.map(|resume| MyPosition::decode(&resume.position)).transpose();
-        let held = held.map_err(|reason| misfit(reason, KEEP_DATA))?;
-        let mut connection = Connection::open(&config.login(), stop)?;
-        let server = Server::look(&mut connection)?;
-        ensure_fit(&config.source, &server.findings)?;
-        for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
-            warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
-        }
-        let is_again = held.as_ref().is_some_and(MyPosition::begins_again);
-        let held = match held.filter(|_| !is_again) {
-            Some(held) => {
-                ensure_goes_on(&server, &held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
-                held
-            }
-            None => beginning(&server, is_again || config.snapshot == SnapshotMode::Initial),
-        };
-        let (end, cut) = (held.end.clone(), held.cut.clone());
-        let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
-        info!(source = %config.source, kind, from = %held.end, "following the log");
-        let scope = config.scope(server.ignores_case);
-        let (known, copying) = standing(&mut connection, config, &scope, held)?;
-        let dump = Dump::start(connection, config.server_id, &end)?;
+        let Opened { site, scope, executed, end, cut, known, copying, dump } = opened;
         progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let policies = Policies { special_values: config.special_values, truncates: config.truncate };
         let now = Instant::now();
         let is_cut = cut.is_some();
         let mut stream = Self {
             config,
+            site,
             log,
             progress,
             stop,
             decoder: Decoder::new(config.source.clone(), scope, policies, end.clone(), cut),
             known,
             copying,
-            target: config.drain.then_some(server.executed),
+            target: config.drain.then_some(executed),
             appended: end,
             is_whole: false,
             last_offset: LogOffset::START,
@@ -276,7 +257,7 @@ impl<'a> Stream<'a> {
         let copy = self.copying.as_ref().map(Copying::ledger);
         let txn_end = piece.cut.is_none() && copy.is_none();
         self.is_whole = txn_end;
-        let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), copy };
+        let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), server: None, copy };
         self.append_frame(position, txn_end, batches)?;
         self.progress.observe_frame(&piece.counts);
         Ok(())
@@ -284,10 +265,11 @@ impl<'a> Stream<'a> {
 
     fn append_frame(
         &mut self,
-        position: MyPosition,
+        mut position: MyPosition,
         txn_end: bool,
         batches: Vec<TableBatch>,
     ) -> Result<(), CaptureError> {
+        position.server = position.is_bound().then(|| self.site.identity.clone());
         let (source, position) = (self.config.source.clone(), position.encode());
         let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
         self.last_offset = self.log.append(LogEntry::Frame(frame))?;
@@ -305,28 +287,5 @@ impl<'a> Stream<'a> {
             }
         }
         Ok(outcome)
-    }
-}
-
-/// Where a source begins of which the journal holds nothing that counts.
-fn beginning(server: &Server, copies: bool) -> MyPosition {
-    let end = server.logged.clone();
-    let copy = copies.then(|| Ledger::anew(end.clone()));
-    MyPosition { end, cut: None, known: BTreeSet::new(), copy }
-}
-
-/// Whether a server has executed what is held, and still has what follows; the error says what is wrong and what to do.
-fn ensure_goes_on(server: &Server, held: &MyPosition) -> Result<(), (String, &'static str)> {
-    if !server.executed.contains(&held.end) {
-        let reason = format!("the server has executed {}, and {} was read", server.executed, held.end);
-        let remedy = "point the url at the server that was read or one that has all its transactions, or have \
-                      `syncline replay --reread` copy this one's tables";
-        return Err((reason, remedy));
-    }
-    match &server.purged {
-        Some(purged) if !held.end.contains(purged) => {
-            Err((format!("the server has purged its log up to {purged}, and only {} was read", held.end), COPY_AGAIN))
-        }
-        _ => Ok(()),
     }
 }

@@ -52,7 +52,7 @@ impl Stream<'_> {
     fn ask(&mut self) -> Result<(i64, GtidSet), CaptureError> {
         let connection = match &mut self.proof.connection {
             Some(connection) => connection,
-            none => none.insert(Connection::open(&self.config.login(), self.stop)?),
+            none => none.insert(self.site.open(self.config, self.stop)?),
         };
         let mut value = |sql: &str| {
             let rows = connection.query(DURING, sql)?;

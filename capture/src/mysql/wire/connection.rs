@@ -11,6 +11,7 @@ use syncline_schemas::ident::SourceId;
 use syncline_schemas::secret::Secret;
 
 use super::auth::{Method, sealed};
+use super::fault::{is_weather, remedy};
 use super::greeting::{Greeting, capability, put_head, put_login, text};
 use super::inbox::{Inbox, Packet};
 use crate::endpoint::Endpoint;
@@ -229,6 +230,14 @@ impl Connection {
         Ok(rows)
     }
 
+    /// Waits for the first body of what may take the server long to look for.
+    pub(super) fn receive_first(&mut self, during: &'static str) -> Result<Packet, CaptureError> {
+        self.deadline = Some(Instant::now() + READ_TIMEOUT);
+        let packet = self.receive(during);
+        self.deadline = None;
+        packet
+    }
+
     /// Sends a statement; gives how many columns its rows have, and none where there are no rows.
     fn start_query(&mut self, during: &'static str, sql: &str) -> Result<usize, CaptureError> {
         const QUERY: u8 = 3;
@@ -357,7 +366,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn lost(&self, during: &'static str, error: io::Error) -> CaptureError {
+    pub(crate) fn lost(&self, during: &'static str, error: io::Error) -> CaptureError {
         CaptureError::Lost { source_id: self.source.clone(), during, error }
     }
 
@@ -371,34 +380,6 @@ fn unknown_method(plugin: &str) -> String {
         "the server wants {plugin}, which this version does not know; check the user name, as MySQL asks so of users that are \
          not there, or give the user mysql_native_password (MariaDB) or caching_sha2_password (MySQL)"
     )
-}
-
-/// What passes by itself: too many connections, a shutdown, a broken network, locks, somebody who ended the session, a table
-/// that was changed since a transaction began, a limit of time.
-const fn is_weather(code: u16) -> bool {
-    matches!(
-        code,
-        1040 | 1053 | 1077 | 1079 | 1152
-            ..=1161 | 1184 | 1203 | 1205 | 1213 | 1226 | 1317 | 1412 | 1969 | 3024 | 1927 | 4031
-    )
-}
-
-fn remedy(code: u16, message: &str) -> Option<&'static str> {
-    Some(match code {
-        1045 => "check the user name, the password setting and the host that the user may connect from",
-        1130 => "let the user connect from this host: CREATE USER 'name'@'host'",
-        1142 | 1143 | 1227 | 1044 => {
-            "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT to the user (MariaDB: BINLOG MONITOR)"
-        }
-        // Of one number it lets the newer session live, whatever its own words for the two are.
-        1236 | 4052 if message.contains("server_uuid/server_id") => {
-            "another reader or a replica has the same number: set server_id of the source to one that nobody has"
-        }
-        1236 => {
-            "the server no longer has what follows: have `syncline replay --reread` copy the tables again, and keep the log longer"
-        }
-        _ => return None,
-    })
 }
 
 fn row(body: &[u8], columns: usize) -> Result<Row, &'static str> {

@@ -10,12 +10,14 @@
 //! greeting    what the server says first, and the answer
 //! auth        mysql_native_password, caching_sha2_password; clear text on protected connections only
 //! connection  start-up, packets, errors of the server, queries
+//! fault       what the server's errors mean
 //! dump        the request for the log
 //! ```
 
 mod auth;
 mod connection;
 mod dump;
+mod fault;
 mod greeting;
 mod inbox;
 
