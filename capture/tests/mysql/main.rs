@@ -5,6 +5,7 @@
 mod copying;
 mod follow;
 mod log;
+mod mariadb;
 mod refusals;
 mod security;
 mod server;

@@ -27,6 +27,7 @@ use self::copying::standing;
 use self::proof::Proof;
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
 use crate::limits::FRAME_GAP;
+use crate::mysql::catalog;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
 use crate::mysql::copy::{Copying, Ledger};
 use crate::mysql::decoder::{Decoder, Policies, Step};
@@ -198,6 +199,12 @@ impl<'a> Stream<'a> {
             Step::Full => self.hand_over(),
             Step::Refused(error) => self.refuse(*error),
             Step::Replaced(replaced) => self.replaced(replaced),
+            Step::Unsaid(table) => {
+                let mut connection = Connection::open(&self.config.login(), self.stop)?;
+                let besides = catalog::besides(&mut connection, &table)?;
+                let step = self.decoder.say(table, besides)?;
+                self.take(step)
+            }
             Step::Shape(shape) => {
                 self.ensure_known(&shape.schema.table)?;
                 if self.decoder.must_cut_for(&shape) {
