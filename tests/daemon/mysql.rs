@@ -1,7 +1,7 @@
 //! A MariaDB from its tables to the planner: rights, kills while it is copied and followed, and what it does not offer.
 //!
-//! The oracle is the server itself, running the mapping's sum over the final tables. With `SYNCLINE_MYSQL`, as of the tests of
-//! capture, all of it is about a MySQL.
+//! The oracle is the server itself, running the mapping's sum over the final tables. With `SYNCLINE_MYSQL` or
+//! `SYNCLINE_MARIADB`, as of the tests of capture, all of it is about a MySQL or a newer MariaDB.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -10,7 +10,7 @@ use syncline_schemas::table::TableSchema;
 
 use super::config::MySqlConfig;
 use super::event::table_map::{MapColumn, TableMap, code};
-use super::row::{Kind, Shape, number_of};
+use super::row::{Kind, Named, Shape, number_of};
 use super::scope::Scope;
 use super::server::Server;
 use super::site;
@@ -20,6 +20,20 @@ use crate::{CaptureError, StopSignal};
 
 const DURING: &str = "looking at the tables";
 const WITHOUT_IT: &str = "exclude the table, or change it";
+/// How MariaDB ends the type of a column that is compressed.
+const COMPRESSED: &str = "/*M!100301 COMPRESSED*/";
+
+/// What the log does not say of a table's columns, by their names.
+pub(crate) type Besides = BTreeMap<String, Beside>;
+
+/// What the log of a MariaDB does not say of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Beside {
+    /// Its type, where the log has no word for that.
+    pub(crate) named: Option<Named>,
+    /// The server computes it out of others.
+    pub(crate) is_computed: bool,
+}
 
 /// A table that is read, as the server has it.
 #[derive(Debug)]
@@ -79,13 +93,23 @@ pub(super) fn is_there(connection: &mut Connection, table: &TableId) -> Result<b
 
 /// The signature of one table now.
 pub(super) fn signature_of(connection: &mut Connection, table: &TableId) -> Result<String, CaptureError> {
+    Ok(signature(&columns_of(connection, table)?))
+}
+
+fn columns_of(connection: &mut Connection, table: &TableId) -> Result<Vec<Described>, CaptureError> {
     let sql = format!(
         "{SELECT_COLUMNS} WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} ORDER BY ORDINAL_POSITION",
         quote(&table.schema),
         quote(&table.name)
     );
     let rows = connection.query(DURING, &sql)?;
-    Ok(signature(&rows.iter().map(Described::of).collect::<Vec<_>>()))
+    Ok(rows.iter().map(Described::of).collect())
+}
+
+/// What the log does not say of the columns of one table, as they are now; nothing where it is gone.
+pub(super) fn besides(connection: &mut Connection, table: &TableId) -> Result<Besides, CaptureError> {
+    let columns = columns_of(connection, table)?.into_iter();
+    Ok(columns.map(|column| (column.name.clone(), column.beside(true))).collect())
 }
 
 /// The shapes of all tables that a source reads, as the server has them now.
@@ -108,7 +132,8 @@ const TABLES: &str = "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, t.TABLE_TYPE, IFNULL(
      FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
      WHERE t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY t.TABLE_SCHEMA, t.TABLE_NAME";
 const SELECT_COLUMNS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, \
-     CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE, DATETIME_PRECISION FROM information_schema.COLUMNS";
+     CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE, DATETIME_PRECISION, GENERATION_EXPRESSION \
+     FROM information_schema.COLUMNS";
 const KEYS: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
      WHERE INDEX_NAME = 'PRIMARY' ORDER BY TABLE_SCHEMA, TABLE_NAME, SEQ_IN_INDEX";
 
@@ -125,6 +150,7 @@ struct Described {
     scale: u16,
     /// Of a second.
     digits: u16,
+    is_computed: bool,
 }
 
 impl Described {
@@ -139,7 +165,13 @@ impl Described {
             precision: number(7),
             scale: number(8),
             digits: number(9),
+            is_computed: !row.text(10).is_empty(),
         }
+    }
+
+    fn beside(&self, is_mariadb: bool) -> Beside {
+        let named = Named::of(&self.data_type).filter(|_| is_mariadb);
+        Beside { named, is_computed: self.is_computed && is_mariadb }
     }
 
     /// As the log would describe it; the error says what is in the way.
@@ -151,8 +183,21 @@ impl Described {
             is_unsigned: self.column_type.contains("unsigned"),
             collation: number_of(if self.charset.is_empty() { "binary" } else { &self.charset }),
             labels: Vec::new(),
+            named: None,
+            is_computed: self.is_computed && is_mariadb,
         };
         let length = u16::try_from(self.octets).unwrap_or(u16::MAX);
+        if let Some(named) = self.beside(is_mariadb).named {
+            let (code, meta) = named.code(length);
+            return Ok(MapColumn { named: Some(named), ..column(code, meta) });
+        }
+        // Its first byte says how it is compressed.
+        let is_compressed = self.column_type.ends_with(COMPRESSED);
+        let of_text = |code: u8, meta: u16| match code {
+            code::VARCHAR if is_compressed => column(code::VARCHAR_COMPRESSED, meta.saturating_add(1)),
+            code::BLOB if is_compressed => column(code::BLOB_COMPRESSED, meta),
+            _ => column(code, meta),
+        };
         Ok(match self.data_type.as_str() {
             "tinyint" => column(code::TINY, 0),
             "smallint" => column(code::SHORT, 0),
@@ -169,11 +214,11 @@ impl Described {
             "datetime" => column(code::DATETIME2, self.digits),
             "timestamp" => column(code::TIMESTAMP2, self.digits),
             "char" | "binary" => column(code::STRING, length),
-            "varchar" | "varbinary" => column(code::VARCHAR, length),
-            "tinytext" | "tinyblob" => column(code::BLOB, 1),
-            "text" | "blob" => column(code::BLOB, 2),
-            "mediumtext" | "mediumblob" => column(code::BLOB, 3),
-            "longtext" | "longblob" => column(code::BLOB, 4),
+            "varchar" | "varbinary" => of_text(code::VARCHAR, length),
+            "tinytext" | "tinyblob" => of_text(code::BLOB, 1),
+            "text" | "blob" => of_text(code::BLOB, 2),
+            "mediumtext" | "mediumblob" => of_text(code::BLOB, 3),
+            "longtext" | "longblob" => of_text(code::BLOB, 4),
             "enum" | "set" => {
                 let labels = labels(&self.column_type);
                 let bytes = match (self.data_type.as_str(), labels.len()) {
@@ -187,7 +232,7 @@ impl Described {
                 MapColumn { labels, collation: number_of("utf8mb4"), ..column(code, bytes) }
             }
             "json" => column(code::JSON, 4),
-            "vector" if !is_mariadb => column(code::VECTOR, 4),
+            "vector" => column(code::VECTOR, 4),
             "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
             | "geometrycollection" | "geomcollection" => column(code::GEOMETRY, 4),
             other => return Err(format!("is of the type {other}, which this version does not copy")),
@@ -327,6 +372,7 @@ mod tests {
                 precision,
                 scale,
                 digits,
+                is_computed: false,
             };
         let kind = |described: Described| Kind::of(&described.map(false).unwrap()).unwrap();
         assert_eq!(kind(described("bigint", "bigint(20) unsigned", "", 0, 20, 0, 0)).type_name(), "bigint unsigned");
@@ -336,7 +382,15 @@ mod tests {
         assert_eq!(kind(described("binary", "binary(6)", "", 6, 0, 0, 0)).type_name(), "binary(6)");
         assert_eq!(kind(described("timestamp", "timestamp(4)", "", 0, 0, 0, 4)), Kind::Timestamp { digits: 4 });
         assert_eq!(kind(described("set", "set('x','ž')", "latin2", 0, 0, 0, 0)).type_name(), "set");
-        let refused = described("uuid", "uuid", "", 0, 0, 0, 0).map(true).unwrap_err();
-        assert!(refused.contains("uuid"), "{refused}");
+        let named = |data_type: &str, octets| {
+            let column = described(data_type, data_type, "", octets, 0, 0, 0).map(true).unwrap();
+            (Kind::of(&column).unwrap().type_name(), column.code, column.meta)
+        };
+        assert_eq!(named("uuid", 0), ("uuid".to_owned(), code::STRING, 16));
+        assert_eq!(named("vector", 12), ("vector".to_owned(), code::VARCHAR, 12));
+        let compressed = described("varchar", "varchar(255) /*M!100301 COMPRESSED*/", "latin1", 255, 0, 0, 0).map(true);
+        assert_eq!(compressed.map(|column| (column.code, column.meta)), Ok((code::VARCHAR_COMPRESSED, 256)));
+        let refused = described("xmltype", "xmltype", "", 0, 0, 0, 0).map(true).unwrap_err();
+        assert!(refused.contains("xmltype"), "{refused}");
     }
 }

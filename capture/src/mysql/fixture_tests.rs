@@ -146,6 +146,10 @@ fn follow(
         Step::Continue => {}
         Step::Full => pieces(&decoder.take()?),
         Step::Refused(error) | Step::Replaced(Replaced { error, .. }) => return Err(*error),
+        Step::Unsaid(table) => {
+            let step = decoder.say(table, BTreeMap::new())?;
+            follow(decoder, step, pieces, codes)?;
+        }
         Step::Shape(shape) => {
             if decoder.must_cut_for(&shape) {
                 pieces(&decoder.take()?);

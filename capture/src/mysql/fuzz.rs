@@ -44,6 +44,10 @@ fn follow(decoder: &mut Decoder, step: Step<'_>) -> bool {
         Step::Refused(_) => false,
         Step::Replaced(_) => decoder.pass().is_ok(),
         Step::Full => decoder.take().is_ok(),
+        Step::Unsaid(table) => {
+            let Ok(step) = decoder.say(table, BTreeMap::new()) else { return false };
+            follow(decoder, step)
+        }
         Step::Shape(shape) => {
             if decoder.must_cut_for(&shape) && decoder.take().is_err() {
                 return false;

@@ -6,6 +6,7 @@ mod copying;
 mod failover;
 mod follow;
 mod log;
+mod mariadb;
 mod network;
 #[path = "../postgres/proxy.rs"]
 #[allow(dead_code, reason = "another test does more with it")]

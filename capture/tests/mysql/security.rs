@@ -11,7 +11,7 @@ use syncline_capture::{Class, Outcome};
 use syncline_schemas::secret::Secret;
 
 use crate::log::{MemoryLog, drain_with};
-use crate::server::{Database, Server};
+use crate::server::{Database, Server, mysql, newer_mariadb};
 
 const PASSWORD: &str = "right ä' pass";
 
@@ -23,7 +23,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn start() -> Self {
+    fn start(methods: &[&str]) -> Self {
         let certificates = tempfile::Builder::new().prefix("syncline-tls").tempdir().unwrap();
         std::fs::set_permissions(certificates.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         make_certificates(certificates.path());
@@ -37,13 +37,15 @@ impl Guarded {
             format!("--ssl-cert={}", file("server.crt")),
             format!("--ssl-key={}", file("server.key")),
         ];
+        let plugins = methods.iter().map(|method| format!("--plugin-load-add=auth_{method}"));
+        let settings: Vec<String> = settings.into_iter().chain(plugins).collect();
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let database = Arc::new(Server::start(&settings))
             .database("CREATE TABLE stock (id int PRIMARY KEY, note varchar(9)); INSERT INTO stock VALUES (1, 'ä')");
         database.sql(&format!(
-            "CREATE USER reader@'%' IDENTIFIED BY '{}';
+            "CREATE USER reader@'%' IDENTIFIED BY {};
              GRANT SELECT ON {}.* TO reader@'%'; GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO reader@'%'",
-            PASSWORD.replace('\'', "''"),
+            quoted(PASSWORD),
             database.name,
         ));
         Self { database, certificates, port }
@@ -63,6 +65,10 @@ impl Guarded {
     fn verified(&self) -> Tls {
         Tls::VerifyFull { ca_file: Some(self.certificates.path().join("ca.pem")) }
     }
+}
+
+fn quoted(password: &str) -> String {
+    format!("'{}'", password.replace('\'', "''"))
 }
 
 fn make_certificates(folder: &Path) {
@@ -96,7 +102,7 @@ fn refusal(config: &MySqlConfig) -> String {
 
 #[test]
 fn a_reader_with_the_least_rights_gets_in_with_its_password_however_the_server_asks() {
-    let guarded = Guarded::start();
+    let guarded = Guarded::start(&[]);
     // MySQL has not seen the password yet: it travels under the server's key, then as a proof.
     reads(&guarded.config("127.0.0.1", PASSWORD, Tls::Disable));
     reads(&guarded.config("127.0.0.1", PASSWORD, Tls::Disable));
@@ -108,7 +114,7 @@ fn a_reader_with_the_least_rights_gets_in_with_its_password_however_the_server_a
 
 #[test]
 fn a_server_that_cannot_prove_its_name_and_a_wrong_password_are_told_and_not_tried_again() {
-    let guarded = Guarded::start();
+    let guarded = Guarded::start(&[]);
     let wrong_host = refusal(&guarded.config("127.0.0.1", PASSWORD, guarded.verified()));
     assert!(wrong_host.contains("tls with 127.0.0.1") && wrong_host.contains("host in the url"), "{wrong_host}");
     let unknown = refusal(&guarded.config("localhost", PASSWORD, Tls::VerifyFull { ca_file: None }));
@@ -116,5 +122,34 @@ fn a_server_that_cannot_prove_its_name_and_a_wrong_password_are_told_and_not_tri
     for tls in [Tls::Disable, guarded.verified()] {
         let wrong = refusal(&guarded.config("localhost", "wrong", tls));
         assert!(wrong.contains("1045") && wrong.contains("password setting"), "{wrong}");
+    }
+}
+
+#[test]
+fn a_user_of_mariadb_who_signs_gets_in_with_the_password_and_not_with_another_one() {
+    if mysql().is_some() {
+        return;
+    }
+    let methods: &[&str] = if newer_mariadb().is_some() { &["ed25519", "parsec"] } else { &["ed25519"] };
+    let guarded = Guarded::start(methods);
+    let identify = |by: String| guarded.database.sql(&format!("ALTER USER reader@'%' IDENTIFIED {by}"));
+    for method in methods {
+        for password in [PASSWORD, "x", &"more than 32 bytes, ".repeat(9)] {
+            let by = format!("VIA {method} USING PASSWORD({})", quoted(password));
+            identify(by.clone());
+            reads(&guarded.config("127.0.0.1", password, Tls::Disable));
+            reads(&guarded.config("127.0.0.1", password, Tls::Disable));
+            reads(&guarded.config("localhost", password, guarded.verified()));
+            for wrong in ["wrong", "", &format!("{password} ")] {
+                let wrong = refusal(&guarded.config("127.0.0.1", wrong, Tls::Disable));
+                assert!(wrong.contains("1045") && wrong.contains("password setting"), "{method}: {wrong}");
+            }
+            // Asked for once the first proof was none.
+            identify(format!("VIA mysql_native_password USING PASSWORD('another') OR {}", &by[4..]));
+            reads(&guarded.config("127.0.0.1", password, Tls::Disable));
+            reads(&guarded.config("127.0.0.1", "another", Tls::Disable));
+            let wrong = refusal(&guarded.config("127.0.0.1", "wrong", Tls::Disable));
+            assert!(wrong.contains("1045"), "{method}: {wrong}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! A private MariaDB in a temporary folder, on a Unix socket, stopped by its process number.
 //!
 //! Tests that only need a database share one server as long as any of them runs; tests that need settings of their own
-//! start their own. `SYNCLINE_MARIADB` names the folder of another version's programs; `SYNCLINE_MYSQL` the folder in which a MySQL is
-//! unpacked with a C library of its own, on which the tests run instead.
+//! start their own. `SYNCLINE_MARIADB` and `SYNCLINE_MYSQL` name a folder in which a newer MariaDB or a MySQL is unpacked with a C
+//! library of its own (`deploy/mariadb-server`, `deploy/mysql-server`), on which the tests run instead.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,9 +35,7 @@ pub(crate) struct Server {
 static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
 fn program(name: &str) -> PathBuf {
-    let folders = std::env::var_os("SYNCLINE_MARIADB").map(PathBuf::from);
-    let folders = folders.into_iter().chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
-    let mut programs = folders.map(|folder| folder.join(name));
+    let mut programs = ["/usr/sbin", "/usr/bin"].map(|folder| Path::new(folder).join(name)).into_iter();
     programs.find(|path| path.exists()).unwrap_or_else(|| panic!("{name} is missing; run deploy/packages mariadb"))
 }
 
@@ -52,8 +50,13 @@ pub(crate) fn mysql() -> Option<PathBuf> {
     std::env::var_os("SYNCLINE_MYSQL").map(PathBuf::from)
 }
 
-/// The server that is unpacked in a folder, started with the C library beside it.
-fn mysqld(root: &Path) -> Command {
+/// Where a newer MariaDB is unpacked, if the tests are to run on it.
+pub(crate) fn newer_mariadb() -> Option<PathBuf> {
+    std::env::var_os("SYNCLINE_MARIADB").map(PathBuf::from)
+}
+
+/// A server that is unpacked in a folder, started with the C library beside it.
+fn unpacked(root: &Path, name: &str, texts: &str) -> Command {
     let machine = std::env::consts::ARCH;
     let libraries = root.join(format!("usr/lib/{machine}-linux-gnu"));
     let loader = std::fs::read_dir(&libraries).unwrap().map(|entry| entry.unwrap().path());
@@ -61,15 +64,57 @@ fn mysqld(root: &Path) -> Command {
     let mut server = Command::new(loader.into_iter().find(is_loader).expect("a loader of programs"));
     let private = root.join("usr/lib/mysql/private");
     server.arg("--library-path").arg(format!("{}:{}", libraries.display(), private.display()));
-    server.arg(root.join("usr/sbin/mysqld")).args(["--no-defaults", "--secure-file-priv="]);
-    for (setting, place) in [
-        ("lc-messages-dir", "usr/share/mysql"),
-        ("character-sets-dir", "usr/share/mysql/charsets"),
-        ("plugin-dir", "usr/lib/mysql/plugin"),
-    ] {
-        server.arg(format!("--{setting}={}", root.join(place).display()));
-    }
+    server.arg(root.join("usr/sbin").join(name)).args(["--no-defaults", "--secure-file-priv="]);
+    let texts = root.join(texts);
+    server.arg(format!("--lc-messages-dir={}", texts.display()));
+    server.arg(format!("--character-sets-dir={}", texts.join("charsets").display()));
+    server.arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
     server
+}
+
+fn mysqld(root: &Path) -> Command {
+    unpacked(root, "mysqld", "usr/share/mysql")
+}
+
+const TEXTS_OF_MARIADB: &str = "usr/share/mariadb";
+
+fn mariadbd() -> Command {
+    match newer_mariadb() {
+        Some(root) => unpacked(&root, "mariadbd", TEXTS_OF_MARIADB),
+        None => {
+            let mut server = Command::new(program("mariadbd"));
+            server.arg("--no-defaults");
+            server
+        }
+    }
+}
+
+/// What makes a server's own tables in a folder.
+fn installer(folder: &Path, settings: &[&str]) -> Command {
+    if let Some(root) = mysql() {
+        let mut installer = mysqld(&root);
+        // How names are kept is settled once and for all.
+        installer.arg("--initialize-insecure").args(settings.iter().filter(|name| name.starts_with("--lower-case")));
+        installer
+    } else if let Some(root) = newer_mariadb() {
+        // What mariadb-install-db does, which would take the programs of the machine for its own.
+        let data = folder.join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let mut statements = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket = NULL;\n".to_owned();
+        for part in ["mariadb_system_tables.sql", "mariadb_performance_tables.sql", "mariadb_system_tables_data.sql"] {
+            statements += &std::fs::read_to_string(root.join(TEXTS_OF_MARIADB).join(part)).unwrap();
+        }
+        let script = folder.join("system.sql");
+        std::fs::write(&script, statements).unwrap();
+        let mut installer = mariadbd();
+        installer.arg("--bootstrap").stdin(std::fs::File::open(script).unwrap());
+        installer
+    } else {
+        let mut installer = Command::new(program("mariadb-install-db"));
+        installer.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        installer
+    }
 }
 
 /// MySQL has no tables of numbers: `seq_1_to_9` is one that is made up.
@@ -109,8 +154,8 @@ fn launch(folder: &Path, settings: &[String]) -> Child {
             server
         }
         None => {
-            let mut server = Command::new(program("mariadbd"));
-            server.args(["--no-defaults", "--binlog-format=ROW", "--gtid-strict-mode=ON", "--skip-log-error"]);
+            let mut server = mariadbd();
+            server.args(["--binlog-format=ROW", "--gtid-strict-mode=ON", "--skip-log-error"]);
             server
         }
     };
@@ -143,22 +188,7 @@ impl Server {
     pub(crate) fn start(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("syncline-maria").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let mut installer = match mysql() {
-            Some(root) => {
-                let mut installer = mysqld(&root);
-                // How names are kept is settled once and for all.
-                installer
-                    .arg("--initialize-insecure")
-                    .args(settings.iter().filter(|name| name.starts_with("--lower-case")));
-                installer
-            }
-            None => {
-                let mut installer = Command::new(program("mariadb-install-db"));
-                installer.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-                installer
-            }
-        };
-        let installed = installer.args(folders(folder.path())).args(user()).output().unwrap();
+        let installed = installer(folder.path(), settings).args(folders(folder.path())).args(user()).output().unwrap();
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let process = Mutex::new(launch(folder.path(), &settings));

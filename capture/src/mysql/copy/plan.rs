@@ -15,7 +15,7 @@ use syncline_schemas::ident::TableId;
 
 use super::ledger::{Key, Piece};
 use crate::mysql::catalog::CatalogTable;
-use crate::mysql::row::{Kind, RowView, Shape};
+use crate::mysql::row::{Kind, Named, RowView, Shape};
 
 /// Rows that one statement reads.
 pub(super) const ROWS: usize = 100_000;
@@ -40,8 +40,8 @@ pub(super) struct Table {
 enum Literal {
     /// A number, as it came.
     Number,
-    /// A moment, as it came and in quotes.
-    Moment,
+    /// A moment or a name, as it came and in quotes.
+    Quoted,
     /// Bytes, as those of a character set.
     Bytes(String),
 }
@@ -50,7 +50,9 @@ impl Literal {
     fn of(kind: &Kind, charset: &str) -> Option<Self> {
         Some(match kind {
             Kind::Int { .. } | Kind::Decimal { .. } | Kind::Year => Self::Number,
-            Kind::Date | Kind::DateTime { .. } | Kind::Timestamp { .. } => Self::Moment,
+            Kind::Date | Kind::DateTime { .. } | Kind::Timestamp { .. } => Self::Quoted,
+            // Compared as what it is, in whatever order the server has for it.
+            Kind::Named { named: Named::Uuid | Named::Inet4 | Named::Inet6, .. } => Self::Quoted,
             Kind::Text { .. } => Self::Bytes(format!("_{charset} ")),
             Kind::Bytes { .. } => Self::Bytes(String::new()),
             _ => return None,
@@ -60,7 +62,7 @@ impl Literal {
     fn put(&self, value: &[u8]) -> String {
         match self {
             Self::Number => String::from_utf8_lossy(value).into_owned(),
-            Self::Moment => format!("'{}'", String::from_utf8_lossy(value)),
+            Self::Quoted => format!("'{}'", String::from_utf8_lossy(value)),
             Self::Bytes(charset) => {
                 let mut text = format!("{charset}x'");
                 value.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a String takes every text"));
@@ -198,6 +200,6 @@ mod tests {
     fn a_name_or_a_value_never_ends_its_own_quotes() {
         assert_eq!(quote_name("a`b"), "`a``b`");
         assert_eq!(Literal::Bytes("_latin1 ".to_owned()).put(b"a'\xe4"), "_latin1 x'6127e4'");
-        assert_eq!(Literal::Moment.put(b"2024-01-01"), "'2024-01-01'");
+        assert_eq!(Literal::Quoted.put(b"2024-01-01"), "'2024-01-01'");
     }
 }

@@ -18,6 +18,7 @@ use syncline_schemas::frame::{Op, TableBatch};
 use syncline_schemas::ident::{SourceId, TableId};
 use tracing::trace;
 
+use super::catalog::Besides;
 use super::event::code::{Change, Part, RowsForm, Treatment, known};
 use super::event::gtid::{Begin, Xa, mariadb, mysql, tagged};
 use super::event::rows::{Rows, rows};
@@ -41,6 +42,8 @@ pub(crate) enum Step<'e> {
     Continue,
     /// Put the table's shape into the log, then [`Decoder::define`] it.
     Shape(Arc<Shape>),
+    /// Look up what the catalog says of the table besides the log, then [`Decoder::say`] it.
+    Unsaid(TableId),
     /// Decode what is in it, each event with [`Decoder::decode_inner`].
     Payload(Payload<'e>),
     /// The frame is large enough: [`Decoder::take`] it.
@@ -117,6 +120,10 @@ pub(crate) struct Decoder {
     /// The transaction that has to come first, because a part of it is in the log.
     resume: Option<Cut>,
     end: GtidSet,
+    /// What the catalog says of tables besides the log, of which rows came and that were not altered since.
+    besides: HashMap<TableId, Besides>,
+    /// A description that waits for [`Decoder::say`].
+    unsaid: Option<Vec<u8>>,
     /// Tables whose columns a statement changed since somebody asked.
     altered: Vec<TableId>,
     rows: u32,
@@ -155,6 +162,8 @@ impl Decoder {
             transaction: None,
             resume,
             end,
+            besides: HashMap::new(),
+            unsaid: None,
             altered: Vec::new(),
             rows: 0,
             bytes: 0,
@@ -188,6 +197,13 @@ impl Decoder {
     /// Tables whose columns a statement changed since this was asked last: what it made of the rows is not logged.
     pub(crate) fn take_altered(&mut self) -> Vec<TableId> {
         std::mem::take(&mut self.altered)
+    }
+
+    /// Goes on with a table that was handed out as [`Step::Unsaid`].
+    pub(crate) fn say(&mut self, table: TableId, besides: Besides) -> Result<Step<'static>, CaptureError> {
+        self.besides.insert(table, besides);
+        let described = self.unsaid.take().unwrap_or_default();
+        self.describe(&described).map_err(|stop| self.error(TABLE_MAP, stop))
     }
 
     /// Decodes one event.
@@ -331,11 +347,22 @@ impl Decoder {
         if self.numbered.get(&number).is_some_and(|known| known.described == body) {
             return Ok(Step::Continue);
         }
-        let map = table_map(body, matches!(self.end, GtidSet::MariaDb(_)))?;
+        let mut map = table_map(body, matches!(self.end, GtidSet::MariaDb(_)))?;
         let table = TableId::new(&map.database, &map.table);
         if !self.scope.reads(&table) {
             self.numbered.insert(number, Numbered { described: body.to_vec(), table: None });
             return Ok(Step::Continue);
+        }
+        if matches!(self.end, GtidSet::MariaDb(_)) {
+            let Some(besides) = self.besides.get(&table) else {
+                self.unsaid = Some(body.to_vec());
+                return Ok(Step::Unsaid(table));
+            };
+            for column in &mut map.columns {
+                let beside = besides.get(&column.name).copied().unwrap_or_default();
+                column.named = beside.named.filter(|named| named.fits(column));
+                column.is_computed = beside.is_computed;
+            }
         }
         let shape =
             Shape::of(&self.source, &map, self.scope.declared(&table)).map_err(|error| Stop::Error(Box::new(error)))?;
@@ -381,6 +408,7 @@ impl Decoder {
         let layout = &shape.layout;
         let (present, present_after) = (layout.present(rows.came), layout.present(rows.came_after));
         let malformed = |reason| Stop::Row(table, Fault::Row(reason));
+        let unpacked = self.tables[table].unpacked_len();
         let mut at = 0;
         while at < rows.rows.len() {
             let before = at;
@@ -394,6 +422,7 @@ impl Decoder {
             }
             self.append_row(table, rows, open, &shape.keys)?;
         }
+        self.bytes += self.tables[table].unpacked_len() - unpacked;
         Ok(())
     }
 
@@ -469,6 +498,7 @@ impl Decoder {
 
 /// The event that statements come in.
 const QUERY: u8 = 2;
+const TABLE_MAP: u8 = 19;
 
 const TWO_PHASE: &str = "rows are changed in a two-phase commit (XA), which this version does not follow; exclude the \
      table, or have `syncline replay --reread` copy the tables again once it is committed";

@@ -69,7 +69,11 @@ impl Decoder {
                 let table = self.scope.named(&table, &database);
                 let others = others.iter().filter_map(|other| self.scope.named(other, &database));
                 let moved = table.clone().filter(|_| moves_rows).into_iter().chain(others).collect();
-                self.altered.extend(table);
+                if let Some(table) = table {
+                    self.besides.remove(&table);
+                    self.numbered.clear();
+                    self.altered.push(table);
+                }
                 self.end_unless(moved, "has rows brought in or taken out with a partition or a file")
             }
         }

@@ -58,6 +58,10 @@ fn take(decoder: &mut Decoder, step: Step<'_>, pieces: &mut Vec<Piece>) -> Resul
         Step::Continue => {}
         Step::Full => pieces.push(decoder.take()?),
         Step::Refused(error) | Step::Replaced(Replaced { error, .. }) => return Err(*error),
+        Step::Unsaid(table) => {
+            let step = decoder.say(table, BTreeMap::new())?;
+            take(decoder, step, pieces)?;
+        }
         Step::Shape(shape) => {
             if decoder.must_cut_for(&shape) {
                 pieces.push(decoder.take()?);

@@ -25,10 +25,14 @@ pub(crate) fn inflate(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), 
     if wanted > EVENT_LEN_MAX {
         return Err("it is larger than an event can be");
     }
+    read_exactly(ZlibDecoder::new(cursor.rest()), wanted, out)
+}
+
+/// Reads so many bytes, and no more than one beyond them, into a buffer, which is emptied before.
+pub(crate) fn read_exactly(packed: impl Read, wanted: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
     out.clear();
     let limit = u64::try_from(wanted).map_err(|_| "it is too large")? + 1;
-    let read = ZlibDecoder::new(cursor.rest()).take(limit).read_to_end(out);
-    match read {
+    match packed.take(limit).read_to_end(out) {
         Ok(len) if len == wanted => Ok(()),
         Ok(_) => Err("it has another size inside than it says"),
         Err(_) => Err("what is compressed in it is damaged"),

@@ -21,7 +21,7 @@
 pub(crate) mod code;
 mod framing;
 pub(crate) mod gtid;
-mod inflate;
+pub(crate) mod inflate;
 mod payload;
 pub(crate) mod query;
 pub(crate) mod rows;

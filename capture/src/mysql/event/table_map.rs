@@ -8,6 +8,7 @@
 //! key, as they were when the rows were written. So no other knowledge of the table can be out of date.
 
 use crate::mysql::bytes::{Cursor, SHORT};
+use crate::mysql::row::Named;
 
 /// Codes of types. Those of columns that hold labels or text of a fixed length hide in `STRING`.
 pub(crate) mod code {
@@ -25,6 +26,9 @@ pub(crate) mod code {
     pub(crate) const TIMESTAMP2: u8 = 17;
     pub(crate) const DATETIME2: u8 = 18;
     pub(crate) const TIME2: u8 = 19;
+    /// MariaDB's two of columns that are `COMPRESSED`.
+    pub(crate) const BLOB_COMPRESSED: u8 = 140;
+    pub(crate) const VARCHAR_COMPRESSED: u8 = 141;
     pub(crate) const VECTOR: u8 = 242;
     pub(crate) const JSON: u8 = 245;
     pub(crate) const NEWDECIMAL: u8 = 246;
@@ -65,6 +69,10 @@ pub(crate) struct MapColumn {
     pub(crate) collation: Option<u32>,
     /// Labels of an enumeration or a set, in the column's character set.
     pub(crate) labels: Vec<Vec<u8>>,
+    /// What the catalog calls its type, where the log has no word for that.
+    pub(crate) named: Option<Named>,
+    /// The server computes it out of others, as the catalog says.
+    pub(crate) is_computed: bool,
 }
 
 impl MapColumn {
@@ -80,7 +88,7 @@ impl MapColumn {
 
     /// As [`Self::is_text`] on MariaDB, which counts geometries among them.
     const fn is_text_of_mariadb(&self) -> bool {
-        self.is_text() || self.code == code::GEOMETRY
+        self.is_text() || matches!(self.code, code::GEOMETRY | code::BLOB_COMPRESSED | code::VARCHAR_COMPRESSED)
     }
 
     const fn has_labels(&self) -> bool {
@@ -137,8 +145,8 @@ fn column(type_code: u8, meta: &mut Cursor<'_>) -> Result<MapColumn, &'static st
         // What it is called is said where it is refused: a table that is not read may have any column. But the lengths
         // behind it have to be found.
         7 | 11 | 12 | 14 | 6 | 0 => plain(0),
-        249..=251 | 140 => plain(u16::from(meta.u8()?)),
-        code::ENUM | code::SET | code::VAR_STRING | 141 => plain(meta.u16()?),
+        249..=251 | code::BLOB_COMPRESSED => plain(u16::from(meta.u8()?)),
+        code::ENUM | code::SET | code::VAR_STRING | code::VARCHAR_COMPRESSED => plain(meta.u16()?),
         _ => return Err("a table has a column of a type that is not known"),
     })
 }

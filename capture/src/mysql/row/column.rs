@@ -10,12 +10,18 @@ use arrow::datatypes::DataType;
 
 use super::charset::Charset;
 use super::kind::Kind;
+use super::named::Named;
+use super::packed::unpacked;
 use super::{decimal, json, moment};
 use crate::mysql::bytes::{big_endian, little_endian};
 use crate::value::ValueFault;
 
 const WIDTH: ValueFault = ValueFault::Malformed("a number has another width than its type");
 const LABEL: ValueFault = ValueFault::Malformed("a label has a number that the column lacks");
+
+/// Bytes of one column that were compressed, in one frame: a value has at most half of it.
+const UNPACKED_MAX: usize = i32::MAX as usize;
+const UNPACKED: ValueFault = ValueFault::Malformed("an event holds more compressed values than can be taken at once");
 
 /// A builder with what reading its values needs.
 pub(super) enum Column {
@@ -36,6 +42,9 @@ pub(super) enum Column {
     Timestamp(TimestampMicrosecondBuilder),
     Text { builder: StringBuilder, charset: Charset },
     Bytes { builder: BinaryBuilder, padded: usize, bytes: Vec<u8> },
+    PackedText { builder: StringBuilder, charset: Charset, unpacked: Vec<u8> },
+    PackedBytes { builder: BinaryBuilder, unpacked: Vec<u8> },
+    Named { builder: StringBuilder, named: Named, text: String },
     Enum { builder: StringBuilder, labels: Arc<[String]> },
     Set { builder: StringBuilder, labels: Arc<[String]>, text: String },
     Json { builder: StringBuilder, text: String },
@@ -56,10 +65,12 @@ macro_rules! each {
             Column::Bool($inner) => $call,
             Column::Date($inner) => $call,
             Column::DateTime($inner) | Column::Timestamp($inner) => $call,
-            Column::Bytes { builder: $inner, .. } => $call,
+            Column::Bytes { builder: $inner, .. } | Column::PackedBytes { builder: $inner, .. } => $call,
             Column::LongDecimal { builder: $inner, .. }
             | Column::Time { builder: $inner, .. }
             | Column::Text { builder: $inner, .. }
+            | Column::PackedText { builder: $inner, .. }
+            | Column::Named { builder: $inner, .. }
             | Column::Enum { builder: $inner, .. }
             | Column::Set { builder: $inner, .. }
             | Column::Json { builder: $inner, .. }
@@ -110,6 +121,11 @@ impl Column {
                 bytes: Vec::new(),
             },
             Kind::Geometry => Self::Bytes { builder: BinaryBuilder::new(), padded: 0, bytes: Vec::new() },
+            Kind::Compressed { charset: Charset::Binary, .. } => {
+                Self::PackedBytes { builder: BinaryBuilder::new(), unpacked: Vec::new() }
+            }
+            Kind::Compressed { charset, .. } => Self::PackedText { builder, charset: *charset, unpacked: Vec::new() },
+            Kind::Named { named, .. } => Self::Named { builder, named: *named, text },
             Kind::Enum { labels, .. } => Self::Enum { builder, labels: Arc::clone(labels) },
             Kind::Set { labels, .. } => Self::Set { builder, labels: Arc::clone(labels), text },
             Kind::Json => Self::Json { builder, text },
@@ -152,12 +168,32 @@ impl Column {
                 }
                 _ => builder.append_value(bytes),
             },
+            Self::PackedText { builder, charset, unpacked: room } => {
+                let text = charset.decode(unpacked(bytes, room)?)?;
+                ensure_room(builder.values_slice().len(), text.len())?;
+                builder.append_value(text);
+            }
+            Self::PackedBytes { builder, unpacked: room } => {
+                let bytes = unpacked(bytes, room)?;
+                ensure_room(builder.values_slice().len(), bytes.len())?;
+                builder.append_value(bytes);
+            }
+            Self::Named { builder, named, text } => written(builder, text, |text| named.put(bytes, text))?,
             Self::Enum { builder, labels } => builder.append_value(label(bytes, labels)?),
             Self::Set { builder, labels, text } => written(builder, text, |text| put_labels(bytes, labels, text))?,
             Self::Json { builder, text } => written(builder, text, |text| json::put_text(bytes, text))?,
             Self::Vector { builder, text } => written(builder, text, |text| put_vector(bytes, text))?,
         }
         Ok(())
+    }
+
+    /// Bytes of the values that were compressed.
+    pub(super) fn unpacked_len(&self) -> usize {
+        match self {
+            Self::PackedText { builder, .. } => builder.values_slice().len(),
+            Self::PackedBytes { builder, .. } => builder.values_slice().len(),
+            _ => 0,
+        }
     }
 
     pub(super) fn append_null(&mut self) {
@@ -169,7 +205,12 @@ impl Column {
     }
 }
 
-fn written(
+/// What was compressed has no end that the log's own size would set: it has to stay within what a batch can hold.
+fn ensure_room(held: usize, more: usize) -> Result<(), ValueFault> {
+    if held + more <= UNPACKED_MAX { Ok(()) } else { Err(UNPACKED) }
+}
+
+pub(super) fn written(
     builder: &mut StringBuilder,
     text: &mut String,
     put: impl FnOnce(&mut String) -> Result<(), ValueFault>,
@@ -217,7 +258,7 @@ fn put_labels(bytes: &[u8], labels: &[String], out: &mut String) -> Result<(), V
 }
 
 /// A vector as a list of its numbers, each as short as it says which one it is.
-fn put_vector(bytes: &[u8], out: &mut String) -> Result<(), ValueFault> {
+pub(super) fn put_vector(bytes: &[u8], out: &mut String) -> Result<(), ValueFault> {
     use std::fmt::Write;
     let (numbers, []) = bytes.as_chunks::<4>() else {
         return Err(ValueFault::Malformed("a vector has another form"));

@@ -10,6 +10,7 @@ use syncline_schemas::table::instant;
 
 use super::charset::{self, Charset};
 use super::decimal;
+use super::named::Named;
 use crate::mysql::event::table_map::{MapColumn, code};
 
 /// Digits that Arrow's decimals hold; those with more keep their text.
@@ -55,6 +56,17 @@ pub(crate) enum Kind {
         padded: u16,
         is_large: bool,
     },
+    /// Text or bytes that are compressed, with their length in so many bytes.
+    Compressed {
+        charset: Charset,
+        prefix: u8,
+        is_large: bool,
+    },
+    /// A type of which the log says no more than its bytes, with their length in so many.
+    Named {
+        named: Named,
+        prefix: u8,
+    },
     Enum {
         bytes: u8,
         labels: Arc<[String]>,
@@ -90,6 +102,9 @@ impl Kind {
     pub(crate) fn of(column: &MapColumn) -> Result<Self, Unread> {
         let [low, high] = column.meta.to_le_bytes();
         let int = |bytes| Self::Int { bytes, is_unsigned: column.is_unsigned };
+        if let Some(named) = column.named {
+            return Ok(Self::Named { named, prefix: length_prefix(column.meta) });
+        }
         Ok(match column.code {
             code::TINY => int(1),
             code::SHORT => int(2),
@@ -110,16 +125,18 @@ impl Kind {
             code::VARCHAR | code::VAR_STRING => text(column, length_prefix(column.meta), 0, false)?,
             code::STRING => text(column, length_prefix(column.meta), column.meta, false)?,
             code::BLOB if (1..=4).contains(&low) => text(column, low, 0, true)?,
+            code::VARCHAR_COMPRESSED => {
+                Self::Compressed { charset: charset_of(column)?, prefix: length_prefix(column.meta), is_large: false }
+            }
+            code::BLOB_COMPRESSED if (1..=4).contains(&low) => {
+                Self::Compressed { charset: charset_of(column)?, prefix: low, is_large: true }
+            }
             code::ENUM if matches!(low, 1 | 2) => Self::Enum { bytes: low, labels: labels(column)? },
             code::SET if (1..=8).contains(&low) => Self::Set { bytes: low, labels: labels(column)? },
             code::JSON if low == 4 => Self::Json,
             code::GEOMETRY if low == 4 => Self::Geometry,
             code::VECTOR if low == 4 => Self::Vector,
             7 | 11 | 12 => return Err(unread("has a time in the form of servers before MySQL 5.6", REBUILD)),
-            140 | 141 => {
-                let remedy = "take COMPRESSED off the column, or exclude the table";
-                return Err(unread("is COMPRESSED, which this version does not read", remedy));
-            }
             other => {
                 let reason = format!("is of a type that is not known (code {other}, {})", column.meta);
                 return Err(unread(reason, EXCLUDE));
@@ -144,9 +161,10 @@ impl Kind {
             Self::Date => DataType::Date32,
             Self::DateTime { .. } => DataType::Timestamp(TimeUnit::Microsecond, None),
             Self::Timestamp { .. } => instant(),
-            Self::Bytes { .. } | Self::Geometry => DataType::Binary,
+            Self::Bytes { .. } | Self::Geometry | Self::Compressed { charset: Charset::Binary, .. } => DataType::Binary,
             Self::Decimal { .. } | Self::Time { .. } | Self::Text { .. } | Self::Vector => DataType::Utf8,
             Self::Enum { .. } | Self::Set { .. } | Self::Json => DataType::Utf8,
+            Self::Compressed { .. } | Self::Named { .. } => DataType::Utf8,
         }
     }
 
@@ -178,6 +196,13 @@ impl Kind {
             Self::Bytes { is_large: true, .. } => "blob".to_owned(),
             Self::Bytes { padded: 0, .. } => "varbinary".to_owned(),
             Self::Bytes { padded, .. } => format!("binary({padded})"),
+            Self::Compressed { charset, is_large, .. } => match (charset, is_large) {
+                (Charset::Binary, true) => "blob".to_owned(),
+                (Charset::Binary, false) => "varbinary".to_owned(),
+                (_, true) => "text".to_owned(),
+                (_, false) => "varchar".to_owned(),
+            },
+            Self::Named { named, .. } => named.name().to_owned(),
             Self::Enum { .. } => "enum".to_owned(),
             Self::Set { .. } => "set".to_owned(),
             Self::Json => "json".to_owned(),
@@ -189,7 +214,10 @@ impl Kind {
     /// How long a value is in a row.
     pub(super) fn extent(&self) -> Extent {
         let bytes = match self {
-            Self::Text { prefix, .. } | Self::Bytes { prefix, .. } => return Extent::Prefix(*prefix),
+            Self::Text { prefix, .. }
+            | Self::Bytes { prefix, .. }
+            | Self::Compressed { prefix, .. }
+            | Self::Named { prefix, .. } => return Extent::Prefix(*prefix),
             Self::Json | Self::Geometry | Self::Vector => return Extent::Prefix(4),
             Self::Int { bytes, .. } | Self::Enum { bytes, .. } | Self::Set { bytes, .. } => usize::from(*bytes),
             Self::Float => 4,
@@ -288,7 +316,7 @@ pub(crate) mod tests {
             (MapColumn { collation: Some(4), ..column(code::VARCHAR, 40) }, "cp850"),
             (MapColumn { collation: None, ..column(code::VARCHAR, 40) }, "without its character set"),
             (column(code::ENUM, 1), "without its labels"),
-            (column(140, 2), "COMPRESSED"),
+            (column(code::BLOB_COMPRESSED, 5), "not known"),
             (column(code::NEWDECIMAL, 70), "not known"),
             (column(code::BIT, 9 << 8), "not known"),
         ] {

@@ -4,6 +4,8 @@
 //! charset  numbers of collations to character sets, text of any of them to UTF-8
 //! kind     how a column's values are read, and which Arrow type holds them exactly
 //! image    where the values of a row lie
+//! packed   values of compressed columns
+//! named    types of which the log does not say what they are called
 //! column   one column's builder
 //! written  values as a query writes them, for the same builders
 //! decimal, moment, json   values that are packed
@@ -17,10 +19,13 @@ mod image;
 mod json;
 mod kind;
 mod moment;
+mod named;
+mod packed;
 mod table;
 mod written;
 
 pub(crate) use charset::number_of;
 pub(crate) use image::Cell;
 pub(crate) use kind::Kind;
+pub(crate) use named::Named;
 pub(crate) use table::{Fault, RowView, Shape, Stamp, TableBuilder};

@@ -29,6 +29,8 @@ pub(crate) struct Shape {
     pub(crate) kinds: Vec<Kind>,
     /// Where the values of its rows lie.
     pub(crate) layout: Layout,
+    /// Which columns the server computes out of others.
+    computed: Vec<bool>,
     /// Indexes of the key columns in key order.
     pub(crate) keys: Vec<usize>,
     /// The batch's Arrow schema, shared by all batches.
@@ -87,12 +89,13 @@ impl Shape {
         let version = version(&columns);
         let schema = TableSchema { source: source.clone(), table, version, columns };
         let (layout, arrow) = (Layout::of(&kinds), schema.batch_schema());
-        Ok(Self { schema, kinds, layout, keys, arrow })
+        let computed = map.columns.iter().map(|column| column.is_computed).collect();
+        Ok(Self { schema, kinds, layout, computed, keys, arrow })
     }
 
     /// True where rows of either are read in the same way into the same columns.
     pub(crate) fn reads_as(&self, other: &Self) -> bool {
-        self.schema == other.schema && self.kinds == other.kinds
+        self.schema == other.schema && self.kinds == other.kinds && self.computed == other.computed
     }
 
     /// A row's fault as an error that names table and column.
@@ -102,6 +105,15 @@ impl Shape {
         let column_of = |column: usize| columns.get(column).map(|column| column.name.clone()).unwrap_or_default();
         match fault {
             Fault::Row(reason) => protocol(format!("a row of table {table}: {reason}")),
+            Fault::Computed { column } => CaptureError::Unfit {
+                source_id: source.clone(),
+                object: format!("table {table}"),
+                reason: format!(
+                    "has an update in the log ({at}) without column {}, which the server computes and does not log then",
+                    column_of(column)
+                ),
+                remedy: format!("make it a column that is written, or exclude the table with \"!{table}\" in tables"),
+            },
             Fault::Value { column, fault: ValueFault::Malformed(what) } => {
                 protocol(format!("table {table} column {}: {what}", column_of(column)))
             }
@@ -151,6 +163,8 @@ impl<P> Copy for Stamp<'_, P> {}
 pub(crate) enum Fault {
     /// It does not lie as the table's columns do.
     Row(&'static str),
+    /// An update leaves out what the server computes, of which nobody knows whether it is another now.
+    Computed { column: usize },
     /// A value of a column could not be taken.
     Value { column: usize, fault: ValueFault },
 }
@@ -202,6 +216,11 @@ impl<P: Clone + PartialEq + Display> TableBuilder<P> {
         self.meta.rows()
     }
 
+    /// Bytes of the values that were compressed, of which the log's own size says nothing.
+    pub(crate) fn unpacked_len(&self) -> usize {
+        self.columns.iter().map(Column::unpacked_len).sum()
+    }
+
     /// Appends a row of the log; what did not come is taken from `old` where that holds it, and is marked absent otherwise.
     #[inline]
     pub(crate) fn append(
@@ -242,6 +261,9 @@ impl<P: Clone + PartialEq + Display> TableBuilder<P> {
                 Cell::Null => {
                     column.append_null();
                     continue;
+                }
+                Cell::Absent if self.shape.computed[i] && matches!(op, Op::Update | Op::MoveIn) => {
+                    return Err(Fault::Computed { column: i });
                 }
                 Cell::Absent => {
                     any_absent = true;

@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use super::column::Column;
+use super::column::{self, Column};
 use super::{decimal, moment};
 use crate::value::ValueFault;
 
@@ -33,6 +33,11 @@ impl Column {
             | Self::Json { builder, .. }
             | Self::Enum { builder, .. }
             | Self::Set { builder, .. } => builder.append_value(text(bytes)?),
+            Self::PackedText { builder, charset, .. } => builder.append_value(charset.decode(bytes)?),
+            Self::PackedBytes { builder, .. } => builder.append_value(bytes),
+            Self::Named { builder, named, text } => {
+                column::written(builder, text, |text| named.put_written(bytes, text))?
+            }
             Self::Text { .. } | Self::Bytes { .. } | Self::Vector { .. } => self.append(bytes)?,
         }
         Ok(())
@@ -53,7 +58,9 @@ mod tests {
     use arrow::array::ArrayRef;
     use proptest::prelude::*;
 
+    use super::super::charset::Charset;
     use super::super::kind::Kind;
+    use super::super::named::Named;
     use super::*;
 
     fn of(kind: &Kind, append: impl Fn(&mut Column) -> Result<(), ValueFault>) -> Result<ArrayRef, ValueFault> {
@@ -72,6 +79,7 @@ mod tests {
     #[test]
     fn a_row_that_is_copied_is_the_one_that_is_logged() {
         let int = |bytes, is_unsigned| Kind::Int { bytes, is_unsigned };
+        let packed = |charset| Kind::Compressed { charset, prefix: 2, is_large: false };
         let labels = || ["a", "b", "c"].map(str::to_owned).to_vec().into();
         for (kind, text, bytes) in [
             (int(1, false), "-128", &[0x80][..]),
@@ -99,6 +107,9 @@ mod tests {
             (Kind::Enum { bytes: 1, labels: labels() }, "", &[0]),
             (Kind::Set { bytes: 1, labels: labels() }, "a,c", &[5]),
             (Kind::Bytes { prefix: 1, padded: 4, is_large: false }, "ab\0\0", b"ab"),
+            (packed(Charset::Utf8), "aä", "\0aä".as_bytes()),
+            (packed(Charset::Binary), "", b""),
+            (Kind::Named { named: Named::Inet4, prefix: 1 }, "1.2.0.0", &[1, 2]),
             (Kind::Vector, "\0\0\0\0", &[0; 4]),
         ] {
             assert_eq!(written_as(&kind, text), logged_as(&kind, bytes), "{kind:?} {text}");

@@ -26,6 +26,7 @@ use syncline_schemas::ident::{LogOffset, TableId};
 use self::opening::Opened;
 use self::proof::Proof;
 use crate::limits::FRAME_GAP;
+use crate::mysql::catalog;
 use crate::mysql::config::MySqlConfig;
 use crate::mysql::copy::Copying;
 use crate::mysql::decoder::{Decoder, Policies, Step};
@@ -179,6 +180,12 @@ impl<'a> Stream<'a> {
             Step::Full => self.hand_over(),
             Step::Refused(error) => self.refuse(*error),
             Step::Replaced(replaced) => self.replaced(replaced),
+            Step::Unsaid(table) => {
+                let mut connection = self.site.open(self.config, self.stop)?;
+                let besides = catalog::besides(&mut connection, &table)?;
+                let step = self.decoder.say(table, besides)?;
+                self.take(step)
+            }
             Step::Shape(shape) => {
                 self.ensure_known(&shape.schema.table)?;
                 if self.decoder.must_cut_for(&shape) {

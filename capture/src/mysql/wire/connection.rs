@@ -1,4 +1,4 @@
-//! One session with the server: start-up, then packets one at a time, and queries.
+//! One session with the server: packets one at a time, and queries.
 //!
 //! Everything that shapes the text of a value is fixed at start-up, so that a copy prints one value the same way
 //! whatever the user's or the server's defaults are.
@@ -8,13 +8,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use syncline_schemas::ident::SourceId;
-use syncline_schemas::secret::Secret;
 
-use super::auth::{Method, sealed};
 use super::fault::{is_weather, remedy};
-use super::greeting::{Greeting, capability, put_head, put_login, text};
 use super::inbox::{Inbox, Packet};
-use crate::endpoint::Endpoint;
+use super::login::Login;
 use crate::mysql::bytes::Cursor;
 use crate::mysql::row::{Cell, RowView};
 use crate::transport::Transport;
@@ -28,19 +25,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take until the first row of a copy comes, and then from one to the next.
 const READ_TIMEOUT: Duration = Duration::from_secs(600);
-const STARTING: &str = "starting the session";
+pub(super) const STARTING: &str = "starting the session";
 
 /// Settings of every session: text in UTF-8, moments in UTC, names as they are, and no patience of the server's with a
 /// stream that is silent because we are busy.
 const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = 'NO_BACKSLASH_ESCAPES', \
                        net_write_timeout = 3600, wait_timeout = 28800, sql_select_limit = 18446744073709551615";
-
-/// Who connects where.
-pub(crate) struct Login<'c> {
-    pub(crate) endpoint: Endpoint<'c>,
-    pub(crate) user: &'c str,
-    pub(crate) password: Option<&'c Secret>,
-}
 
 /// A row of a query: every column as the server's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +50,14 @@ impl Row {
 
 /// A session with the server.
 pub(crate) struct Connection {
-    source: SourceId,
+    pub(super) source: SourceId,
     pub(super) transport: Transport,
     pub(super) inbox: Inbox,
     out: Vec<u8>,
     stop: StopSignal,
     /// When the answer that is waited for comes too late.
-    deadline: Option<Instant>,
-    version: String,
+    pub(super) deadline: Option<Instant>,
+    pub(super) version: String,
 }
 
 impl Connection {
@@ -100,85 +90,6 @@ impl Connection {
     /// What the server calls itself: `10.11.19-MariaDB-...`, `9.7.0`.
     pub(crate) fn version(&self) -> &str {
         &self.version
-    }
-
-    fn start(&mut self, login: &Login<'_>) -> Result<(), CaptureError> {
-        let packet = self.receive(STARTING)?;
-        let greeting = Greeting::parse(self.body(packet.body)).map_err(|reason| self.protocol(STARTING, reason))?;
-        self.version.clone_from(&greeting.version);
-        let mut sequence = packet.sequence.wrapping_add(1);
-        let mut capabilities = capability::OURS;
-        if login.endpoint.wants_tls() {
-            if greeting.capabilities & capability::TLS == 0 {
-                return Err(CaptureError::Tls {
-                    source_id: self.source.clone(),
-                    address: login.endpoint.address(),
-                    reason: "the server has no tls; give it a certificate, or write sslmode=disable in the url"
-                        .to_owned(),
-                });
-            }
-            capabilities |= capability::TLS;
-            let mut body = Vec::new();
-            put_head(&mut body, capabilities);
-            self.send(sequence, &body, STARTING)?;
-            let deadline = self.deadline.unwrap_or_else(Instant::now);
-            self.transport.start_tls(&login.endpoint, deadline)?;
-            sequence = sequence.wrapping_add(1);
-        }
-        let password = login.password.map_or("", |password| password.reveal());
-        // Of a method that nobody knows the server is told at once that another one would do.
-        let method =
-            Method::of(&greeting.plugin).filter(|method| *method != Method::ClearText).unwrap_or(Method::Native);
-        let mut body = Vec::new();
-        put_head(&mut body, capabilities);
-        put_login(&mut body, login.user, &method.proof(password, &greeting.challenge), method.plugin());
-        self.send(sequence, &body, STARTING)?;
-        self.authenticate(login, method, greeting.challenge)
-    }
-
-    fn authenticate(&mut self, login: &Login<'_>, method: Method, challenge: Vec<u8>) -> Result<(), CaptureError> {
-        let (mut method, mut challenge) = (method, challenge);
-        let password = login.password.map_or("", |password| password.reveal());
-        loop {
-            let packet = self.receive(STARTING)?;
-            let reply = packet.sequence.wrapping_add(1);
-            let body = self.body(packet.body).to_vec();
-            match body.as_slice() {
-                [0, ..] => return Ok(()),
-                // Another method, with a challenge of its own.
-                [254, rest @ ..] => {
-                    let mut cursor = Cursor::new(rest);
-                    let plugin = text(&mut cursor).map_err(|reason| self.protocol(STARTING, reason))?;
-                    method = Method::of(&plugin).ok_or_else(|| self.refuse(login, unknown_method(&plugin)))?;
-                    challenge = cursor.rest().to_vec();
-                    challenge.truncate(20);
-                    if method == Method::ClearText && !self.transport.is_protected() {
-                        let reason = "the server wants the password in clear text over a connection that anybody can \
-                                      read; write sslmode=verify-full in the url";
-                        return Err(self.refuse(login, reason.to_owned()));
-                    }
-                    let proof = method.proof(password, &challenge);
-                    self.send(reply, &proof, STARTING)?;
-                }
-                // The server knows the proof.
-                [1, 3] if method == Method::CachingSha2 => {}
-                // It does not, and wants the password.
-                [1, 4] if method == Method::CachingSha2 && self.transport.is_protected() => {
-                    self.send(reply, &Method::ClearText.proof(password, &[]), STARTING)?;
-                }
-                [1, 4] if method == Method::CachingSha2 => self.send(reply, &[2], STARTING)?,
-                [1, key @ ..] if method == Method::CachingSha2 => {
-                    let sealed =
-                        sealed(password, &challenge, key).map_err(|reason| self.refuse(login, reason.to_owned()))?;
-                    self.send(reply, &sealed, STARTING)?;
-                }
-                _ => return Err(self.protocol(STARTING, "the server goes on in a way that is not known")),
-            }
-        }
-    }
-
-    fn refuse(&self, login: &Login<'_>, reason: String) -> CaptureError {
-        CaptureError::Authentication { source_id: self.source.clone(), user: login.user.to_owned(), reason }
     }
 
     /// Runs a statement of a copy: `each` gets its rows one by one, as they arrive, each with so many columns.
@@ -373,13 +284,6 @@ impl Connection {
     pub(crate) fn protocol(&self, at: &str, reason: impl Into<String>) -> CaptureError {
         CaptureError::Protocol { source_id: self.source.clone(), at: at.to_owned(), reason: reason.into() }
     }
-}
-
-fn unknown_method(plugin: &str) -> String {
-    format!(
-        "the server wants {plugin}, which this version does not know; check the user name, as MySQL asks so of users that are \
-         not there, or give the user mysql_native_password (MariaDB) or caching_sha2_password (MySQL)"
-    )
 }
 
 fn row(body: &[u8], columns: usize) -> Result<Row, &'static str> {

@@ -10,6 +10,9 @@ pub(super) const fn is_weather(code: u16) -> bool {
     )
 }
 
+const SAME_NUMBER: &str =
+    "another reader or a replica has the same number: set server_id of the source to one that nobody has";
+
 /// What usually helps against an error.
 pub(super) fn remedy(code: u16, message: &str) -> Option<&'static str> {
     Some(match code {
@@ -21,7 +24,9 @@ pub(super) fn remedy(code: u16, message: &str) -> Option<&'static str> {
         1142 | 1143 | 1227 | 1044 => {
             "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT to the user (MariaDB: BINLOG MONITOR)"
         }
-        1236 | 4052 => of_log(message),
+        // Of one number it lets the newer session live, whatever its own words for the two are.
+        4052 => SAME_NUMBER,
+        1236 => of_log(message),
         _ => return None,
     })
 }
@@ -30,11 +35,7 @@ pub(super) fn remedy(code: u16, message: &str) -> Option<&'static str> {
 fn of_log(message: &str) -> &'static str {
     /// What a text holds, and what to do then; the first counts.
     const KNOWN: [(&[&str], &str); 6] = [
-        // Of one number it lets the newer session live, whatever its own words for the two are.
-        (
-            &["server_uuid/server_id"],
-            "another reader or a replica has the same number: set server_id of the source to one that nobody has",
-        ),
+        (&["server_uuid/server_id"], SAME_NUMBER),
         (
             &["more GTIDs than", "not in the master's binlog", "strict mode"],
             "the server has another history than the one that was read: have the url lead to one that has all of it, or have \

@@ -8,8 +8,9 @@
 //! ```text
 //! inbox       one 1 MiB buffer; packets are borrowed from it
 //! greeting    what the server says first, and the answer
-//! auth        mysql_native_password, caching_sha2_password; clear text on protected connections only
-//! connection  start-up, packets, errors of the server, queries
+//! auth        proofs of the password: SHA-1, SHA-256, Ed25519; clear text on protected connections only
+//! login       start-up
+//! connection  packets, errors of the server, queries
 //! fault       what the server's errors mean
 //! dump        the request for the log
 //! ```
@@ -20,6 +21,8 @@ mod dump;
 mod fault;
 mod greeting;
 mod inbox;
+mod login;
 
-pub(crate) use connection::{Connection, Login, Row};
+pub(crate) use connection::{Connection, Row};
 pub(crate) use dump::{Dump, Fill};
+pub(crate) use login::Login;
