@@ -5,6 +5,7 @@
 mod copying;
 mod follow;
 mod log;
+mod partial_json;
 mod refusals;
 mod security;
 mod server;
