@@ -45,9 +45,8 @@ fn held(log: &MemoryLog, wanted: &str) -> Vec<[String; 4]> {
     let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02X}")).collect::<String>();
     let json = |text: &str| if text == "NULL" { text.to_owned() } else { hex(text) };
     let state = log.fold().1.into_iter().filter(|((table, _), _)| table == wanted);
-    let mut rows: Vec<_> = state
-        .map(|(_, row)| [row["id"].clone(), json(&row["j"]), json(&row["other"]), row["v"].clone()])
-        .collect();
+    let mut rows: Vec<_> =
+        state.map(|(_, row)| [row["id"].clone(), json(&row["j"]), json(&row["other"]), row["v"].clone()]).collect();
     rows.sort_by_key(|row| row[0].parse::<u32>().unwrap());
     rows
 }
@@ -103,7 +102,8 @@ fn a_part_of_a_value_that_nobody_knows_stops_the_source_instead_of_leaving_the_o
     database.sql(&format!("{PARTS}, binlog_row_image = 'MINIMAL'; UPDATE t SET v = 5 WHERE id = 1"));
     drain(&database, &log).unwrap();
     assert_eq!(held(&log, "t"), content(&database, "t"), "what is not touched is as it was");
-    database.sql(&format!("{PARTS}, binlog_row_image = 'MINIMAL'; UPDATE t SET j = JSON_SET(j, '$.n', 7) WHERE id = 1"));
+    database
+        .sql(&format!("{PARTS}, binlog_row_image = 'MINIMAL'; UPDATE t SET j = JSON_SET(j, '$.n', 7) WHERE id = 1"));
     let error = drain(&database, &log).unwrap_err();
     assert!(error.class() == Class::Definite && error.to_string().contains("binlog_row_image"), "{error}");
 }

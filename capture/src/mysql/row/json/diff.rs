@@ -243,12 +243,29 @@ mod tests {
     #[test]
     fn a_change_that_fits_nowhere_is_never_passed_over() {
         let before = json!({"a": [1]});
-        for (what, path) in [(0, "$.b"), (2, "$.b"), (2, "$.a[1]"), (1, "$.a"), (1, "$.a.b"), (1, "$.a[0][0]"), (0, "$[0]")] {
+        for (what, path) in
+            [(0, "$.b"), (2, "$.b"), (2, "$.a[1]"), (1, "$.a"), (1, "$.a.b"), (1, "$.a[0][0]"), (0, "$[0]")]
+        {
             let value = json!(1);
             let value = Some(&value).filter(|_| what != 2);
             assert_eq!(changed(&before, &change(what, path, value)), Err(MISSED), "{what} {path}");
         }
-        for path in ["$", "", "a", "$.", "$a", "$[", "$[]", "$[-1]", "$[last]", "$[+1]", "$.*", "$**.a", "$.\"a", "$[99999999999999999999]"] {
+        for path in [
+            "$",
+            "",
+            "a",
+            "$.",
+            "$a",
+            "$[",
+            "$[]",
+            "$[-1]",
+            "$[last]",
+            "$[+1]",
+            "$.*",
+            "$**.a",
+            "$.\"a",
+            "$[99999999999999999999]",
+        ] {
             assert!(changed(&before, &change(0, path, Some(&json!(1)))).is_err(), "{path}");
         }
         assert!(changed(&before, &change(3, "$.a", Some(&json!(1)))).is_err(), "a way that is not known");
