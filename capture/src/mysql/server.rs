@@ -275,12 +275,14 @@ fn findings(settings: &Settings, is_mariadb: bool) -> Vec<Finding> {
             "transactions of a domain may come out of order, which stops the source",
         );
     } else {
-        demand(
-            Severity::Error,
-            "binlog_row_value_options",
-            "",
-            "parts of JSON values are logged, which are not put together",
-        );
+        if settings.get("binlog_row_image") != "FULL" {
+            demand(
+                Severity::Error,
+                "binlog_row_value_options",
+                "",
+                "of JSON values parts are logged, and not what they are parts of",
+            );
+        }
         if settings.get("gtid_mode") != "ON" {
             findings.push(Finding {
                 severity: Severity::Error,

@@ -8,6 +8,7 @@ mod follow;
 mod log;
 mod mariadb;
 mod network;
+mod partial_json;
 #[path = "../postgres/proxy.rs"]
 #[allow(dead_code, reason = "another test does more with it")]
 mod proxy;

@@ -25,7 +25,7 @@ use super::event::rows::{Rows, rows};
 use super::event::table_map::table_map;
 use super::event::{Framed, Framing, Payload};
 use super::gtid::{Gtid, GtidSet};
-use super::row::{Cell, Fault, RowView, Shape, Stamp, TableBuilder};
+use super::row::{Cell, Fault, Layout, RowView, Shape, Stamp, TableBuilder};
 use super::scope::Scope;
 use crate::CaptureError;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_ROWS_MAX};
@@ -415,7 +415,8 @@ impl Decoder {
             let first = if rows.change == Change::Insert { &mut self.new } else { &mut self.old };
             layout.read(rows.rows, &mut at, rows.came, present, first).map_err(malformed)?;
             if rows.change == Change::Update {
-                layout.read(rows.rows, &mut at, rows.came_after, present_after, &mut self.new).map_err(malformed)?;
+                let read = if rows.is_partial { Layout::read_changed } else { Layout::read };
+                read(layout, rows.rows, &mut at, rows.came_after, present_after, &mut self.new).map_err(malformed)?;
             }
             if at == before {
                 return Err(malformed("it has no columns"));

@@ -203,14 +203,9 @@ fn what_a_minimal_image_leaves_out_is_absent_and_its_key_is_the_old_one() {
 
 #[test]
 fn an_event_that_is_not_known_stops_the_source_wherever_it_comes() {
-    for (code, said) in [
-        (43, "event number 43"),
-        (200, "not known"),
-        (39, "PARTIAL_UPDATE_ROWS_EVENT"),
-        (26, "INCIDENT"),
-        (172, "PARTIAL_ROW_DATA"),
-        (34, "gtid_mode"),
-    ] {
+    for (code, said) in
+        [(43, "event number 43"), (200, "not known"), (26, "INCIDENT"), (172, "PARTIAL_ROW_DATA"), (34, "gtid_mode")]
+    {
         let mut decoder = decoder();
         let mut events = start();
         events.extend([gtid(1, 0), event(code, &[0; 20], false)]);

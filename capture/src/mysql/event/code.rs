@@ -53,6 +53,8 @@ pub(crate) struct RowsForm {
     pub(crate) is_v2: bool,
     /// Rows are compressed, as MariaDB does it.
     pub(crate) is_compressed: bool,
+    /// Of JSON a row after an update may say what was changed in it.
+    pub(crate) is_partial: bool,
 }
 
 /// What happened to rows.
@@ -64,8 +66,10 @@ pub(crate) enum Change {
 }
 
 const fn rows(change: Change, is_v2: bool, is_compressed: bool) -> Treatment {
-    Treatment::Applied(Part::Rows(RowsForm { change, is_v2, is_compressed }))
+    Treatment::Applied(Part::Rows(RowsForm { change, is_v2, is_compressed, is_partial: false }))
 }
+
+const PARTIAL: RowsForm = RowsForm { change: Change::Update, is_v2: true, is_compressed: false, is_partial: true };
 
 const STATEMENT: &str = "it belongs to a change that is logged as a statement, of which the rows are not known; \
      SET GLOBAL binlog_format = 'ROW', and have `syncline replay --reread` copy the tables again";
@@ -136,13 +140,7 @@ const fn shared(code: u8) -> (&'static str, Treatment) {
         36 => ("TRANSACTION_CONTEXT_EVENT", Harmless(OF_GROUP)),
         37 => ("VIEW_CHANGE_EVENT", Harmless(OF_GROUP)),
         38 => ("XA_PREPARE_LOG_EVENT", Applied(Part::XaPrepare)),
-        39 => (
-            "PARTIAL_UPDATE_ROWS_EVENT",
-            Refused(
-                "it holds parts of JSON values, which this version does not put together; \
-                 SET GLOBAL binlog_row_value_options = '', and have `syncline replay --reread` copy the tables again",
-            ),
-        ),
+        39 => ("PARTIAL_UPDATE_ROWS_EVENT", Applied(Part::Rows(PARTIAL))),
         40 => ("TRANSACTION_PAYLOAD_EVENT", Applied(Part::Payload)),
         41 => ("HEARTBEAT_LOG_EVENT_V2", Applied(Part::Heartbeat)),
         42 => ("GTID_TAGGED_LOG_EVENT", Applied(Part::TaggedGtid)),

@@ -21,6 +21,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) came_after: &'a [u8],
     /// What is to be read: rows, or pairs of them.
     pub(crate) rows: &'a [u8],
+    /// Of JSON a row after an update may say what was changed in it.
+    pub(crate) is_partial: bool,
 }
 
 /// Reads the head; `room` keeps rows that were compressed.
@@ -44,7 +46,7 @@ pub(crate) fn rows<'a>(body: &'a [u8], form: RowsForm, room: &'a mut Vec<u8>) ->
     } else {
         cursor.rest()
     };
-    Ok(Rows { table_id, change: form.change, columns, came, came_after, rows })
+    Ok(Rows { table_id, change: form.change, columns, came, came_after, rows, is_partial: form.is_partial })
 }
 
 #[cfg(test)]
@@ -54,10 +56,17 @@ mod tests {
 
     #[test]
     fn compressed_rows_are_the_same_as_rows_that_are_not() {
-        let form = |is_v2, is_compressed| RowsForm { change: Change::Update, is_v2, is_compressed };
+        let form = |is_v2, is_compressed| RowsForm { change: Change::Update, is_v2, is_compressed, is_partial: false };
         let head = b"\x05\0\0\0\0\0\x01\0\x03\x07\x05";
-        let wanted =
-            |rows| Rows { table_id: 5, change: Change::Update, columns: 3, came: &[7], came_after: &[5], rows };
+        let wanted = |rows| Rows {
+            table_id: 5,
+            change: Change::Update,
+            columns: 3,
+            came: &[7],
+            came_after: &[5],
+            rows,
+            is_partial: false,
+        };
         let plain = [head.as_slice(), b"rows"].concat();
         assert_eq!(rows(&plain, form(false, false), &mut Vec::new()), Ok(wanted(b"rows")));
         let packed = [head.as_slice(), &deflate(b"rows")].concat();

@@ -196,6 +196,14 @@ impl Column {
         }
     }
 
+    /// Appends a value of which the log says what it was before, and what was changed in it.
+    pub(super) fn append_changed(&mut self, before: &[u8], changes: &[u8]) -> Result<(), ValueFault> {
+        match self {
+            Self::Json { builder, text } => written(builder, text, |text| json::put_changed(before, changes, text)),
+            _ => Err(ValueFault::Malformed("a value that is no JSON is said to be changed in parts")),
+        }
+    }
+
     pub(super) fn append_null(&mut self) {
         each!(self, builder => builder.append_null());
     }

@@ -7,12 +7,17 @@
 //! out what a change did not touch.
 
 use super::kind::{Extent, Kind};
-use crate::mysql::bytes::{SHORT, bit, little_endian};
+use crate::mysql::bytes::{Cursor, SHORT, bit, little_endian};
 
 /// A value's place among the bytes of its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cell {
     Value {
+        start: usize,
+        end: usize,
+    },
+    /// What of the value before is another now: of JSON, where the server logs no more of it.
+    Changed {
         start: usize,
         end: usize,
     },
@@ -23,16 +28,21 @@ pub(crate) enum Cell {
 
 /// How long the values of a table's columns are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Layout(Vec<Extent>);
+pub(crate) struct Layout {
+    extents: Vec<Extent>,
+    /// Places of the columns of JSON.
+    json: Vec<usize>,
+}
 
 impl Layout {
     pub(crate) fn of(kinds: &[Kind]) -> Self {
-        Self(kinds.iter().map(Kind::extent).collect())
+        let json = (0..kinds.len()).filter(|column| kinds[*column] == Kind::Json).collect();
+        Self { extents: kinds.iter().map(Kind::extent).collect(), json }
     }
 
     /// How many columns came.
     pub(crate) fn present(&self, came: &[u8]) -> usize {
-        (0..self.0.len()).filter(|column| bit(came, *column)).count()
+        (0..self.extents.len()).filter(|column| bit(came, *column)).count()
     }
 
     /// Finds the values of the row that begins at `at`, which moves behind it; `present` says how many columns `came`.
@@ -49,7 +59,7 @@ impl Layout {
         let nulls = rows.get(*at..*at + present.div_ceil(8)).ok_or(SHORT)?;
         let mut place = *at + nulls.len();
         let mut nth = 0;
-        for (column, extent) in self.0.iter().enumerate() {
+        for (column, extent) in self.extents.iter().enumerate() {
             if !bit(came, column) {
                 cells.push(Cell::Absent);
                 continue;
@@ -75,6 +85,33 @@ impl Layout {
         *at = place;
         Ok(())
     }
+
+    /// As [`Self::read`], of a row after an update that may say of JSON what was changed in it: options, and where these say
+    /// so one bit for each column of JSON, came it or not, stand in front.
+    pub(crate) fn read_changed(
+        &self,
+        rows: &[u8],
+        at: &mut usize,
+        came: &[u8],
+        present: usize,
+        cells: &mut Vec<Cell>,
+    ) -> Result<(), &'static str> {
+        const PARTIAL_JSON: u64 = 1;
+        let mut cursor = Cursor::new(rows.get(*at..).ok_or(SHORT)?);
+        let changed = match cursor.lenenc()? {
+            0 => &[],
+            PARTIAL_JSON => cursor.take(self.json.len().div_ceil(8))?,
+            _ => return Err("it is logged with an option that is not known"),
+        };
+        *at = rows.len() - cursor.rest().len();
+        self.read(rows, at, came, present, cells)?;
+        for (_, column) in self.json.iter().enumerate().filter(|(nth, _)| bit(changed, *nth)) {
+            if let Some(&Cell::Value { start, end }) = cells.get(*column) {
+                cells[*column] = Cell::Changed { start, end };
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +121,23 @@ mod tests {
     use super::*;
 
     fn layout() -> Layout {
-        Layout(vec![Extent::Fixed(2), Extent::Prefix(1), Extent::Fixed(1), Extent::Prefix(2)])
+        Layout {
+            extents: vec![Extent::Fixed(2), Extent::Prefix(1), Extent::Fixed(1), Extent::Prefix(2)],
+            json: vec![1, 3],
+        }
+    }
+
+    #[test]
+    fn what_was_changed_in_a_value_is_never_taken_for_the_value() {
+        let (layout, mut at, mut cells) = (layout(), 0, Vec::new());
+        // The first JSON did not come and has its bit all the same.
+        let rows = [1, 0b10, 0, 9, 3, 0, 7, 7, 7, 0, 0, 9, 1, 0, 8];
+        layout.read_changed(&rows, &mut at, &[0b1100], 2, &mut cells).unwrap();
+        assert_eq!(cells[1..], [Cell::Absent, Cell::Value { start: 3, end: 4 }, Cell::Changed { start: 6, end: 9 }]);
+        layout.read_changed(&rows, &mut at, &[0b1100], 2, &mut cells).unwrap();
+        assert_eq!((cells[3], at), (Cell::Value { start: 14, end: 15 }, 15), "without options");
+        assert!(layout.read_changed(&[2, 0, 0], &mut 0, &[0b1100], 2, &mut cells).is_err(), "another option");
+        assert_eq!(layout.read_changed(&[1], &mut 0, &[0b1100], 2, &mut cells), Err(SHORT));
     }
 
     #[test]
@@ -110,6 +163,7 @@ mod tests {
             let (layout, mut at, mut cells) = (layout(), at, Vec::new());
             let present = layout.present(&came);
             while layout.read(&rows, &mut at, &came, present, &mut cells).is_ok() && at < rows.len() && present > 0 {}
+            while layout.read_changed(&rows, &mut at, &came, present, &mut cells).is_ok() && at < rows.len() {}
         }
     }
 }

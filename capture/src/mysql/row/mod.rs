@@ -25,7 +25,7 @@ mod table;
 mod written;
 
 pub(crate) use charset::number_of;
-pub(crate) use image::Cell;
+pub(crate) use image::{Cell, Layout};
 pub(crate) use kind::Kind;
 pub(crate) use named::Named;
 pub(crate) use table::{Fault, RowView, Shape, Stamp, TableBuilder};

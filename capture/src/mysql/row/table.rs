@@ -169,6 +169,12 @@ pub(crate) enum Fault {
     Value { column: usize, fault: ValueFault },
 }
 
+const OUTSIDE: Fault = Fault::Row("a value lies outside of it");
+/// Absent would say that the column is as it was.
+const WITHOUT_BEFORE: &str = "of a JSON value it says what was changed, and not what it was before; \
+     SET GLOBAL binlog_row_image = 'FULL' or binlog_row_value_options = '', have applications connect anew, and have \
+     `syncline replay --reread` copy the tables again";
+
 /// A row's cells with the bytes that they lie in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowView<'a> {
@@ -181,7 +187,7 @@ impl<'a> RowView<'a> {
     pub(crate) fn value(self, column: usize) -> Option<&'a [u8]> {
         match *self.cells.get(column)? {
             Cell::Value { start, end } => self.bytes.get(start..end),
-            Cell::Null | Cell::Absent => None,
+            Cell::Changed { .. } | Cell::Null | Cell::Absent => None,
         }
     }
 
@@ -256,7 +262,13 @@ impl<P: Clone + PartialEq + Display> TableBuilder<P> {
             };
             let is_key = self.shape.keys.contains(&i);
             let value = match cell {
-                Cell::Value { start, end } => bytes.get(start..end).ok_or(Fault::Row("a value lies outside of it"))?,
+                Cell::Value { start, end } => bytes.get(start..end).ok_or(OUTSIDE)?,
+                Cell::Changed { start, end } => {
+                    let changes = bytes.get(start..end).ok_or(OUTSIDE)?;
+                    let before = old.and_then(|old| old.value(i)).ok_or(Fault::Row(WITHOUT_BEFORE))?;
+                    column.append_changed(before, changes).map_err(|fault| Fault::Value { column: i, fault })?;
+                    continue;
+                }
                 Cell::Null | Cell::Absent if is_key => return Err(Fault::Row("a column of the key has no value")),
                 Cell::Null => {
                     column.append_null();

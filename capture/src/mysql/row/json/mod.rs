@@ -7,12 +7,19 @@
 //! ```
 //! Places count from behind the type; in small ones they have two bytes, in large ones four. Places could lead in
 //! circles or to one value many times: a value may be as deep as the server allows, and have as many parts as bytes.
+//!
+//! ```text
+//! diff  what was changed in a value, where the log has no more of it
+//! ```
+
+mod diff;
 
 use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+pub(super) use self::diff::put_changed;
 use super::{decimal, moment};
 use crate::mysql::bytes::{Cursor, little_endian};
 use crate::value::ValueFault;
@@ -51,16 +58,54 @@ impl Width {
     }
 }
 
+/// An object or an array as it lies among the bytes.
+struct Container<'a> {
+    content: &'a [u8],
+    width: Width,
+    is_object: bool,
+    count: usize,
+    /// Where its entries of values begin.
+    values_at: usize,
+}
+
+impl<'a> Container<'a> {
+    fn open(kind: u8, content: &'a [u8]) -> Result<Self, ValueFault> {
+        let (width, is_object) = (if kind & 1 == 0 { SMALL } else { LARGE }, kind < 2);
+        let count = width.read(content, 0)?;
+        let size = width.read(content, width.0)?;
+        let content = content.get(..size).ok_or(FAULT)?;
+        let keys_len = if is_object { count.checked_mul(width.0 + 2).ok_or(FAULT)? } else { 0 };
+        let values_at = keys_len.checked_add(2 * width.0).ok_or(FAULT)?;
+        if count.checked_mul(width.0 + 1).is_none_or(|len| len > content.len()) {
+            return Err(FAULT);
+        }
+        Ok(Self { content, width, is_object, count, values_at })
+    }
+
+    fn key(&self, i: usize) -> Result<&'a str, ValueFault> {
+        let entry = 2 * self.width.0 + i * (self.width.0 + 2);
+        let (at, len) = (self.width.read(self.content, entry)?, SMALL.read(self.content, entry + self.width.0)?);
+        let key = at.checked_add(len).and_then(|end| self.content.get(at..end)).ok_or(FAULT)?;
+        std::str::from_utf8(key).map_err(|_| FAULT)
+    }
+
+    /// What the value is, and the bytes that it begins.
+    fn value(&self, i: usize) -> Result<(u8, &'a [u8]), ValueFault> {
+        let entry = self.values_at + i * (self.width.0 + 1);
+        let kind = *self.content.get(entry).ok_or(FAULT)?;
+        let is_inside = matches!(kind, 4..=6) || (self.width.0 == LARGE.0 && matches!(kind, 7 | 8));
+        let at = if is_inside { entry + 1 } else { self.width.read(self.content, entry + 1)? };
+        Ok((kind, self.content.get(at..).ok_or(FAULT)?))
+    }
+}
+
 impl Writer<'_> {
     fn value(&mut self, kind: u8, content: &[u8], depth: u8) -> Result<(), ValueFault> {
         let depth = depth.checked_sub(1).ok_or(FAULT)?;
         self.parts_left = self.parts_left.checked_sub(1).ok_or(FAULT)?;
         let mut cursor = Cursor::new(content);
         match kind {
-            0 => return self.container(content, SMALL, true, depth),
-            1 => return self.container(content, LARGE, true, depth),
-            2 => return self.container(content, SMALL, false, depth),
-            3 => return self.container(content, LARGE, false, depth),
+            0..=3 => return self.container(&Container::open(kind, content)?, depth),
             4 => self.out.push_str(match cursor.u8() {
                 Ok(0) => "null",
                 Ok(1) => "true",
@@ -107,36 +152,29 @@ impl Writer<'_> {
         }
     }
 
-    fn container(&mut self, content: &[u8], width: Width, is_object: bool, depth: u8) -> Result<(), ValueFault> {
-        let count = width.read(content, 0)?;
-        let size = width.read(content, width.0)?;
-        let content = content.get(..size).ok_or(FAULT)?;
-        let keys_at = 2 * width.0;
-        let keys_len = if is_object { count.checked_mul(width.0 + 2).ok_or(FAULT)? } else { 0 };
-        let values_at = keys_at.checked_add(keys_len).ok_or(FAULT)?;
-        if count.checked_mul(width.0 + 1).is_none_or(|len| len > content.len()) {
-            return Err(FAULT);
-        }
-        self.out.push(if is_object { '{' } else { '[' });
-        for i in 0..count {
-            if i > 0 {
-                self.out.push_str(", ");
+    fn container(&mut self, container: &Container<'_>, depth: u8) -> Result<(), ValueFault> {
+        self.out.push(if container.is_object { '{' } else { '[' });
+        for i in 0..container.count {
+            self.separate(i);
+            if container.is_object {
+                self.key(container.key(i)?);
             }
-            if is_object {
-                let entry = keys_at + i * (width.0 + 2);
-                let (at, len) = (width.read(content, entry)?, SMALL.read(content, entry + width.0)?);
-                let key = at.checked_add(len).and_then(|end| content.get(at..end)).ok_or(FAULT)?;
-                self.text(std::str::from_utf8(key).map_err(|_| FAULT)?);
-                self.out.push_str(": ");
-            }
-            let entry = values_at + i * (width.0 + 1);
-            let kind = *content.get(entry).ok_or(FAULT)?;
-            let is_inside = matches!(kind, 4..=6) || (width.0 == LARGE.0 && matches!(kind, 7 | 8));
-            let at = if is_inside { entry + 1 } else { width.read(content, entry + 1)? };
-            self.value(kind, content.get(at..).ok_or(FAULT)?, depth)?;
+            let (kind, content) = container.value(i)?;
+            self.value(kind, content, depth)?;
         }
-        self.out.push(if is_object { '}' } else { ']' });
+        self.out.push(if container.is_object { '}' } else { ']' });
         Ok(())
+    }
+
+    fn separate(&mut self, i: usize) {
+        if i > 0 {
+            self.out.push_str(", ");
+        }
+    }
+
+    fn key(&mut self, key: &str) {
+        self.text(key);
+        self.out.push_str(": ");
     }
 
     fn text(&mut self, text: &str) {
@@ -204,7 +242,7 @@ mod tests {
     use super::*;
 
     /// As MySQL stores it, written independently: each value with its type in front, places of 4 bytes in large ones.
-    fn pack(value: &Value, width: usize) -> (u8, Vec<u8>) {
+    pub(super) fn pack(value: &Value, width: usize) -> (u8, Vec<u8>) {
         let put =
             |out: &mut Vec<u8>, number: usize, width: usize| out.extend_from_slice(&number.to_le_bytes()[..width]);
         match value {
@@ -256,12 +294,12 @@ mod tests {
         }
     }
 
-    fn text(bytes: &[u8]) -> Result<String, ValueFault> {
+    pub(super) fn text(bytes: &[u8]) -> Result<String, ValueFault> {
         let mut out = String::new();
         put_text(bytes, &mut out).map(|()| out)
     }
 
-    fn any_value() -> impl Strategy<Value = Value> {
+    pub(super) fn any_value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
