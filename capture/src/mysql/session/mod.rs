@@ -7,12 +7,14 @@
 //! ... in a copy   go on with what its ledger says
 //! ... to be again as with nothing, whatever snapshot is
 //! ```
-//! One thread, one loop: decode everything that has arrived, then read again. While nothing arrives the frame is cut and
-//! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
-//! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
+//! One loop: decode everything that has arrived, then read again; a thread beside it [puts](written) what comes of it into the
+//! log. While nothing arrives the frame is cut and handed over at once. Nothing is told to the server: it keeps its log by its
+//! own rule. While tables are copied the loop stands still for a round of pieces wherever it has come as far as these may have
+//! seen, between two transactions.
 
 mod copying;
 mod proof;
+mod written;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,11 +22,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
-use syncline_schemas::ident::{LogOffset, TableId};
+use syncline_schemas::ident::TableId;
 use tracing::{info, warn};
 
 use self::copying::standing;
 use self::proof::Proof;
+use self::written::{Written, beside};
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
 use crate::limits::FRAME_GAP;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
@@ -61,7 +64,9 @@ pub fn follow(
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let outcome = Stream::start(config, resume, log, progress, stop).and_then(|(stream, dump)| stream.run(dump));
+    let outcome = beside(log, &config.source, |log| {
+        Stream::start(config, resume, log, progress, stop).and_then(|(stream, dump)| stream.run(dump))
+    });
     progress.enter(State::Idle);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
@@ -73,7 +78,7 @@ pub fn follow(
 
 struct Stream<'a> {
     config: &'a MySqlConfig,
-    log: &'a dyn LogSink,
+    log: &'a Written<'a>,
     progress: &'a Progress,
     stop: &'a StopSignal,
     decoder: Decoder,
@@ -86,7 +91,6 @@ struct Stream<'a> {
     appended: GtidSet,
     /// Whether the last frame ends a transaction.
     is_whole: bool,
-    last_offset: LogOffset,
     proof: Proof,
     appended_at: Instant,
     heard_at: Instant,
@@ -96,7 +100,7 @@ impl<'a> Stream<'a> {
     fn start(
         config: &'a MySqlConfig,
         resume: Option<&Resume>,
-        log: &'a dyn LogSink,
+        log: &'a Written<'a>,
         progress: &'a Progress,
         stop: &'a StopSignal,
     ) -> Result<(Self, Dump), CaptureError> {
@@ -139,7 +143,6 @@ impl<'a> Stream<'a> {
             target: config.drain.then_some(server.executed),
             appended: end,
             is_whole: false,
-            last_offset: LogOffset::START,
             proof: Proof::new(),
             appended_at: now,
             heard_at: now,
@@ -231,6 +234,7 @@ impl<'a> Stream<'a> {
     fn define(&mut self, shape: Arc<Shape>) -> Result<(), CaptureError> {
         if !self.progress.has_logged(&shape.schema) {
             self.log.append(LogEntry::Schema(shape.schema.clone()))?;
+            self.log.settle()?;
             self.progress.observe_shape(&shape.schema);
         }
         self.decoder.define(shape);
@@ -239,6 +243,7 @@ impl<'a> Stream<'a> {
 
     /// Nothing has arrived: hands over what is whole; gives how the session ends, if it does.
     fn idle(&mut self) -> Result<Option<Outcome>, CaptureError> {
+        self.log.check()?;
         if !self.decoder.is_in_transaction() {
             let has_moved = *self.decoder.end() != self.appended;
             let has_drained = self.copying.is_none()
@@ -290,8 +295,7 @@ impl<'a> Stream<'a> {
     ) -> Result<(), CaptureError> {
         let (source, position) = (self.config.source.clone(), position.encode());
         let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
-        self.last_offset = self.log.append(LogEntry::Frame(frame))?;
-        Ok(())
+        self.log.append(LogEntry::Frame(frame))
     }
 
     /// Ends once what was handed over is durable.
@@ -299,7 +303,8 @@ impl<'a> Stream<'a> {
         if self.decoder.has_rows() && !self.decoder.is_in_transaction() {
             self.hand_over()?;
         }
-        while self.log.wait_durable(self.last_offset, WAIT_MAX)? < self.last_offset {
+        let last = self.log.settle()?;
+        while self.log.log().wait_durable(last, WAIT_MAX)? < last {
             if self.stop.is_stopped() {
                 return Ok(Outcome::Stopped);
             }
