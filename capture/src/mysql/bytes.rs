@@ -84,7 +84,14 @@ impl<'a> Cursor<'a> {
 /// At most eight bytes as a number, the lowest first.
 #[inline]
 pub(crate) fn little_endian(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    // A length that is known is one load, and these are what nearly all numbers have.
+    match *bytes {
+        [low] => u64::from(low),
+        [low, high] => u64::from(u16::from_le_bytes([low, high])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+    }
 }
 
 /// At most eight bytes as a number, the highest first.

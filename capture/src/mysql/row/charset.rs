@@ -28,7 +28,7 @@ pub(crate) enum Charset {
     Refused(&'static str),
 }
 
-const NOT_TEXT: ValueFault = ValueFault::Special("bytes that are no text in the column's character set");
+pub(super) const NOT_TEXT: ValueFault = ValueFault::Special("bytes that are no text in the column's character set");
 const REFUSED: ValueFault = ValueFault::Special("text in a character set that is not read");
 
 /// MariaDB gives collations that do not pad the number of their twin and this.

@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::DataType;
 
-use super::charset::Charset;
+use super::charset::{self, Charset};
 use super::kind::Kind;
 use super::named::Named;
 use super::packed::unpacked;
@@ -158,6 +158,11 @@ impl Column {
             }
             Self::DateTime(builder) => builder.append_value(moment::datetime(bytes)?),
             Self::Timestamp(builder) => builder.append_value(moment::timestamp(bytes)?),
+            // As it is and without a detour: most text is.
+            Self::Text { builder, charset: Charset::Utf8 } => match std::str::from_utf8(bytes) {
+                Ok(text) => builder.append_value(text),
+                Err(_) => return Err(charset::NOT_TEXT),
+            },
             Self::Text { builder, charset } => builder.append_value(charset.decode(bytes)?),
             Self::Bytes { builder, padded, bytes: room } => match padded.checked_sub(bytes.len()) {
                 Some(1..) => {

@@ -9,9 +9,13 @@ use crate::value::ValueFault;
 const GROUP: u8 = 9;
 /// Bytes of a group of fewer digits.
 const BYTES: [usize; 9] = [0, 1, 1, 2, 2, 3, 3, 4, 4];
+/// What a group of so many digits counts up to.
+const POWERS: [u32; 10] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 /// Digits and, behind the point, digits that a decimal can have.
 const PRECISION_MAX: u8 = 65;
 const SCALE_MAX: u8 = 38;
+/// Digits that an integer of 128 bits holds, whatever they are.
+const UNSCALED_MAX: u8 = 38;
 
 const FAULT: ValueFault = ValueFault::Malformed("a decimal has another form");
 
@@ -59,7 +63,7 @@ fn each_group(
             value = value << 8 | u32::from(byte ^ sign ^ invert);
         }
         at += len;
-        if value >= 10_u32.pow(u32::from(count)) { Err(FAULT) } else { take(value, count, is_fraction) }
+        if value >= POWERS[usize::from(count)] { Err(FAULT) } else { take(value, count, is_fraction) }
     };
     if whole % GROUP > 0 {
         group(whole % GROUP, false)?;
@@ -75,9 +79,12 @@ fn each_group(
 /// A decimal of at most 38 digits as the integer that it is at its scale.
 #[inline]
 pub(super) fn unscaled(bytes: &[u8], precision: u8, scale: u8) -> Result<i128, ValueFault> {
+    if precision > UNSCALED_MAX {
+        return Err(FAULT);
+    }
     let mut value = 0_i128;
     let is_negative = each_group(bytes, precision, scale, |group, count, _| {
-        value = value.checked_mul(10_i128.pow(u32::from(count))).ok_or(FAULT)? + i128::from(group);
+        value = value * i128::from(POWERS[usize::from(count)]) + i128::from(group);
         Ok(())
     })?;
     Ok(if is_negative { -value } else { value })
@@ -90,14 +97,18 @@ pub(super) fn unscaled_of_text(text: &[u8], scale: u8) -> Result<i128, ValueFaul
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),
     };
-    let mut value = 0_i128;
+    // Nine digits at a time: multiplying 128 bits for each of them would cost more than all the rest.
+    let (mut value, mut group, mut count) = (0_i128, 0_u32, 0);
     let mut behind = None;
     for byte in digits {
         match byte {
             b'0'..=b'9' => {
-                value =
-                    value.checked_mul(10).and_then(|value| value.checked_add(i128::from(byte - b'0'))).ok_or(FAULT)?;
+                (group, count) = (group * 10 + u32::from(byte - b'0'), count + 1);
                 behind = behind.map(|behind: u8| behind + 1);
+                if count == GROUP {
+                    value = with_group(value, group, count)?;
+                    (group, count) = (0, 0);
+                }
             }
             b'.' if behind.is_none() => behind = Some(0),
             _ => return Err(FAULT),
@@ -107,7 +118,15 @@ pub(super) fn unscaled_of_text(text: &[u8], scale: u8) -> Result<i128, ValueFaul
     if digits.is_empty() || behind.unwrap_or(0) != scale {
         return Err(FAULT);
     }
+    let value = with_group(value, group, count)?;
     Ok(if is_negative { -value } else { value })
+}
+
+/// Puts so many more digits behind those of a number.
+#[inline]
+fn with_group(value: i128, group: u32, count: u8) -> Result<i128, ValueFault> {
+    let shifted = value.checked_mul(i128::from(POWERS[usize::from(count)]));
+    shifted.and_then(|shifted| shifted.checked_add(i128::from(group))).ok_or(FAULT)
 }
 
 /// A decimal as the server writes it.

@@ -260,7 +260,7 @@ impl<P: Clone + PartialEq + Display> TableBuilder<P> {
                 (Cell::Absent, Some(old)) => (old.cell(i), old.bytes),
                 (cell, _) => (cell, row.bytes),
             };
-            let is_key = self.shape.keys.contains(&i);
+            let is_key = || self.shape.keys.contains(&i);
             let value = match cell {
                 Cell::Value { start, end } => bytes.get(start..end).ok_or(OUTSIDE)?,
                 Cell::Changed { start, end } => {
@@ -269,7 +269,7 @@ impl<P: Clone + PartialEq + Display> TableBuilder<P> {
                     column.append_changed(before, changes).map_err(|fault| Fault::Value { column: i, fault })?;
                     continue;
                 }
-                Cell::Null | Cell::Absent if is_key => return Err(Fault::Row("a column of the key has no value")),
+                Cell::Null | Cell::Absent if is_key() => return Err(Fault::Row("a column of the key has no value")),
                 Cell::Null => {
                     column.append_null();
                     continue;
@@ -287,7 +287,7 @@ impl<P: Clone + PartialEq + Display> TableBuilder<P> {
             match append(column, value) {
                 Ok(()) => {}
                 // A key without its value would be another row's.
-                Err(ValueFault::Special(_)) if self.nulls_specials && !is_key => column.append_null(),
+                Err(ValueFault::Special(_)) if self.nulls_specials && !is_key() => column.append_null(),
                 Err(fault) => return Err(Fault::Value { column: i, fault }),
             }
         }

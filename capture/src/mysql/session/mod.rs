@@ -7,13 +7,15 @@
 //! ... in a copy   go on with what its ledger says
 //! ... to be again as with nothing, whatever snapshot is
 //! ```
-//! One thread, one loop: decode everything that has arrived, then read again. While nothing arrives the frame is cut and
-//! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
-//! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
+//! One loop: decode everything that has arrived, then read again; a thread beside it [puts](written) what comes of it into the
+//! log. While nothing arrives the frame is cut and handed over at once. Nothing is told to the server: it keeps its log by its
+//! own rule. While tables are copied the loop stands still for a round of pieces wherever it has come as far as these may have
+//! seen, between two transactions.
 
 mod copying;
 mod opening;
 mod proof;
+mod written;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,10 +23,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
-use syncline_schemas::ident::{LogOffset, TableId};
+use syncline_schemas::ident::TableId;
 
 use self::opening::Opened;
 use self::proof::Proof;
+use self::written::{Written, beside};
 use crate::limits::FRAME_GAP;
 use crate::mysql::catalog;
 use crate::mysql::config::MySqlConfig;
@@ -61,9 +64,11 @@ pub fn follow(
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let outcome = Opened::first(config, resume, progress, stop)
-        .and_then(|opened| Stream::start(config, opened, log, progress, stop))
-        .and_then(|(stream, dump)| stream.run(dump));
+    let outcome = Opened::first(config, resume, progress, stop).and_then(|opened| {
+        beside(log, &config.source, |log| {
+            Stream::start(config, opened, log, progress, stop).and_then(|(stream, dump)| stream.run(dump))
+        })
+    });
     progress.enter(State::Idle);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
@@ -77,7 +82,7 @@ struct Stream<'a> {
     config: &'a MySqlConfig,
     /// Where all connections go.
     site: Site,
-    log: &'a dyn LogSink,
+    log: &'a Written<'a>,
     progress: &'a Progress,
     stop: &'a StopSignal,
     decoder: Decoder,
@@ -90,7 +95,6 @@ struct Stream<'a> {
     appended: GtidSet,
     /// Whether the last frame ends a transaction.
     is_whole: bool,
-    last_offset: LogOffset,
     proof: Proof,
     appended_at: Instant,
     heard_at: Instant,
@@ -100,7 +104,7 @@ impl<'a> Stream<'a> {
     fn start(
         config: &'a MySqlConfig,
         opened: Opened,
-        log: &'a dyn LogSink,
+        log: &'a Written<'a>,
         progress: &'a Progress,
         stop: &'a StopSignal,
     ) -> Result<(Self, Dump), CaptureError> {
@@ -121,7 +125,6 @@ impl<'a> Stream<'a> {
             target: config.drain.then_some(executed),
             appended: end,
             is_whole: false,
-            last_offset: LogOffset::START,
             proof: Proof::new(),
             appended_at: now,
             heard_at: now,
@@ -219,6 +222,7 @@ impl<'a> Stream<'a> {
     fn define(&mut self, shape: Arc<Shape>) -> Result<(), CaptureError> {
         if !self.progress.has_logged(&shape.schema) {
             self.log.append(LogEntry::Schema(shape.schema.clone()))?;
+            self.log.settle()?;
             self.progress.observe_shape(&shape.schema);
         }
         self.decoder.define(shape);
@@ -227,6 +231,7 @@ impl<'a> Stream<'a> {
 
     /// Nothing has arrived: hands over what is whole; gives how the session ends, if it does.
     fn idle(&mut self) -> Result<Option<Outcome>, CaptureError> {
+        self.log.check()?;
         if !self.decoder.is_in_transaction() {
             let has_moved = *self.decoder.end() != self.appended;
             let has_drained = self.copying.is_none()
@@ -279,8 +284,7 @@ impl<'a> Stream<'a> {
         position.server = position.is_bound().then(|| self.site.identity.clone());
         let (source, position) = (self.config.source.clone(), position.encode());
         let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
-        self.last_offset = self.log.append(LogEntry::Frame(frame))?;
-        Ok(())
+        self.log.append(LogEntry::Frame(frame))
     }
 
     /// Ends once what was handed over is durable.
@@ -288,7 +292,8 @@ impl<'a> Stream<'a> {
         if self.decoder.has_rows() && !self.decoder.is_in_transaction() {
             self.hand_over()?;
         }
-        while self.log.wait_durable(self.last_offset, WAIT_MAX)? < self.last_offset {
+        let last = self.log.settle()?;
+        while self.log.log().wait_durable(last, WAIT_MAX)? < last {
             if self.stop.is_stopped() {
                 return Ok(Outcome::Stopped);
             }

@@ -39,7 +39,7 @@ impl Stream<'_> {
         // Of a frame that ends within a transaction nothing counts before the rest has come.
         let is_reached = |(_, executed): &mut (i64, GtidSet)| self.is_whole && self.appended.contains(executed);
         if let Some((at_us, _)) = self.proof.open.take_if(is_reached) {
-            self.progress.prove(at_us - COMMITTING_US, self.last_offset);
+            self.progress.prove(at_us - COMMITTING_US, self.log.settle()?);
         }
         let is_due = self.proof.asked_at.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
         if self.proof.open.is_none() && (is_due || self.progress.take_wish()) {

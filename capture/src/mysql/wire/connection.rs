@@ -23,7 +23,7 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the server may take for a query: all of ours are small.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it may take until the first row of a copy comes, and then from one to the next.
+/// How long the server may be silent while rows of a copy are waited for.
 const READ_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) const STARTING: &str = "starting the session";
 
@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     stop: StopSignal,
     /// When the answer that is waited for comes too late.
     pub(super) deadline: Option<Instant>,
+    /// How long nothing may come of an answer that takes as long as it takes.
+    silence_max: Option<Duration>,
     pub(super) version: String,
 }
 
@@ -76,6 +78,7 @@ impl Connection {
             out: Vec::new(),
             stop: stop.clone(),
             deadline: Some(Instant::now() + START_TIMEOUT),
+            silence_max: None,
             version: String::new(),
         };
         connection.start(login)?;
@@ -100,7 +103,7 @@ impl Connection {
         columns: usize,
         mut each: impl FnMut(RowView<'_>) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
-        self.deadline = Some(Instant::now() + READ_TIMEOUT);
+        self.silence_max = Some(READ_TIMEOUT);
         let told = self.start_query(during, sql)?;
         if told != columns {
             return Err(self.protocol(during, "the server answers with another number of columns"));
@@ -110,9 +113,8 @@ impl Connection {
             let bytes = self.inbox.body(packet.body);
             find_cells(bytes, columns, &mut cells).map_err(|reason| self.protocol(during, reason))?;
             each(RowView { cells: &cells, bytes })?;
-            self.deadline = Some(Instant::now() + READ_TIMEOUT);
         }
-        self.deadline = None;
+        self.silence_max = None;
         Ok(())
     }
 
@@ -241,11 +243,14 @@ impl Connection {
     }
 
     fn wait_for_answer(&self, during: &'static str) -> Result<(), CaptureError> {
+        let began = Instant::now();
         while !self.wait(during, STOP_CHECK)? {
             if self.stop.is_stopped() {
                 return Err(self.lost(during, io::Error::new(io::ErrorKind::Interrupted, "stopped")));
             }
-            if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            let now = Instant::now();
+            let is_silent = self.silence_max.is_some_and(|max| now - began > max);
+            if is_silent || self.deadline.is_some_and(|deadline| now > deadline) {
                 let error = io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time");
                 return Err(self.lost(during, error));
             }
