@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Schemas(SchemasArgs),
     /// Run the reference receiver of the planning contract, or try one of your own.
     Planner(Box<PlannerArgs>),
-    /// Show everything at work on a private PostgreSQL with a sample distributor.
+    /// Show everything at work on a sample distributor: its ERP on a private PostgreSQL, its warehouse on a private MariaDB.
     Demo(DemoArgs),
 }
 

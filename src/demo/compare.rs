@@ -13,11 +13,12 @@ use std::io::Cursor;
 use futures::SinkExt as _;
 use serde::Deserialize;
 use serde_json::Value;
-use syncline_schemas::entity::{Entity, Field, FieldType, Kind, Merge};
+use syncline_schemas::entity::{Entity, Field, Kind, Merge};
 use tokio_postgres::Client;
 
-use super::erp::{self, MAPPINGS};
+use super::erp;
 use super::error::DemoError;
+use super::expected::{Expected, Part, parts, quoted, source_sql, sql_type, take};
 use super::{server, setup};
 
 /// Rows asked for at once; the planner gives no more.
@@ -79,14 +80,21 @@ struct HeldRow {
 ///
 /// # Errors
 /// [`DemoError`] where the planner or the database does not answer; a difference is no error here.
-pub(crate) async fn compare(connection: &str, planner: &str) -> Result<Vec<Comparison>, DemoError> {
+pub(crate) async fn compare(
+    connection: &str,
+    planner: &str,
+    expected: Expected<'_>,
+) -> Result<Vec<Comparison>, DemoError> {
     let session = server::connect(connection).await.map_err(DemoError::database("log in for the comparison"))?;
     let client = &session.client;
     client.batch_execute(HELD).await.map_err(DemoError::database("make room for the planner's rows"))?;
+    for (nth, foreign) in expected.foreign.iter().enumerate() {
+        take(client, nth, foreign).await?;
+    }
     let mut comparisons = Vec::new();
     for entity in erp::mapped() {
         fetch(client, planner, entity).await?;
-        comparisons.push(compare_entity(client, entity).await?);
+        comparisons.push(compare_entity(client, entity, expected).await?);
     }
     Ok(comparisons)
 }
@@ -142,9 +150,13 @@ fn push_copy_text(out: &mut String, text: &str) {
     }
 }
 
-async fn compare_entity(client: &Client, entity: &'static Entity) -> Result<Comparison, DemoError> {
+async fn compare_entity(
+    client: &Client,
+    entity: &'static Entity,
+    expected: Expected<'_>,
+) -> Result<Comparison, DemoError> {
     let refused = DemoError::database(format!("compare {}", entity.name));
-    let parts = parts(client, entity).await?;
+    let parts = parts(client, entity, expected).await?;
     let row = client.query_one(&comparison_sql(entity, &parts), &[]).await.map_err(refused)?;
     Ok(Comparison {
         entity: &entity.name,
@@ -156,32 +168,8 @@ async fn compare_entity(client: &Client, entity: &'static Entity) -> Result<Comp
     })
 }
 
-/// The mappings of an entity and the fields they give, as the server sees them.
-async fn parts(client: &Client, entity: &Entity) -> Result<Vec<Part<'static>>, DemoError> {
-    let mut parts = Vec::new();
-    for (file, text) in MAPPINGS.iter().filter(|(file, _)| erp::entity_of(file) == entity.name) {
-        let statement = client.prepare(text).await.map_err(DemoError::database(format!("run the mapping {file}")))?;
-        let given = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-        parts.push(Part { text, given });
-    }
-    Ok(parts)
-}
-
-/// One mapping of an entity.
-struct Part<'t> {
-    text: &'t str,
-    /// The fields it gives.
-    given: Vec<String>,
-}
-
-impl Part<'_> {
-    fn gives(&self, field: &Field) -> bool {
-        self.given.contains(&field.name)
-    }
-}
-
 /// One row: rows of the source, rows held, missing, surplus, different.
-fn comparison_sql(entity: &Entity, parts: &[Part<'_>]) -> String {
+fn comparison_sql(entity: &Entity, parts: &[Part]) -> String {
     let (keys, others) = entity.fields.split_at(entity.key_len());
     let summed = entity.kind == Kind::Summed;
     let given = |field: &&Field| parts.iter().any(|part| part.gives(field));
@@ -216,62 +204,19 @@ fn comparison_sql(entity: &Entity, parts: &[Part<'_>]) -> String {
     )
 }
 
-/// The mappings' rows with the canonical types; those of a summed entity added up.
-fn source_sql(keys: &[Field], values: &[&Field], parts: &[Part<'_>], summed: bool) -> String {
-    let selects: Vec<String> = parts
-        .iter()
-        .map(|part| {
-            let columns: Vec<String> = keys
-                .iter()
-                .chain(values.iter().copied())
-                .map(|field| {
-                    let name = quoted(&field.name);
-                    let default = field.default.as_deref().map(|text| format!("'{}'", text.replace('\'', "''")));
-                    let value = if part.gives(field) { Some(format!("m.{name}")) } else { default };
-                    format!("CAST({} AS {}) AS {name}", value.as_deref().unwrap_or("NULL"), sql_type(field.field_type))
-                })
-                .collect();
-            format!("SELECT {} FROM ({}) AS m", columns.join(", "), part.text)
-        })
-        .collect();
-    let union = selects.join(" UNION ALL ");
-    if !summed {
-        return format!("SELECT *, true AS given FROM ({union}) AS parts");
-    }
-    let keys = keys.iter().map(|field| quoted(&field.name)).collect::<Vec<_>>().join(", ");
-    let sums = values.iter().map(|field| format!("sum({0}) AS {0}", quoted(&field.name))).collect::<Vec<_>>();
-    format!("SELECT {keys}, {}, true AS given FROM ({union}) AS parts GROUP BY {keys}", sums.join(", "))
-}
-
 fn held_value(side: &str, field: &Field) -> String {
     let name = quoted(&field.name);
     format!("CAST({side} ->> '{}' AS {}) AS {name}", field.name, sql_type(field.field_type))
 }
 
-fn sql_type(field_type: FieldType) -> &'static str {
-    match field_type {
-        FieldType::String | FieldType::Code => "text",
-        FieldType::Quantity | FieldType::UnitPrice => "numeric(28,9)",
-        FieldType::Money => "numeric(28,6)",
-        FieldType::Rate => "numeric(28,12)",
-        FieldType::Date => "date",
-        FieldType::Instant => "timestamptz",
-        FieldType::Boolean => "boolean",
-        FieldType::Integer => "integer",
-    }
-}
-
-/// Names of fields are snake_case, so quoting needs no escapes; it is for `type` and its like.
-fn quoted(name: &str) -> String {
-    format!("\"{name}\"")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::erp::Scale;
+    use super::super::expected::Foreign;
     use super::super::server::Server;
     use super::super::server::tests::open_folder;
     use super::super::traffic::{Mix, Traffic};
+    use super::super::warehouse;
     use super::*;
     use syncline_schemas::entity;
 
@@ -283,9 +228,9 @@ mod tests {
     }
 
     /// Puts into `held` what a perfect planner would hold.
-    async fn hold_everything(client: &Client, entity: &'static Entity) {
+    async fn hold_everything(client: &Client, entity: &'static Entity, expected: Expected<'_>) {
         let (keys, data) = entity.fields.split_at(entity.key_len());
-        let parts = parts(client, entity).await.expect("the mappings run");
+        let parts = parts(client, entity, expected).await.expect("the mappings run");
         let values: Vec<&Field> = data.iter().filter(|field| parts.iter().any(|part| part.gives(field))).collect();
         let object = |fields: &[&Field]| {
             let pairs: Vec<String> = fields.iter().map(|field| format!("'{0}', \"{0}\"", field.name)).collect();
@@ -316,27 +261,40 @@ mod tests {
         let session = server::connect(&connection).await.expect("log in");
         session.client.batch_execute(HELD).await.expect("make room");
         for entity in erp::mapped() {
-            hold_everything(&session.client, entity).await;
-            let whole = compare_entity(&session.client, entity).await.expect("compare");
+            hold_everything(&session.client, entity, Expected::ERP).await;
+            let whole = compare_entity(&session.client, entity, Expected::ERP).await.expect("compare");
             assert!(whole.agrees() && whole.source > 0 && whole.source == whole.planner, "{whole:?}");
             let doctored = "DELETE FROM held WHERE ctid = (SELECT min(ctid) FROM held);
                  INSERT INTO held SELECT jsonb_set(key, '{company_id}', '\"ghost\"') || '{\"value\":\"ghost\"}', data FROM held LIMIT 1;";
             session.client.batch_execute(doctored).await.expect("doctor");
-            let doctored = compare_entity(&session.client, entity).await.expect("compare");
+            let doctored = compare_entity(&session.client, entity, Expected::ERP).await.expect("compare");
             assert_eq!((doctored.missing, doctored.surplus), (1, 1), "{doctored:?}");
         }
         let balance = entity::get("inventory_balance").expect("it exists");
-        hold_everything(&session.client, balance).await;
+        hold_everything(&session.client, balance, Expected::ERP).await;
         let wrong =
             "UPDATE held SET data = data || '{\"on_hand\": \"0.000000001\"}' WHERE ctid = (SELECT max(ctid) FROM held)";
         session.client.batch_execute(wrong).await.expect("doctor");
-        let compared = compare_entity(&session.client, balance).await.expect("compare");
+        let compared = compare_entity(&session.client, balance, Expected::ERP).await.expect("compare");
         assert_eq!((compared.missing, compared.surplus, compared.different), (0, 0, 1), "{compared:?}");
         let zero =
             "INSERT INTO held SELECT jsonb_set(key, '{item_id}', '\"gone\"'), '{\"on_hand\": \"0\"}' FROM held LIMIT 1";
         session.client.batch_execute(zero).await.expect("doctor");
-        let compared = compare_entity(&session.client, balance).await.expect("compare");
+        let compared = compare_entity(&session.client, balance, Expected::ERP).await.expect("compare");
         assert_eq!(compared.surplus, 0, "a balance of zero is no ghost: {compared:?}");
+
+        // A warehouse adds to the balances of an ERP that leaves its sites to it.
+        let fields = &["company_id", "item_id", "location_id", "on_hand", "quality_hold", "blocked"];
+        let rows = "0100\t100001\t0003\t12.5\t0\t1\n0100\tNEW\t0007\t3.000\t0\t0\n".to_owned();
+        let foreign = [Foreign { entity: "inventory_balance", fields, rows }];
+        take(&session.client, 0, &foreign[0]).await.expect("copy");
+        let both = Expected { mappings: &warehouse::erp_mappings(), foreign: &foreign };
+        hold_everything(&session.client, balance, both).await;
+        let compared = compare_entity(&session.client, balance, both).await.expect("compare");
+        assert!(compared.agrees() && compared.source == compared.planner, "{compared:?}");
+        let alone = Expected { foreign: &[], ..both };
+        let compared = compare_entity(&session.client, balance, alone).await.expect("compare");
+        assert_eq!((compared.missing, compared.surplus, compared.different), (0, 1, 1), "{compared:?}");
         drop(session);
         drop(traffic);
         server.stop().await.expect("stop");

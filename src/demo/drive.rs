@@ -21,7 +21,7 @@ pub(crate) struct Pace {
     pub(crate) seed: u64,
     /// Connections at work.
     pub(crate) connections: u32,
-    /// Steps per second that all of them aim at together.
+    /// Steps per second that all of them aim at together; who joins adds to it.
     pub(crate) rate: u32,
     /// Ends after so many steps; `None` goes on until stopped.
     pub(crate) steps_max: Option<u64>,
@@ -29,6 +29,13 @@ pub(crate) struct Pace {
     pub(crate) mass_rows: i32,
     /// How long from one mass update to the next.
     pub(crate) mass_every: Duration,
+}
+
+impl Pace {
+    /// From one step of a connection to the next.
+    fn beat(&self) -> Duration {
+        Duration::from_secs(1) * self.connections.max(1) / self.rate.max(1)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +60,29 @@ impl Shared {
     }
 }
 
+/// Somebody who makes business steps on a connection of their own.
+pub(super) trait Worker: Send + 'static {
+    /// Makes the next step, committed when this returns.
+    fn step(&mut self) -> impl Future<Output = Result<(), DemoError>> + Send;
+
+    /// What was done so far.
+    fn counts(&self) -> Counts;
+}
+
+impl Worker for Traffic {
+    async fn step(&mut self) -> Result<(), DemoError> {
+        Traffic::step(self).await.map(drop)
+    }
+
+    fn counts(&self) -> Counts {
+        Traffic::counts(self)
+    }
+}
+
 /// Traffic that runs.
 #[derive(Debug)]
 pub(crate) struct Drive {
+    pace: Pace,
     workers: JoinSet<Result<(), DemoError>>,
     shared: Arc<Shared>,
 }
@@ -68,14 +95,22 @@ impl Drive {
     pub(crate) async fn start(connection: &str, pace: Pace) -> Result<Self, DemoError> {
         let shared = Arc::new(Shared::default());
         let mut workers = JoinSet::new();
-        let beat = Duration::from_secs(1) * pace.connections.max(1) / pace.rate.max(1);
+        let beat = pace.beat();
         for worker in 0..pace.connections.max(1) {
             let traffic = Traffic::new(connection, pace.seed + u64::from(worker), Mix::DAY).await?;
             workers.spawn(work(traffic, Arc::clone(&shared), pace.steps_max, beat));
         }
         let mass = Traffic::new(connection, pace.seed, Mix::DAY).await?;
         workers.spawn(mass_updates(mass, Arc::clone(&shared), pace));
-        Ok(Self { workers, shared })
+        Ok(Self { pace, workers, shared })
+    }
+
+    /// Has others make steps beside, each at the beat of the ERP's connections and out of the same budget.
+    pub(super) fn join(&mut self, others: Vec<impl Worker>) {
+        let beat = self.pace.beat();
+        for other in others {
+            self.workers.spawn(work(other, Arc::clone(&self.shared), self.pace.steps_max, beat));
+        }
     }
 
     /// What all connections have done so far.
@@ -109,7 +144,7 @@ impl Drive {
 }
 
 async fn work(
-    mut traffic: Traffic,
+    mut worker: impl Worker,
     shared: Arc<Shared>,
     steps_max: Option<u64>,
     beat: Duration,
@@ -118,9 +153,9 @@ async fn work(
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while shared.take(steps_max) {
         beats.tick().await;
-        let before = traffic.counts();
-        traffic.step().await?;
-        shared.add(before, traffic.counts());
+        let before = worker.counts();
+        worker.step().await?;
+        shared.add(before, worker.counts());
     }
     Ok(())
 }

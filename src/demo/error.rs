@@ -7,12 +7,18 @@ use std::process::ExitStatus;
 /// A fault of the demo itself or of something it started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DemoError {
-    /// No PostgreSQL server is installed.
+    /// A database server is not installed.
     #[error(
-        "no PostgreSQL server programs (initdb and postgres) under {searched}; \
-         install them, as with `apt-get install postgresql`, or put their folder into PATH"
+        "no {server} server programs ({programs}) under {searched}; \
+         install them, as with `apt-get install {package}`, or put their folder into PATH"
     )]
     NoServer {
+        /// Which one, as in `PostgreSQL`.
+        server: &'static str,
+        /// What was looked for.
+        programs: &'static str,
+        /// What Debian calls the package.
+        package: &'static str,
         /// The folders that were looked at.
         searched: String,
     },
@@ -24,16 +30,23 @@ pub(crate) enum DemoError {
     },
     /// We are root and no other user can run the server.
     #[error(
-        "PostgreSQL refuses to run as root and /etc/passwd has neither postgres nor nobody; start the demo as an ordinary user"
+        "{server} refuses to run as root and /etc/passwd has neither {user} nor nobody; start the demo as an ordinary user"
     )]
-    NoUnprivilegedUser,
+    NoUnprivilegedUser {
+        /// The server.
+        server: &'static str,
+        /// The user that its package makes.
+        user: &'static str,
+    },
     /// We are root, and the user who runs the server cannot get to its folder.
     #[error(
-        "PostgreSQL refuses to run as root, and the user with uid {uid} who runs it cannot enter {place}; give another \
+        "{server} refuses to run as root, and the user with uid {uid} who runs it cannot enter {place}; give another \
          --dir, such as one under /tmp, or let that user through: `chmod o+x {place}`",
         place = path.display()
     )]
     Closed {
+        /// The server.
+        server: &'static str,
         /// The folder that is closed.
         path: PathBuf,
         /// The user.
@@ -92,10 +105,18 @@ pub(crate) enum DemoError {
         /// The server's reason.
         source: tokio_postgres::Error,
     },
+    /// The warehouse's database refused a statement.
+    #[error("the warehouse's database refused to {what}: {reason}")]
+    Warehouse {
+        /// What was tried, as in `load the opening books`.
+        what: String,
+        /// What the server or its client said.
+        reason: String,
+    },
     /// A step loses one deadlock after the other.
     #[error("{function} lost {attempts} deadlocks in a row; something holds a lock on the demo's tables")]
     Stuck {
-        /// The function of the ERP.
+        /// The function of the ERP, or the procedure of the warehouse.
         function: &'static str,
         /// How often it was tried.
         attempts: u32,
@@ -119,8 +140,8 @@ pub(crate) enum DemoError {
     /// Somebody stopped a demo that was to drain.
     #[error("stopped before everything was delivered and compared")]
     Interrupted,
-    /// Source and planner differ after everything was delivered.
-    #[error("source and planner differ in {}; see the table above and {}", entities.join(", "), log.display())]
+    /// Sources and planner differ after everything was delivered.
+    #[error("sources and planner differ in {}; see the table above and {}", entities.join(", "), log.display())]
     Mismatch {
         /// The entities that differ.
         entities: Vec<String>,

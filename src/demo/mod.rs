@@ -1,9 +1,11 @@
-//! `syncline demo`: a distributor's ERP on a PostgreSQL of its own, flowing into a planning platform and a lake.
+//! `syncline demo`: a distributor's ERP on a PostgreSQL of its own and its regional warehouse on a MariaDB, flowing into a
+//! planning platform and a lake.
 //!
 //! ```text
-//! server    private PostgreSQL in a folder of its own          process   `syncline planner` and `syncline run` as children
-//! erp       tables, opening books, mappings (SQL)              live      one line a second from the daemon's /status
-//! traffic   business steps; drive paces them                   compare   source against planner, value by value
+//! server    the ERP's PostgreSQL    } each private, in a       process   `syncline planner` and `syncline run` as children
+//! mariadb   the warehouse's MariaDB } folder of its own        live      one line a second from the daemon's /status
+//! erp       tables, opening books, mappings (SQL)              traffic   the ERP's business steps; drive paces them
+//! warehouse the same of the warehouse, and its steps           compare   sources against planner, value by value
 //! ```
 //!
 //! Everything is the real thing: the daemon is this executable started with a configuration file that one could have
@@ -13,12 +15,16 @@ mod compare;
 mod drive;
 mod erp;
 mod error;
+mod expected;
 mod live;
 mod lives;
+mod mariadb;
+mod private;
 mod process;
 mod server;
 mod setup;
 mod traffic;
+mod warehouse;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,10 +32,13 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::compare::Comparison;
 use self::drive::{Drive, Pace};
 use self::erp::Scale;
+use self::expected::Expected;
 use self::live::Live;
 use self::lives::Daemon;
+use self::mariadb::MariaDb;
 use self::process::{Process, Program};
 use self::server::Server;
 use self::setup::Setup;
@@ -87,14 +96,14 @@ impl DemoOptions {
 /// Runs the demo until it is told to stop, or with `drain` until all is delivered and compared.
 ///
 /// # Errors
-/// [`DemoError`]: something could not be started, did not stay up, or source and planner differ at the end.
+/// [`DemoError`]: something could not be started, did not stay up, or sources and planner differ at the end.
 pub(crate) async fn run(options: DemoOptions) -> Result<(), DemoError> {
     // The daemon may have installed it already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let executable = std::env::current_exe().map_err(DemoError::file("find", "syncline itself"))?;
-    let setup = Setup::new(options.dir.clone(), executable)?;
+    let mut setup = Setup::new(options.dir.clone(), executable)?;
     println!("folder     {}", setup.dir.display());
-    let outcome = with_server(&options, &setup).await;
+    let outcome = with_sources(&options, &mut setup).await;
     match &outcome {
         Ok(()) | Err(DemoError::Interrupted) => setup.clean_up()?,
         Err(_) => setup::tell(&format!("kept       {}: what went wrong stands in its logs", setup.dir.display())),
@@ -102,35 +111,79 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), DemoError> {
     outcome
 }
 
-async fn with_server(options: &DemoOptions, setup: &Setup) -> Result<(), DemoError> {
+/// Both databases.
+struct Sources {
+    erp: Server,
+    west: MariaDb,
+}
+
+impl Sources {
+    /// Makes and starts both at once.
+    async fn start(setup: &Setup) -> Result<Self, DemoError> {
+        let [erp, west] = setup.servers();
+        // One that fails does not keep the other from being there, and so from being stopped.
+        let (erp, west) = tokio::join!(Server::start(&erp, &[]), MariaDb::start(&west));
+        let (erp, west) = (erp?, west?);
+        println!("sources    postgres on 127.0.0.1:{}, mariadb on 127.0.0.1:{}", erp.port(), west.port());
+        Ok(Self { erp, west })
+    }
+
+    /// Loads both, and lets the readers with those passwords in.
+    async fn load(&self, scale: Scale, erp_password: &str, west_password: &str) -> Result<(), DemoError> {
+        let erp = erp::load(|database| self.erp.connection(database), scale, erp_password);
+        tokio::try_join!(erp, warehouse::load(&self.west, scale, west_password)).map(drop)
+    }
+
+    /// Traffic on both.
+    async fn drive(&self, pace: Pace) -> Result<Drive, DemoError> {
+        let mut drive = Drive::start(&self.erp.connection(erp::DATABASE), pace).await?;
+        drive.join(warehouse::staff(&self.west, pace.seed)?);
+        Ok(drive)
+    }
+
+    /// How the planner compares with what both hold now.
+    async fn compare(&self, planner: &str) -> Result<Vec<Comparison>, DemoError> {
+        let (mappings, foreign) = (warehouse::erp_mappings(), [warehouse::on_hand(&self.west).await?]);
+        let expected = Expected { mappings: &mappings, foreign: &foreign };
+        compare::compare(&self.erp.connection(erp::DATABASE), planner, expected).await
+    }
+
+    async fn stop(self) -> Result<(), DemoError> {
+        let (erp, west) = tokio::join!(self.erp.stop(), self.west.stop());
+        erp.and(west)
+    }
+}
+
+async fn with_sources(options: &DemoOptions, setup: &mut Setup) -> Result<(), DemoError> {
     let stop = Stop::listen()?;
     let begun = Instant::now();
-    let server = Server::start(&setup.dir.join("postgres"), &[]).await?;
-    let outcome = with_books(options, setup, &server, begun, stop).await;
-    let stopped = server.stop().await;
+    let sources = Sources::start(setup).await?;
+    let outcome = with_books(options, setup, &sources, begun, stop).await;
+    let stopped = sources.stop().await;
     outcome.and(stopped)
 }
 
-/// Loads the ERP and lets it flow. What is dropped when somebody asks to stop too early takes its children with it.
+/// Loads the ERP and the warehouse and lets them flow. What is dropped when somebody asks to stop too early takes its
+/// children with it.
 async fn with_books(
     options: &DemoOptions,
-    setup: &Setup,
-    server: &Server,
+    setup: &mut Setup,
+    sources: &Sources,
     begun: Instant,
     mut stop: Stop,
 ) -> Result<(), DemoError> {
-    let password = server::random_password()?;
-    let connection = server.connection(erp::DATABASE);
+    let (password, west_password) = (server::random_password()?, server::random_password()?);
+    setup.add_warehouse(sources.west.port(), west_password.clone());
+    let setup = &*setup;
     let prepared = async {
-        println!("source     postgres on 127.0.0.1:{}", server.port());
-        erp::load(|database| server.connection(database), options.scale(), &password).await?;
-        println!("ERP        loaded after {:.1} s; seed {}", begun.elapsed().as_secs_f64(), options.seed);
-        setup.write_files(server.port())?;
+        sources.load(options.scale(), &password, &west_password).await?;
+        println!("books      loaded after {:.1} s; seed {}", begun.elapsed().as_secs_f64(), options.seed);
+        setup.write_files(sources.erp.port())?;
         let planner = setup.planner().start()?;
         let mut demo = Demo { setup, planner, daemon: Daemon::start(setup.daemon(&password))?, live: setup.live() };
         demo.wait_until_ready().await?;
         demo.introduce();
-        Ok::<_, DemoError>((demo, Drive::start(&connection, options.pace()).await?))
+        Ok::<_, DemoError>((demo, sources.drive(options.pace()).await?))
     };
     let (demo, drive) = tokio::select! {
         prepared = prepared => prepared?,
@@ -140,7 +193,7 @@ async fn with_books(
         return demo.watch(drive, stop).await;
     }
     tokio::select! {
-        drained = demo.drain(drive, options, &connection, &password) => drained,
+        drained = demo.drain(drive, options, sources, &password) => drained,
         () = stop.asked() => Err(DemoError::Interrupted),
     }
 }
@@ -225,7 +278,7 @@ impl Demo<'_> {
         mut self,
         mut drive: Drive,
         options: &DemoOptions,
-        connection: &str,
+        sources: &Sources,
         password: &str,
     ) -> Result<(), DemoError> {
         let mut seconds = interval(Duration::from_secs(1));
@@ -258,7 +311,7 @@ impl Demo<'_> {
             grouped(counts.conflicts)
         );
         println!("drained    after {:.1} s; {summary}", stopped.elapsed().as_secs_f64());
-        let comparisons = compare::compare(connection, &self.setup.planner_url()).await?;
+        let comparisons = sources.compare(&self.setup.planner_url()).await?;
         self.planner.stop().await?;
         println!("\n{}", compare::HEADING);
         for comparison in &comparisons {
@@ -267,7 +320,7 @@ impl Demo<'_> {
         let differ: Vec<String> =
             comparisons.iter().filter(|found| !found.agrees()).map(|found| found.entity.to_owned()).collect();
         if differ.is_empty() {
-            println!("\nsource and planner agree key by key and value by value");
+            println!("\nsources and planner agree key by key and value by value");
             return Ok(());
         }
         Err(DemoError::Mismatch { entities: differ, log: self.setup.daemon_log() })

@@ -1,34 +1,19 @@
-//! A private PostgreSQL: made in a folder of its own, on a free port, gone with the demo.
+//! The private PostgreSQL of the ERP: made in a folder of its own, on a free port, gone with the demo.
 //!
-//! It runs as it would in production (`fsync` on, passwords checked), since the demo claims that nothing is lost. It is
-//! a child process: stopped by its own pid, and in a process group of its own, so that Ctrl-C at the terminal reaches
-//! us first and the order of stopping stays ours. The server refuses to run as root, therefore a root caller lends it
-//! to the user `postgres` or `nobody`.
+//! It runs as it would in production (`fsync` on, passwords checked), since the demo claims that nothing is lost.
 
 use std::fmt::Write as _;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use rustix::process::{Signal, getuid};
-use tokio::process::{Child, Command};
+use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 use super::error::DemoError;
-use super::process::{signal, tail};
-
-/// A cold start on a slow disk takes a few seconds; more means that it will not start.
-const START_MAX: Duration = Duration::from_secs(60);
-/// A fast shutdown writes one checkpoint.
-const STOP_MAX: Duration = Duration::from_secs(60);
-/// How often a starting server is asked whether it is there.
-const POLL_EVERY: Duration = Duration::from_millis(50);
+use super::private::{Private, Room};
 
 /// Name of the superuser, who owns the ERP's tables.
 pub(crate) const OWNER: &str = "meridian";
@@ -36,11 +21,9 @@ pub(crate) const OWNER: &str = "meridian";
 /// A running private server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
-    guard: Child,
+    private: Private,
     port: u16,
     password: String,
-    log: PathBuf,
 }
 
 impl Server {
@@ -50,35 +33,11 @@ impl Server {
     /// [`DemoError`] naming the missing program, the folder, or the end of the server's log.
     pub(crate) async fn start(folder: &Path, settings: &[(&str, &str)]) -> Result<Self, DemoError> {
         let programs = find_programs()?;
-        let user = unprivileged_user()?;
+        let room = Room::make("PostgreSQL", "postgres", folder)?;
         let password = random_password()?;
         let data = folder.join("data");
-        let log = folder.join("server.log");
-        fs::create_dir_all(folder).map_err(DemoError::file("make", folder))?;
-        if let Some(user) = user {
-            ensure_enterable(folder, user)?;
-        }
-        let password_file = folder.join("password");
-        fs::write(&password_file, &password).map_err(DemoError::file("write", &password_file))?;
-        fs::set_permissions(&password_file, Permissions::from_mode(0o600))
-            .map_err(DemoError::file("protect", &password_file))?;
-        for path in [folder, &password_file] {
-            if let Some((uid, gid)) = user {
-                chown(path, Some(uid), Some(gid)).map_err(DemoError::file("hand over", path))?;
-            }
-        }
-        let log_file = fs::File::create(&log).map_err(DemoError::file("write", &log))?;
-        let command = |program: &str, log_file: fs::File| {
-            let mut command = Command::new(programs.join(program));
-            command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file).process_group(0);
-            if let Some((uid, gid)) = user {
-                command.uid(uid).gid(gid);
-            }
-            command
-        };
-        let again = || log_file.try_clone().map_err(DemoError::file("write", &log));
-
-        let mut initdb = command("initdb", again()?);
+        let password_file = room.secret("password", &password)?;
+        let mut initdb = room.command(&programs.join("initdb"))?;
         initdb.arg("--pgdata").arg(&data).arg("--pwfile").arg(&password_file).args([
             "--username",
             OWNER,
@@ -90,24 +49,23 @@ impl Server {
             "C",
             "--no-sync",
         ]);
-        let status = initdb.status().await.map_err(spawn("initdb"))?;
+        let made = room.run("initdb", initdb).await;
         fs::remove_file(&password_file).map_err(DemoError::file("remove", &password_file))?;
-        if !status.success() {
-            return Err(DemoError::Ended { program: "initdb".into(), status, tail: tail(&log), log });
-        }
+        made?;
 
         let port = free_port()?;
-        let mut postgres = command("postgres", again()?);
+        let mut postgres = room.command(&programs.join("postgres"))?;
         postgres.arg("-D").arg(&data).arg("-p").arg(port.to_string()).arg("-k").arg("");
         let ours =
             [("listen_addresses", "127.0.0.1"), ("wal_level", "logical"), ("max_wal_size", "2GB"), ("timezone", "UTC")];
         for (name, value) in ours.iter().chain(settings) {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
-        let child = postgres.spawn().map_err(spawn("postgres"))?;
-        let guard = guard(&child).map_err(spawn("sh"))?;
-        let mut server = Self { child, guard, port, password, log };
-        server.wait_until_ready().await?;
+        // A fast shutdown writes one checkpoint.
+        let private = room.start("postgres", Signal::INT, postgres)?;
+        let mut server = Self { private, port, password };
+        let connection = server.connection("postgres");
+        server.private.wait_until(async || connect(&connection).await.is_ok()).await?;
         Ok(server)
     }
 
@@ -125,68 +83,8 @@ impl Server {
     ///
     /// # Errors
     /// [`DemoError::TooSlow`] where it does not stop; it is then told to quit at once.
-    pub(crate) async fn stop(mut self) -> Result<(), DemoError> {
-        signal(&self.child, Signal::INT);
-        match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
-            Ok(waited) => {
-                // Its pid is free for another process now, which is none of the guard's business.
-                let _ = self.guard.start_kill();
-                waited.map(drop).map_err(spawn("postgres"))
-            }
-            Err(_) => Err(DemoError::TooSlow {
-                program: "postgres".into(),
-                what: "stop",
-                seconds: STOP_MAX.as_secs(),
-                log: self.log.clone(),
-            }),
-        }
-    }
-
-    async fn wait_until_ready(&mut self) -> Result<(), DemoError> {
-        let connection = self.connection("postgres");
-        let ready = async {
-            let mut poll = tokio::time::interval(POLL_EVERY);
-            loop {
-                poll.tick().await;
-                if let Some(status) = self.child.try_wait().map_err(spawn("postgres"))? {
-                    let (log, tail) = (self.log.clone(), tail(&self.log));
-                    return Err(DemoError::Ended { program: "postgres".into(), status, tail, log });
-                }
-                if connect(&connection).await.is_ok() {
-                    return Ok(());
-                }
-            }
-        };
-        tokio::time::timeout(START_MAX, ready).await.unwrap_or_else(|_| {
-            Err(DemoError::TooSlow {
-                program: "postgres".into(),
-                what: "start",
-                seconds: START_MAX.as_secs(),
-                log: self.log.clone(),
-            })
-        })
-    }
-}
-
-/// A shell that tells a server to quit when this process is gone, however it went: the server is not ours to teach, and
-/// may run as a user who cannot even see our executable.
-fn guard(server: &Child) -> std::io::Result<Child> {
-    let pid = server.id().unwrap_or_default().to_string();
-    // The read ends with the pipe, whose other end nobody but us holds.
-    Command::new("sh")
-        .args(["-c", "read -r _; kill -QUIT \"$1\"", "sh", &pid])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-}
-
-/// A server that nobody stopped in order is told to quit at once; it recovers from its log, should anyone care.
-impl Drop for Server {
-    fn drop(&mut self) {
-        signal(&self.child, Signal::QUIT);
+    pub(crate) async fn stop(self) -> Result<(), DemoError> {
+        self.private.stop().await
     }
 }
 
@@ -215,11 +113,6 @@ pub(crate) async fn connect(connection: &str) -> Result<Session, tokio_postgres:
     Ok(Session { client, carrier })
 }
 
-fn spawn(program: &str) -> impl FnOnce(std::io::Error) -> DemoError {
-    let program = program.to_owned();
-    |source| DemoError::Spawn { program, source }
-}
-
 /// The folder that has both programs: the newest of Debian's and Red Hat's, then PATH.
 pub(crate) fn find_programs() -> Result<PathBuf, DemoError> {
     let mut packaged: Vec<(u32, PathBuf)> = Vec::new();
@@ -238,40 +131,12 @@ pub(crate) fn find_programs() -> Result<PathBuf, DemoError> {
             return Ok(folder);
         }
     }
-    Err(DemoError::NoServer { searched: format!("/usr/lib/postgresql/*/bin, /usr/pgsql-*/bin, {}", path.display()) })
-}
-
-/// Whom to run as, as (uid, gid); `None` keeps the caller.
-fn unprivileged_user() -> Result<Option<(u32, u32)>, DemoError> {
-    if !getuid().is_root() {
-        return Ok(None);
-    }
-    let path = Path::new("/etc/passwd");
-    let users = fs::read_to_string(path).map_err(DemoError::file("read", path))?;
-    let ids = |wanted: &str| {
-        let line = users.lines().find(|line| line.split(':').next() == Some(wanted))?;
-        let mut ids = line.split(':').skip(2).map(str::parse);
-        Some((ids.next()?.ok()?, ids.next()?.ok()?))
-    };
-    ids("postgres").or_else(|| ids("nobody")).map(Some).ok_or(DemoError::NoUnprivilegedUser)
-}
-
-/// The server's user must be able to enter its folder, and with it every folder above.
-fn ensure_enterable(folder: &Path, (uid, gid): (u32, u32)) -> Result<(), DemoError> {
-    let mut above: Vec<&Path> = folder.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
-    above.reverse();
-    for path in above {
-        // Asked of the system in that user's name, since modes alone do not say all of it.
-        let entered = std::process::Command::new("true").current_dir(path).uid(uid).gid(gid).status();
-        match entered {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(DemoError::Closed { path: path.to_owned(), uid });
-            }
-            Err(error) => return Err(spawn("true")(error)),
-        }
-    }
-    Ok(())
+    Err(DemoError::NoServer {
+        server: "PostgreSQL",
+        programs: "initdb and postgres",
+        package: "postgresql",
+        searched: format!("/usr/lib/postgresql/*/bin, /usr/pgsql-*/bin, {}", path.display()),
+    })
 }
 
 /// Ports that the system gives to no outgoing connection: one of its own range may be taken before we listen.
@@ -306,6 +171,11 @@ pub(crate) fn random_password() -> Result<String, DemoError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rustix::process::getuid;
+
     use super::*;
 
     /// A folder that the server's user may enter, unlike the usual private one.

@@ -13,9 +13,11 @@ use super::error::DemoError;
 use super::live::Live;
 use super::process::Program;
 use super::server::{free_port, random_password};
+use super::warehouse;
 
-/// The environment variable that holds the reader's password; the configuration only names it.
+/// The environment variables that hold the readers' passwords; the configuration only names them.
 const PASSWORD_VARIABLE: &str = "ERP_PASSWORD";
+const WEST_PASSWORD_VARIABLE: &str = "WEST_PASSWORD";
 
 /// The folder and the addresses of one demo.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Setup {
     temporary: bool,
     listen: u16,
     planner: u16,
+    /// The warehouse's port and its reader's password; tests have the ERP alone.
+    west: Option<(u16, String)>,
 }
 
 impl Setup {
@@ -47,18 +51,27 @@ impl Setup {
         if fs::read_dir(&dir).map_err(DemoError::file("read", &dir))?.next().is_some() {
             return Err(DemoError::NotEmpty { path: dir });
         }
-        Ok(Self { dir, executable, temporary, listen: free_port()?, planner: free_port()? })
+        Ok(Self { dir, executable, temporary, listen: free_port()?, planner: free_port()?, west: None })
     }
 
-    /// Removes a temporary folder; of one that was asked for, the server's files only, which are of no use to anybody.
+    /// Has the warehouse that listens at `port` be read as well, from the next [`Setup::write_files`] on.
+    pub(crate) fn add_warehouse(&mut self, port: u16, reader_password: String) {
+        self.west = Some((port, reader_password));
+    }
+
+    /// Where the ERP's server and the warehouse's have their files.
+    pub(crate) fn servers(&self) -> [PathBuf; 2] {
+        ["postgres", "mariadb"].map(|server| self.dir.join(server))
+    }
+
+    /// Removes a temporary folder; of one that was asked for, the servers' files only, which are of no use to anybody.
     ///
     /// # Errors
     /// [`DemoError::File`] where it cannot be removed.
     pub(crate) fn clean_up(&self) -> Result<(), DemoError> {
-        let server = self.dir.join("postgres");
-        let removed = if self.temporary { &self.dir } else { &server };
-        if removed.exists() {
-            fs::remove_dir_all(removed).map_err(DemoError::file("remove", removed))?;
+        let removed = if self.temporary { vec![self.dir.clone()] } else { self.servers().into() };
+        for folder in removed.iter().filter(|folder| folder.exists()) {
+            fs::remove_dir_all(folder).map_err(DemoError::file("remove", folder))?;
         }
         if !self.temporary {
             tell(&format!("kept       {}, as asked; what is in the lake:", self.dir.display()));
@@ -72,7 +85,11 @@ impl Setup {
     /// # Errors
     /// [`DemoError::File`] naming the path.
     pub(crate) fn write_files(&self, server_port: u16) -> Result<(), DemoError> {
-        erp::write_mappings(&self.dir.join("mappings"))?;
+        let mappings = self.dir.join("mappings");
+        erp::write_mappings(&mappings)?;
+        if self.west.is_some() {
+            warehouse::write_mappings(&mappings)?;
+        }
         let path = self.config();
         fs::write(&path, self.config_text(server_port)).map_err(DemoError::file("write", &path))
     }
@@ -92,7 +109,7 @@ password = {{ env = "{PASSWORD_VARIABLE}" }}
 tables = ["meridian.*"]
 slot = "{SLOT}"
 publication = "{SLOT}"
-
+{west}
 [mappings]
 dir = "mappings"
 
@@ -106,6 +123,7 @@ url = "lake"
 flush_every = "5s"
 "#,
             listen = self.listen(),
+            west = self.west.as_ref().map(|(port, _)| west_text(*port)).unwrap_or_default(),
             planner = self.planner_url(),
         )
     }
@@ -136,7 +154,8 @@ flush_every = "5s"
     fn run(&self, name: &'static str, options: &[&str], password: &str) -> Program {
         let mut arguments = vec!["run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
         arguments.extend(options.iter().map(|&option| option.to_owned()));
-        let environment = vec![(PASSWORD_VARIABLE, password.to_owned())];
+        let mut environment = vec![(PASSWORD_VARIABLE, password.to_owned())];
+        environment.extend(self.west.iter().map(|(_, password)| (WEST_PASSWORD_VARIABLE, password.clone())));
         Program { executable: self.executable.clone(), name, arguments, environment, log: self.daemon_log() }
     }
 
@@ -174,6 +193,20 @@ flush_every = "5s"
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("syncline.toml")
     }
+}
+
+/// The warehouse's section of the configuration.
+fn west_text(port: u16) -> String {
+    let (source, database, reader) = (warehouse::SOURCE, warehouse::DATABASE, warehouse::READER);
+    format!(
+        r#"
+[sources.{source}]
+type = "mariadb"
+url = "mariadb://{reader}@127.0.0.1:{port}/"
+password = {{ env = "{WEST_PASSWORD_VARIABLE}" }}
+tables = ["{database}.*"]
+"#
+    )
 }
 
 /// A folder of our own, under a name that nobody can take or link elsewhere before.
@@ -220,13 +253,22 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_in_the_environment_and_never_in_a_file() {
+    fn the_passwords_are_in_the_environment_and_never_in_a_file() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let setup = Setup::new(Some(dir.path().join("demo")), PathBuf::from("syncline")).expect("an empty folder");
+        let mut setup = Setup::new(Some(dir.path().join("demo")), PathBuf::from("syncline")).expect("an empty folder");
+        setup.write_files(5432).expect("write");
+        let alone = fs::read_to_string(setup.config()).expect("read");
+        assert!(alone.contains("password = { env = \"ERP_PASSWORD\" }") && !alone.contains("mariadb"), "{alone}");
+        assert_eq!(setup.daemon("s3cret").environment.len(), 1);
+        setup.add_warehouse(3306, "s3cret of the west".to_owned());
         setup.write_files(5432).expect("write");
         let config = fs::read_to_string(setup.config()).expect("read");
-        assert!(config.contains("password = { env = \"ERP_PASSWORD\" }"));
+        assert!(
+            config.contains("password = { env = \"WEST_PASSWORD\" }\ntables = [\"wms.*\"]\n\n[mappings]"),
+            "{config}"
+        );
         let daemon = setup.daemon("s3cret");
+        assert_eq!(daemon.environment.len(), 2);
         assert!(!config.contains("s3cret") && !daemon.arguments.iter().any(|argument| argument.contains("s3cret")));
     }
 }

@@ -12,7 +12,7 @@ use super::error::DemoError;
 use super::server::{self, Session};
 
 /// A step that lost a deadlock is tried again; so often in a row means that something holds a lock for good.
-const ATTEMPTS_MAX: u32 = 20;
+pub(super) const ATTEMPTS_MAX: u32 = 20;
 
 /// A kind of business step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,7 @@ fn is_conflict(error: &tokio_postgres::Error) -> bool {
 
 /// SplitMix64: one word of state, good enough to choose customers.
 #[derive(Debug)]
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -191,7 +191,7 @@ impl Random {
     }
 
     /// The number that a step draws its choices from; `pick` multiplies it by a million within 63 bits.
-    fn choices(&mut self) -> i64 {
+    pub(super) fn choices(&mut self) -> i64 {
         (self.next() >> 22).cast_signed()
     }
 }

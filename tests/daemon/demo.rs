@@ -9,10 +9,16 @@ pub(crate) mod drive;
 pub(crate) mod erp;
 #[path = "../../src/demo/error.rs"]
 mod error;
+#[path = "../../src/demo/expected.rs"]
+pub(crate) mod expected;
 #[path = "../../src/figures.rs"]
 mod figures;
 #[path = "../../src/demo/live.rs"]
 mod live;
+#[path = "../../src/demo/mariadb.rs"]
+mod mariadb;
+#[path = "../../src/demo/private.rs"]
+mod private;
 #[path = "../../src/demo/process.rs"]
 pub(crate) mod process;
 #[path = "../../src/demo/server.rs"]
@@ -21,3 +27,5 @@ pub(crate) mod server;
 pub(crate) mod setup;
 #[path = "../../src/demo/traffic.rs"]
 mod traffic;
+#[path = "../../src/demo/warehouse.rs"]
+mod warehouse;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use syncline_sinks::planner::{Access, Faults, PlannerConfig, serve};
 
+use super::demo::compare::compare;
 use super::demo::drive::{Drive, Pace};
 use super::demo::erp::Scale;
+use super::demo::expected::Expected;
 use super::demo::setup;
 use super::disasters::{kill, seed};
 use super::world::{World, eventually};
@@ -141,7 +143,8 @@ async fn a_target_that_comes_later_has_everything_although_the_deltas_are_gone()
     );
     world.drain().await;
     world.assert_planner_equals_source().await;
-    let compared = super::demo::compare::compare(&world.connection(), &format!("http://{}", second.addr)).await;
+    let second_url = format!("http://{}", second.addr);
+    let compared = compare(&world.connection(), &second_url, Expected::ERP).await;
     for comparison in compared.expect("both answer") {
         assert!(comparison.agrees(), "{comparison}");
     }

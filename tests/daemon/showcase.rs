@@ -78,7 +78,7 @@ async fn a_demo_bears_being_killed_at_and_leaves_no_process_behind() {
 
     let mut show = Show::start(&folder.path().join("two"));
     show.daemon().await;
-    assert!(processes_in(folder.path()).len() >= 4, "demo, server, planner and daemon");
+    assert!(processes_in(folder.path()).len() >= 5, "demo, both servers, planner and daemon");
     show.signal(Signal::KILL);
     show.child.wait().await.expect("it ends");
     eventually("what it started ends with it", || std::future::ready(processes_in(folder.path()).is_empty())).await;
@@ -96,6 +96,6 @@ async fn a_demo_that_drains_agrees_and_takes_its_temporary_folder_with_it() {
         .expect("the demo runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("source and planner agree key by key and value by value"), "{text}");
+    assert!(text.contains("sources and planner agree key by key and value by value"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 0, "{text}");
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::demo::compare::compare;
 use super::demo::erp::{self, Scale};
+use super::demo::expected::Expected;
 use super::demo::process::{Process, Program};
 use super::demo::server::{self, Server};
 use super::demo::setup::{self, Setup};
@@ -112,7 +113,8 @@ impl World {
 
     /// Source and planner agree key by key and value by value.
     pub(crate) async fn assert_planner_equals_source(&self) {
-        let compared = compare(&self.connection(), &self.setup.planner_url()).await.expect("both answer");
+        let compared = compare(&self.connection(), &self.setup.planner_url(), Expected::ERP).await;
+        let compared = compared.expect("both answer");
         for comparison in &compared {
             assert!(comparison.agrees(), "{comparison}");
         }
