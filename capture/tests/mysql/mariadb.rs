@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use syncline_capture::mysql::follow;
 use syncline_capture::{Outcome, Progress, StopSignal};
+use syncline_schemas::frame::Op;
 
 use crate::copying::{assert_same, copying};
 use crate::log::{MemoryLog, State, drain, drain_with};
@@ -151,7 +152,8 @@ fn rows_behind_a_key_of_uuids_or_addresses_are_all_copied_once() {
     let log = MemoryLog::default();
     drain_with(&copying(&database), &log).unwrap();
     let (ops, state) = log.fold();
-    assert_eq!((ops.len(), state.len()), (330_000, 330_000), "each row once");
+    let rows = ops.iter().filter(|op| **op != Op::Truncate).count();
+    assert_eq!((rows, state.len()), (330_000, 330_000), "each row once");
     let sum: u64 = state.values().map(|row| row["v"].parse::<u64>().unwrap()).sum();
     assert_eq!(sum, 3 * 110_000 * 110_001 / 2);
 }

@@ -126,10 +126,10 @@ fn halves(bytes: [u8; 64]) -> ([u8; 32], [u8; 32]) {
 }
 
 /// The answer of `parsec`: a challenge of ours and a signature of both. The server says before how the key follows from the password,
-/// as `P | rounds u8 | salt`.
+/// as `P | rounds u8 | salt`, some servers behind the 1 of what belongs to a method.
 pub(super) fn signed(password: &str, challenge: &[u8], derivation: &[u8]) -> Result<Vec<u8>, &'static str> {
     // More rounds no server asks for, and a false one must not keep us busy.
-    let [b'P', rounds @ 0..=3, salt @ ..] = derivation else {
+    let ([b'P', rounds @ 0..=3, salt @ ..] | [1, b'P', rounds @ 0..=3, salt @ ..]) = derivation else {
         return Err("the server derives keys from passwords in a way that is not known");
     };
     let rounds = ROUNDS.saturating_mul(NonZeroU32::MIN.saturating_add((1_u32 << *rounds) - 1));
