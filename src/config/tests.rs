@@ -65,13 +65,17 @@ fn mysql(config: &Config) -> &MySqlConfig {
     source
 }
 
+fn ports(source: &MySqlConfig) -> Vec<u16> {
+    source.hosts.iter().map(|address| address.port).collect()
+}
+
 #[test]
 fn a_source_of_mysql_is_read_with_all_that_can_be_said_of_it() {
     let folder = folder();
     fs::write(folder.path().join("password"), "hunter2\n").expect("written");
     let config = read(folder.path(), &[SHOP, DISCARD]).expect("sound");
     let source = mysql(&config);
-    assert_eq!((source.source.as_str(), source.port, source.user.as_str()), ("shop", 3306, "syncline"));
+    assert_eq!((source.source.as_str(), ports(source), source.user.as_str()), ("shop", vec![3306], "syncline"));
     assert_eq!(source.tls, Tls::VerifyFull { ca_file: None }, "never in clear text over a network");
     assert_eq!((source.snapshot, source.copy_workers, source.drain), (SnapshotMode::Initial, 4, false));
     assert_eq!((source.special_values, source.truncate), (SpecialValues::Stop, Truncates::Apply));
@@ -80,13 +84,13 @@ fn a_source_of_mysql_is_read_with_all_that_can_be_said_of_it() {
     assert_eq!(mysql(&again).server_id, source.server_id, "the same at every start");
 
     let whole = "[sources.shop]\ntype = \"mariadb\"\n\
-                 url = \"mariadb://syncline@db.example:3307/?sslrootcert=ca.pem\"\n\
+                 url = \"mariadb://syncline@db.example:3307,other.example/?sslrootcert=ca.pem\"\n\
                  password = { file = \"password\" }\ntables = [\"shop.*\", \"!shop.log\"]\nserver_id = 4294967295\n\
                  snapshot = \"never\"\ncopy_workers = 2\nspecial_values = \"null\"\ntruncate = \"stop\"\n\
                  keys = { \"shop.bin\" = [\"aisle\", \"number\"] }\n";
     let config = read(folder.path(), &[whole, DISCARD]).expect("sound");
     let source = mysql(&config);
-    assert_eq!((source.port, source.server_id, source.copy_workers), (3307, u32::MAX, 2));
+    assert_eq!((ports(source), source.server_id, source.copy_workers), (vec![3307, 3306], u32::MAX, 2));
     assert_eq!(source.tls, Tls::VerifyFull { ca_file: Some(folder.path().join("ca.pem")) });
     assert_eq!(source.password.as_ref().map(|password| password.reveal()), Some("hunter2"));
     assert_eq!((source.snapshot, source.special_values), (SnapshotMode::Never, SpecialValues::Null));
