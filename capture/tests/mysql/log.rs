@@ -17,7 +17,7 @@ use syncline_schemas::table::TableSchema;
 
 use crate::server::{Database, PATIENCE};
 
-/// How long a session that failed is left alone, as a supervisor would.
+/// How long a session that failed is left alone, as a supervisor would, unless it is to stop.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// A log that keeps everything in memory, through the log's own bytes.
@@ -171,7 +171,7 @@ impl Reader {
             loop {
                 match follow(&config, log.resume().as_ref(), &*log, &progress, &stop) {
                     Err(error) if error.class() == Class::Transient && !stop.is_stopped() => {
-                        std::thread::sleep(RETRY_AFTER);
+                        std::thread::park_timeout(RETRY_AFTER);
                     }
                     ended => break ended,
                 }
@@ -183,6 +183,7 @@ impl Reader {
     /// Stops it; gives how it ended.
     pub(crate) fn stop(self) -> Result<Outcome, CaptureError> {
         self.stop.stop();
+        self.thread.thread().unpark();
         self.thread.join().unwrap()
     }
 }
