@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value;
-use syncline_capture::mysql::Host;
+use syncline_capture::mysql::{Address, Host};
 use tokio::process::Command;
 
 use demo::setup::Setup;
@@ -115,7 +115,10 @@ impl Bench {
         let setup = Setup::new(Some(dir.path().join("bench")), PathBuf::from(env!("CARGO_BIN_EXE_syncline")))?;
         let database = Arc::new(Server::start(&SETTINGS)).database(SQL);
         database.sql(&format!("CALL put(1, {rows}); ANALYZE TABLE line"));
-        let Host::Unix(socket) = database.config.host.clone() else { return Err("it listens on a socket".into()) };
+        let [Address { host: Host::Unix(socket), .. }] = &database.config.hosts[..] else {
+            return Err("it listens on a socket".into());
+        };
+        let socket = socket.clone();
         Ok(Self { setup, database, socket, template: dir.path().join("template"), _dir: dir })
     }
 
