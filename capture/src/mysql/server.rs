@@ -1,9 +1,11 @@
 //! Who answers at the other end, and whether its log can be followed.
 
+use std::collections::BTreeSet;
+
 use super::config::MySqlConfig;
-use super::grants;
-use super::gtid::GtidSet;
+use super::gtid::{Gtid, GtidSet, Writer};
 use super::wire::{Connection, Row};
+use super::{grants, retention};
 use crate::finding::{Finding, Remedy, Severity};
 use crate::{CaptureError, StopSignal};
 
@@ -19,15 +21,29 @@ pub(super) struct Server {
     pub(super) logged: GtidSet,
     /// Of those what is no longer in its log; MariaDB does not say.
     pub(super) purged: Option<GtidSet>,
+    /// Whose transactions it has or had, and it itself.
+    pub(super) writers: BTreeSet<Writer>,
+    /// Nobody writes to it but whom it replicates from.
+    pub(super) is_read_only: bool,
     pub(super) ignores_case: bool,
     pub(super) findings: Vec<Finding>,
 }
 
 /// Settings that matter, by name and value; those that a server does not have are not there.
-struct Settings(Vec<(String, String)>);
+pub(super) struct Settings(Vec<(String, String)>);
 
 impl Settings {
-    fn get(&self, name: &str) -> &str {
+    pub(super) fn ask(connection: &mut Connection, sql: &str) -> Result<Self, CaptureError> {
+        let pair = |row: &Row| (row.text(0).to_lowercase(), row.text(1).to_owned());
+        Ok(Self(connection.query(DURING, sql)?.iter().map(pair).collect()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(settings: &[(&str, &str)]) -> Self {
+        Self(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
     }
 }
@@ -38,18 +54,18 @@ impl Server {
         let is_mariadb = connection.version().contains("MariaDB");
         let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'binlog_row_image', \
                    'binlog_row_metadata', 'binlog_row_value_options', 'gtid_mode', 'gtid_strict_mode', \
-                   'gtid_slave_pos', 'log_slave_updates', 'log_replica_updates', 'lower_case_table_names')";
-        let rows = connection.query(DURING, sql)?;
-        let pair = |row: &Row| (row.text(0).to_lowercase(), row.text(1).to_owned());
-        let settings = Settings(rows.iter().map(pair).collect());
+                   'gtid_slave_pos', 'log_slave_updates', 'log_replica_updates', 'lower_case_table_names', 'read_only', \
+                   'binlog_expire_logs_seconds', 'binlog_expire_logs_auto_purge', 'expire_logs_days')";
+        let settings = Settings::ask(connection, sql)?;
         // The list of variables cuts long ones.
         let sql = if is_mariadb {
-            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos"
+            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_binlog_state, \
+             CONCAT(@@GLOBAL.gtid_domain_id, '-', @@GLOBAL.server_id, '-0')"
         } else {
-            "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged"
+            "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged, '', CONCAT(@@GLOBAL.server_uuid, ':1')"
         };
         let rows = connection.query(DURING, sql)?;
-        let sets = rows.first().map(|row| [row.text(0).to_owned(), row.text(1).to_owned()]).unwrap_or_default();
+        let sets = rows.first().map(|row| [0, 1, 2, 3].map(|i| row.text(i).to_owned())).unwrap_or_default();
         let set = |text: &str| {
             let set = if is_mariadb { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
             set.map_err(|reason: &str| connection.protocol(DURING, reason))
@@ -63,11 +79,22 @@ impl Server {
             let executed = set(&sets[0])?;
             (executed.clone(), executed, Some(set(&sets[1])?))
         };
+        let own = [sets[2].split(','), sets[3].split(',')].into_iter().flatten().filter(|gtid| !gtid.is_empty());
+        let gtid = |text: &str| {
+            let gtid = if is_mariadb { text.parse().map(Gtid::MariaDb) } else { text.parse().map(Gtid::MySql) };
+            gtid.map_err(|reason: &str| connection.protocol(DURING, reason))
+        };
+        let mut writers = executed.writers();
+        for text in own {
+            writers.insert(gtid(text)?.writer());
+        }
+        let is_read_only = !matches!(settings.get("read_only"), "OFF" | "0");
         let ignores_case = settings.get("lower_case_table_names") == "1";
         let mut findings = findings(&settings, is_mariadb);
         findings.extend(unlogged(&settings, is_mariadb));
+        findings.extend(retention::finding(&settings, is_mariadb));
         findings.extend(filtered(connection)?);
-        Ok(Self { is_mariadb, executed, logged, purged, ignores_case, findings })
+        Ok(Self { is_mariadb, executed, logged, purged, writers, is_read_only, ignores_case, findings })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -9,7 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, UInt8Type, UInt32Type};
 use arrow::util::display::array_value_to_string;
 use syncline_capture::mysql::{MySqlConfig, follow};
-use syncline_capture::{CaptureError, LogSink, Outcome, Progress, Resume, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Requests, Resume, StopSignal};
 use syncline_schemas::frame::{ABSENT, Frame, LogEntry, META_COLUMNS, OP, ORD, Op};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
@@ -67,6 +68,11 @@ impl MemoryLog {
     pub(crate) fn resume(&self) -> Option<Resume> {
         let frame = self.frames().pop()?;
         Some(Resume { position: frame.position, txn_end: frame.txn_end })
+    }
+
+    /// How many entries there are, shapes among them.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().unwrap().len()
     }
 
     /// Waits until there are so many frames.
@@ -139,5 +145,55 @@ pub(crate) fn drain(database: &Database, log: &MemoryLog) -> Result<Outcome, Cap
 
 pub(crate) fn drain_with(config: &MySqlConfig, log: &MemoryLog) -> Result<Outcome, CaptureError> {
     let config = MySqlConfig { drain: true, ..config.clone() };
-    follow(&config, log.resume().as_ref(), log, &Progress::default(), &StopSignal::default())
+    follow(&config, log.resume().as_ref(), log, &Progress::default(), &Requests::default(), &StopSignal::default())
+}
+
+/// Sessions of the reader one after the other, on a thread of their own, as long as another one can help.
+pub(crate) struct Reader {
+    stop: StopSignal,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) requests: Requests,
+    thread: Option<JoinHandle<Result<Outcome, CaptureError>>>,
+}
+
+impl Reader {
+    pub(crate) fn start(config: &MySqlConfig, log: &Arc<MemoryLog>) -> Self {
+        Self::start_with(config, log, Requests::default())
+    }
+
+    /// With what was asked before.
+    pub(crate) fn start_with(config: &MySqlConfig, log: &Arc<MemoryLog>, requests: Requests) -> Self {
+        let (stop, progress) = (StopSignal::default(), Arc::new(Progress::default()));
+        let (config, log, own_requests) = (config.clone(), Arc::clone(log), requests.clone());
+        let (own_stop, own_progress) = (stop.clone(), Arc::clone(&progress));
+        let thread = std::thread::spawn(move || {
+            loop {
+                match follow(&config, log.resume().as_ref(), &*log, &own_progress, &own_requests, &own_stop) {
+                    Err(error) if error.class() == Class::Transient => std::thread::yield_now(),
+                    ended => return ended,
+                }
+            }
+        });
+        Self { stop, progress, requests, thread: Some(thread) }
+    }
+
+    /// Stops it and expects an orderly end.
+    pub(crate) fn stop(mut self) {
+        self.stop.stop();
+        assert_eq!(self.thread.take().unwrap().join().unwrap().unwrap(), Outcome::Stopped);
+    }
+
+    /// Waits for its end by itself.
+    pub(crate) fn end(mut self) -> Result<Outcome, CaptureError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
 
+mod anew;
 mod copying;
 mod follow;
+mod gap;
 mod log;
 mod refusals;
 mod security;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline_capture::mysql::{Host, MySqlConfig, check, follow};
-use syncline_capture::{CaptureError, Class, Progress, StopSignal};
+use syncline_capture::{CaptureError, Class, Progress, Requests, StopSignal};
 
 use crate::log::{MemoryLog, drain, drain_with};
 use crate::server::{Server, eventually, mysql};
@@ -48,7 +48,10 @@ fn a_reader_whose_number_somebody_else_has_taken_says_so_and_not_that_the_log_is
     let database = Server::shared().database(TABLE);
     let reader = std::thread::spawn({
         let config = database.config.clone();
-        move || follow(&config, None, &MemoryLog::default(), &Progress::default(), &StopSignal::default())
+        move || {
+            let (log, progress, stop) = (MemoryLog::default(), Progress::default(), StopSignal::default());
+            follow(&config, None, &log, &progress, &Requests::default(), &stop)
+        }
     });
     let log = MemoryLog::default();
     // A session that comes before the server knows of the first one does it no harm, and may be the one that is ended.

@@ -88,6 +88,11 @@ impl MariaDbSet {
         gtids.into_iter().all(|gtid| self.holds(gtid))
     }
 
+    /// Of each domain, with its number, the server that wrote the last transaction.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.0.iter().map(|(domain, (server, _))| (*domain, *server))
+    }
+
     pub(crate) fn unite(&mut self, other: &Self) {
         for (domain, (server, sequence)) in &other.0 {
             self.add(MariaDbGtid { domain: *domain, server: *server, sequence: *sequence });

@@ -3,15 +3,18 @@
 //! ```text
 //! journal holds   what happens
 //! nothing         start behind all that the server has logged, and copy the tables there, unless snapshot is "never"
-//! position        the server has executed all of it and still has what follows: go on right behind it; else a definite error
+//! position        the server has executed all of it and still has what follows: go on right behind it; else see gap
 //! ... in a copy   go on with what its ledger says
 //! ... to be again as with nothing, whatever snapshot is
 //! ```
 //! One thread, one loop: decode everything that has arrived, then read again. While nothing arrives the frame is cut and
 //! handed over at once. Nothing is told to the server: it keeps its log by its own rule. While tables are copied the loop
-//! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions.
+//! stands still for a round of pieces wherever it has come as far as these may have seen, between two transactions. Where somebody
+//! wants a table read anew, it ends there and another session begins, which copies it as one that came.
 
 mod copying;
+mod gap;
+mod headroom;
 mod proof;
 
 use std::collections::BTreeSet;
@@ -23,9 +26,11 @@ use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::{LogOffset, TableId};
 use tracing::{info, warn};
 
-use self::copying::standing;
+use self::copying::{Standing, standing};
+use self::gap::Gap;
+use self::headroom::Headroom;
 use self::proof::Proof;
-use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
+use crate::finding::{Severity, ensure_fit};
 use crate::limits::FRAME_GAP;
 use crate::mysql::config::{MySqlConfig, SnapshotMode};
 use crate::mysql::copy::{Copying, Ledger};
@@ -36,7 +41,7 @@ use crate::mysql::row::Shape;
 use crate::mysql::server::Server;
 use crate::mysql::wire::{Connection, Dump, Fill};
 use crate::progress::now_us;
-use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
+use crate::{CaptureError, LogSink, Outcome, Progress, Requests, Resume, State, StopSignal};
 
 /// A wait never lasts longer, so that the stop signal is seen.
 const WAIT_MAX: Duration = Duration::from_millis(100);
@@ -58,10 +63,19 @@ pub fn follow(
     resume: Option<&Resume>,
     log: &dyn LogSink,
     progress: &Progress,
+    requests: &Requests,
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let outcome = Stream::start(config, resume, log, progress, stop).and_then(|(stream, dump)| stream.run(dump));
+    let mut resume = resume.cloned();
+    let outcome = loop {
+        let started = Stream::start(config, resume.as_ref(), log, progress, requests, stop);
+        match started.and_then(|(stream, dump)| stream.run(dump)) {
+            Ok(Ended::ToBeginAgain(stands)) => resume = Some(stands),
+            Ok(Ended::For(outcome)) => break Ok(outcome),
+            Err(error) => break Err(error),
+        }
+    };
     progress.enter(State::Idle);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
@@ -71,10 +85,19 @@ pub fn follow(
     }
 }
 
+/// How following the log ended.
+enum Ended {
+    /// For good.
+    For(Outcome),
+    /// To be begun again from here, with tables that are to be read anew.
+    ToBeginAgain(Resume),
+}
+
 struct Stream<'a> {
     config: &'a MySqlConfig,
     log: &'a dyn LogSink,
     progress: &'a Progress,
+    requests: &'a Requests,
     stop: &'a StopSignal,
     decoder: Decoder,
     /// Of these tables all rows are in the log, or will be once the copy has ended.
@@ -84,10 +107,11 @@ struct Stream<'a> {
     target: Option<GtidSet>,
     /// What the last frame says.
     appended: GtidSet,
-    /// Whether the last frame ends a transaction.
-    is_whole: bool,
+    /// Where the source stands with the last frame; none before the first.
+    stands: Option<Resume>,
     last_offset: LogOffset,
     proof: Proof,
+    headroom: Headroom,
     appended_at: Instant,
     heard_at: Instant,
 }
@@ -98,32 +122,15 @@ impl<'a> Stream<'a> {
         resume: Option<&Resume>,
         log: &'a dyn LogSink,
         progress: &'a Progress,
+        requests: &'a Requests,
         stop: &'a StopSignal,
     ) -> Result<(Self, Dump), CaptureError> {
-        let misfit = |reason, remedy| CaptureError::Position { source_id: config.source.clone(), reason, remedy };
-        let held = resume.filter(|resume| !resume.position.is_start());
-        let held = held.map(|resume| MyPosition::decode(&resume.position)).transpose();
-        let held = held.map_err(|reason| misfit(reason, KEEP_DATA))?;
-        let mut connection = Connection::open(&config.login(), stop)?;
-        let server = Server::look(&mut connection)?;
-        ensure_fit(&config.source, &server.findings)?;
-        for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
-            warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
-        }
-        let is_again = held.as_ref().is_some_and(MyPosition::begins_again);
-        let held = match held.filter(|_| !is_again) {
-            Some(held) => {
-                ensure_goes_on(&server, &held).map_err(|(reason, remedy)| misfit(reason, remedy))?;
-                held
-            }
-            None => beginning(&server, is_again || config.snapshot == SnapshotMode::Initial),
-        };
+        let (mut connection, server, held, dump) = open(config, resume, progress, stop)?;
         let (end, cut) = (held.end.clone(), held.cut.clone());
         let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
         info!(source = %config.source, kind, from = %held.end, "following the log");
         let scope = config.scope(server.ignores_case);
-        let (known, copying) = standing(&mut connection, config, &scope, held)?;
-        let dump = Dump::start(connection, config.server_id, &end)?;
+        let Standing { known, copying, taken } = standing(&mut connection, config, &scope, held, requests)?;
         progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let policies = Policies { special_values: config.special_values, truncates: config.truncate };
         let now = Instant::now();
@@ -132,15 +139,17 @@ impl<'a> Stream<'a> {
             config,
             log,
             progress,
+            requests,
             stop,
             decoder: Decoder::new(config.source.clone(), scope, policies, end.clone(), cut),
             known,
             copying,
             target: config.drain.then_some(server.executed),
             appended: end,
-            is_whole: false,
+            stands: None,
             last_offset: LogOffset::START,
-            proof: Proof::new(),
+            proof: Proof::new(connection),
+            headroom: Headroom::default(),
             appended_at: now,
             heard_at: now,
         };
@@ -153,19 +162,27 @@ impl<'a> Stream<'a> {
             // Marks the session's start in the journal.
             stream.hand_over()?;
         }
+        stream.answer(taken)?;
         Ok((stream, dump))
     }
 
-    fn run(mut self, mut dump: Dump) -> Result<Outcome, CaptureError> {
+    fn run(mut self, mut dump: Dump) -> Result<Ended, CaptureError> {
         loop {
             while let Some(range) = dump.next()? {
                 let step = self.decoder.decode(dump.event(range))?;
                 self.take(step)?;
+                if self.is_asked() {
+                    return self.leave();
+                }
                 self.copy()?;
             }
+            if self.is_asked() {
+                return self.leave();
+            }
             self.prove()?;
+            self.look_behind()?;
             if self.stop.is_stopped() {
-                return self.end(Outcome::Stopped);
+                return self.end(Outcome::Stopped).map(Ended::For);
             }
             match dump.fill()? {
                 Fill::Bytes(len) => {
@@ -179,7 +196,7 @@ impl<'a> Stream<'a> {
                     }
                     self.copy()?;
                     if let Some(outcome) = self.idle()? {
-                        return self.end(outcome);
+                        return self.end(outcome).map(Ended::For);
                     }
                     dump.wait(WAIT_MAX)?;
                 }
@@ -242,6 +259,7 @@ impl<'a> Stream<'a> {
         if !self.decoder.is_in_transaction() {
             let has_moved = *self.decoder.end() != self.appended;
             let has_drained = self.copying.is_none()
+                && !self.requests.is_waiting()
                 && self.target.as_ref().is_some_and(|target| self.decoder.end().contains(target));
             let is_due = has_drained || self.appended_at.elapsed() >= ADVANCE_EVERY;
             if self.decoder.has_rows() || (has_moved && is_due) {
@@ -275,7 +293,6 @@ impl<'a> Stream<'a> {
         self.appended_at = Instant::now();
         let copy = self.copying.as_ref().map(Copying::ledger);
         let txn_end = piece.cut.is_none() && copy.is_none();
-        self.is_whole = txn_end;
         let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), copy };
         self.append_frame(position, txn_end, batches)?;
         self.progress.observe_frame(&piece.counts);
@@ -289,9 +306,19 @@ impl<'a> Stream<'a> {
         batches: Vec<TableBatch>,
     ) -> Result<(), CaptureError> {
         let (source, position) = (self.config.source.clone(), position.encode());
+        self.stands = Some(Resume { position: position.clone(), txn_end });
         let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
         self.last_offset = self.log.append(LogEntry::Frame(frame))?;
         Ok(())
+    }
+
+    /// Ends in order, to begin again from here.
+    fn leave(mut self) -> Result<Ended, CaptureError> {
+        self.hand_over()?;
+        let (stands, stop) = (self.stands.take(), self.stop);
+        let outcome = self.end(Outcome::Stopped)?;
+        let stands = stands.filter(|_| !stop.is_stopped());
+        Ok(stands.map_or(Ended::For(outcome), Ended::ToBeginAgain))
     }
 
     /// Ends once what was handed over is durable.
@@ -308,25 +335,42 @@ impl<'a> Stream<'a> {
     }
 }
 
+/// Looks at the server and asks for its log from where the source goes on; gives the connection that looked, too.
+fn open(
+    config: &MySqlConfig,
+    resume: Option<&Resume>,
+    progress: &Progress,
+    stop: &StopSignal,
+) -> Result<(Connection, Server, MyPosition, Dump), CaptureError> {
+    let held = resume.filter(|resume| !resume.position.is_start());
+    let held = held.map(|resume| MyPosition::decode(&resume.position)).transpose();
+    let misfit = |reason| CaptureError::Position { source_id: config.source.clone(), reason, remedy: KEEP_DATA };
+    let held = held.map_err(misfit)?;
+    let mut connection = Connection::open(&config.login(), stop)?;
+    let server = Server::look(&mut connection)?;
+    ensure_fit(&config.source, &server.findings)?;
+    for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
+        warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
+    }
+    let ask = |end: &GtidSet| Dump::start(Connection::open(&config.login(), stop)?, config.server_id, end);
+    let held = match held {
+        Some(held) if held.begins_again() => beginning(&server, true),
+        Some(held) => match Gap::find(config, &server, &held, || ask(&held.end))? {
+            Ok(dump) => return Ok((connection, server, held, dump)),
+            Err(gap) => {
+                progress.forget_proofs();
+                gap.close(config, &server, held)?
+            }
+        },
+        None => beginning(&server, config.snapshot == SnapshotMode::Initial),
+    };
+    let dump = ask(&held.end)?;
+    Ok((connection, server, held, dump))
+}
+
 /// Where a source begins of which the journal holds nothing that counts.
 fn beginning(server: &Server, copies: bool) -> MyPosition {
     let end = server.logged.clone();
     let copy = copies.then(|| Ledger::anew(end.clone()));
     MyPosition { end, cut: None, known: BTreeSet::new(), copy }
-}
-
-/// Whether a server has executed what is held, and still has what follows; the error says what is wrong and what to do.
-fn ensure_goes_on(server: &Server, held: &MyPosition) -> Result<(), (String, &'static str)> {
-    if !server.executed.contains(&held.end) {
-        let reason = format!("the server has executed {}, and {} was read", server.executed, held.end);
-        let remedy = "point the url at the server that was read or one that has all its transactions, or have \
-                      `syncline replay --reread` copy this one's tables";
-        return Err((reason, remedy));
-    }
-    match &server.purged {
-        Some(purged) if !held.end.contains(purged) => {
-            Err((format!("the server has purged its log up to {purged}, and only {} was read", held.end), COPY_AGAIN))
-        }
-        _ => Ok(()),
-    }
 }

@@ -229,6 +229,14 @@ impl Connection {
         Ok(rows)
     }
 
+    /// Waits for the first body of what may take the server long to look for.
+    pub(super) fn receive_first(&mut self, during: &'static str) -> Result<Packet, CaptureError> {
+        self.deadline = Some(Instant::now() + READ_TIMEOUT);
+        let packet = self.receive(during);
+        self.deadline = None;
+        packet
+    }
+
     /// Sends a statement; gives how many columns its rows have, and none where there are no rows.
     fn start_query(&mut self, during: &'static str, sql: &str) -> Result<usize, CaptureError> {
         const QUERY: u8 = 3;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::connection::Connection;
+use super::inbox::Packet;
 use crate::CaptureError;
 use crate::mysql::gtid::{GtidSet, MySqlSet};
 
@@ -16,7 +17,11 @@ const DURING: &str = "following the log";
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The log.
-pub(crate) struct Dump(Connection);
+pub(crate) struct Dump {
+    connection: Connection,
+    /// What came first and was not taken yet.
+    first: Option<Packet>,
+}
 
 /// What a look at the log brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +33,8 @@ pub(crate) enum Fill {
 }
 
 impl Dump {
-    /// Asks for all behind `end`. `server_id` must be no other reader's: the server ends the session of the older one.
+    /// Asks for all behind `end`, and waits until the server begins to send it or says why it does not. `server_id` must be no other
+    /// reader's: the server ends the session of the older one.
     pub(crate) fn start(mut connection: Connection, server_id: u32, end: &GtidSet) -> Result<Self, CaptureError> {
         let ns = HEARTBEAT.as_nanos();
         // Servers before and after the renaming look at one name each; the other is a variable like any.
@@ -51,35 +57,42 @@ impl Dump {
         connection.send(0, &register(server_id), STARTING)?;
         connection.receive(STARTING)?;
         connection.send(0, &request, STARTING)?;
-        Ok(Self(connection))
+        let first = Some(connection.receive_first(STARTING)?);
+        Ok(Self { connection, first })
     }
 
     /// Takes the next event out of what has arrived.
     pub(crate) fn next(&mut self) -> Result<Option<Range<usize>>, CaptureError> {
-        let Some(packet) = self.0.next(DURING)? else { return Ok(None) };
-        match self.0.body(packet.body.clone()) {
+        let packet = match self.first.take() {
+            Some(packet) => packet,
+            None => match self.connection.next(DURING)? {
+                Some(packet) => packet,
+                None => return Ok(None),
+            },
+        };
+        match self.connection.body(packet.body.clone()) {
             [0, ..] => Ok(Some(packet.body.start + 1..packet.body.end)),
             [254, rest @ ..] if rest.len() < 8 => {
                 let error = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the server ended the log");
-                Err(self.0.lost(DURING, error))
+                Err(self.connection.lost(DURING, error))
             }
-            _ => Err(self.0.protocol(DURING, "what the server sends is no event")),
+            _ => Err(self.connection.protocol(DURING, "what the server sends is no event")),
         }
     }
 
     /// An event's bytes, until the next read.
     pub(crate) fn event(&self, range: Range<usize>) -> &[u8] {
-        self.0.body(range)
+        self.connection.body(range)
     }
 
     /// Reads what has arrived, without waiting.
     pub(crate) fn fill(&mut self) -> Result<Fill, CaptureError> {
-        Ok(self.0.fill(DURING)?.map_or(Fill::Nothing, Fill::Bytes))
+        Ok(self.connection.fill(DURING)?.map_or(Fill::Nothing, Fill::Bytes))
     }
 
     /// Waits for something to read, at most so long.
     pub(crate) fn wait(&self, timeout: Duration) -> Result<bool, CaptureError> {
-        self.0.wait(DURING, timeout)
+        self.connection.wait(DURING, timeout)
     }
 }
 
