@@ -14,7 +14,7 @@ use crate::server::{Database, PATIENCE, Server, eventually, mysql};
 
 const TABLES: &str = "CREATE TABLE stock (id int PRIMARY KEY, note varchar(60));
      CREATE TABLE moves (id int PRIMARY KEY, note varchar(60));
-     INSERT INTO stock SELECT seq, REPEAT('x', seq % 50) FROM seq_1_to_5000;
+     INSERT INTO stock SELECT seq, REPEAT('x', 1 + seq % 50) FROM seq_1_to_5000;
      INSERT INTO moves VALUES (1, 'old')";
 
 fn both(database: &Database) -> State {
