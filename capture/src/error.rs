@@ -91,6 +91,12 @@ pub enum CaptureError {
         /// What was read in part.
         what: String,
     },
+    /// What follows is in the log of the server no more, or what was read is lost to it.
+    #[error("{error}; a server that has it is waited for before all tables are copied anew")]
+    Gap {
+        /// What is missing.
+        error: Box<CaptureError>,
+    },
     /// None of the servers that a source may be read from can be.
     #[error("source {source_id}: none of its {} servers can be read:{}", faults.len(), Each(faults))]
     NoServer {
@@ -261,6 +267,7 @@ impl CaptureError {
             | Self::Standby { .. }
             | Self::Behind { .. }
             | Self::Elsewhere { .. }
+            | Self::Gap { .. }
             | Self::InProgress { .. }
             | Self::NoRoom { .. } => Class::Transient,
             Self::Server { sqlstate, .. } => class_of_sqlstate(sqlstate),

@@ -30,3 +30,14 @@ pub enum SnapshotMode {
     /// Follow the log from where it stands.
     Never,
 }
+
+/// What to do where changes are lost to the server's log behind what the journal holds: it was removed or reset, or a new primary
+/// lacks what was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogGap {
+    /// Read the tables anew, compare, and go on; where tables may not be copied, stop.
+    #[default]
+    Repair,
+    /// Stop the source.
+    Stop,
+}

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use syncline_schemas::frame::Op;
@@ -80,11 +80,20 @@ pub struct Progress {
     /// Since when the server is missed that was read.
     without_server: Mutex<Option<Instant>>,
     state: AtomicU8,
+    server_log: Mutex<ServerLog>,
     /// The version of each table's shape that was handed to the log last.
     shapes: Mutex<HashMap<TableId, u32>>,
     proofs: Mutex<Proofs>,
     /// Somebody waits for one.
     proof_wanted: AtomicBool,
+}
+
+/// What the server has in its log behind what was read, where it does not say so in LSNs.
+#[derive(Debug, Clone, Copy, Default)]
+struct ServerLog {
+    behind: Option<u64>,
+    /// When it may remove that, microseconds since 1970.
+    goes_at_us: Option<i64>,
 }
 
 /// What is known of how late it is in the log.
@@ -158,6 +167,30 @@ impl Progress {
     pub(crate) fn set_server(&self, address: String) {
         *self.without_server.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    /// Bytes of the server's log that are not read yet; none before that is known.
+    #[must_use]
+    pub fn behind_bytes(&self) -> Option<u64> {
+        let known = |lsn: &AtomicU64| Some(lsn.load(Ordering::Relaxed)).filter(|lsn| *lsn > 0);
+        let lsns = known(&self.received_lsn).zip(known(&self.server_end_lsn));
+        lsns.map(|(received, end)| end.saturating_sub(received)).or_else(|| self.server_log().behind)
+    }
+
+    /// How long the server still keeps what was not read of its log; none where that is not known, or goes by something else than its
+    /// age. It runs down while the server cannot be reached.
+    #[must_use]
+    pub fn log_headroom(&self) -> Option<Duration> {
+        let goes_at_us = self.server_log().goes_at_us?;
+        Some(Duration::from_micros(u64::try_from(goes_at_us.saturating_sub(now_us())).unwrap_or_default()))
+    }
+
+    pub(crate) fn observe_log(&self, behind: u64, goes_at_us: Option<i64>) {
+        *self.server_log() = ServerLog { behind: Some(behind), goes_at_us };
+    }
+
+    fn server_log(&self) -> MutexGuard<'_, ServerLog> {
+        self.server_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(&self, state: State) {
@@ -250,6 +283,19 @@ pub(crate) fn now_us() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_a_server_keeps_its_log_runs_down_by_itself_and_is_over_at_its_end() {
+        let progress = Progress::default();
+        assert_eq!((progress.behind_bytes(), progress.log_headroom()), (None, None));
+        progress.observe_log(7, Some(now_us() + 60_000_000));
+        let left = progress.log_headroom().expect("known");
+        assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(30), "{left:?}");
+        progress.observe_log(0, Some(now_us() - 1));
+        assert_eq!((progress.behind_bytes(), progress.log_headroom()), (Some(0), Some(Duration::ZERO)));
+        progress.observe_log(0, None);
+        assert_eq!(progress.log_headroom(), None, "it is kept for ever");
+    }
 
     #[test]
     fn a_moment_counts_once_all_before_it_is_confirmed_however_long_that_takes() {

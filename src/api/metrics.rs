@@ -52,13 +52,18 @@ const DAEMON: [Family<Report>; 5] = [
     }),
 ];
 
-const SOURCE: [Family<Source>; 15] = [
+const SOURCE: [Family<Source>; 16] = [
     counter("syncline_source_frames_total", "Runs of whole transactions handed to the log.", |it| number(it.frames)),
     counter("syncline_source_received_bytes_total", "Bytes received from the server.", |it| number(it.bytes)),
     counter("syncline_source_retries_total", "Sessions started again after an interruption.", |it| number(it.retries)),
     gauge("syncline_source_behind_bytes", "Bytes of the server's log that are not read yet.", |it| {
         it.behind_bytes.and_then(number)
     }),
+    gauge(
+        "syncline_source_log_headroom_seconds",
+        "How long the server still keeps what is not read of its log, where that goes by its age.",
+        |it| it.log_headroom_s.and_then(number),
+    ),
     gauge("syncline_source_kept_bytes", "Bytes of log that the server keeps for the slot.", |it| number(it.kept_bytes)),
     gauge("syncline_source_spooled_bytes", "Bytes of transactions in progress that are kept until they end.", |it| {
         number(it.spooled_bytes)

@@ -72,6 +72,9 @@ pub(crate) struct Source {
     pub(crate) server_end_lsn: Option<String>,
     /// Bytes of the server's log that are not read yet.
     pub(crate) behind_bytes: Option<u64>,
+    /// How long the server still keeps that, where it goes by its age; it runs down while the server cannot be reached.
+    #[serde(default)]
+    pub(crate) log_headroom_s: Option<u64>,
     /// Bytes of log that the server keeps for the slot; looked at once a minute.
     pub(crate) kept_bytes: u64,
     pub(crate) spooled_bytes: u64,
@@ -269,7 +272,8 @@ impl Source {
             received_lsn: text(received),
             confirmed_lsn: text(position(&progress.confirmed_lsn)),
             server_end_lsn: text(server_end),
-            behind_bytes: received.zip(server_end).map(|(received, end)| end.saturating_sub(received)),
+            behind_bytes: progress.behind_bytes(),
+            log_headroom_s: progress.log_headroom().map(|left| left.as_secs()),
             kept_bytes: count(&progress.kept_bytes),
             spooled_bytes: count(&progress.spooled_bytes),
             last_message_age_ms: Some(position(&progress.last_message_us).map_or_else(silent_ms, age_ms)),

@@ -112,7 +112,7 @@ fn a_script_that_reads_the_status_finds_every_field_where_it_was() {
         "sources": { "erp": {
             "state": "parked", "rows": 10, "reads": 4, "inserts": 3, "updates": 2, "deletes": 1, "truncates": 0,
             "frames": 5, "bytes": 2048, "position": null, "server": null, "received_lsn": "16/100", "confirmed_lsn": "16/80",
-            "server_end_lsn": "16/180", "behind_bytes": 128, "kept_bytes": 4096, "spooled_bytes": 512, "last_message_age_ms": 250, "retries": 0,
+            "server_end_lsn": "16/180", "behind_bytes": 128, "log_headroom_s": null, "kept_bytes": 4096, "spooled_bytes": 512, "last_message_age_ms": 250, "retries": 0,
             "lag": { "rows": 6, "p50_us": 1500, "p99_us": 1600, "max_us": 1700 }, "problem": null,
             "parked": "source erp: slot gone",
         } },

@@ -19,14 +19,13 @@ const SERVER_ID_BITS: u32 = 28;
 const MACHINE: &str = "/proc/sys/kernel/hostname";
 
 /// Settings that only a PostgreSQL server knows, and what there is instead.
-const FOREIGN: [(&str, &str); 8] = [
+const FOREIGN: [(&str, &str); 7] = [
     ("slot", "a server keeps its log by binlog_expire_logs_seconds, whoever reads it"),
     ("publication", "`tables` alone says what is read"),
     ("columns", "the log has every column"),
     ("slot_warn", "a server keeps its log by binlog_expire_logs_seconds, whoever reads it"),
     ("slot_max", "a server keeps its log by binlog_expire_logs_seconds, whoever reads it"),
     ("spool_max", "a transaction comes when it is committed"),
-    ("log_gap", "where the server has purged what follows, the source stops and says so"),
     ("messages", "there are none in the log"),
 ];
 
@@ -62,6 +61,7 @@ pub(super) fn read(
         copy_workers: database.copy_workers,
         special_values: database.special_values,
         truncate: database.truncate,
+        log_gap: database.log_gap,
         drain: false,
     })
 }

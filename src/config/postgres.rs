@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use syncline_capture::postgres::{
-    Columns, LogGap, Mapped, PostgresConfig, Prefixes, SpoolConfig, TablePatterns, url as server_url,
+    Columns, Mapped, PostgresConfig, Prefixes, SpoolConfig, TablePatterns, url as server_url,
 };
 use syncline_journal::SPOOL_DIR;
 use syncline_schemas::ident::SourceId;
@@ -39,8 +39,6 @@ pub(super) fn read(
     let slot_warn = section.size("slot_warn", faults).unwrap_or(SLOT_WARN);
     let slot_max = section.size("slot_max", faults);
     let spool_max = section.size("spool_max", faults).unwrap_or(SPOOL_MAX);
-    let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
-    let log_gap = section.choice("log_gap", &gaps, faults).unwrap_or_default();
     let messages = messages(section, faults);
     section.refuse("server_id", faults, "is for MySQL and MariaDB: a PostgreSQL server knows its readers by slot");
     let (server, tables) = (server?, tables?);
@@ -66,7 +64,7 @@ pub(super) fn read(
         messages,
         slot_warn,
         slot_max,
-        log_gap,
+        log_gap: database.log_gap,
         spool: (spool_max > 0).then(|| SpoolConfig { folder: data_dir.join(SPOOL_DIR).join(name), max: spool_max }),
     })
 }

@@ -7,7 +7,7 @@ use syncline_capture::feed::outputs;
 use syncline_capture::feed::seeds::{self, SeedsConfig};
 use syncline_capture::mysql::{self, MySqlConfig};
 use syncline_capture::postgres::{
-    self, DrainTo, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates,
+    self, DrainTo, LogGap, Mapped, PostgresConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates,
 };
 use syncline_capture::{CaptureError, Finding, Script, StopSignal};
 use syncline_schemas::ident::{Position, SEEDS, SourceId, TableId};
@@ -52,11 +52,7 @@ impl SourceKind {
     /// Why a single table is not read anew beside the stream, where it is not.
     pub(crate) const fn refuses_reading_anew(self) -> Option<&'static str> {
         match self {
-            Self::Postgres | Self::Outputs => None,
-            Self::MySql => Some(
-                "a single table of MySQL or MariaDB cannot be read anew; stop the daemon, and have `syncline replay \
-                 --reread` read them all",
-            ),
+            Self::Postgres | Self::MySql | Self::Outputs => None,
             Self::Seeds => Some("seeds are compared with their files whenever those change"),
         }
     }
@@ -186,12 +182,14 @@ pub(super) struct Database {
     pub(super) copy_workers: usize,
     pub(super) special_values: SpecialValues,
     pub(super) truncate: Truncates,
+    pub(super) log_gap: LogGap,
 }
 
 impl Database {
     pub(super) fn read(section: &mut Section<'_>, folder: &Path, faults: &mut Faults) -> Self {
         let modes = [("initial", SnapshotMode::Initial), ("never", SnapshotMode::Never)];
         let values = [("stop", SpecialValues::Stop), ("null", SpecialValues::Null)];
+        let gaps = [("repair", LogGap::Repair), ("stop", LogGap::Stop)];
         let truncates = [("apply", Truncates::Apply), ("stop", Truncates::Stop)];
         Self {
             password: section.secret("password", folder, faults).map(Secret::new),
@@ -200,6 +198,7 @@ impl Database {
             copy_workers: section.count("copy_workers", faults).unwrap_or(COPY_WORKERS),
             special_values: section.choice("special_values", &values, faults).unwrap_or_default(),
             truncate: section.choice("truncate", &truncates, faults).unwrap_or_default(),
+            log_gap: section.choice("log_gap", &gaps, faults).unwrap_or_default(),
         }
     }
 }

@@ -102,10 +102,10 @@ fn a_source_of_mysql_is_read_with_all_that_can_be_said_of_it() {
 fn a_setting_that_only_one_kind_of_database_has_is_refused_with_what_there_is_instead() {
     let folder = folder();
     let refused = |rest: &str| faults(folder.path(), &[SHOP, rest, DISCARD]);
-    let text = refused("slot = \"a\"\nlog_gap = \"repair\"\nmessages = [\"*\"]\nslott = 1\n");
+    let text = refused("slot = \"a\"\nslot_max = \"1GiB\"\nmessages = [\"*\"]\nslott = 1\n");
     for wanted in [
         ":5: sources.shop.slot is for PostgreSQL: a server keeps its log by binlog_expire_logs_seconds",
-        ":6: sources.shop.log_gap is for PostgreSQL: where the server has purged what follows, the source stops",
+        ":6: sources.shop.slot_max is for PostgreSQL: a server keeps its log by binlog_expire_logs_seconds",
         ":7: sources.shop.messages is for PostgreSQL: there are none in the log; remove it",
         ":8: sources.shop.slott: unknown key",
     ] {

@@ -234,7 +234,9 @@ fn run(
 ) -> Result<Outcome, CaptureError> {
     match config {
         SourceConfig::Postgres(config) => postgres::run(config, resume, log, &source.progress, &source.requests, stop),
-        SourceConfig::MySql(config) => mysql::follow(config, resume.as_ref(), log, &source.progress, stop),
+        SourceConfig::MySql(config) => {
+            mysql::follow(config, resume.as_ref(), log, &source.progress, &source.requests, stop)
+        }
         SourceConfig::Seeds(config) => seeds::run(config, resume, log, &source.progress, stop),
         SourceConfig::Outputs(config) => {
             let config = super::outputs::reader(config);

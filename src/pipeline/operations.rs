@@ -170,14 +170,12 @@ fn sink_lag(sink: &SinkStatus, folded: u64) -> LagRow {
 fn source_lag(source: &SourceStatus) -> LagRow {
     let progress = &source.progress;
     let Quantiles { p50_us, p99_us, max_us, .. } = source.lag.quantiles();
-    let known = |lsn: &AtomicU64| Some(count(lsn)).filter(|lsn| *lsn > 0);
-    let behind = known(&progress.received_lsn).zip(known(&progress.server_end_lsn));
     LagRow {
         part: "source",
         name: source.name.clone(),
         state: source.state().to_owned(),
         rows: count(&progress.rows),
-        behind_bytes: behind.map(|(received, end)| end.saturating_sub(received)),
+        behind_bytes: progress.behind_bytes(),
         behind_entries: None,
         waiting_ms: None,
         p50_us,

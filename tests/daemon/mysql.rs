@@ -139,10 +139,36 @@ url  = "{planner}/pdx/v1"
         assert!(!ok && text.contains(wanted), "{arguments:?}: {text}");
     }
 
-    /// What the daemon says of the source; null while it does not answer.
-    async fn source(&self) -> Value {
+    /// What the daemon says; null while it does not answer.
+    async fn status(&self) -> Value {
         let Ok(answer) = get(&format!("http://{}/status", self.setup.listen())).await else { return Value::Null };
-        answer.json::<Value>().await.unwrap_or_default()["sources"]["shop"].take()
+        answer.json::<Value>().await.unwrap_or_default()
+    }
+
+    /// What it says of the source.
+    async fn source(&self) -> Value {
+        self.status().await["sources"]["shop"].take()
+    }
+
+    /// Waits until nothing is copied and all that was read is folded; gives the status then.
+    async fn settled(&self) -> Value {
+        let is_settled =
+            |status: &Value| status["sources"]["shop"]["state"] == "streaming" && status["transform"]["behind"] == 0;
+        eventually("all to be folded", || async { is_settled(&self.status().await) }).await;
+        self.status().await
+    }
+
+    /// Some rows change, and the server forgets that it logged so.
+    fn change_and_purge(&self) {
+        self.database.sql("DELETE FROM stock WHERE id IN (2, 5); FLUSH BINARY LOGS");
+        self.database.sql("INSERT INTO stock VALUES (99999, '0100', 'A1', 'S1', 'EA', 5, ''); FLUSH BINARY LOGS");
+        let logs = || self.database.sql("SHOW BINARY LOGS");
+        let newest = logs().lines().last().and_then(|line| line.split('\t').next()).expect("a file").to_owned();
+        // A file that the last session still holds is not purged.
+        server::eventually("the log to be purged", || {
+            self.database.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
+            logs().lines().count() == 1
+        });
     }
 
     /// What the planner holds by item and location, without what is zero: sums of which nothing is left stay there.
@@ -262,20 +288,66 @@ async fn nothing_of_a_mariadb_is_lost_or_doubled_when_the_daemon_is_killed_while
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mariadb_whose_log_was_purged_is_read_again_and_costs_the_targets_only_what_changed() {
+async fn a_mariadb_whose_log_was_purged_is_read_anew_and_costs_the_targets_only_what_changed() {
     let shop = Shop::new(&[]).await;
     shop.grant().await;
     shop.drain().await;
     shop.assert_planner_equals_source().await;
-    shop.database.sql("DELETE FROM stock WHERE id IN (2, 5); FLUSH BINARY LOGS");
-    shop.database.sql("INSERT INTO stock VALUES (99999, '0100', 'A1', 'S1', 'EA', 5, ''); FLUSH BINARY LOGS");
-    let logs = || shop.database.sql("SHOW BINARY LOGS");
-    let newest = logs().lines().last().and_then(|line| line.split('\t').next()).expect("a file").to_owned();
-    // A file that the last session still holds is not purged.
-    server::eventually("the log to be purged", || {
-        shop.database.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
-        logs().lines().count() == 1
-    });
+    shop.change_and_purge();
+    let closed = shop.drain().await;
+    assert!(closed["reads"].as_u64() >= Some(39_999), "all rows were read: {closed}");
+    assert_eq!(closed["deltas"], 3, "three sums are others: {closed}");
+    shop.assert_planner_equals_source().await;
+    let said = fs::read_to_string(shop.setup.daemon_log()).expect("the daemon's log");
+    assert!(said.contains("changes are lost to the log"), "{said}");
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_a_mariadb_that_is_doubted_is_read_anew_and_only_what_was_wrong_is_told() {
+    let shop = Shop::new(&[]).await;
+    shop.grant().await;
+    let mut daemon = shop.daemon();
+    let before = shop.settled().await;
+    let table = format!("{}.stock", shop.database.name);
+    let reads = |status: &Value| status["sources"]["shop"]["reads"].as_u64().expect("a number");
+    for table in [&table, &format!("{}.unit", shop.database.name)] {
+        let (ok, text) = shop.command(&["snapshot", "shop", table]).await;
+        assert!(ok && text.starts_with(&format!("reading {table} of shop anew")), "{text}");
+        shop.settled().await;
+    }
+    let after = shop.settled().await;
+    assert_eq!(reads(&after), reads(&before) + 40_003, "each row once more");
+    assert_eq!(after["transform"]["deltas"], before["transform"]["deltas"], "and none of them is another");
+    for (table, wanted) in
+        [("stock", "a table is named with its schema"), ("elsewhere.stock", "elsewhere.stock is not read")]
+    {
+        shop.assert_refused(&["snapshot", "shop", table], wanted).await;
+    }
+    // What nobody tells of.
+    shop.database
+        .sql("SET sql_log_bin = 0; DELETE FROM stock WHERE id IN (2, 5); UPDATE stock SET qty = qty + 1 WHERE id = 6");
+    let (ok, text) = shop.command(&["snapshot", "shop", &table]).await;
+    assert!(ok, "{text}");
+    kill(&mut daemon).await;
+    let daemon = shop.daemon();
+    let expected = shop.expected();
+    eventually("what was wrong is mended", || async { shop.delivered().await == expected }).await;
+    daemon.stop().await.expect("SIGTERM ends the daemon with code 0");
+    shop.assert_planner_equals_source().await;
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mariadb_whose_log_was_purged_is_read_again_by_hand_where_it_is_to_stop() {
+    let shop = Shop::new(&[]).await;
+    let config = fs::read_to_string(shop.setup.config()).expect("the configuration");
+    let careful = config.replace("[mappings]", "log_gap = \"stop\"\n\n[mappings]");
+    fs::write(shop.setup.config(), careful).expect("write the configuration");
+    shop.grant().await;
+    shop.drain().await;
+    shop.assert_planner_equals_source().await;
+    shop.change_and_purge();
     shop.assert_refused(&["run", "--drain"], "have `syncline replay --reread` copy the tables again").await;
 
     let (ok, text) = shop.command(&["replay", "--reread"]).await;
@@ -338,13 +410,12 @@ async fn a_mariadb_says_how_far_it_is_and_refuses_at_once_what_only_postgresql_h
     shop.grant().await;
     let daemon = shop.daemon();
     eventually("it is followed", || async { shop.source().await["state"] == "streaming" }).await;
-    let table = format!("{}.stock", shop.database.name);
-    shop.assert_refused(&["snapshot", "shop", &table], "a single table of MySQL or MariaDB cannot be read anew").await;
     let position = || async { shop.source().await["position"].as_str().unwrap_or_default().to_owned() };
     shop.database.sql("INSERT INTO unit VALUES ('XX', 2)");
     let done = if server::mysql().is_some() { "gtid_executed" } else { "gtid_binlog_pos" };
     let now = shop.database.sql(&format!("SELECT @@GLOBAL.{done}"));
     eventually("the position is that of the server", || async { position().await == now }).await;
+    eventually("nothing is left to read", || async { shop.source().await["behind_bytes"] == 0 }).await;
     let (ok, text) = shop.command(&["status"]).await;
     assert!(ok && text.contains(&now), "{text}");
     let asof = shop.database.sql("SELECT DATE_FORMAT(UTC_TIMESTAMP(), '%Y-%m-%dT%H:%i:%sZ')");

@@ -3,7 +3,7 @@
 //! The same description as a table has in the log ([`TableMap`]) is made of it, so a shape is one shape wherever it comes
 //! from. `information_schema` says of a column what the log says of it, but for labels, which come in UTF-8.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_schemas::ident::TableId;
 use syncline_schemas::table::TableSchema;
@@ -49,11 +49,13 @@ pub(super) struct CatalogTable {
     pub(super) signature: String,
 }
 
-/// The tables that are read, in the order of their names. A database that a pattern names but nobody may see has none.
+/// The tables that are read, or `only` some of them, in the order of their names. A database that a pattern names but nobody may see
+/// has none.
 pub(super) fn look_up(
     connection: &mut Connection,
     config: &MySqlConfig,
     scope: &Scope,
+    only: Option<&BTreeSet<TableId>>,
 ) -> Result<Vec<CatalogTable>, CaptureError> {
     let is_mariadb = connection.version().contains("MariaDB");
     let all_columns = format!("{SELECT_COLUMNS} ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION");
@@ -62,7 +64,7 @@ pub(super) fn look_up(
     let mut tables = Vec::new();
     for row in connection.query(DURING, TABLES)? {
         let id = TableId::new(row.text(0), row.text(1));
-        if !scope.reads(&id) {
+        if !scope.reads(&id) || only.is_some_and(|only| !only.contains(&id)) {
             continue;
         }
         // One that was made since the columns were asked for is found by the next session.
@@ -89,6 +91,24 @@ pub(super) fn is_there(connection: &mut Connection, table: &TableId) -> Result<b
         quote(&table.name)
     );
     Ok(!connection.query(DURING, &sql)?.is_empty())
+}
+
+/// Whether all of a table can be read.
+pub(super) fn may_read(connection: &mut Connection, table: &TableId) -> Result<bool, CaptureError> {
+    let sql = format!("SELECT * FROM {}.{} LIMIT 0", quote_name(&table.schema), quote_name(&table.name));
+    is_allowed(connection, &sql)
+}
+
+/// Whether a copy is told where the log of a MariaDB ends; MySQL says in another way what a read sees.
+pub(super) fn may_copy(connection: &mut Connection) -> Result<bool, CaptureError> {
+    Ok(!connection.version().contains("MariaDB") || is_allowed(connection, "SHOW MASTER STATUS")?)
+}
+
+fn is_allowed(connection: &mut Connection, sql: &str) -> Result<bool, CaptureError> {
+    match connection.query(DURING, sql) {
+        Err(CaptureError::Server { .. }) => Ok(false),
+        answered => answered.map(|_| true),
+    }
 }
 
 /// The signature of one table now.
@@ -123,7 +143,7 @@ pub fn tables(config: &MySqlConfig, stop: &StopSignal) -> Result<Vec<TableSchema
         let mut connection = Connection::open(&config.login(address), stop)?;
         let server = Server::look(&mut connection)?;
         ensure_fit(&config.source, &server.findings)?;
-        let found = look_up(&mut connection, config, &config.scope(server.ignores_case))?;
+        let found = look_up(&mut connection, config, &config.scope(server.ignores_case), None)?;
         Ok(found.into_iter().map(|table| table.shape.schema).collect())
     })
 }
@@ -312,6 +332,11 @@ fn table_map(
 /// A text as SQL writes it; the session takes backslashes for what they are.
 pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A name as SQL writes it.
+pub(super) fn quote_name(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
 }
 
 /// The labels in `enum('a','b''c')`.

@@ -11,7 +11,7 @@ use super::wire::Login;
 use crate::endpoint::Endpoint;
 pub use crate::endpoint::{Address, Host, Tls};
 pub use crate::pattern::TablePatterns;
-pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
+pub use crate::policy::{LogGap, SnapshotMode, SpecialValues, Truncates};
 
 /// A MySQL or MariaDB source.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct MySqlConfig {
     pub special_values: SpecialValues,
     /// What to do where a table is emptied.
     pub truncate: Truncates,
+    /// What to do where the server's log does not tell what follows.
+    pub log_gap: LogGap,
     /// Whether to end once everything that the server had at the start is durable.
     pub drain: bool,
 }
@@ -58,6 +60,11 @@ impl MySqlConfig {
             Host::Unix(path) => path.clone(),
         };
         Endpoint { source: &self.source, host: &address.host, port: address.port, socket, tls: &self.tls }
+    }
+
+    /// True where a source goes on by itself over a gap of the log.
+    pub(super) fn closes_gaps(&self) -> bool {
+        self.log_gap == LogGap::Repair && self.snapshot == SnapshotMode::Initial
     }
 
     pub(super) fn login<'c>(&'c self, address: &'c Address) -> Login<'c> {

@@ -13,8 +13,10 @@ const DURING: &str = "looking at the rights of the user";
 const SELECT: &str = "SELECT";
 /// Has the log sent.
 const REPLICATION: &str = "REPLICATION SLAVE";
-/// Has a copy told where the log of a MariaDB ends; MySQL says that to everybody.
+/// Has a copy told where the log of a MariaDB ends, and a reader how much of it there is.
 const MONITOR: &str = "BINLOG MONITOR";
+/// As that of a MySQL is called, which says to everybody where its log ends.
+const CLIENT: &str = "REPLICATION CLIENT";
 /// What both servers call the last two.
 const BOTH: &str = "REPLICATION SLAVE, REPLICATION CLIENT";
 
@@ -153,8 +155,8 @@ fn lacking(lines: &[&str], account: &str, config: &MySqlConfig, is_mariadb: bool
         return Vec::new();
     }
     let grants: Vec<Grant> = lines.iter().filter_map(|line| Grant::parse(line)).collect();
-    let lack = |privilege: &str, on: &str, reason: String| Finding {
-        severity: Severity::Error,
+    let lack = |severity, privilege: &str, on: &str, reason: &str| Finding {
+        severity,
         object: format!("user {account}"),
         message: format!("lacks the right {privilege}, {reason}"),
         remedy: Remedy::sql(
@@ -165,15 +167,20 @@ fn lacking(lines: &[&str], account: &str, config: &MySqlConfig, is_mariadb: bool
     let gives = |privilege| grants.iter().any(|grant| grant.database.is_none() && grant.gives(privilege));
     let mut findings = Vec::new();
     if !gives(REPLICATION) {
-        findings.push(lack(REPLICATION, "*.*", "without which the log is not sent to it".to_owned()));
+        findings.push(lack(Severity::Error, REPLICATION, "*.*", "without which the log is not sent to it"));
     }
-    if is_mariadb && config.snapshot == SnapshotMode::Initial && !gives(MONITOR) && !gives("SUPER") {
-        findings.push(lack(MONITOR, "*.*", "without which a copy is not told where the log ends".to_owned()));
+    let monitor = if is_mariadb { MONITOR } else { CLIENT };
+    if !gives(monitor) && !gives("SUPER") {
+        findings.push(if is_mariadb && config.snapshot == SnapshotMode::Initial {
+            lack(Severity::Error, monitor, "*.*", "without which a copy is not told where the log ends")
+        } else {
+            lack(Severity::Warning, monitor, "*.*", "without which nobody sees how much of the log is not read")
+        });
     }
     for (database, name) in config.tables.included() {
         if !grants.iter().any(|grant| grant.gives(SELECT) && grant.may_be_about(database, name)) {
             let reason = format!("so it can see no table that {database}.{name} selects");
-            findings.push(lack(SELECT, &granted_on(database, name), reason));
+            findings.push(lack(Severity::Error, SELECT, &granted_on(database, name), &reason));
         }
     }
     findings
@@ -212,7 +219,7 @@ mod tests {
 
     use super::*;
     use crate::endpoint::{Address, Tls};
-    use crate::mysql::{SpecialValues, TablePatterns, Truncates};
+    use crate::mysql::{LogGap, SpecialValues, TablePatterns, Truncates};
 
     fn config(tables: &[&str]) -> MySqlConfig {
         MySqlConfig {
@@ -228,6 +235,7 @@ mod tests {
             copy_workers: 1,
             special_values: SpecialValues::Stop,
             truncate: Truncates::Apply,
+            log_gap: LogGap::Repair,
             drain: false,
         }
     }
@@ -243,13 +251,13 @@ mod tests {
             ("GRANT ALL PRIVILEGES ON *.* TO `s`@`%` IDENTIFIED BY PASSWORD '*5' WITH GRANT OPTION", true),
             ("GRANT SELECT, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO `s`@`%`", true),
             ("GRANT SELECT, REPLICATION SLAVE, SUPER ON *.* TO `s`@`%`", true),
-            ("GRANT SELECT, REPLICATION SLAVE ON *.* TO `s`@`%`", false),
+            ("GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `s`@`%`", false),
             // What the role may is not in sight.
             ("GRANT `reader`@`%` TO `s`@`%`", true),
         ] {
             assert_eq!(remedies(&["shop.*", "a_b.orders"], &[line], is_mariadb), [""; 0], "{line}");
         }
-        let all = "GRANT REPLICATION SLAVE ON *.* TO `s`@`%`";
+        let all = "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `s`@`%`";
         for (pattern, line) in [
             ("my_shop.*", "GRANT SELECT ON `my\\_shop`.* TO `s`@`%`"),
             ("my_shop.*", "GRANT SELECT, LOCK TABLES ON `my%`.* TO `s`@`%`"),
@@ -275,7 +283,8 @@ mod tests {
         ];
         assert_eq!(found, wanted);
         let other = ["GRANT REPLICATION SLAVE ON *.* TO `s`@`%`", "GRANT SELECT ON `my\\_shop`.* TO `s`@`%`"];
-        assert_eq!(remedies(&["myXshop.*"], &other, false), ["GRANT SELECT ON `myXshop`.* TO `s`@`%`;"]);
+        let wanted = ["GRANT REPLICATION CLIENT ON *.* TO `s`@`%`;", "GRANT SELECT ON `myXshop`.* TO `s`@`%`;"];
+        assert_eq!(remedies(&["myXshop.*"], &other, false), wanted);
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //! site      of several servers the one that a session is with
 //! catalog   what tables there are, in the words of the log
 //! position  how far the source has been read, as bytes
-//! session   connect, check, copy, follow the log
+//! place     where in its files a server's log is read
+//! retention how long a server keeps its log
+//! session   connect, check, copy, follow the log, close its gaps
 //! copy/     the tables, piece by piece while the stream waits
 //! wire/     a thin client
 //! decoder   transactions, moves, absent values, cuts: events in, rows in builders out
@@ -31,7 +33,9 @@ mod fixture_tests;
 pub mod fuzz;
 mod grants;
 mod gtid;
+mod place;
 mod position;
+mod retention;
 mod row;
 mod scope;
 mod server;
@@ -41,7 +45,7 @@ pub mod url;
 mod wire;
 
 pub use catalog::tables;
-pub use config::{Address, Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
+pub use config::{Address, Host, LogGap, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
 pub use grants::dba_script;
 pub use position::{begin_again, describe_position};
 pub use server::check;

@@ -1,9 +1,11 @@
 //! Who answers at the other end, whether its log can be followed, and whether it has all that was read from another one.
 
+use std::collections::BTreeSet;
+
 use super::config::{Address, MySqlConfig};
-use super::grants;
-use super::gtid::{GtidSet, MariaDbHistory};
+use super::gtid::{Gtid, GtidSet, MariaDbHistory, Writer};
 use super::wire::{Connection, Row};
+use super::{grants, retention};
 use crate::finding::{COPY_AGAIN, Finding, Remedy, Severity};
 use crate::{CaptureError, StopSignal};
 
@@ -18,9 +20,11 @@ pub(super) struct Server {
     /// What no other server says of itself.
     pub(super) identity: String,
     /// Nobody writes to it but whom it replicates from.
-    is_read_only: bool,
+    pub(super) is_read_only: bool,
     /// What of each server's transactions it has; of a MariaDB.
     history: MariaDbHistory,
+    /// Whose transactions it has executed or has in its log, and itself.
+    writers: BTreeSet<Writer>,
     /// All that it has executed, or has in its log.
     pub(super) executed: GtidSet,
     /// What of that its log tells, so that a copy may begin behind it.
@@ -32,12 +36,17 @@ pub(super) struct Server {
 }
 
 /// Settings that matter, by name and value; those that a server does not have are not there.
-struct Settings(Vec<(String, String)>);
+pub(super) struct Settings(Vec<(String, String)>);
 
 impl Settings {
-    fn ask(connection: &mut Connection, sql: &str) -> Result<Self, CaptureError> {
+    pub(super) fn ask(connection: &mut Connection, sql: &str) -> Result<Self, CaptureError> {
         let pair = |row: &Row| (row.text(0).to_lowercase(), row.text(1).to_owned());
         Ok(Self(connection.query(DURING, sql)?.iter().map(pair).collect()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(settings: &[(&str, &str)]) -> Self {
+        Self(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
     fn identity(&self) -> String {
@@ -48,7 +57,7 @@ impl Settings {
         ["server_id", "hostname", "port", "datadir", "server_uid"].map(|name| self.get(name)).join(" ")
     }
 
-    fn get(&self, name: &str) -> &str {
+    pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
     }
 }
@@ -68,16 +77,18 @@ impl Server {
         let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'binlog_row_image', \
                    'binlog_row_metadata', 'binlog_row_value_options', 'gtid_mode', 'gtid_strict_mode', \
                    'gtid_slave_pos', 'log_slave_updates', 'log_replica_updates', 'lower_case_table_names', 'read_only', \
-                   'server_uuid', 'server_id', 'hostname', 'port', 'datadir', 'server_uid')";
+                   'server_uuid', 'server_id', 'hostname', 'port', 'datadir', 'server_uid', 'binlog_expire_logs_seconds', \
+                   'binlog_expire_logs_auto_purge', 'expire_logs_days')";
         let settings = Settings::ask(connection, sql)?;
         // The list of variables cuts long ones.
         let sql = if is_mariadb {
-            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_binlog_state"
+            "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_binlog_state, \
+             CONCAT(@@GLOBAL.gtid_domain_id, '-', @@GLOBAL.server_id, '-0')"
         } else {
-            "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged"
+            "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged, '', CONCAT(@@GLOBAL.server_uuid, ':1')"
         };
         let rows = connection.query(DURING, sql)?;
-        let sets = rows.first().map(|row| [0, 1, 2].map(|i| row.text(i).to_owned())).unwrap_or_default();
+        let sets = rows.first().map(|row| [0, 1, 2, 3].map(|i| row.text(i).to_owned())).unwrap_or_default();
         let set = |text: &str| {
             let set = if is_mariadb { text.parse().map(GtidSet::MariaDb) } else { text.parse().map(GtidSet::MySql) };
             set.map_err(|reason: &str| connection.protocol(DURING, reason))
@@ -96,13 +107,34 @@ impl Server {
             history = sets[2].parse().map_err(|reason: &str| connection.protocol(DURING, reason))?;
             history.unite(executed);
         }
+        let own = [sets[2].split(','), sets[3].split(',')].into_iter().flatten().filter(|gtid| !gtid.is_empty());
+        let gtid = |text: &str| {
+            let gtid = if is_mariadb { text.parse().map(Gtid::MariaDb) } else { text.parse().map(Gtid::MySql) };
+            gtid.map_err(|reason: &str| connection.protocol(DURING, reason))
+        };
+        let mut writers = executed.writers();
+        for text in own {
+            writers.insert(gtid(text)?.writer());
+        }
         let is_read_only = !matches!(settings.get("read_only"), "OFF" | "0");
         let identity = settings.identity();
         let ignores_case = settings.get("lower_case_table_names") == "1";
         let mut findings = findings(&settings, is_mariadb);
         findings.extend(unlogged(&settings, is_mariadb));
+        findings.extend(retention::finding(&settings, is_mariadb));
         findings.extend(filtered(connection)?);
-        Ok(Self { is_mariadb, identity, is_read_only, history, executed, logged, purged, ignores_case, findings })
+        Ok(Self {
+            is_mariadb,
+            identity,
+            is_read_only,
+            history,
+            writers,
+            executed,
+            logged,
+            purged,
+            ignores_case,
+            findings,
+        })
     }
 
     /// Refuses a server that lacks some of what was read. One that may get it yet is waited for.
@@ -140,6 +172,12 @@ impl Server {
         let Some(purged) = self.purged.as_ref().filter(|purged| !read.contains(purged)) else { return Ok(()) };
         let reason = format!("the server has purged its log up to {purged}, and only {read} was read");
         Err(CaptureError::Position { source_id: config.source.clone(), reason, remedy: COPY_AGAIN })
+    }
+
+    /// Whether it knows of everybody whose transactions were read: an old primary knows nothing of whoever took over, and a server
+    /// that was just set up of nobody.
+    pub(super) fn knows_writers_of(&self, read: &GtidSet) -> bool {
+        read.writers().is_subset(&self.writers)
     }
 
     /// Whether it is a replica that applies what comes, or has come, from another server.

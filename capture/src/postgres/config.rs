@@ -9,22 +9,11 @@ use syncline_schemas::ident::{SourceId, TableId};
 use syncline_schemas::secret::Secret;
 
 pub use crate::endpoint::{Host, Tls};
-pub use crate::policy::{SnapshotMode, SpecialValues, Truncates};
+pub use crate::policy::{LogGap, SnapshotMode, SpecialValues, Truncates};
 
 use super::lsn::Lsn;
 use super::pattern::{Prefixes, TablePatterns};
 use crate::endpoint::Endpoint;
-
-/// What to do where the server's log has a gap behind what the journal holds: the slot is gone, was invalidated or read by
-/// somebody else, or a new primary lacks what was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogGap {
-    /// Read the tables anew, compare, and go on; where tables may not be copied, stop.
-    #[default]
-    Repair,
-    /// Stop the source.
-    Stop,
-}
 
 /// Where a drain ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use syncline_capture::mysql::{MySqlConfig, SnapshotMode, TablePatterns, follow};
-use syncline_capture::{CaptureError, Class, Outcome, Progress, StopSignal};
+use syncline_capture::{CaptureError, Class, Outcome, Progress, Requests, StopSignal};
 use syncline_schemas::frame::Op;
 use syncline_schemas::ident::TableId;
 
@@ -16,7 +16,7 @@ pub(crate) fn copying(database: &Database) -> MySqlConfig {
 }
 
 /// A table as the server has it, values as text; of the columns that are named.
-fn content(database: &Database, table: &str, key: &[&str], columns: &[&str]) -> State {
+pub(crate) fn content(database: &Database, table: &str, key: &[&str], columns: &[&str]) -> State {
     let list: Vec<String> = columns.iter().map(|column| format!("IFNULL({column}, 'NULL')")).collect();
     let rows = database.sql(&format!("SELECT {} FROM {table}", list.join(", ")));
     let row = |line: &str| {
@@ -310,7 +310,9 @@ fn a_table_that_is_made_while_the_log_is_followed_is_copied_first() {
     let (log, stop) = (Arc::new(MemoryLog::default()), StopSignal::default());
     let reader = {
         let (config, log, stop) = (config.clone(), Arc::clone(&log), stop.clone());
-        std::thread::spawn(move || follow(&config, log.resume().as_ref(), &*log, &Progress::default(), &stop))
+        std::thread::spawn(move || {
+            follow(&config, log.resume().as_ref(), &*log, &Progress::default(), &Requests::default(), &stop)
+        })
     };
     eventually("the copy to end", || log.frames().last().is_some_and(|frame| frame.txn_end));
     database.sql("CREATE TABLE later (id int PRIMARY KEY, v int); INSERT INTO later VALUES (1, 1); INSERT INTO stock VALUES (1, 2, 'x')");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline_capture::mysql::{MySqlConfig, follow};
-use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Requests, StopSignal};
 use syncline_schemas::frame::Op;
 
 use crate::log::{MemoryLog, State, drain};
@@ -83,7 +83,9 @@ fn a_session_that_the_server_ends_is_tried_again_and_a_stopped_one_ends() {
     let stop = StopSignal::default();
     let run = |config: &MySqlConfig| {
         let (config, log, stop) = (config.clone(), Arc::clone(&log), stop.clone());
-        std::thread::spawn(move || follow(&config, log.resume().as_ref(), &*log, &Progress::default(), &stop))
+        std::thread::spawn(move || {
+            follow(&config, log.resume().as_ref(), &*log, &Progress::default(), &Requests::default(), &stop)
+        })
     };
     let reader = run(&database.config);
     log.wait_for_frames(1);
@@ -137,7 +139,7 @@ fn a_planner_is_not_told_of_a_moment_whose_changes_have_not_come() {
     let reader = {
         let (config, log, stop) = (database.config.clone(), Arc::clone(&log), stop.clone());
         let progress = Arc::clone(&progress);
-        std::thread::spawn(move || follow(&config, None, &*log, &progress, &stop))
+        std::thread::spawn(move || follow(&config, None, &*log, &progress, &Requests::default(), &stop))
     };
     log.wait_for_frames(1);
     let moment = || -> i64 { database.sql("SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)").parse().unwrap() };

@@ -10,7 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, UInt8Type, UInt32Type};
 use arrow::util::display::array_value_to_string;
 use syncline_capture::mysql::{MySqlConfig, follow};
-use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Resume, StopSignal};
+use syncline_capture::{CaptureError, Class, LogSink, Outcome, Progress, Requests, Resume, StopSignal};
 use syncline_schemas::frame::{ABSENT, Frame, LogEntry, META_COLUMNS, OP, ORD, Op};
 use syncline_schemas::ident::LogOffset;
 use syncline_schemas::table::TableSchema;
@@ -67,15 +67,15 @@ impl MemoryLog {
         entries.iter().filter_map(shape).collect()
     }
 
-    /// Entries of every kind.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.lock().unwrap().len()
-    }
-
     /// What a supervisor would give the next session.
     pub(crate) fn resume(&self) -> Option<Resume> {
         let frame = self.frames().pop()?;
         Some(Resume { position: frame.position, txn_end: frame.txn_end })
+    }
+
+    /// How many entries there are, shapes among them.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().unwrap().len()
     }
 
     /// Waits until there are so many frames.
@@ -152,38 +152,60 @@ pub(crate) fn drain_with(config: &MySqlConfig, log: &MemoryLog) -> Result<Outcom
 
 pub(crate) fn drain_on(config: &MySqlConfig, log: &MemoryLog, progress: &Progress) -> Result<Outcome, CaptureError> {
     let config = MySqlConfig { drain: true, ..config.clone() };
-    follow(&config, log.resume().as_ref(), log, progress, &StopSignal::default())
+    follow(&config, log.resume().as_ref(), log, progress, &Requests::default(), &StopSignal::default())
 }
 
-/// Sessions on a thread of their own, each after the other as long as that can help.
+/// Sessions of the reader one after the other, on a thread of their own, as long as another one can help.
 pub(crate) struct Reader {
-    pub(crate) progress: Arc<Progress>,
     stop: StopSignal,
-    thread: JoinHandle<Result<Outcome, CaptureError>>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) requests: Requests,
+    thread: Option<JoinHandle<Result<Outcome, CaptureError>>>,
 }
 
 impl Reader {
     pub(crate) fn start(config: &MySqlConfig, log: &Arc<MemoryLog>) -> Self {
-        let (config, log) = (config.clone(), Arc::clone(log));
-        let (progress, stop) = (Arc::<Progress>::default(), StopSignal::default());
-        let (shown, stopped) = (Arc::clone(&progress), stop.clone());
+        Self::start_with(config, log, Requests::default())
+    }
+
+    /// With what was asked before.
+    pub(crate) fn start_with(config: &MySqlConfig, log: &Arc<MemoryLog>, requests: Requests) -> Self {
+        let (stop, progress) = (StopSignal::default(), Arc::new(Progress::default()));
+        let (config, log, own_requests) = (config.clone(), Arc::clone(log), requests.clone());
+        let (own_stop, own_progress) = (stop.clone(), Arc::clone(&progress));
         let thread = std::thread::spawn(move || {
             loop {
-                match follow(&config, log.resume().as_ref(), &*log, &progress, &stop) {
-                    Err(error) if error.class() == Class::Transient && !stop.is_stopped() => {
+                match follow(&config, log.resume().as_ref(), &*log, &own_progress, &own_requests, &own_stop) {
+                    Err(error) if error.class() == Class::Transient && !own_stop.is_stopped() => {
                         std::thread::park_timeout(RETRY_AFTER);
                     }
                     ended => break ended,
                 }
             }
         });
-        Self { progress: shown, stop: stopped, thread }
+        Self { stop, progress, requests, thread: Some(thread) }
     }
 
-    /// Stops it; gives how it ended.
-    pub(crate) fn stop(self) -> Result<Outcome, CaptureError> {
+    /// Stops it and expects an orderly end.
+    pub(crate) fn stop(mut self) {
+        assert_eq!(self.halt().unwrap().unwrap(), Outcome::Stopped);
+    }
+
+    /// Waits for its end by itself.
+    pub(crate) fn end(mut self) -> Result<Outcome, CaptureError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    fn halt(&mut self) -> Option<Result<Outcome, CaptureError>> {
         self.stop.stop();
-        self.thread.thread().unpark();
-        self.thread.join().unwrap()
+        let thread = self.thread.take()?;
+        thread.thread().unpark();
+        thread.join().ok()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.halt();
     }
 }

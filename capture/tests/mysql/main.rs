@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test says what it expects by panicking")]
 
+mod anew;
 mod copying;
 mod failover;
 mod follow;
+mod gap;
 mod log;
 mod mariadb;
 mod network;

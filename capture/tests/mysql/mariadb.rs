@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use syncline_capture::mysql::follow;
-use syncline_capture::{Outcome, Progress, StopSignal};
 use syncline_schemas::frame::Op;
 
 use crate::copying::{assert_same, copying};
-use crate::log::{MemoryLog, State, drain, drain_with};
+use crate::log::{MemoryLog, Reader, State, drain, drain_with};
 use crate::server::{Database, Server, eventually, mysql, newer_mariadb};
 
 /// A column of the only row with this key.
@@ -84,7 +82,7 @@ fn an_address_or_a_uuid_is_one_text_however_it_comes_and_whatever_becomes_of_the
     let database = Server::shared().database(NAMED);
     database.sql(&insert(FIRST, "2001:db8::ff00:42:8329"));
     let config = copying(&database);
-    let (log, stop) = (Arc::new(MemoryLog::default()), StopSignal::default());
+    let log = Arc::new(MemoryLog::default());
     drain_with(&config, &log).unwrap();
     database.sql(&insert(SECOND, "1:2:3:4:5:0:7:8"));
     drain_with(&config, &log).unwrap();
@@ -95,10 +93,7 @@ fn an_address_or_a_uuid_is_one_text_however_it_comes_and_whatever_becomes_of_the
     assert!(shapes.windows(2).all(|pair| pair[0] == pair[1]), "{shapes:?}");
     // A column of such a type comes while the log is followed, and one becomes of it.
     let frames = log.frames().len();
-    let reader = {
-        let (config, log, stop) = (config.clone(), Arc::clone(&log), stop.clone());
-        std::thread::spawn(move || follow(&config, log.resume().as_ref(), &*log, &Progress::default(), &stop))
-    };
+    let reader = Reader::start(&config, &log);
     eventually("the log to be followed", || log.frames().len() > frames);
     let (add, set) =
         if newer_mariadb().is_some() { (", ADD v vector(2)", ", v = VEC_FromText('[1.5,-2]')") } else { ("", "") };
@@ -111,8 +106,7 @@ fn an_address_or_a_uuid_is_one_text_however_it_comes_and_whatever_becomes_of_the
     if newer_mariadb().is_some() {
         assert_eq!(text("v").as_deref(), Some("[1.5,-2]"));
     }
-    stop.stop();
-    assert_eq!(reader.join().unwrap().unwrap(), Outcome::Stopped);
+    reader.stop();
     let again = MemoryLog::default();
     drain_with(&config, &again).unwrap();
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use syncline_capture::mysql::{Address, Host, MySqlConfig, check, follow};
-use syncline_capture::{CaptureError, Class, Progress, Resume, StopSignal};
+use syncline_capture::{CaptureError, Class, Progress, Requests, Resume, StopSignal};
 use syncline_schemas::ident::Position;
 
 use crate::log::{MemoryLog, drain, drain_with};
@@ -51,9 +51,9 @@ fn what_was_read_of_a_mysql_is_not_looked_for_on_a_mariadb_nor_the_other_way_rou
     // Of no transactions, no tables and no server: those that have the rest behind their kind.
     let position = [&[2, u8::from(!is_mariadb)][..], &[0; 24]].concat();
     let resume = Resume { position: Position::new(position), txn_end: true };
-    let error =
-        follow(&database.config, Some(&resume), &MemoryLog::default(), &Progress::default(), &StopSignal::default());
-    let error = error.unwrap_err();
+    let log = MemoryLog::default();
+    let (progress, requests, stop) = (Progress::default(), Requests::default(), StopSignal::default());
+    let error = follow(&database.config, Some(&resume), &log, &progress, &requests, &stop).unwrap_err();
     let wanted = if is_mariadb { "it is a MariaDB" } else { "it is a MySQL" };
     assert!(error.class() == Class::Definite && error.to_string().contains(wanted), "{error}");
 }
@@ -63,7 +63,10 @@ fn a_reader_whose_number_somebody_else_has_taken_says_so_and_not_that_the_log_is
     let database = Server::shared().database(TABLE);
     let reader = std::thread::spawn({
         let config = database.config.clone();
-        move || follow(&config, None, &MemoryLog::default(), &Progress::default(), &StopSignal::default())
+        move || {
+            let (log, progress, stop) = (MemoryLog::default(), Progress::default(), StopSignal::default());
+            follow(&config, None, &log, &progress, &Requests::default(), &stop)
+        }
     });
     let log = MemoryLog::default();
     // A session that comes before the server knows of the first one does it no harm, and may be the one that is ended.

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use syncline_capture::mysql::{Address, Host, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates};
+use syncline_capture::mysql::{
+    Address, Host, LogGap, MySqlConfig, SnapshotMode, SpecialValues, TablePatterns, Tls, Truncates,
+};
 use syncline_schemas::ident::SourceId;
 
 /// How long a test waits for what must happen.
@@ -260,6 +262,7 @@ impl Server {
             server_id: 1000 + number,
             special_values: SpecialValues::Stop,
             truncate: Truncates::Apply,
+            log_gap: LogGap::Repair,
             snapshot: SnapshotMode::Never,
             copy_workers: 2,
             drain: false,

@@ -1,7 +1,7 @@
 //! What of the tables is still to be copied, as a position carries it.
 //!
 //! ```text
-//! begins anew u8 | target: text | tables u32, each: schema: text, name: text | pieces u32, each: after, upto
+//! kind u8: 1 begins anew, 2 all tables | target: text | tables u32, each: schema: text, name: text | pieces u32, each: after, upto
 //! text: length u32 | bytes        key: 0, or 1 + values u8 | texts
 //! ```
 //! Of a table that is not listed nothing is left to read. Values of keys are kept as SQL writes them.
@@ -28,6 +28,8 @@ pub(crate) struct Piece {
 pub(crate) struct Ledger {
     /// What the log holds of the tables is void, and all of them are to be read.
     pub(crate) anew: bool,
+    /// It is a copy of all tables, and not of some that came or are read anew beside the others.
+    pub(crate) is_all: bool,
     /// All that the reads so far may have seen: once the stream has come so far, the tables are whole.
     pub(crate) target: GtidSet,
     open: BTreeMap<TableId, Vec<Piece>>,
@@ -36,12 +38,12 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// That of a copy which is to begin with taking back what there is.
     pub(crate) const fn anew(target: GtidSet) -> Self {
-        Self { anew: true, target, open: BTreeMap::new() }
+        Self { anew: true, is_all: true, target, open: BTreeMap::new() }
     }
 
     /// That of tables which come to those that are read already.
     pub(crate) const fn of_newcomers(target: GtidSet) -> Self {
-        Self { anew: false, target, open: BTreeMap::new() }
+        Self { anew: false, is_all: false, target, open: BTreeMap::new() }
     }
 
     /// Sets what is to be read of a table.
@@ -56,6 +58,14 @@ impl Ledger {
     /// True where nothing was read of a table yet.
     pub(crate) fn is_fresh(&self, table: &TableId) -> bool {
         self.open.get(table).is_some_and(|pieces| *pieces == [Piece::default()])
+    }
+
+    /// Why a table is not to be read anew now: it is being read.
+    pub(crate) fn under_way(&self, table: &TableId) -> Option<String> {
+        if self.is_all {
+            return Some("the tables of the source are being copied already".to_owned());
+        }
+        self.open.contains_key(table).then(|| format!("{table} is being read already"))
     }
 
     /// Gives tables up that are read no more.
@@ -93,7 +103,7 @@ impl Ledger {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.anew));
+        out.push(u8::from(self.anew) | u8::from(self.is_all) << 1);
         put(out, &self.target.to_string());
         put_count(out, self.open.len());
         for (table, pieces) in &self.open {
@@ -112,7 +122,7 @@ impl Ledger {
         rest: &mut &[u8],
         set: impl Fn(&str) -> Result<GtidSet, &'static str>,
     ) -> Result<Self, String> {
-        let [anew] = array(rest)?;
+        let [kind] = array(rest)?;
         let target = set(text(rest)?)?;
         let mut open = BTreeMap::new();
         for _ in 0..count(rest)? {
@@ -121,7 +131,7 @@ impl Ledger {
             let pieces = (0..count(rest)?).map(|_| piece(rest)).collect::<Result<_, _>>()?;
             open.insert(table, pieces);
         }
-        Ok(Self { anew: anew == 1, target, open })
+        Ok(Self { anew: kind & 1 != 0, is_all: kind & 2 != 0, target, open })
     }
 }
 
@@ -158,11 +168,23 @@ pub(crate) mod tests {
         let piece = (key(), key()).prop_map(|(after, upto)| Piece { after, upto });
         let table = (".{1,4}", ".{1,4}").prop_map(|(schema, name)| TableId::new(&schema, &name));
         let open = proptest::collection::btree_map(table, proptest::collection::vec(piece, 1..3), 0..3);
-        (any::<bool>(), open).prop_map(|(anew, open)| Ledger {
+        (any::<bool>(), any::<bool>(), open).prop_map(|(anew, is_all, open)| Ledger {
             anew,
+            is_all,
             target: GtidSet::MariaDb("0-1-5,3-1-2".parse().unwrap()),
             open,
         })
+    }
+
+    #[test]
+    fn a_table_that_is_being_read_is_not_read_anew_and_one_beside_it_is() {
+        let (table, other) = (TableId::new("shop", "stock"), TableId::new("shop", "moves"));
+        let mut ledger = Ledger::of_newcomers(GtidSet::MariaDb("0-1-5".parse().unwrap()));
+        ledger.begin(&table, vec![Piece::default()]);
+        assert_eq!(ledger.under_way(&table).unwrap(), "shop.stock is being read already");
+        assert_eq!(ledger.under_way(&other), None);
+        let all = Ledger::anew(ledger.target.clone());
+        assert_eq!(all.under_way(&other).unwrap(), "the tables of the source are being copied already");
     }
 
     #[test]

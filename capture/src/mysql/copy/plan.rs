@@ -14,7 +14,7 @@ use std::sync::Arc;
 use syncline_schemas::ident::TableId;
 
 use super::ledger::{Key, Piece};
-use crate::mysql::catalog::CatalogTable;
+use crate::mysql::catalog::{CatalogTable, quote_name};
 use crate::mysql::row::{Kind, Named, RowView, Shape};
 
 /// Rows that one statement reads.
@@ -178,10 +178,6 @@ fn condition(keys: &[String], values: &[String], sign: &str) -> String {
         };
     }
     format!("({text})")
-}
-
-pub(super) fn quote_name(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
 }
 
 #[cfg(test)]

@@ -13,11 +13,10 @@
 //!           gtid_binlog_pos      takes a transaction in when it is logged, so before it can be seen
 //! ```
 
-use std::cmp::Ordering;
-
 use super::DURING;
 use crate::CaptureError;
 use crate::mysql::gtid::GtidSet;
+use crate::mysql::place::Place;
 use crate::mysql::wire::Connection;
 
 /// Characters of a server's number.
@@ -96,33 +95,6 @@ impl View {
     }
 }
 
-/// A place in the log of a server.
-#[derive(Debug, PartialEq, Eq)]
-struct Place {
-    file: String,
-    at: u64,
-}
-
-impl Place {
-    fn of(file: &str, at: &str) -> Option<Self> {
-        let at = at.parse().ok()?;
-        (!file.is_empty()).then(|| Self { file: file.to_owned(), at })
-    }
-}
-
-impl PartialOrd for Place {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Place {
-    /// Files are numbered with six digits, and with more behind the last of these.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.file.len(), &self.file, self.at).cmp(&(other.file.len(), &other.file, other.at))
-    }
-}
-
 fn value(connection: &mut Connection, sql: &str) -> Result<String, CaptureError> {
     Ok(connection.query(DURING, sql)?.first().map(|row| row.text(0).to_owned()).unwrap_or_default())
 }
@@ -165,15 +137,6 @@ fn owned_of(text: &str) -> Result<Vec<GtidSet>, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_behind_the_millionth_come_behind_it() {
-        let place = |file: &str, at: &str| Place::of(file, at).unwrap();
-        assert!(place("bin.000009", "900") < place("bin.000010", "4"));
-        assert!(place("bin.999999", "900") < place("bin.1000000", "4"));
-        assert!(place("bin.000009", "9") < place("bin.000009", "10"));
-        assert_eq!(Place::of("", "4"), None);
-    }
 
     #[test]
     fn whoever_owns_a_transaction_is_no_part_of_its_number() {

@@ -25,6 +25,7 @@ use super::event::rows::{Rows, rows};
 use super::event::table_map::table_map;
 use super::event::{Framed, Framing, Payload};
 use super::gtid::{Gtid, GtidSet};
+use super::place::Place;
 use super::row::{Cell, Fault, Layout, RowView, Shape, Stamp, TableBuilder};
 use super::scope::Scope;
 use crate::CaptureError;
@@ -124,6 +125,10 @@ pub(crate) struct Decoder {
     besides: HashMap<TableId, Besides>,
     /// A description that waits for [`Decoder::say`].
     unsaid: Option<Vec<u8>>,
+    /// Where in the server's files it is, once that was told.
+    place: Option<Place>,
+    /// When the last event was written, seconds since 1970 by the clock of whoever wrote it; 0 before the first.
+    written_at: u32,
     /// Tables whose columns a statement changed since somebody asked.
     altered: Vec<TableId>,
     rows: u32,
@@ -164,6 +169,8 @@ impl Decoder {
             end,
             besides: HashMap::new(),
             unsaid: None,
+            place: None,
+            written_at: 0,
             altered: Vec::new(),
             rows: 0,
             bytes: 0,
@@ -194,6 +201,12 @@ impl Decoder {
         &self.end
     }
 
+    /// Where in the server's files the log has been read, and when what stands there was written, seconds since 1970; none before that
+    /// was told: a server that skips what was read says at first only in which file it begins to.
+    pub(crate) fn place(&self) -> Option<(&Place, u32)> {
+        self.place.as_ref().filter(|place| place.at > FIRST_PLACE).zip(Some(self.written_at))
+    }
+
     /// Tables whose columns a statement changed since this was asked last: what it made of the rows is not logged.
     pub(crate) fn take_altered(&mut self) -> Vec<TableId> {
         std::mem::take(&mut self.altered)
@@ -209,6 +222,13 @@ impl Decoder {
     /// Decodes one event.
     pub(crate) fn decode<'e>(&mut self, event: &'e [u8]) -> Result<Step<'e>, CaptureError> {
         let framed = self.framing.open(event).map_err(|reason| self.protocol(event.get(4).copied(), reason))?;
+        if let Some(place) = &mut self.place {
+            place.reach(framed.ends_at);
+        }
+        // What is made up on the way was never written.
+        if framed.timestamp > 0 {
+            self.written_at = framed.timestamp;
+        }
         self.take_event(&framed, event.len(), false)
     }
 
@@ -235,7 +255,10 @@ impl Decoder {
             Part::Format | Part::Heartbeat => Ok(Step::Continue),
             Part::Rotate => {
                 self.numbered.clear();
-                Ok(Step::Continue)
+                rotated(event.body).map_err(Stop::from).map(|place| {
+                    self.place = Some(place);
+                    Step::Continue
+                })
             }
             Part::MySqlGtid => mysql(event).map_err(Stop::from).and_then(|begin| self.begin(begin)),
             Part::TaggedGtid => tagged(event).map_err(Stop::from).and_then(|begin| self.begin(begin)),
@@ -496,6 +519,16 @@ impl Decoder {
         self.position(reason, remedy)
     }
 }
+
+/// Where the log goes on: `place u64 | name of the file`.
+fn rotated(body: &[u8]) -> Result<Place, &'static str> {
+    let mut cursor = super::bytes::Cursor::new(body);
+    let at = cursor.u64()?;
+    Ok(Place { file: String::from_utf8_lossy(cursor.rest()).into_owned(), at })
+}
+
+/// Where the first event of a file begins.
+const FIRST_PLACE: u64 = 4;
 
 /// The event that statements come in.
 const QUERY: u8 = 2;

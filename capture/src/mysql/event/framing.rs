@@ -26,6 +26,8 @@ pub(crate) struct Framed<'a> {
     pub(crate) code: u8,
     /// Who wrote it first.
     pub(crate) server_id: u32,
+    /// Where in its file it ends, the lower 32 bits of that; 0 where it is in none.
+    pub(crate) ends_at: u32,
     /// Without the checksum.
     pub(crate) body: &'a [u8],
 }
@@ -52,12 +54,13 @@ impl Framing {
         let mut cursor = Cursor::new(event);
         let (timestamp, code, server_id) = (cursor.u32()?, cursor.u8()?, cursor.u32()?);
         let size = cursor.u32()?;
-        // The next position, and flags.
-        cursor.take(6)?;
+        let ends_at = cursor.u32()?;
+        // Flags.
+        cursor.take(2)?;
         if usize::try_from(size).ok() != Some(event.len()) {
             return Err("it has another size than it says");
         }
-        let framed = |body| Framed { timestamp, code, server_id, body };
+        let framed = |body| Framed { timestamp, code, server_id, ends_at, body };
         if code == FORMAT {
             let (checksums, body) = format(event, cursor.rest())?;
             // Inside a compressed transaction no file begins.

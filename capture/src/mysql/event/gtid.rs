@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn framed(body: &[u8]) -> Framed<'_> {
-        Framed { timestamp: 7, code: 0, server_id: 9, body }
+        Framed { timestamp: 7, code: 0, server_id: 9, ends_at: 0, body }
     }
 
     /// Written independently: bits of a number of variable length, counted by hand.

@@ -99,6 +99,11 @@ impl MariaDbSet {
         self.gtids().any(|gtid| executed.holds(gtid))
     }
 
+    /// Of each domain, with its number, the server that wrote the last transaction.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.0.iter().map(|(domain, (server, _))| (*domain, *server))
+    }
+
     pub(crate) fn unite(&mut self, other: &Self) {
         other.gtids().for_each(|gtid| self.add(gtid));
     }

@@ -9,9 +9,11 @@
 mod mariadb;
 mod mysql;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 pub(crate) use mariadb::{MariaDbGtid, MariaDbHistory, MariaDbSet};
+use mysql::Source;
 pub(crate) use mysql::{MySqlGtid, MySqlSet, is_tag};
 
 /// A transaction.
@@ -26,6 +28,22 @@ impl fmt::Display for Gtid {
         match self {
             Self::MySql(gtid) => gtid.fmt(f),
             Self::MariaDb(gtid) => gtid.fmt(f),
+        }
+    }
+}
+
+/// Whoever gave transactions their numbers: a server, of MariaDB as one of a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Writer {
+    MySql(Source),
+    MariaDb { domain: u32, server: u32 },
+}
+
+impl Gtid {
+    pub(crate) const fn writer(&self) -> Writer {
+        match self {
+            Self::MySql(gtid) => Writer::MySql(gtid.source),
+            Self::MariaDb(gtid) => Writer::MariaDb { domain: gtid.domain, server: gtid.server },
         }
     }
 }
@@ -81,6 +99,14 @@ impl GtidSet {
         match self {
             Self::MySql(set) => *set == MySqlSet::default(),
             Self::MariaDb(set) => *set == MariaDbSet::default(),
+        }
+    }
+
+    /// Who wrote the last of each kind of them.
+    pub(crate) fn writers(&self) -> BTreeSet<Writer> {
+        match self {
+            Self::MySql(set) => set.sources().map(Writer::MySql).collect(),
+            Self::MariaDb(set) => set.servers().map(|(domain, server)| Writer::MariaDb { domain, server }).collect(),
         }
     }
 

@@ -225,6 +225,11 @@ impl MySqlSet {
         out
     }
 
+    /// Those that have transactions in it.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = Source> {
+        self.0.keys().map(|(source, _)| *source)
+    }
+
     pub(crate) fn unite(&mut self, other: &Self) {
         for (owner, intervals) in &other.0 {
             intervals.iter().for_each(|(from, end)| self.add_interval(owner.clone(), *from, *end));

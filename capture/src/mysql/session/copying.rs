@@ -18,7 +18,8 @@ use crate::mysql::scope::Scope;
 use crate::mysql::site::Site;
 use crate::mysql::wire::Connection;
 use crate::progress::OpCounts;
-use crate::{CaptureError, State};
+use crate::requests::Request;
+use crate::{CaptureError, Requests, State};
 
 const DURING: &str = "copying the tables";
 /// How long after a table was dropped it may take until it is made again.
@@ -99,6 +100,32 @@ impl Stream<'_> {
         CaptureError::Lost { source_id: self.config.source.clone(), during: DURING, error }
     }
 
+    /// Whether somebody waits for a table to be read anew that can be, and nothing breaks off that would have to be gone through again.
+    pub(super) fn is_asked(&self) -> bool {
+        if self.decoder.is_in_transaction() || self.decoder.is_resuming() || !self.requests.is_waiting() {
+            return false;
+        }
+        if let Some(copying) = &self.copying {
+            // Another session would say the same.
+            let ledger = copying.ledger();
+            let known = |table: &TableId| self.known.contains(table);
+            self.requests.refuse(|table| ledger.under_way(table).filter(|_| known(table)));
+        }
+        self.requests.is_waiting()
+    }
+
+    /// Tells those who wait that reading has begun: once it would go on after a crash.
+    pub(super) fn answer(&self, taken: Vec<Request>) -> Result<(), CaptureError> {
+        if taken.is_empty() || !self.settle()? {
+            return Ok(());
+        }
+        for request in taken {
+            info!(source = %self.config.source, table = %request.table, "reading a table anew");
+            request.answer(Ok(()));
+        }
+        Ok(())
+    }
+
     /// Says what the tables look like that are copied, and that what the log holds of them is void where they are copied anew.
     pub(super) fn begin_copy(&mut self) -> Result<(), CaptureError> {
         let Some(copying) = &self.copying else { return Ok(()) };
@@ -161,34 +188,96 @@ impl Stream<'_> {
     }
 }
 
-/// What is known of the tables, and what of them is to be copied: those that a copy has left, and those that came into the
-/// configuration, or into being, since the position was reached.
+/// What a session begins with.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// Of these tables all rows are in the log.
+    pub(super) known: BTreeSet<TableId>,
+    pub(super) copying: Option<Copying>,
+    /// Tables that somebody wants read anew, and that are.
+    pub(super) taken: Vec<Request>,
+}
+
+/// What is known of the tables, and what of them is to be copied: those that a copy has left, those that came into the configuration,
+/// or into being, since the position was reached, and those that somebody wants read anew.
 pub(super) fn standing(
     connection: &mut Connection,
     config: &MySqlConfig,
     site: &Site,
     scope: &Scope,
     held: MyPosition,
-) -> Result<(BTreeSet<TableId>, Option<Copying>), CaptureError> {
-    if held.copy.is_none() && config.snapshot == SnapshotMode::Never {
+    requests: &Requests,
+) -> Result<Standing, CaptureError> {
+    let begins = held.begins_again();
+    // Whoever asks while all tables are copied is told so by the stream.
+    let asked = if begins { Vec::new() } else { requests.take() };
+    let is_never = config.snapshot == SnapshotMode::Never && !begins;
+    if is_never && held.copy.is_none() && asked.is_empty() {
         // Whatever is missing is copied if that is ever wanted.
-        return Ok((BTreeSet::new(), None));
+        return Ok(Standing::default());
     }
-    let tables = catalog::look_up(connection, config, scope)?;
     // One that is not read now has to be copied if it ever is again. One that is gone stays known until the log says so.
-    let known: BTreeSet<_> = held.known.into_iter().filter(|table| scope.reads(table)).collect();
-    let ids = tables.iter().map(|table| &table.shape.schema.table);
-    let newcomers: Vec<_> = ids.filter(|table| !known.contains(*table)).cloned().collect();
-    if held.copy.as_ref().is_some_and(|copy| copy.anew) {
+    let mut known: BTreeSet<_> = held.known.into_iter().filter(|table| scope.reads(table)).collect();
+    if is_never && held.copy.is_none() {
+        known.clear();
+    }
+    let mut tables = catalog::look_up(connection, config, scope, is_never.then_some(&known))?;
+    if begins {
         ensure_there(config, &known, &tables)?;
     }
+    let mut taken: Vec<Request> = Vec::new();
+    for request in asked {
+        let is_twice = taken.iter().any(|other| other.table == request.table);
+        let is_under_way = held.copy.as_ref().and_then(|ledger| ledger.under_way(&request.table));
+        let table = &request.table;
+        let reason = is_under_way.or_else(|| is_twice.then(|| format!("{table} is being read already")));
+        match reason.map_or_else(|| admit(connection, config, scope, table, &mut tables), |reason| Ok(Some(reason)))? {
+            Some(reason) => request.answer(Err(reason)),
+            None => {
+                known.remove(table);
+                taken.push(request);
+            }
+        }
+    }
+    let ids = tables.iter().map(|table| &table.shape.schema.table);
+    let newcomers: Vec<_> = ids.filter(|table| !known.contains(*table)).cloned().collect();
     let ledger = match held.copy {
         Some(ledger) => ledger,
-        None if newcomers.is_empty() => return Ok((known, None)),
+        None if newcomers.is_empty() => return Ok(Standing { known, copying: None, taken }),
         None => Ledger::of_newcomers(held.end),
     };
     let copying = Copying::new(connection, config, site, tables, ledger, newcomers)?;
-    Ok((known, Some(copying)))
+    Ok(Standing { known, copying: Some(copying), taken })
+}
+
+/// Why a table is not to be read anew, if there is a reason. One that is not among the tables, as they are not copied, is put there.
+fn admit(
+    connection: &mut Connection,
+    config: &MySqlConfig,
+    scope: &Scope,
+    table: &TableId,
+    tables: &mut Vec<CatalogTable>,
+) -> Result<Option<String>, CaptureError> {
+    let mut found = Vec::new();
+    if !tables.iter().any(|known| known.shape.schema.table == *table) {
+        found = match catalog::look_up(connection, config, scope, Some(&BTreeSet::from([table.clone()]))) {
+            Err(CaptureError::Unfit { object, reason, remedy, .. }) => {
+                return Ok(Some(format!("{object} {reason}; {remedy}")));
+            }
+            found => found?,
+        };
+        if found.is_empty() {
+            return Ok(Some(format!("{table} is not read: tables are named with their schema, as in shop.orders")));
+        }
+    }
+    if !catalog::may_read(connection, table)? {
+        return Ok(Some(format!("the user may not read all of {table}: GRANT SELECT ON it")));
+    }
+    if !catalog::may_copy(connection)? {
+        return Ok(Some("the user is not told where the log ends: GRANT BINLOG MONITOR ON *.*".to_owned()));
+    }
+    tables.extend(found);
+    Ok(None)
 }
 
 /// Where all is copied anew nobody says any more that a table is gone, and its rows would stay.
@@ -198,7 +287,7 @@ fn ensure_there(config: &MySqlConfig, known: &BTreeSet<TableId>, tables: &[Catal
     Err(CaptureError::Unfit {
         source_id: config.source.clone(),
         object: format!("table {gone}"),
-        reason: "was read from another server, and is not there or is not shown to the user".to_owned(),
+        reason: "was read before all was to be copied anew, and is not there or is not shown to the user".to_owned(),
         remedy: format!("GRANT SELECT ON it to the user, or exclude it with \"!{gone}\" in tables"),
     })
 }

@@ -10,9 +10,12 @@
 //! One loop: decode everything that has arrived, then read again; a thread beside it [puts](written) what comes of it into the
 //! log. While nothing arrives the frame is cut and handed over at once. Nothing is told to the server: it keeps its log by its
 //! own rule. While tables are copied the loop stands still for a round of pieces wherever it has come as far as these may have
-//! seen, between two transactions.
+//! seen, between two transactions. Where somebody wants a table read anew, it ends there and another session begins, which copies
+//! it as one that came.
 
 mod copying;
+mod gap;
+mod headroom;
 mod opening;
 mod proof;
 mod written;
@@ -25,6 +28,8 @@ use std::time::{Duration, Instant};
 use syncline_schemas::frame::{Frame, LogEntry, TableBatch};
 use syncline_schemas::ident::TableId;
 
+use self::copying::Standing;
+use self::headroom::Headroom;
 use self::opening::Opened;
 use self::proof::Proof;
 use self::written::{Written, beside};
@@ -39,7 +44,7 @@ use crate::mysql::row::Shape;
 use crate::mysql::site::Site;
 use crate::mysql::wire::{Dump, Fill};
 use crate::progress::now_us;
-use crate::{CaptureError, LogSink, Outcome, Progress, Resume, State, StopSignal};
+use crate::{CaptureError, LogSink, Outcome, Progress, Requests, Resume, State, StopSignal};
 
 /// A wait never lasts longer, so that the stop signal is seen.
 const WAIT_MAX: Duration = Duration::from_millis(100);
@@ -61,14 +66,23 @@ pub fn follow(
     resume: Option<&Resume>,
     log: &dyn LogSink,
     progress: &Progress,
+    requests: &Requests,
     stop: &StopSignal,
 ) -> Result<Outcome, CaptureError> {
     progress.enter(State::Connecting);
-    let outcome = Opened::first(config, resume, progress, stop).and_then(|opened| {
-        beside(log, &config.source, |log| {
-            Stream::start(config, opened, log, progress, stop).and_then(|(stream, dump)| stream.run(dump))
-        })
-    });
+    let mut resume = resume.cloned();
+    let outcome = loop {
+        let ended = Opened::first(config, resume.as_ref(), progress, requests, stop).and_then(|opened| {
+            beside(log, &config.source, |log| {
+                Stream::start(config, opened, log, progress, requests, stop).and_then(|(stream, dump)| stream.run(dump))
+            })
+        });
+        match ended {
+            Ok(Ended::ToBeginAgain(stands)) => resume = Some(stands),
+            Ok(Ended::For(outcome)) => break Ok(outcome),
+            Err(error) => break Err(error),
+        }
+    };
     progress.enter(State::Idle);
     match outcome {
         Err(CaptureError::Lost { error, .. }) if stop.is_stopped() && error.kind() == io::ErrorKind::Interrupted => {
@@ -78,12 +92,21 @@ pub fn follow(
     }
 }
 
+/// How following the log ended.
+enum Ended {
+    /// For good.
+    For(Outcome),
+    /// To be begun again from here, with tables that are to be read anew.
+    ToBeginAgain(Resume),
+}
+
 struct Stream<'a> {
     config: &'a MySqlConfig,
     /// Where all connections go.
     site: Site,
     log: &'a Written<'a>,
     progress: &'a Progress,
+    requests: &'a Requests,
     stop: &'a StopSignal,
     decoder: Decoder,
     /// Of these tables all rows are in the log, or will be once the copy has ended.
@@ -93,9 +116,10 @@ struct Stream<'a> {
     target: Option<GtidSet>,
     /// What the last frame says.
     appended: GtidSet,
-    /// Whether the last frame ends a transaction.
-    is_whole: bool,
+    /// Where the source stands with the last frame; none before the first.
+    stands: Option<Resume>,
     proof: Proof,
+    headroom: Headroom,
     appended_at: Instant,
     heard_at: Instant,
 }
@@ -106,9 +130,11 @@ impl<'a> Stream<'a> {
         opened: Opened,
         log: &'a Written<'a>,
         progress: &'a Progress,
+        requests: &'a Requests,
         stop: &'a StopSignal,
     ) -> Result<(Self, Dump), CaptureError> {
-        let Opened { site, scope, executed, end, cut, known, copying, dump } = opened;
+        let Opened { connection, site, scope, executed, end, cut, standing, dump } = opened;
+        let Standing { known, copying, taken } = standing;
         progress.enter(if copying.is_some() { State::Snapshot } else { State::Streaming });
         let policies = Policies { special_values: config.special_values, truncates: config.truncate };
         let now = Instant::now();
@@ -118,14 +144,16 @@ impl<'a> Stream<'a> {
             site,
             log,
             progress,
+            requests,
             stop,
             decoder: Decoder::new(config.source.clone(), scope, policies, end.clone(), cut),
             known,
             copying,
             target: config.drain.then_some(executed),
             appended: end,
-            is_whole: false,
-            proof: Proof::new(),
+            stands: None,
+            proof: Proof::new(connection),
+            headroom: Headroom::default(),
             appended_at: now,
             heard_at: now,
         };
@@ -138,19 +166,27 @@ impl<'a> Stream<'a> {
             // Marks the session's start in the journal.
             stream.hand_over()?;
         }
+        stream.answer(taken)?;
         Ok((stream, dump))
     }
 
-    fn run(mut self, mut dump: Dump) -> Result<Outcome, CaptureError> {
+    fn run(mut self, mut dump: Dump) -> Result<Ended, CaptureError> {
         loop {
             while let Some(range) = dump.next()? {
                 let step = self.decoder.decode(dump.event(range))?;
                 self.take(step)?;
+                if self.is_asked() {
+                    return self.leave();
+                }
                 self.copy()?;
             }
+            if self.is_asked() {
+                return self.leave();
+            }
             self.prove()?;
+            self.look_behind()?;
             if self.stop.is_stopped() {
-                return self.end(Outcome::Stopped);
+                return self.end(Outcome::Stopped).map(Ended::For);
             }
             match dump.fill()? {
                 Fill::Bytes(len) => {
@@ -164,7 +200,7 @@ impl<'a> Stream<'a> {
                     }
                     self.copy()?;
                     if let Some(outcome) = self.idle()? {
-                        return self.end(outcome);
+                        return self.end(outcome).map(Ended::For);
                     }
                     dump.wait(WAIT_MAX)?;
                 }
@@ -235,6 +271,7 @@ impl<'a> Stream<'a> {
         if !self.decoder.is_in_transaction() {
             let has_moved = *self.decoder.end() != self.appended;
             let has_drained = self.copying.is_none()
+                && !self.requests.is_waiting()
                 && self.target.as_ref().is_some_and(|target| self.decoder.end().contains(target));
             let is_due = has_drained || self.appended_at.elapsed() >= ADVANCE_EVERY;
             if self.decoder.has_rows() || (has_moved && is_due) {
@@ -268,7 +305,6 @@ impl<'a> Stream<'a> {
         self.appended_at = Instant::now();
         let copy = self.copying.as_ref().map(Copying::ledger);
         let txn_end = piece.cut.is_none() && copy.is_none();
-        self.is_whole = txn_end;
         let position = MyPosition { end: piece.end, cut: piece.cut, known: self.known.clone(), server: None, copy };
         self.append_frame(position, txn_end, batches)?;
         self.progress.observe_frame(&piece.counts);
@@ -283,8 +319,18 @@ impl<'a> Stream<'a> {
     ) -> Result<(), CaptureError> {
         position.server = position.is_bound().then(|| self.site.identity.clone());
         let (source, position) = (self.config.source.clone(), position.encode());
+        self.stands = Some(Resume { position: position.clone(), txn_end });
         let frame = Frame { source, position, captured_at: now_us(), txn_end, batches };
         self.log.append(LogEntry::Frame(frame))
+    }
+
+    /// Ends in order, to begin again from here.
+    fn leave(mut self) -> Result<Ended, CaptureError> {
+        self.hand_over()?;
+        let (stands, stop) = (self.stands.take(), self.stop);
+        let outcome = self.end(Outcome::Stopped)?;
+        let stands = stands.filter(|_| !stop.is_stopped());
+        Ok(stands.map_or(Ended::For(outcome), Ended::ToBeginAgain))
     }
 
     /// Ends once what was handed over is durable.
@@ -292,12 +338,17 @@ impl<'a> Stream<'a> {
         if self.decoder.has_rows() && !self.decoder.is_in_transaction() {
             self.hand_over()?;
         }
+        Ok(if self.settle()? { outcome } else { Outcome::Stopped })
+    }
+
+    /// Waits until what was handed over is durable; false where it is to stop before.
+    fn settle(&self) -> Result<bool, CaptureError> {
         let last = self.log.settle()?;
         while self.log.log().wait_durable(last, WAIT_MAX)? < last {
             if self.stop.is_stopped() {
-                return Ok(Outcome::Stopped);
+                return Ok(false);
             }
         }
-        Ok(outcome)
+        Ok(true)
     }
 }

@@ -2,27 +2,27 @@
 //!
 //! ```text
 //! what the server lacks of the position                what happens
-//! a transaction                                        waits for a replica that may still apply it; else it is not this one
-//! what follows in its log                              it is not this one
+//! a transaction                                        waits for a replica that may still apply it; else a gap, or not this one
+//! what follows in its log                              a gap
 //! nothing; the rest of a transaction, or a copy, was
 //! ... begun on the same server                         goes on
 //! ... begun on another one                             all tables are copied anew, which takes back what is there, once that one
 //!                                                      does not come back within a minute, or all answer and none is it
 //! ```
-//! The rows of half a transaction are part of a unit that has not ended, and so is all of a copy: what is copied anew ends it, and
+//! Over a [gap](super::gap) all tables are copied anew as well, where the configuration lets us, once no server is left that may have what
+//! follows. The rows of half a transaction are part of a unit that has not ended, and so is all of a copy: what is copied anew ends it, and
 //! nobody has seen anything of it before that.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use syncline_schemas::ident::TableId;
 use tracing::{info, warn};
 
-use super::KEEP_DATA;
-use super::copying::standing;
+use super::copying::{Standing, standing};
+use super::{KEEP_DATA, gap};
 use crate::finding::{COPY_AGAIN, Severity, ensure_fit};
 use crate::mysql::config::{Address, MySqlConfig, SnapshotMode};
-use crate::mysql::copy::{Copying, Ledger};
+use crate::mysql::copy::Ledger;
 use crate::mysql::decoder::Cut;
 use crate::mysql::gtid::GtidSet;
 use crate::mysql::position::MyPosition;
@@ -30,21 +30,22 @@ use crate::mysql::scope::Scope;
 use crate::mysql::server::Server;
 use crate::mysql::site::{self, Site};
 use crate::mysql::wire::{Connection, Dump};
-use crate::{CaptureError, Class, Progress, Resume, StopSignal};
+use crate::{CaptureError, Class, Progress, Requests, Resume, StopSignal};
 
 /// How long a server is waited for that restarts, or is out of reach, before all that it began is done again on another one.
 const COMES_BACK: Duration = Duration::from_secs(60);
 
 /// A server that is fit, and all that was asked of it.
 pub(super) struct Opened {
+    /// Beside the log.
+    pub(super) connection: Connection,
     pub(super) site: Site,
     pub(super) scope: Scope,
     /// All that it has executed.
     pub(super) executed: GtidSet,
     pub(super) end: GtidSet,
     pub(super) cut: Option<Cut>,
-    pub(super) known: BTreeSet<TableId>,
-    pub(super) copying: Option<Copying>,
+    pub(super) standing: Standing,
     pub(super) dump: Dump,
 }
 
@@ -54,6 +55,7 @@ impl Opened {
         config: &MySqlConfig,
         resume: Option<&Resume>,
         progress: &Progress,
+        requests: &Requests,
         stop: &StopSignal,
     ) -> Result<Self, CaptureError> {
         let held = resume.filter(|resume| !resume.position.is_start());
@@ -62,7 +64,7 @@ impl Opened {
         let held = held.map_err(misfit)?;
         let open = |begins_anew| {
             site::first(config, progress.server().as_deref(), stop, |address| {
-                let opened = Self::at(config, address, held.clone(), begins_anew, stop)?;
+                let opened = Self::at(config, address, held.clone(), begins_anew, requests, stop)?;
                 progress.set_server(config.endpoint(address).address());
                 Ok(opened)
             })
@@ -78,6 +80,7 @@ impl Opened {
         address: &Address,
         held: Option<MyPosition>,
         begins_anew: bool,
+        requests: &Requests,
         stop: &StopSignal,
     ) -> Result<Self, CaptureError> {
         let mut connection = Connection::open(&config.login(address), stop)?;
@@ -86,23 +89,31 @@ impl Opened {
         for finding in server.findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             warn!(source = %config.source, object = finding.object, remedy = %finding.remedy, "{}", finding.message);
         }
-        let held = match held {
-            Some(held) if held.begins_again() => beginning(&server, true),
-            Some(held) => {
-                server.ensure_has(&mut connection, config, address, &held.end)?;
-                going_on(config, address, &server, held, begins_anew)?
+        let site = Site { address: address.clone(), identity: server.identity.clone() };
+        let ask = |end: &GtidSet| Dump::start(site.open(config, stop)?, config.server_id, end);
+        let (held, dump) = match held {
+            Some(held) if !held.begins_again() => match going_on(config, &site, &server, &mut connection, &held, ask) {
+                Err(error) if begins_anew && is_reason(&error) => {
+                    warn!(source = %config.source, "{error}: copying all tables anew");
+                    let held = MyPosition { known: held.known, ..beginning(&server, true) };
+                    let dump = ask(&held.end)?;
+                    (held, dump)
+                }
+                asked => (held, asked?),
+            },
+            held => {
+                let held = beginning(&server, held.is_some() || config.snapshot == SnapshotMode::Initial);
+                let dump = ask(&held.end)?;
+                (held, dump)
             }
-            None => beginning(&server, config.snapshot == SnapshotMode::Initial),
         };
-        let site = Site { address: address.clone(), identity: server.identity };
         let scope = config.scope(server.ignores_case);
         let (end, cut) = (held.end.clone(), held.cut.clone());
-        let (known, copying) = standing(&mut connection, config, &site, &scope, held)?;
-        let dump = Dump::start(connection, config.server_id, &end)?;
+        let standing = standing(&mut connection, config, &site, &scope, held, requests)?;
         let kind = if server.is_mariadb { "MariaDB" } else { "MySQL" };
         let at = config.endpoint(address).address();
         info!(source = %config.source, server = at, kind, from = %end, "following the log");
-        Ok(Self { site, scope, executed: server.executed, end, cut, known, copying, dump })
+        Ok(Self { connection, site, scope, executed: server.executed, end, cut, standing, dump })
     }
 }
 
@@ -113,51 +124,48 @@ fn beginning(server: &Server, copies: bool) -> MyPosition {
     MyPosition { end, cut: None, known: BTreeSet::new(), server: None, copy }
 }
 
-/// Where a source goes on, on a server that has executed all that is held.
+/// The log from where a source stands, of a server that it is good on.
 fn going_on(
     config: &MySqlConfig,
-    address: &Address,
+    site: &Site,
     server: &Server,
-    held: MyPosition,
-    begins_anew: bool,
-) -> Result<MyPosition, CaptureError> {
+    connection: &mut Connection,
+    held: &MyPosition,
+    ask: impl FnOnce(&GtidSet) -> Result<Dump, CaptureError>,
+) -> Result<Dump, CaptureError> {
+    gap::ensure_has(server, connection, config, &site.address, &held.end)?;
     if !held.is_bound() || held.server.as_ref() == Some(&server.identity) {
-        server.ensure_keeps(config, &held.end)?;
-        return Ok(held);
+        return gap::ask(server, config, &held.end, ask);
     }
     let what = match &held.cut {
         Some(Cut { gtid, changes }) => format!("{changes} changes of {gtid}"),
         None => "a part of the tables".to_owned(),
     };
+    let source_id = config.source.clone();
     if held.copy.is_none() && config.snapshot == SnapshotMode::Never {
         let reason = format!("{what} came from another server, and this one may divide the transaction in another way");
-        return Err(CaptureError::Position { source_id: config.source.clone(), reason, remedy: COPY_AGAIN });
+        return Err(CaptureError::Position { source_id, reason, remedy: COPY_AGAIN });
     }
-    if !begins_anew {
-        let address = config.endpoint(address).address();
-        return Err(CaptureError::Elsewhere { source_id: config.source.clone(), address, what });
-    }
-    warn!(source = %config.source, "{what} came from another server, and is good for that one only: copying all tables anew");
-    Ok(MyPosition { known: held.known, ..beginning(server, true) })
+    Err(CaptureError::Elsewhere { source_id, address: config.endpoint(&site.address).address(), what })
 }
 
-/// True where the server that a position is good on is not waited for any longer.
+/// True of what all tables are copied anew for, if there is nothing better.
+const fn is_reason(error: &CaptureError) -> bool {
+    matches!(error, CaptureError::Elsewhere { .. } | CaptureError::Gap { .. })
+}
+
+/// True where a server that has what follows, or that a position is good on, is not waited for any longer.
 fn is_given_up(error: &CaptureError, progress: &Progress) -> bool {
-    match error {
-        CaptureError::Elsewhere { .. } => true,
-        CaptureError::NoServer { faults, .. } => {
-            let is_elsewhere = |fault: &CaptureError| matches!(fault, CaptureError::Elsewhere { .. });
-            // Whoever lacks transactions is none that gave them.
-            let may_be_it = |fault: &CaptureError| {
-                !is_elsewhere(fault)
-                    && !matches!(fault, CaptureError::Behind { .. })
-                    && fault.class() == Class::Transient
-            };
-            faults.iter().any(|(_, fault)| is_elsewhere(fault))
-                && (!faults.iter().any(|(_, fault)| may_be_it(fault)) || progress.without_server() >= COMES_BACK)
-        }
-        _ => false,
-    }
+    let CaptureError::NoServer { faults, .. } = error else { return is_reason(error) };
+    let has_gap = faults.iter().any(|(_, fault)| matches!(fault, CaptureError::Gap { .. }));
+    // Whoever lacks transactions is none that gave a part of one, but may have what follows once it has got them.
+    let may_be_it = |fault: &CaptureError| {
+        !is_reason(fault)
+            && (has_gap || !matches!(fault, CaptureError::Behind { .. }))
+            && fault.class() == Class::Transient
+    };
+    faults.iter().any(|(_, fault)| is_reason(fault))
+        && (!faults.iter().any(|(_, fault)| may_be_it(fault)) || progress.without_server() >= COMES_BACK)
 }
 
 #[cfg(test)]
@@ -198,7 +206,11 @@ mod tests {
         progress
             .set_without_server_since(Instant::now().checked_sub(COMES_BACK).expect("the machine runs for a minute"));
         assert!(is_given_up(&of(vec![down(), elsewhere()]), &progress), "it did not come back");
+        let gap = || CaptureError::Gap { error: Box::new(elsewhere()) };
+        assert!(is_given_up(&of(vec![down(), gap()]), &progress), "the log will not come back either");
         progress.set_server("a".to_owned());
+        assert!(is_given_up(&gap(), &progress) && is_given_up(&of(vec![gap(), gap()]), &progress), "nobody has it");
+        assert!(!is_given_up(&of(vec![gap(), behind()]), &progress), "it may have what follows");
         assert!(!is_given_up(&of(vec![down(), elsewhere()]), &progress), "and another time it is waited for again");
     }
 }

@@ -17,16 +17,16 @@ const MOMENT: &str = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)";
 
 /// What is known of the server's clock.
 pub(super) struct Proof {
-    /// A connection beside the stream's, once there was something to ask.
-    connection: Option<Connection>,
+    /// A connection beside the stream's.
+    pub(super) connection: Connection,
     asked_at: Option<Instant>,
     /// A moment, microseconds since 1970, and what was executed by then.
     open: Option<(i64, GtidSet)>,
 }
 
 impl Proof {
-    pub(super) const fn new() -> Self {
-        Self { connection: None, asked_at: None, open: None }
+    pub(super) const fn new(connection: Connection) -> Self {
+        Self { connection, asked_at: None, open: None }
     }
 }
 
@@ -37,7 +37,8 @@ impl Stream<'_> {
             return Ok(());
         }
         // Of a frame that ends within a transaction nothing counts before the rest has come.
-        let is_reached = |(_, executed): &mut (i64, GtidSet)| self.is_whole && self.appended.contains(executed);
+        let is_whole = self.stands.as_ref().is_some_and(|stands| stands.txn_end);
+        let is_reached = |(_, executed): &mut (i64, GtidSet)| is_whole && self.appended.contains(executed);
         if let Some((at_us, _)) = self.proof.open.take_if(is_reached) {
             self.progress.prove(at_us - COMMITTING_US, self.log.settle()?);
         }
@@ -50,10 +51,7 @@ impl Stream<'_> {
     }
 
     fn ask(&mut self) -> Result<(i64, GtidSet), CaptureError> {
-        let connection = match &mut self.proof.connection {
-            Some(connection) => connection,
-            none => none.insert(self.site.open(self.config, self.stop)?),
-        };
+        let connection = &mut self.proof.connection;
         let mut value = |sql: &str| {
             let rows = connection.query(DURING, sql)?;
             Ok::<_, CaptureError>(rows.first().map(|row| row.text(0).to_owned()).unwrap_or_default())

@@ -33,7 +33,8 @@ pub(crate) enum Fill {
 }
 
 impl Dump {
-    /// Asks for all behind `end`, and waits until the server begins to send it or says why it does not. `server_id` must be no other reader's: the server ends the session of the older one.
+    /// Asks for all behind `end`, and waits until the server begins to send it or says why it does not. `server_id` must be no other
+    /// reader's: the server ends the session of the older one.
     pub(crate) fn start(mut connection: Connection, server_id: u32, end: &GtidSet) -> Result<Self, CaptureError> {
         let ns = HEARTBEAT.as_nanos();
         // Servers before and after the renaming look at one name each; the other is a variable like any.
