@@ -74,8 +74,9 @@ impl MariaDb {
         let private = room.start("mariadbd", Signal::TERM, mariadbd)?;
         let mut server = Self { private, client: Client { program: client, port, password } };
         let client = &server.client;
-        server.private.wait_until(async || client.run("log in", "SELECT 1").await.is_ok()).await?;
+        let started = server.private.wait_until(async || client.run("log in", "SELECT 1").await.is_ok()).await;
         fs::remove_file(&owner).map_err(DemoError::file("remove", &owner))?;
+        started?;
         Ok(server)
     }
 

@@ -45,7 +45,9 @@ const WORKERS: usize = 1;
 
 /// From so many full buffers on, those of all spaces together, commits wait for the disk: more would be memory without end
 /// where it is slow. Each holds up to its limit and one commit. A merge that is under way then stops commits sooner than with
-/// two; a drain was no quicker with two, and at a steady thousand changes a second none waits.
+/// two; a drain was no quicker with two, and at a steady thousand changes a second none waits. With two, a power failure could also
+/// leave a buffer of a later commit on the disk without the commit itself: fjall syncs its journal before it writes the buffers that
+/// are full by then, not those that fill up meanwhile.
 const FULL_BUFFERS: usize = 1;
 
 /// How often a commit that waits for the disk looks again; fjall gives no signal.

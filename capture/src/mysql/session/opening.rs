@@ -94,7 +94,7 @@ impl Opened {
         let (held, dump) = match held {
             Some(held) if !held.begins_again() => match going_on(config, &site, &server, &mut connection, &held, ask) {
                 Err(error) if begins_anew && is_reason(&error) => {
-                    warn!(source = %config.source, "{error}: copying all tables anew");
+                    warn_of(config, &error);
                     let held = MyPosition { known: held.known, ..beginning(&server, true) };
                     let dump = ask(&held.end)?;
                     (held, dump)
@@ -152,6 +152,16 @@ fn going_on(
 /// True of what all tables are copied anew for, if there is nothing better.
 const fn is_reason(error: &CaptureError) -> bool {
     matches!(error, CaptureError::Elsewhere { .. } | CaptureError::Gap { .. })
+}
+
+fn warn_of(config: &MySqlConfig, error: &CaptureError) {
+    match error {
+        CaptureError::Gap { error } => warn!(
+            source = %config.source, reason = %error,
+            "changes are lost to the log: reading the tables anew to find out what they were"
+        ),
+        other => warn!(source = %config.source, "{other}: copying all tables anew"),
+    }
 }
 
 /// True where a server that has what follows, or that a position is good on, is not waited for any longer.
