@@ -7,8 +7,9 @@
 
 use std::io;
 use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use syncline_schemas::frame::LogEntry;
 use syncline_schemas::ident::{LogOffset, SourceId};
 
@@ -16,6 +17,8 @@ use crate::{CaptureError, LogSink};
 
 /// Entries that wait, besides the one that is being written: a frame has megabytes.
 const WAITING_MAX: usize = 1;
+/// How soon whoever waits for the log finds out that it takes nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const DURING: &str = "writing the log";
 
 enum Message {
@@ -81,7 +84,14 @@ impl<'a> Written<'a> {
     pub(super) fn settle(&self) -> Result<LogOffset, CaptureError> {
         let (answer, answered) = bounded(1);
         self.sender.send(Message::Where(answer)).map_err(|_| self.failed())?;
-        answered.recv().map_err(|_| self.failed())
+        loop {
+            match answered.recv_timeout(LOOK_EVERY) {
+                Ok(last) => return Ok(last),
+                // A question that nobody takes any more stays where it is, and is not answered with a no.
+                Err(RecvTimeoutError::Timeout) => self.check()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.failed()),
+            }
+        }
     }
 
     /// Ends the session; [`beside`] knows why.
@@ -94,7 +104,6 @@ impl<'a> Written<'a> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use syncline_schemas::frame::Frame;
     use syncline_schemas::ident::Position;
@@ -112,6 +121,7 @@ mod tests {
             let LogEntry::Frame(frame) = entry else { panic!("only frames are given") };
             let mut taken = self.taken.lock().unwrap();
             if taken.len() == self.room {
+                thread::yield_now();
                 return Err(CaptureError::NoRoom { source_id: frame.source });
             }
             taken.extend(frame.position.as_bytes());
@@ -163,5 +173,19 @@ mod tests {
         });
         assert!(matches!(ended, Err(CaptureError::NoRoom { .. })), "{ended:?}");
         assert_eq!(*log.taken.lock().unwrap(), [0]);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_log_that_has_failed_does_not_wait_for_ever() {
+        let source = SourceId::new("erp");
+        // The question may come before the failure, and behind it.
+        for _ in 0..200 {
+            let log = Log { room: 0, taken: Mutex::default() };
+            let ended = beside(&log, &source, |written| {
+                written.append(frame(1))?;
+                written.settle()
+            });
+            assert!(matches!(ended, Err(CaptureError::NoRoom { .. })), "{ended:?}");
+        }
     }
 }
