@@ -146,9 +146,12 @@ impl Stream<'_> {
             return Ok(());
         };
         if copying.is_read() {
+            self.hand_over()?;
+            // Whoever sees that it streams finds in the log what was copied.
+            self.log.settle()?;
             info!(source = %self.config.source, at = %self.decoder.end(), "copied the tables");
             self.progress.enter(State::Streaming);
-            return self.hand_over();
+            return Ok(());
         }
         let waiting = self.decoder.has_rows();
         self.copying = Some(copying);
