@@ -308,6 +308,8 @@ async fn a_table_of_a_mariadb_that_is_doubted_is_read_anew_and_only_what_was_wro
     let shop = Shop::new(&[]).await;
     shop.grant().await;
     let mut daemon = shop.daemon();
+    let copied = shop.expected();
+    eventually("the tables to be copied", || async { shop.delivered().await == copied }).await;
     let before = shop.settled().await;
     let table = format!("{}.stock", shop.database.name);
     let reads = |status: &Value| status["sources"]["shop"]["reads"].as_u64().expect("a number");
